@@ -1,0 +1,320 @@
+"""Every setting of a run: its type, default and meaning. Standard library only.
+
+The dataclass holds the default and the doc; yaml files hold choices. `check()` of each class returns all the problems
+it sees as sentences naming the key, the value and the fix; nothing is raised on the first one and nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Precision(Enum):
+    """Number format of weights and activations in a learner or engine."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Device(Enum):
+    """Where a role computes."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Offload(Enum):
+    """Where optimizer state lives."""
+
+    none = "none"
+    cpu = "cpu"
+
+
+class Overlong(Enum):
+    """What happens to a row longer than the context (counted before training starts)."""
+
+    drop = "drop"
+    error = "error"
+    truncate_left = "truncate_left"
+
+
+class Schedule(Enum):
+    """Shape of the learning rate after warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class OldLogprobs(Enum):
+    """Whose log-probs are the PPO ratio's denominator."""
+
+    recompute = "recompute"  # by the trainer, before the update
+    engine = "engine"  # the engine's own, corrected by truncated importance weights
+
+
+class KLController(Enum):
+    """How the KL coefficient moves."""
+
+    fixed = "fixed"
+    adaptive = "adaptive"
+
+
+class WandbMode(Enum):
+    """auto: online when a key is in the environment, else offline; never a prompt for one."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+class PlacementStrategy(Enum):
+    """How roles share machines."""
+
+    shared = "shared"  # every role wherever its resources fit
+    separate = "separate"  # learners and rollout workers on different nodes
+    one_node = "one_node"  # everything on one machine
+
+
+@dataclass(kw_only=True)
+class AlgorithmConfig:
+    """Base of every algorithm's own settings (see trainer/algorithms)."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW moment decays."""
+    eps: float = 1e-8
+    """AdamW denominator term."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Global gradient-norm clip; 0 turns it off."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up."""
+    schedule: Schedule = Schedule.constant
+    """Shape after warm-up."""
+
+
+@dataclass(kw_only=True)
+class LearnerConfig:
+    """One DeepSpeed learner group: the policy, the critic, or a reward model in training."""
+
+    model: str = ""
+    """Hugging Face folder. Empty for the critic: start from the reward model."""
+    precision: Precision = Precision.bfloat16
+    """Weights and activations; the optimizer's copy is always float32."""
+    zero_stage: int = 2
+    """DeepSpeed ZeRO stage 0-3."""
+    offload_optimizer: Offload = Offload.none
+    """Optimizer state on the GPU's host (GPU learners only)."""
+    num_ranks: int = 1
+    """Data-parallel ranks."""
+    micro_batch_tokens: int = 4096
+    """Most tokens in one forward and backward pass; a single longer sequence goes alone."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer."""
+    cpus_per_rank: float = 1.0
+    """Ray CPUs one rank asks for."""
+    gpus_per_rank: float = 0.0
+    """Ray GPUs one rank asks for."""
+    threads_per_rank: int = 0
+    """Torch threads of a rank on CPU; 0: cores of the node divided by ranks on it."""
+
+
+@dataclass(kw_only=True)
+class ReferenceConfig:
+    """The frozen reference (absent when no KL term needs it)."""
+
+    model: str = ""
+    """Hugging Face folder; empty: the policy's start."""
+    precision: Precision = Precision.bfloat16
+    """Weights and activations."""
+    num_ranks: int = 1
+    """Data-parallel ranks."""
+    micro_batch_tokens: int = 8192
+    """Most tokens in one forward pass."""
+    cpus_per_rank: float = 0.5
+    gpus_per_rank: float = 0.0
+    threads_per_rank: int = 0
+
+
+@dataclass(kw_only=True)
+class RuleRewardConfig:
+    """A checkable reward by name (reward/rules.py) and its weight in the sum."""
+
+    rule: str
+    weight: float = 1.0
+
+
+@dataclass(kw_only=True)
+class RewardConfig:
+    """What scores a response: a reward model, rules, or both, summed by weight."""
+
+    model: str = ""
+    """Folder of a scalar-head model; empty: rules only."""
+    model_weight: float = 1.0
+    """Weight of the reward model's score."""
+    rules: list[RuleRewardConfig] = field(default_factory=list)
+    """Checkable rewards."""
+    num_replicas: int = 1
+    """Reward-model servers."""
+    precision: Precision = Precision.bfloat16
+    micro_batch_tokens: int = 8192
+    normalize: bool = False
+    """Subtract the running mean and divide by the running standard deviation (saved in the checkpoint)."""
+    clip: float = 10.0
+    """Clip of the final score to +-clip; 0 turns it off."""
+    truncation_penalty: float = 0.0
+    """Subtracted from a response cut by length."""
+    max_failed_fraction: float = 0.2
+    """More failed rewards than this in a step end the run."""
+    timeout_s: float = 300.0
+    cpus_per_replica: float = 0.5
+    gpus_per_replica: float = 0.0
+    threads_per_replica: int = 0
+
+
+@dataclass(kw_only=True)
+class RolloutConfig:
+    """vLLM rollout workers and how responses are drawn."""
+
+    num_workers: int = 1
+    tensor_parallel_size: int = 1
+    precision: Precision = Precision.bfloat16
+    max_model_len: int = 2048
+    """Prompt and response together, tokens."""
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    prompts_per_step: int = 64
+    samples_per_prompt: int = 4
+    gpu_memory_utilization: float = 0.8
+    kv_cache_gb: float = 1.0
+    """KV cache of one worker on CPU."""
+    enforce_eager: bool = True
+    max_concurrent: int = 256
+    """Requests in flight in one engine."""
+    timeout_s: float = 900.0
+    """Deadline of one generation call."""
+    cpus_per_worker: float = 0.5
+    gpus_per_worker: float = 0.0
+    threads_per_worker: int = 0
+
+
+@dataclass(kw_only=True)
+class SyncConfig:
+    """The weight transaction."""
+
+    bucket_mb: int = 256
+    """Bytes sent at once."""
+    timeout_s: float = 300.0
+    """Deadline of each phase."""
+    max_canary_gap: float = 0.05
+    """Nats; 1e-3 holds in float32."""
+    canary_prompts: int = 2
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Training rows."""
+
+    train: str = ""
+    """JSONL or parquet file, folder, or Hugging Face dataset name."""
+    eval: str = ""
+    """Held-out rows in the same form; empty: none."""
+    max_prompt_tokens: int = 1024
+    max_length: int = 2048
+    """Offline rows: prompt and response together, tokens."""
+    overlong: Overlong = Overlong.drop
+    max_bad_fraction: float = 0.01
+    """More quarantined rows than this refuse the run."""
+    shuffle: bool = True
+    system_prompt: str = ""
+    """Put before prompts that have no system message; empty: the template's own behaviour."""
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where roles run."""
+
+    address: str = "local"
+    """local: start Ray on this machine; auto: join the cluster this process runs in; or host:port."""
+    device: Device = Device.cpu
+    placement: PlacementStrategy = PlacementStrategy.shared
+    start_timeout_s: float = 300.0
+    """Deadline for every role to be ready."""
+    step_timeout_s: float = 3600.0
+    """Deadline of one call to a learner."""
+    object_store_gb: float = 2.0
+    """Ray object store when Ray is started here."""
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where numbers go besides metrics.jsonl."""
+
+    wandb: WandbMode = WandbMode.auto
+    project: str = "raylign"
+    samples_every: int = 1
+    """Steps between samples/*.parquet."""
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """When state is saved."""
+
+    every: int = 0
+    """Steps between checkpoints; 0: only at the end."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    resume: str = "auto"
+    """auto: from LATEST of the run folder when there is one; none: refuse a used folder; or a checkpoint's path."""
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """Held-out prompts answered by the present policy."""
+
+    every: int = 0
+    """Steps between evaluations; 0: first and last only."""
+    prompts: int = 64
+    temperature: float = 0.0
+    max_new_tokens: int = 512
+    seed: int = 1234
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    name: str = "auto"
+    """Folder under run_root; [A-Za-z0-9._-]{1,64}; auto: algorithm and time."""
+    run_root: str = "runs"
+    seed: int = 0
+    num_steps: int = 100
+    """Online: rollout-and-update rounds. Offline: optimizer steps; 0: num_epochs decides."""
+    num_epochs: int = 1
+    """Offline: passes over the data."""
+    algorithm: AlgorithmConfig
+    policy: LearnerConfig = field(default_factory=LearnerConfig)
+    critic: LearnerConfig = field(default_factory=LearnerConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)

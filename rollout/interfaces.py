@@ -1,0 +1,86 @@
+"""What a rollout engine is, so that nothing above it knows vLLM. Pure: standard library and data.types only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
+
+
+class EngineDead(RuntimeError):
+    """The engine cannot serve any more; the message names the worker and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to be sampled `len(keys)` times."""
+
+    prompt: Prompt
+    keys: tuple[SampleKey, ...]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a published model, by its Hugging Face name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # torch's name without the prefix: "float32", "bfloat16"
+    digest: str  # hex digest of its bytes, see rollout.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class WeightManifest:
+    """Everything the receiver must end up with, in sending order. A name that never arrives is an error."""
+
+    version: int
+    tensors: tuple[TensorSpec, ...]
+    tied_embeddings: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A fixed token sequence and the trainer's log-prob of each token after the first, at temperature 1."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # len(token_ids) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What an engine found when it compared what it serves with what it was sent."""
+
+    version: int
+    digests: Mapping[str, str]  # of the *served* weights, by Hugging Face name
+    mismatched: tuple[str, ...]  # names whose served weights differ from the manifest
+    missing: tuple[str, ...]  # names of the manifest that never arrived
+    canary_gap: float  # max absolute difference over all canary tokens, nats
+
+    def passed(self, max_canary_gap: float) -> bool:
+        """True when the engine may serve."""
+        return not self.mismatched and not self.missing and self.canary_gap <= max_canary_gap
+
+
+class RolloutEngine(Protocol):
+    """One serving engine. Generation and a weight transaction never overlap: `begin_update` waits or refuses."""
+
+    async def start(self) -> None: ...
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup]: ...
+    async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-prob of each token after the first, by the engine. For the canary and the equality tests."""
+        ...
+
+    async def begin_update(self, manifest: WeightManifest) -> None: ...
+    async def load_bucket(self, path: str) -> None:
+        """Load one safetensors file in shared memory holding some of the manifest's tensors."""
+        ...
+
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        """Reset caches, verify, and only report; the engine serves again after `resume(version)`."""
+        ...
+
+    async def resume(self, version: int) -> None: ...
+    async def stop(self) -> None: ...

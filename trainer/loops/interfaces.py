@@ -1,0 +1,129 @@
+"""The handles the loops hold: typed facades over actor groups. No Ray here.
+
+A `Ref` is opaque to the loop: the object store's handle in the product, the value itself in a fault test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NewType, Protocol, TypeVar
+
+from data.types import Prompt, RewardOutcome, RolloutMeta, SamplingParams
+from rollout.interfaces import Canary, WeightManifest
+
+Ref = NewType("Ref", object)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHandle:
+    """One RolloutGroup in the object store, and what the controller knows of its samples."""
+
+    ref: Ref  # -> data.types.RolloutGroup
+    metas: tuple[RolloutMeta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShards:
+    """Per-token results of a forward pass, spread over ranks.
+
+    `refs[i]` -> list with one flat tensor (or ValueEstimates) a group, for the groups numbered `groups[i]`.
+    """
+
+    refs: tuple[Ref, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+
+S_co = TypeVar("S_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ExperienceHandles:
+    """The assembled step: one RankShard reference a rank, and the figures the loop logs and steers by."""
+
+    policy: tuple[Ref, ...]  # rank r -> data.types.RankShard[PolicyExperience]
+    critic: tuple[Ref, ...]  # empty without a critic
+    metrics: Mapping[str, float]
+    mean_kl: float  # nats a sequence, policy to reference, for the KL controller; nan when the reference is off
+    num_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What one `update` call did, reduced over ranks and windows."""
+
+    metrics: Mapping[str, float]  # names without group: "loss", "grad_norm", "clip_fraction", ...
+    steps_applied: int
+    steps_skipped: int  # non-finite gradient: counted, and an error when all are
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """A finished weight transaction."""
+
+    version: int
+    seconds: float
+    num_bytes: int
+    verified_workers: int
+    canary_gap: float
+
+
+class RolloutPool(Protocol):
+    """Elastic rollout workers behind one call."""
+
+    async def generate(
+        self, prompts: Sequence[Prompt], *, epoch: int, samples_per_prompt: int, sampling: SamplingParams
+    ) -> list[GroupHandle]: ...
+
+
+class PolicyGroup(Protocol):
+    """All ranks of the policy learner."""
+
+    async def logprobs(self, groups: Sequence[GroupHandle]) -> TensorShards: ...
+    async def update(self, shards: Sequence[Ref], *, kl_coef: float) -> UpdateResult: ...
+    async def save(self, folder: str) -> None: ...
+    async def export(self, folder: str) -> None: ...
+
+
+class CriticGroup(Protocol):
+    """All ranks of the critic learner."""
+
+    async def values(self, groups: Sequence[GroupHandle]) -> TensorShards: ...
+    async def update(self, shards: Sequence[Ref]) -> UpdateResult: ...
+    async def save(self, folder: str) -> None: ...
+
+
+class ReferenceGroup(Protocol):
+    """The frozen reference."""
+
+    async def logprobs(self, groups: Sequence[GroupHandle]) -> TensorShards: ...
+
+
+class RewardPool(Protocol):
+    """Reward-model replicas and rules: one outcome a completion, group by group."""
+
+    async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]: ...
+
+
+class WeightSource(Protocol):
+    """The learner's side of a weight transaction."""
+
+    async def manifest(self, version: int) -> WeightManifest: ...
+    async def canaries(self) -> Sequence[Canary]: ...
+    async def buckets(self) -> Sequence[Ref]: ...
+
+
+class ExperienceAssembler(Protocol):
+    """Turns the stages' results into one shard a rank, away from the controller."""
+
+    async def assemble(
+        self,
+        groups: Sequence[GroupHandle],
+        outcomes: Sequence[RewardOutcome],
+        *,
+        logprobs: TensorShards | None,  # None: the engine's own log-probs are trusted
+        ref_logprobs: TensorShards | None,
+        values: TensorShards | None,
+        kl_coef: float,
+        seed: int,
+    ) -> ExperienceHandles: ...
