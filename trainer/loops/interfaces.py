@@ -43,6 +43,7 @@ class ExperienceHandles:
 
     policy: tuple[Ref, ...]  # rank r -> data.types.RankShard[PolicyExperience]
     critic: tuple[Ref, ...]  # empty without a critic
+    advantages: Ref  # -> dict[SampleKey, float], mean advantage over a sample's response: for the samples file
     metrics: Mapping[str, float]
     mean_kl: float  # nats a sequence, policy to reference, for the KL controller; nan when the reference is off
     num_sequences: int
@@ -79,7 +80,7 @@ class RolloutPool(Protocol):
 class PolicyGroup(Protocol):
     """All ranks of the policy learner."""
 
-    async def logprobs(self, groups: Sequence[GroupHandle]) -> TensorShards: ...
+    async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards: ...
     async def update(self, shards: Sequence[Ref], *, kl_coef: float) -> UpdateResult: ...
     async def save(self, folder: str) -> None: ...
     async def export(self, folder: str) -> None: ...
@@ -96,7 +97,7 @@ class CriticGroup(Protocol):
 class ReferenceGroup(Protocol):
     """The frozen reference."""
 
-    async def logprobs(self, groups: Sequence[GroupHandle]) -> TensorShards: ...
+    async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards: ...
 
 
 class RewardPool(Protocol):
