@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NewType, Protocol, TypeVar
+from typing import NewType, Protocol
 
-from data.types import Prompt, RewardOutcome, RolloutMeta, SamplingParams
+from torch import Tensor
+
+from data.types import Prompt, RewardOutcome, RolloutGroup, RolloutMeta, SamplingParams
 from rollout.interfaces import Canary, WeightManifest
 
 Ref = NewType("Ref", object)
@@ -32,9 +34,6 @@ class TensorShards:
 
     refs: tuple[Ref, ...]
     groups: tuple[tuple[int, ...], ...]
-
-
-S_co = TypeVar("S_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,29 @@ class PublishResult:
     num_bytes: int
     verified_workers: int
     canary_gap: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDraw:
+    """One prompt as drawn: the same prompt in another epoch is another sample."""
+
+    epoch: int
+    prompt: Prompt
+
+
+class PromptSource(Protocol):
+    """A resumable order over a prompt set."""
+
+    def next_batch(self, n: int) -> Sequence[PromptDraw]: ...
+    def state(self) -> Mapping[str, int | str]:
+        """Position, for the checkpoint."""
+        ...
+
+
+class Publisher(Protocol):
+    """Runs the whole weight transaction: afterwards every serving engine answers with this version."""
+
+    async def publish(self, version: int) -> PublishResult: ...
 
 
 class RolloutPool(Protocol):
@@ -112,6 +134,15 @@ class WeightSource(Protocol):
     async def manifest(self, version: int) -> WeightManifest: ...
     async def canaries(self) -> Sequence[Canary]: ...
     async def buckets(self) -> Sequence[Ref]: ...
+
+
+class TensorReader(Protocol):
+    """Small reads back to the controller, for evaluation and samples only; never on the training path."""
+
+    async def rollout_group(self, handle: GroupHandle) -> RolloutGroup: ...
+    async def per_group(self, shards: TensorShards, num_groups: int) -> list[Tensor]:
+        """One flat tensor a group, in group order."""
+        ...
 
 
 class ExperienceAssembler(Protocol):

@@ -1,0 +1,63 @@
+"""What happens around the steps of a loop: logging, samples, evaluation, checkpoints. One hook, one concern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from data.types import RewardOutcome
+from trainer.functional.kl import KLState
+from trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineProgress:
+    """Where a run stands between two steps: together with the learners' state, all a resume needs."""
+
+    step: int
+    kl: KLState
+    data: Mapping[str, int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Everything a finished step leaves to the hooks."""
+
+    progress: OnlineProgress
+    groups: Sequence[GroupHandle]
+    outcomes: Sequence[RewardOutcome]
+    experience: ExperienceHandles
+    policy: UpdateResult
+    critic: UpdateResult | None
+    published: PublishResult
+    seconds: Mapping[str, float]
+
+    def metrics(self) -> Mapping[str, float]:
+        """The step's line in metrics.jsonl."""
+        critic = {} if self.critic is None else {f"critic/{k}": v for k, v in self.critic.metrics.items()}
+        failed = len(self.outcomes) - self.experience.num_sequences
+        return {
+            **self.experience.metrics,
+            **{f"policy/{k}": v for k, v in self.policy.metrics.items()},
+            **critic,
+            "reward/failed": float(failed),
+            "policy/kl_coef": self.progress.kl.coef,
+            "sync/seconds": self.published.seconds,
+            "sync/bytes": float(self.published.num_bytes),
+            "sync/verified": float(self.published.verified_workers),
+            "sync/canary_gap": self.published.canary_gap,
+            **self.seconds,
+        }
+
+
+class LoopHook(Protocol):
+    """Called by a loop in the order given; an exception ends the run."""
+
+    async def on_start(self, progress: OnlineProgress, published: PublishResult) -> None:
+        """Once, after the first publication and before the first rollout."""
+        ...
+
+    async def after_step(self, report: StepReport, *, last: bool, stopping: bool) -> None:
+        """After each step; `last`: the run is complete, `stopping`: it ends here and must be resumable."""
+        ...

@@ -1,0 +1,205 @@
+"""Online reinforcement learning: one loop for PPO, GRPO, RLOO and REINFORCE++.
+
+    prompts ──► rollouts ──┬─► rewards ─────────────┐
+       ▲        (vLLM)     ├─► policy log-probs ────┤
+       │                   ├─► reference log-probs ─┼──► advantages ──┬─► policy update
+       │                   └─► critic values ───────┘   (assembler)   └─► critic update
+       │                                                                      │
+       └────────── engines serve version v + 1 ◄── publish and verify ◄───────┘
+
+Who waits for whom: scoring starts when the step's rollouts are in; the four passes run side by side; the two updates
+run side by side; the next rollouts wait for a verified publication. The loop holds handles and small numbers only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from conf.errors import Preempted, RunFailed
+from data.types import RewardFailure, RewardOutcome, SamplingParams
+from trainer.functional.kl import KLState
+from trainer.loops.clock import PhaseClock
+from trainer.loops.hooks import LoopHook, OnlineProgress, StepReport
+from trainer.loops.interfaces import (
+    CriticGroup,
+    ExperienceAssembler,
+    ExperienceHandles,
+    GroupHandle,
+    PolicyGroup,
+    PromptSource,
+    Publisher,
+    ReferenceGroup,
+    RewardPool,
+    RolloutPool,
+    TensorShards,
+    UpdateResult,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineRoles:
+    """Everything the loop talks to. The optional roles are the ones an algorithm may not ask for."""
+
+    rollouts: RolloutPool
+    policy: PolicyGroup
+    reward: RewardPool
+    assembler: ExperienceAssembler
+    publisher: Publisher
+    critic: CriticGroup | None
+    reference: ReferenceGroup | None
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineSettings:
+    """What the loop itself needs to know."""
+
+    num_steps: int
+    prompts_per_step: int
+    samples_per_prompt: int
+    sampling: SamplingParams
+    recompute_logprobs: bool
+    max_failed_fraction: float
+    seed: int
+
+
+class OnlineLoop:
+    """Runs steps `progress.step + 1 .. num_steps`.
+
+    Raises RunFailed when a number that training depends on is missing or not finite, and Preempted after the hooks
+    have saved when `should_stop` says so.
+    """
+
+    def __init__(
+        self,
+        roles: OnlineRoles,
+        settings: OnlineSettings,
+        *,
+        prompts: PromptSource,
+        progress: OnlineProgress,
+        hooks: Sequence[LoopHook],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._roles = roles
+        self._settings = settings
+        self._prompts = prompts
+        self._progress = progress
+        self._hooks = hooks
+        self._should_stop = should_stop
+
+    async def run(self) -> OnlineProgress:
+        """Train to the last step and return where the run stands."""
+        published = await self._roles.publisher.publish(self._progress.step)
+        for hook in self._hooks:
+            await hook.on_start(self._progress, published)
+        while self._progress.step < self._settings.num_steps:
+            report = await self._step(self._progress.step + 1)
+            self._progress = report.progress
+            last = report.progress.step == self._settings.num_steps
+            stopping = self._should_stop() and not last
+            for hook in self._hooks:
+                await hook.after_step(report, last=last, stopping=stopping)
+            if stopping:
+                raise Preempted(f"stopped on request after step {report.progress.step}; its state is saved")
+        return self._progress
+
+    async def _step(self, step: int) -> StepReport:
+        roles, settings, clock = self._roles, self._settings, PhaseClock()
+        kl = self._progress.kl
+        with clock.phase("generation"):
+            groups = await self._generate()
+        with clock.phase("scoring"):
+            outcomes, logprobs, ref_logprobs, values = await self._score(groups, clock)
+        self._check_rewards(step, outcomes)
+        with clock.phase("advantages"):
+            experience = await roles.assembler.assemble(
+                groups,
+                outcomes,
+                logprobs=logprobs,
+                ref_logprobs=ref_logprobs,
+                values=values,
+                kl_coef=kl.coef,
+                seed=settings.seed * 1_000_003 + step,
+            )
+        with clock.phase("updates"):
+            policy, critic = await self._update(experience, kl.coef, clock)
+        for role, result in (("policy", policy), ("critic", critic)):
+            if result is not None:
+                _check_update(role, step, result)
+        with clock.phase("sync"):
+            published = await roles.publisher.publish(step)
+        kl = kl if math.isnan(experience.mean_kl) else kl.update(experience.mean_kl, experience.num_sequences)
+        progress = replace(self._progress, step=step, kl=kl, data=self._prompts.state())
+        return StepReport(progress, groups, outcomes, experience, policy, critic, published, clock.seconds())
+
+    async def _generate(self) -> list[GroupHandle]:
+        draws = self._prompts.next_batch(self._settings.prompts_per_step)
+        by_epoch = [(epoch, [d.prompt for d in part]) for epoch, part in groupby(draws, key=lambda d: d.epoch)]
+        parts = await asyncio.gather(
+            *(
+                self._roles.rollouts.generate(
+                    prompts,
+                    epoch=epoch,
+                    samples_per_prompt=self._settings.samples_per_prompt,
+                    sampling=self._settings.sampling,
+                )
+                for epoch, prompts in by_epoch
+            )
+        )
+        return [group for part in parts for group in part]
+
+    async def _score(
+        self, groups: Sequence[GroupHandle], clock: PhaseClock
+    ) -> tuple[list[RewardOutcome], TensorShards | None, TensorShards | None, TensorShards | None]:
+        roles, temperature = self._roles, self._settings.sampling.temperature
+
+        async def reference() -> TensorShards | None:
+            return await roles.reference.logprobs(groups, temperature=temperature) if roles.reference else None
+
+        async def values() -> TensorShards | None:
+            return await roles.critic.values(groups) if roles.critic else None
+
+        async def old_logprobs() -> TensorShards | None:
+            wanted = self._settings.recompute_logprobs
+            return await roles.policy.logprobs(groups, temperature=temperature) if wanted else None
+
+        return await asyncio.gather(
+            clock.timed("reward", roles.reward.score(groups)),
+            clock.timed("old_logprobs", old_logprobs()),
+            clock.timed("reference", reference()),
+            clock.timed("values", values()),
+        )
+
+    async def _update(
+        self, experience: ExperienceHandles, kl_coef: float, clock: PhaseClock
+    ) -> tuple[UpdateResult, UpdateResult | None]:
+        async def critic() -> UpdateResult | None:
+            return await self._roles.critic.update(experience.critic) if self._roles.critic else None
+
+        return await asyncio.gather(
+            clock.timed("policy_update", self._roles.policy.update(experience.policy, kl_coef=kl_coef)),
+            clock.timed("critic_update", critic()),
+        )
+
+    def _check_rewards(self, step: int, outcomes: Sequence[RewardOutcome]) -> None:
+        failures = [o for o in outcomes if isinstance(o, RewardFailure)]
+        if len(failures) > self._settings.max_failed_fraction * len(outcomes):
+            raise RunFailed(
+                f"reward, step {step}: {len(failures)} of {len(outcomes)} rewards failed, more than "
+                f"reward.max_failed_fraction={self._settings.max_failed_fraction} allows; first: {failures[0].reason}"
+            )
+
+
+def _check_update(role: str, step: int, result: UpdateResult) -> None:
+    """A step trained on nothing, or on a number that is not one, ends the run rather than spoiling it."""
+    if result.steps_applied == 0:
+        raise RunFailed(
+            f"{role}, step {step}: no optimizer step was applied ({result.steps_skipped} skipped: the gradient was "
+            f"not finite); lower {role}.optim.lr or look at the rewards of this step"
+        )
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(result.metrics.get(name, 0.0)):
+            raise RunFailed(f"{role}, step {step}: {name} is {result.metrics[name]}; the weights were not published")
