@@ -52,12 +52,24 @@ class StepReport:
 
 
 class LoopHook(Protocol):
-    """Called by a loop in the order given; an exception ends the run."""
+    """Called by a loop in the order given; what it returns joins the step's metrics. An exception ends the run."""
 
-    async def on_start(self, progress: OnlineProgress, published: PublishResult) -> None:
+    async def on_start(self, progress: OnlineProgress) -> Mapping[str, float]:
         """Once, after the first publication and before the first rollout."""
         ...
 
-    async def after_step(self, report: StepReport, *, last: bool, stopping: bool) -> None:
-        """After each step; `last`: the run is complete, `stopping`: it ends here and must be resumable."""
+    async def after_step(self, report: StepReport, *, last: bool) -> Mapping[str, float]:
+        """After each step; `last`: the run is complete."""
         ...
+
+
+class MetricSink(Protocol):
+    """The one writer of metrics.jsonl."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+
+class CheckpointSaver(Protocol):
+    """Makes a step resumable: every learner's state and the loop's own, in one verified folder."""
+
+    async def save(self, progress: OnlineProgress) -> None: ...

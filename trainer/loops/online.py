@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from conf.errors import Preempted, RunFailed
 from data.types import RewardFailure, RewardOutcome, SamplingParams
-from trainer.functional.kl import KLState
 from trainer.loops.clock import PhaseClock
-from trainer.loops.hooks import LoopHook, OnlineProgress, StepReport
+from trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport
 from trainer.loops.interfaces import (
     CriticGroup,
     ExperienceAssembler,
@@ -63,14 +62,16 @@ class OnlineSettings:
     sampling: SamplingParams
     recompute_logprobs: bool
     max_failed_fraction: float
+    save_every: int  # steps; 0: only at the end
     seed: int
 
 
 class OnlineLoop:
     """Runs steps `progress.step + 1 .. num_steps`.
 
-    Raises RunFailed when a number that training depends on is missing or not finite, and Preempted after the hooks
-    have saved when `should_stop` says so.
+    A step's line in metrics.jsonl is written before its checkpoint, so a resumed run never lacks one.
+    Raises RunFailed when a number that training depends on is missing or not finite, and Preempted, after a save, when
+    `should_stop` says so.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class OnlineLoop:
         prompts: PromptSource,
         progress: OnlineProgress,
         hooks: Sequence[LoopHook],
+        sink: MetricSink,
+        saver: CheckpointSaver,
         should_stop: Callable[[], bool],
     ) -> None:
         self._roles = roles
@@ -88,20 +91,25 @@ class OnlineLoop:
         self._prompts = prompts
         self._progress = progress
         self._hooks = hooks
+        self._sink = sink
+        self._saver = saver
         self._should_stop = should_stop
 
     async def run(self) -> OnlineProgress:
         """Train to the last step and return where the run stands."""
-        published = await self._roles.publisher.publish(self._progress.step)
-        for hook in self._hooks:
-            await hook.on_start(self._progress, published)
+        await self._roles.publisher.publish(self._progress.step)
+        before = [await hook.on_start(self._progress) for hook in self._hooks]
+        if any(before):
+            self._sink.log(self._progress.step, _merge(before))
         while self._progress.step < self._settings.num_steps:
             report = await self._step(self._progress.step + 1)
             self._progress = report.progress
             last = report.progress.step == self._settings.num_steps
+            extra = [await hook.after_step(report, last=last) for hook in self._hooks]
+            self._sink.log(report.progress.step, _merge([report.metrics(), *extra]))
             stopping = self._should_stop() and not last
-            for hook in self._hooks:
-                await hook.after_step(report, last=last, stopping=stopping)
+            if last or stopping or (self._settings.save_every and report.progress.step % self._settings.save_every == 0):
+                await self._saver.save(report.progress)
             if stopping:
                 raise Preempted(f"stopped on request after step {report.progress.step}; its state is saved")
         return self._progress
@@ -191,6 +199,10 @@ class OnlineLoop:
                 f"reward, step {step}: {len(failures)} of {len(outcomes)} rewards failed, more than "
                 f"reward.max_failed_fraction={self._settings.max_failed_fraction} allows; first: {failures[0].reason}"
             )
+
+
+def _merge(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _check_update(role: str, step: int, result: UpdateResult) -> None:

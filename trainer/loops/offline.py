@@ -1,0 +1,124 @@
+"""Offline training: one loop for every algorithm that learns from rows on disk.
+
+    rows in seeded order ──► one shard a rank ──► update ──► every so often: held-out figures, checkpoint
+         (feeder)                                 (learner)
+
+The feeder tokenised everything before the first step; the loop holds references and small numbers only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from conf.errors import Preempted, RunFailed
+from trainer.loops.clock import PhaseClock
+from trainer.loops.hooks import MetricSink
+from trainer.loops.interfaces import Ref, UpdateResult
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineProgress:
+    """Where an offline run stands between two optimizer steps."""
+
+    step: int
+    data: Mapping[str, int | str]
+
+
+class Feeder(Protocol):
+    """Cuts the row order into updates; each is one RankShard reference a rank."""
+
+    async def next_update(self) -> Sequence[Ref]: ...
+    async def held_out(self) -> Sequence[Ref]:
+        """The held-out rows as one shard a rank; empty when there are none."""
+        ...
+
+    async def state(self) -> Mapping[str, int | str]: ...
+
+
+class OfflineLearner(Protocol):
+    """The ranks that train."""
+
+    async def update(self, shards: Sequence[Ref]) -> UpdateResult: ...
+    async def evaluate(self, shards: Sequence[Ref]) -> Mapping[str, float]:
+        """The objective's metrics without training; names without group."""
+        ...
+
+
+class OfflineSaver(Protocol):
+    """Makes a step resumable."""
+
+    async def save(self, progress: OfflineProgress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineSettings:
+    """What the loop itself needs to know."""
+
+    num_steps: int
+    eval_every: int  # optimizer steps; 0: only before the first and after the last
+    save_every: int  # optimizer steps; 0: only at the end
+
+
+class OfflineLoop:
+    """Runs optimizer steps `progress.step + 1 .. num_steps`; errors as OnlineLoop."""
+
+    def __init__(
+        self,
+        feeder: Feeder,
+        learner: OfflineLearner,
+        settings: OfflineSettings,
+        *,
+        progress: OfflineProgress,
+        sink: MetricSink,
+        saver: OfflineSaver,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._feeder = feeder
+        self._learner = learner
+        self._settings = settings
+        self._progress = progress
+        self._sink = sink
+        self._saver = saver
+        self._should_stop = should_stop
+
+    async def run(self) -> OfflineProgress:
+        """Train to the last step and return where the run stands."""
+        held_out = await self._feeder.held_out()
+        if self._progress.step == 0 and held_out:
+            self._sink.log(0, await self._evaluate(held_out))
+        while self._progress.step < self._settings.num_steps:
+            step = self._progress.step + 1
+            last = step == self._settings.num_steps
+            metrics = await self._step(step)
+            if held_out and (last or _due(step, self._settings.eval_every)):
+                metrics |= await self._evaluate(held_out)
+            self._sink.log(step, metrics)
+            self._progress = OfflineProgress(step, await self._feeder.state())
+            stopping = self._should_stop() and not last
+            if last or stopping or _due(step, self._settings.save_every):
+                await self._saver.save(self._progress)
+            if stopping:
+                raise Preempted(f"stopped on request after step {step}; its state is saved")
+        return self._progress
+
+    async def _step(self, step: int) -> dict[str, float]:
+        clock = PhaseClock()
+        with clock.phase("data"):
+            shards = await self._feeder.next_update()
+        with clock.phase("update"):
+            result = await self._learner.update(shards)
+        loss = result.metrics["loss"]
+        if result.steps_applied == 0 or not math.isfinite(loss):
+            raise RunFailed(f"learner, step {step}: loss is {loss} and {result.steps_skipped} optimizer steps skipped")
+        return {**{f"train/{name}": value for name, value in result.metrics.items()}, **clock.seconds()}
+
+    async def _evaluate(self, held_out: Sequence[Ref]) -> dict[str, float]:
+        figures = await self._learner.evaluate(held_out)
+        return {f"eval/held_out/{name}": value for name, value in figures.items()}
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
