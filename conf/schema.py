@@ -289,9 +289,15 @@ class EvalConfig:
     every: int = 0
     """Steps between evaluations; 0: first and last only."""
     prompts: int = 64
+    """Held-out prompts answered, from the head of data.eval."""
     temperature: float = 0.0
+    """0: greedy."""
     max_new_tokens: int = 512
     seed: int = 1234
+    gold: str = ""
+    """The reward component that is the true score (a rule, usually of weight 0): shown beside the learned reward."""
+    fluency: bool = False
+    """Also measure the answers' mean token log-prob under the reference; keeps a reference even when KL is off."""
 
 
 @dataclass(kw_only=True)

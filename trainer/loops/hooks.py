@@ -73,3 +73,8 @@ class CheckpointSaver(Protocol):
     """Makes a step resumable: every learner's state and the loop's own, in one verified folder."""
 
     async def save(self, progress: OnlineProgress) -> None: ...
+
+
+def due(step: int, every: int) -> bool:
+    """True when something that happens every `every` steps happens at `step`; 0 means never."""
+    return bool(every) and step % every == 0

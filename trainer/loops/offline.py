@@ -15,7 +15,7 @@ from typing import Protocol
 
 from conf.errors import Preempted, RunFailed
 from trainer.loops.clock import PhaseClock
-from trainer.loops.hooks import MetricSink
+from trainer.loops.hooks import MetricSink, due
 from trainer.loops.interfaces import Ref, UpdateResult
 
 
@@ -93,12 +93,12 @@ class OfflineLoop:
             step = self._progress.step + 1
             last = step == self._settings.num_steps
             metrics = await self._step(step)
-            if held_out and (last or _due(step, self._settings.eval_every)):
+            if held_out and (last or due(step, self._settings.eval_every)):
                 metrics |= await self._evaluate(held_out)
             self._sink.log(step, metrics)
             self._progress = OfflineProgress(step, await self._feeder.state())
             stopping = self._should_stop() and not last
-            if last or stopping or _due(step, self._settings.save_every):
+            if last or stopping or due(step, self._settings.save_every):
                 await self._saver.save(self._progress)
             if stopping:
                 raise Preempted(f"stopped on request after step {step}; its state is saved")
@@ -119,6 +119,3 @@ class OfflineLoop:
         figures = await self._learner.evaluate(held_out)
         return {f"eval/held_out/{name}": value for name, value in figures.items()}
 
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

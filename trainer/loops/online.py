@@ -22,7 +22,7 @@ from itertools import groupby
 from conf.errors import Preempted, RunFailed
 from data.types import RewardFailure, RewardOutcome, SamplingParams
 from trainer.loops.clock import PhaseClock
-from trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport
+from trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
 from trainer.loops.interfaces import (
     CriticGroup,
     ExperienceAssembler,
@@ -108,7 +108,7 @@ class OnlineLoop:
             extra = [await hook.after_step(report, last=last) for hook in self._hooks]
             self._sink.log(report.progress.step, _merge([report.metrics(), *extra]))
             stopping = self._should_stop() and not last
-            if last or stopping or (self._settings.save_every and report.progress.step % self._settings.save_every == 0):
+            if last or stopping or due(report.progress.step, self._settings.save_every):
                 await self._saver.save(report.progress)
             if stopping:
                 raise Preempted(f"stopped on request after step {report.progress.step}; its state is saved")
