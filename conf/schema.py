@@ -249,13 +249,15 @@ class ClusterConfig:
     """Where roles run."""
 
     address: str = "local"
-    """local: start Ray on this machine; auto: join the cluster this process runs in; or host:port."""
+    """local: start Ray on this machine (a submitted job joins its own cluster); auto: join what runs here; or host:port."""
     device: Device = Device.cpu
     placement: PlacementStrategy = PlacementStrategy.shared
     start_timeout_s: float = 300.0
     """Deadline for every role to be ready."""
     step_timeout_s: float = 3600.0
     """Deadline of one call to a learner."""
+    num_cpus: int = 0
+    """Ray CPUs when Ray is started here; 0: the cores, or what the roles ask for when that is more (they take turns)."""
     object_store_gb: float = 2.0
     """Ray object store when Ray is started here."""
 

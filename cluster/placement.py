@@ -1,0 +1,186 @@
+"""Where every process of a role runs. Pure: demand and supply in, a placement or a refusal out. Ray is in reserve.py.
+
+The refusal comes before anything is started, and states demand against supply by resource and role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from conf.errors import ClusterError
+from conf.schema import PlacementStrategy
+
+_EPS = 1e-6  # Ray counts resources in units of 1e-4; sums of 0.1 must not fail by rounding
+
+
+class Side(Enum):
+    """Which half of a `separate` placement a role belongs to."""
+
+    TRAIN = "learners"
+    SERVE = "rollout workers"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRequest:
+    """What one role asks for: `count` processes of `cpus` and `gpus` each."""
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float
+    side: Side = Side.TRAIN
+    elastic: bool = False  # may come and go during the run: never part of the fixed reservation
+    spread: bool = False  # over as many nodes as possible (expendable workers) instead of as few (collectives)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSupply:
+    """What one machine of the cluster has."""
+
+    node_id: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One process of a role and the node it goes to."""
+
+    role: str
+    rank: int
+    node_id: str
+    cpus: float
+    gpus: float
+    elastic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A complete assignment: every process has a node with room for it."""
+
+    slots: tuple[Slot, ...]
+
+    def of(self, role: str) -> tuple[Slot, ...]:
+        """The slots of one role by rank."""
+        return tuple(sorted((s for s in self.slots if s.role == role), key=lambda s: s.rank))
+
+    def nodes_of(self, role: str) -> tuple[str, ...]:
+        """The nodes a role uses, each once, in rank order."""
+        return tuple(dict.fromkeys(s.node_id for s in self.of(role)))
+
+    def neighbours(self, slot: Slot) -> int:
+        """Processes of the same role on the same node, itself included: what its threads are divided by."""
+        return sum(s.role == slot.role and s.node_id == slot.node_id for s in self.slots)
+
+
+def plan_placement(
+    requests: Sequence[RoleRequest], strategy: PlacementStrategy, nodes: Sequence[NodeSupply]
+) -> Placement:
+    """Assign every process of every role to a node.
+
+    Large demands first; collectives are packed, expendable workers spread; equal choices go to the earlier node, so
+    the same cluster always gives the same placement. Raises ClusterError naming demand and supply.
+    """
+    _check_totals(requests, nodes)
+    for offer in _offers(strategy, nodes):
+        slots = _fill(requests, offer)
+        if slots is not None:
+            return Placement(tuple(slots))
+    raise ClusterError(_does_not_fit(requests, strategy, nodes))
+
+
+def total_cpus(requests: Sequence[RoleRequest]) -> float:
+    """CPUs of all roles together."""
+    return sum(r.count * r.cpus for r in requests)
+
+
+def _offers(
+    strategy: PlacementStrategy, nodes: Sequence[NodeSupply]
+) -> Iterator[Mapping[Side, Sequence[NodeSupply]]]:
+    """The ways of giving nodes to the two sides, in order of preference."""
+    ordered = sorted(nodes, key=lambda n: (-n.gpus, -n.cpus))
+    match strategy:
+        case PlacementStrategy.shared:
+            yield {Side.TRAIN: ordered, Side.SERVE: ordered}
+        case PlacementStrategy.one_node:
+            for node in ordered:
+                yield {Side.TRAIN: [node], Side.SERVE: [node]}
+        case PlacementStrategy.separate:
+            for cut in range(1, len(ordered)):
+                yield {Side.TRAIN: ordered[:cut], Side.SERVE: ordered[cut:]}
+            for cut in range(1, len(ordered)):
+                yield {Side.TRAIN: ordered[cut:], Side.SERVE: ordered[:cut]}
+
+
+def _fill(requests: Sequence[RoleRequest], offer: Mapping[Side, Sequence[NodeSupply]]) -> list[Slot] | None:
+    """Best-fit of the largest demands first; None when some process finds no room."""
+    free = {n.node_id: [n.cpus, n.gpus] for side in offer.values() for n in side}
+    slots: list[Slot] = []
+    for request in sorted(requests, key=lambda r: (-r.gpus, -r.cpus)):
+        used: dict[str, int] = {}
+        for rank in range(request.count):
+            node_id = _choose(request, [n.node_id for n in offer[request.side]], free, used)
+            if node_id is None:
+                return None
+            free[node_id][0] -= request.cpus
+            free[node_id][1] -= request.gpus
+            used[node_id] = used.get(node_id, 0) + 1
+            slots.append(Slot(request.role, rank, node_id, request.cpus, request.gpus, request.elastic))
+    return slots
+
+
+def _choose(
+    request: RoleRequest, candidates: Sequence[str], free: Mapping[str, Sequence[float]], used: Mapping[str, int]
+) -> str | None:
+    fits = [n for n in candidates if free[n][0] >= request.cpus - _EPS and free[n][1] >= request.gpus - _EPS]
+    if not fits:
+        return None
+    if request.spread:
+        return min(fits, key=lambda n: (used.get(n, 0), -free[n][1], -free[n][0]))
+    return min(fits, key=lambda n: (-used.get(n, 0), free[n][1] if request.gpus == 0 else 0))
+
+
+def _check_totals(requests: Sequence[RoleRequest], nodes: Sequence[NodeSupply]) -> None:
+    if not nodes:
+        raise ClusterError("the cluster has no live node; start one with `ray start`, or set cluster.address=local")
+    problems = []
+    for unit, demands, supply in (
+        ("GPU", {r: r.count * r.gpus for r in requests}, sum(n.gpus for n in nodes)),
+        ("CPU", {r: r.count * r.cpus for r in requests}, sum(n.cpus for n in nodes)),
+    ):
+        demand = sum(demands.values())
+        if demand > supply + _EPS:
+            problems.append(f"{unit}: {_shares(demands, unit)} = {demand:g} asked, the cluster has {supply:g}")
+    if problems:
+        raise ClusterError(
+            "the roles do not fit in the cluster; " + "; ".join(problems) + f"; nodes: {_supply(nodes)}; "
+            "lower the number of ranks, workers or replicas, or what each asks for, or add nodes"
+        )
+
+
+def _shares(demands: Mapping[RoleRequest, float], unit: str) -> str:
+    each = {"GPU": lambda r: r.gpus, "CPU": lambda r: r.cpus}[unit]
+    return " + ".join(f"{r.role} {r.count} x {each(r):g}" for r, demand in demands.items() if demand > 0)
+
+
+def _supply(nodes: Sequence[NodeSupply]) -> str:
+    return ", ".join(f"{n.address} ({n.cpus:g} CPU, {n.gpus:g} GPU)" for n in nodes)
+
+
+def _does_not_fit(
+    requests: Sequence[RoleRequest], strategy: PlacementStrategy, nodes: Sequence[NodeSupply]
+) -> str:
+    """The sums fit but no assignment of whole processes to nodes does."""
+    demand = ", ".join(f"{r.role} {r.count} x ({r.cpus:g} CPU, {r.gpus:g} GPU)" for r in requests)
+    reason = {
+        PlacementStrategy.shared: "no machine has room for one of the processes",
+        PlacementStrategy.one_node: "no single machine holds all of them",
+        PlacementStrategy.separate: "learners and rollout workers do not fit on different machines",
+    }[strategy]
+    return (
+        f"cluster.placement={strategy.value}: {reason}; asked: {demand}; nodes: {_supply(nodes)}; "
+        "lower the demand, add nodes, or choose another cluster.placement (shared, separate, one_node)"
+    )

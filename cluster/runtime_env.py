@@ -1,0 +1,107 @@
+"""Environment variables of the roles, and how our packages reach the workers: the one place that touches os.environ.
+
+A role's variables are set by Ray when it starts the role's process, before anything is imported there: DeepSpeed,
+vLLM and the thread pools read theirs at import.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.schema import Device
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+"""Where `conf data trainer rollout reward cluster feedback evals` lie for this process."""
+
+PACKAGES = ("conf", "data", "trainer", "rollout", "reward", "cluster", "feedback", "evals")
+
+LOOPBACK_IP = "127.0.0.2"
+"""Node address of a Ray started here. Ray replaces 127.0.0.1 and localhost by the machine's outward address."""
+
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",  # models are folders: a role that reaches for a hub is a bug, and would hang behind a wall
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive a fork and fight with torch's
+    "PYTHONFAULTHANDLER": "1",  # a native crash leaves a stack in the role's log
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RoleEnv:
+    """What decides the environment of one process of a role."""
+
+    device: Device
+    threads: int  # torch and BLAS threads, at least 1
+    loopback: bool = True  # every rank on this machine: process groups bind to the loopback interface
+
+    def variables(self) -> dict[str, str]:
+        """Variables every role needs."""
+        threads = str(max(1, self.threads))
+        variables = {**_OFFLINE, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        if self.device is Device.cpu:
+            variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        if self.loopback:
+            variables |= {"GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
+        return variables
+
+    def engine_variables(self, *, kv_cache_gb: float) -> dict[str, str]:
+        """Variables of a vLLM worker: as `variables`, and the engine inside our process instead of a child of it."""
+        variables = self.variables() | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+        if self.device is Device.cpu:
+            variables |= {
+                "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(kv_cache_gb))),  # whole GiB
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines share the cores; binding stacks them on one
+            }
+        return variables
+
+
+def ray_process_env(*, token_path: Path | None) -> None:
+    """Set Ray's own switches in this process. They must be there before `ray.init` reads them.
+
+    `token_path`: the private token file of a cluster started here; None when joining, where Ray finds the cluster's
+    own token by RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # we set CUDA_VISIBLE_DEVICES per role
+    if token_path is not None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path)
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the file, and belongs to another cluster
+
+
+def submitted_working_dir() -> str | None:
+    """The working directory `ray job submit` gave this driver, which Ray ships to every node; None outside a job."""
+    config = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if not config:
+        return None
+    runtime_env = json.loads(config).get("runtime_env") or {}
+    return runtime_env.get("working_dir")
+
+
+def in_ray_job() -> bool:
+    """True for a driver started by `ray job submit`: it belongs to that cluster and must not start its own."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def job_runtime_env(*, local: bool) -> Mapping[str, object]:
+    """The runtime environment of every worker of this driver, so that our packages come from where ours came from.
+
+    A submitted job ships its working directory itself. On this machine PYTHONPATH is enough. Joining a cluster
+    otherwise uploads the packages: another node need not share this machine's disk.
+    """
+    if submitted_working_dir() is not None:
+        return {}
+    if local:
+        inherited = os.environ.get("PYTHONPATH", "")
+        path = os.pathsep.join([str(PROJECT_ROOT), *([inherited] if inherited else [])])
+        return {"env_vars": {"PYTHONPATH": path}}
+    return {"py_modules": [str(PROJECT_ROOT / name) for name in PACKAGES], "excludes": ["__pycache__"]}

@@ -1,0 +1,121 @@
+"""A connection to Ray: started on this machine, or joined.
+
+A cluster started here belongs to this process: a fresh token in a private file, the dashboard off, the node on the
+loopback address, everything removed at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from cluster.placement import NodeSupply
+from cluster.runtime_env import LOOPBACK_IP, in_ray_job, job_runtime_env, ray_process_env
+from conf.errors import ClusterError
+from conf.schema import ClusterConfig
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A live connection."""
+
+    local: bool
+    address: str  # of the head's GCS, host:port
+
+    def nodes(self) -> list[NodeSupply]:
+        """The live machines and what each has in all (whether or not it is in use)."""
+        return [
+            NodeSupply(
+                node_id=node["NodeID"],
+                address=node["NodeManagerAddress"],
+                cpus=node["Resources"].get("CPU", 0.0),
+                gpus=node["Resources"].get("GPU", 0.0),
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+
+
+@contextmanager
+def session(config: ClusterConfig, *, num_cpus: float) -> Iterator[Session]:
+    """Connect, and disconnect at the end whatever happened.
+
+    `num_cpus`: what the roles ask for together. On one machine Ray's CPUs only count: roles take turns on the cores,
+    so a Ray started here offers `cluster.num_cpus`, or by default the demand when that is more than the cores.
+    Raises ClusterError when there is nothing to join, or joining is refused.
+    """
+    if config.address == "local" and not in_ray_job():
+        folder = Path(tempfile.mkdtemp(prefix="raylign-", dir="/tmp"))  # short: socket paths end at 107 bytes
+        try:
+            yield _start(config, folder, num_cpus)
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        try:
+            yield _join("auto" if config.address == "local" else config.address)
+        finally:
+            ray.shutdown()
+
+
+def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
+    token_path = folder / "token"
+    descriptor = os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    ray_process_env(token_path=token_path)
+    cores = os.cpu_count() or 1
+    context = ray.init(
+        address="local",
+        num_cpus=config.num_cpus or max(cores, _ceil(num_cpus)),
+        object_store_memory=int(config.object_store_gb * _GIB),
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        runtime_env=dict(job_runtime_env(local=True)),
+        _node_ip_address=LOOPBACK_IP,
+        _temp_dir=str(folder),
+    )
+    return Session(local=True, address=context.address_info["gcs_address"])
+
+
+def _join(address: str) -> Session:
+    ray_process_env(token_path=None)
+    try:
+        context = ray.init(
+            address=address,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            runtime_env=dict(job_runtime_env(local=False)),
+        )
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"cluster.address={address}: the cluster refused this process: {_first_line(error)}; put the cluster's "
+            "token in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token"
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)}); start one with "
+            "`ray start --head`, or set cluster.address=local"
+        ) from error
+    return Session(local=False, address=context.address_info["gcs_address"])
+
+
+def _ceil(value: float) -> int:
+    return int(-(-value // 1))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
