@@ -1,7 +1,8 @@
 """Every setting of a run: its type, default and meaning. Standard library only.
 
-The dataclass holds the default and the doc; yaml files hold choices. `check()` of each class returns all the problems
-it sees as sentences naming the key, the value and the fix; nothing is raised on the first one and nothing is rewritten.
+The dataclass holds the default and the doc; yaml files hold choices. What cannot work is told by conf/checks.py, and by
+`check()` of an algorithm's settings: all problems together, as sentences naming the key, the value and the fix.
+Nothing is rewritten; only the words `auto`, 0 or empty that a field documents are resolved, in conf/derive.py.
 """
 
 from __future__ import annotations
@@ -80,9 +81,14 @@ class PlacementStrategy(Enum):
 
 @dataclass(kw_only=True)
 class AlgorithmConfig:
-    """Base of every algorithm's own settings (see trainer/algorithms)."""
+    """Base of every algorithm's own settings (see trainer/algorithms). A subclass gives `name` its default."""
 
     name: str
+    """The name in `algorithm=`."""
+
+    def check(self) -> list[str]:
+        """Every problem within these settings, as sentences that begin with the full key, e.g. `algorithm.clip_eps`."""
+        return []
 
 
 @dataclass(kw_only=True)
@@ -103,6 +109,9 @@ class OptimConfig:
     """Optimizer steps of linear warm-up."""
     schedule: Schedule = Schedule.constant
     """Shape after warm-up."""
+
+    def __post_init__(self) -> None:
+        self.betas = tuple(self.betas)  # type: ignore[assignment]  # yaml knows only lists
 
 
 @dataclass(kw_only=True)
