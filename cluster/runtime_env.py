@@ -7,7 +7,6 @@ vLLM and the thread pools read theirs at import.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ _OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive a fork and fight with torch's
     "PYTHONFAULTHANDLER": "1",  # a native crash leaves a stack in the role's log
 }
@@ -36,7 +34,7 @@ _OFFLINE = {
 
 @dataclass(frozen=True, slots=True)
 class RoleEnv:
-    """What decides the environment of one process of a role."""
+    """What decides the environment of one process of a role. A vLLM worker adds rollout.environment's."""
 
     device: Device
     threads: int  # torch and BLAS threads, at least 1
@@ -49,17 +47,7 @@ class RoleEnv:
         if self.device is Device.cpu:
             variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         if self.loopback:
-            variables |= {"GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
-        return variables
-
-    def engine_variables(self, *, kv_cache_gb: float) -> dict[str, str]:
-        """Variables of a vLLM worker: as `variables`, and the engine inside our process instead of a child of it."""
-        variables = self.variables() | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
-        if self.device is Device.cpu:
-            variables |= {
-                "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(kv_cache_gb))),  # whole GiB
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines share the cores; binding stacks them on one
-            }
+            variables |= {"GLOO_SOCKET_IFNAME": "lo"}
         return variables
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config
 from ray.exceptions import AuthenticationError
 
 from cluster.placement import NodeSupply
@@ -76,6 +77,10 @@ def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     ray_process_env(token_path=token_path)
+    # Ray read its authentication mode when it was imported and keeps the token of an earlier cluster of this process;
+    # it has no public way to look again (its own default for a new cluster calls the same two).
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     cores = os.cpu_count() or 1
     context = ray.init(
         address="local",

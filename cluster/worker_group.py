@@ -7,7 +7,8 @@ complete, so a group with a failed rank is broken and only good for `stop`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -29,6 +30,8 @@ from cluster.errors import FailureKind, RoleError
 _SETTLE_S = 3.0
 """After a first failure, how long the other ranks' failures are awaited: when a rank dies, its peers' broken
 collectives are often reported before its death is."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 RankCall = Callable[[ActorHandle, int], "ray.ObjectRef[Any]"]
 
@@ -121,13 +124,6 @@ class WorkerGroup:
         return None
 
 
-async def gather_or_fail(*calls: Awaitable[Any]) -> list[Any]:
-    """Await calls to several groups at once; the first failure cancels the waiting for the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_coroutine(call)) for call in calls]
-    return [task.result() for task in tasks]
-
-
 def classify(error: BaseException | None) -> tuple[FailureKind, str]:
     """What kind of failure a rank's exception is, and its cause in one line."""
     match error:
@@ -161,15 +157,15 @@ def _awaited(ref: ray.ObjectRef[Any]) -> asyncio.Future[Any]:
     return asyncio.wrap_future(ref.future())
 
 
-async def _coroutine(call: Awaitable[Any]) -> Any:
-    return await call
-
-
 def _failed(task: asyncio.Future[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _line(error: BaseException) -> str:
-    """The message without Ray's multi-line decoration."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:600] if lines else type(error).__name__
+    """The message in one line: of an embedded traceback its last line, without Ray's colours."""
+    lines = [_COLOUR.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if any("Traceback" in line or "^^^^" in line for line in lines):
+        return f"{lines[0].partition(', ')[0]}: {lines[-1]}"[:600]
+    return " ".join(lines[:3])[:600]

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.placement import NodeSupply, RoleRequest, Side, plan_placement
+from conf.errors import ClusterError
+from conf.schema import PlacementStrategy
+
+SHARED, SEPARATE, ONE_NODE = PlacementStrategy.shared, PlacementStrategy.separate, PlacementStrategy.one_node
+
+
+def node(name: str, *, cpus: float = 8, gpus: float = 8) -> NodeSupply:
+    return NodeSupply(name, f"10.0.0.{name}", cpus, gpus)
+
+
+def policy(count: int, *, cpus: float = 1, gpus: float = 1) -> RoleRequest:
+    return RoleRequest("policy", count, cpus, gpus)
+
+
+def rollout(count: int, *, cpus: float = 1, gpus: float = 1) -> RoleRequest:
+    return RoleRequest("rollout", count, cpus, gpus, side=Side.SERVE, elastic=True, spread=True)
+
+
+def test_collectives_pack_and_workers_spread() -> None:
+    placement = plan_placement([policy(4), rollout(2)], SHARED, [node("1"), node("2")])
+    assert len(placement.nodes_of("policy")) == 1
+    assert len(placement.nodes_of("rollout")) == 2
+    assert [s.rank for s in placement.of("policy")] == [0, 1, 2, 3]
+
+
+def test_separate_keeps_the_sides_on_disjoint_nodes() -> None:
+    nodes = [node("1", gpus=4), node("2", gpus=4), node("3", gpus=8)]
+    placement = plan_placement([policy(8), rollout(6)], SEPARATE, nodes)
+    assert not set(placement.nodes_of("policy")) & set(placement.nodes_of("rollout"))
+
+
+def test_separate_on_one_machine_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ClusterError, match=r"separate.*different machines.*shared"):
+        plan_placement([policy(1), rollout(1)], SEPARATE, [node("1")])
+
+
+def test_one_node_uses_the_machine_that_holds_everything() -> None:
+    nodes = [node("1", cpus=2, gpus=2), node("2", cpus=16, gpus=4), node("3", cpus=16, gpus=0)]
+    placement = plan_placement([policy(2), rollout(2)], ONE_NODE, nodes)
+    assert {s.node_id for s in placement.slots} == {"2"}
+
+
+def test_refusal_states_demand_and_supply_by_resource_and_role() -> None:
+    with pytest.raises(ClusterError) as refusal:
+        plan_placement([policy(8), rollout(4, gpus=2)], SHARED, [node("1", gpus=4), node("2", gpus=4)])
+    message = str(refusal.value)
+    assert "GPU: policy 8 x 1 + rollout 4 x 2 = 16 asked, the cluster has 8" in message
+    assert "CPU:" not in message  # 12 of 16: only what is short is named
+    assert "10.0.0.1 (8 CPU, 4 GPU)" in message
+    assert refusal.value.exit_code == 2
+
+
+def test_whole_processes_must_fit_though_the_sums_do() -> None:
+    with pytest.raises(ClusterError, match="no machine has room for one of the processes"):
+        plan_placement([rollout(1, gpus=3)], SHARED, [node("1", gpus=2), node("2", gpus=2)])
+
+
+def test_tenths_of_a_cpu_add_up() -> None:
+    placement = plan_placement([policy(10, cpus=0.1, gpus=0)], SHARED, [node("1", cpus=1, gpus=0)])
+    assert len(placement.slots) == 10
+
+
+def test_cpu_roles_leave_gpu_nodes_alone_when_they_can() -> None:
+    nodes = [node("1", gpus=8), node("2", gpus=0)]
+    placement = plan_placement([policy(2, gpus=0)], SHARED, nodes)
+    assert placement.nodes_of("policy") == ("2",)
+
+
+def test_an_empty_cluster_is_refused() -> None:
+    with pytest.raises(ClusterError, match="no live node"):
+        plan_placement([policy(1)], SHARED, [])
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 16), st.integers(0, 8)), min_size=1, max_size=5),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.sampled_from(list(PlacementStrategy)),
+)
+def test_a_placement_never_oversubscribes_and_forgets_nobody(
+    supply: list[tuple[int, int]], ranks: int, rank_gpus: int, workers: int, gpus: int, strategy: PlacementStrategy
+) -> None:
+    nodes = [node(str(i), cpus=c, gpus=g) for i, (c, g) in enumerate(supply)]
+    requests = [policy(ranks, gpus=rank_gpus), rollout(workers, cpus=0.5, gpus=gpus)]
+    try:
+        placement = plan_placement(requests, strategy, nodes)
+    except ClusterError:
+        return
+    assert len(placement.slots) == ranks + workers
+    for machine in nodes:
+        here = [s for s in placement.slots if s.node_id == machine.node_id]
+        assert sum(s.cpus for s in here) <= machine.cpus + 1e-6
+        assert sum(s.gpus for s in here) <= machine.gpus + 1e-6
