@@ -51,8 +51,8 @@ class Schedule(Enum):
 class OldLogprobs(Enum):
     """Whose log-probs are the PPO ratio's denominator."""
 
-    recompute = "recompute"  # by the trainer, before the update
-    engine = "engine"  # the engine's own, corrected by truncated importance weights
+    recompute = "recompute"  # by the trainer, before the update; truncated importance weights correct for the engine
+    engine = "engine"  # the engine's own: one forward pass less, and the ratio itself is the truncated weight
 
 
 class KLController(Enum):
@@ -62,8 +62,23 @@ class KLController(Enum):
     adaptive = "adaptive"
 
 
+class KLEstimator(Enum):
+    """How a token's KL to the reference is estimated from its two log-probs (trainer/functional/kl.py)."""
+
+    k1 = "k1"  # the log-ratio: unbiased, may be negative
+    k2 = "k2"  # half its square: biased, low variance
+    k3 = "k3"  # unbiased, never negative
+
+
+class LossAggregation(Enum):
+    """What the mean of a policy loss runs over; always all ranks and micro-batches together."""
+
+    token_mean = "token_mean"  # every trained token counts the same
+    sequence_mean = "sequence_mean"  # every sequence counts the same, whatever its length
+
+
 class WandbMode(Enum):
-    """auto: online when a key is in the environment, else offline; never a prompt for one."""
+    """auto: what WANDB_MODE says, else online when a key is in the environment, else offline; never a prompt for one."""
 
     auto = "auto"
     online = "online"
@@ -89,6 +104,21 @@ class AlgorithmConfig:
     def check(self) -> list[str]:
         """Every problem within these settings, as sentences that begin with the full key, e.g. `algorithm.clip_eps`."""
         return []
+
+    @property
+    def units_per_update(self) -> int:
+        """Sequences (online) or rows (offline) of one optimizer step."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how much one optimizer step takes")
+
+    @property
+    def passes_per_step(self) -> int:
+        """How often an online step's sequences are gone through."""
+        return 1
+
+    @property
+    def min_samples_per_prompt(self) -> int:
+        """Fewest answers to one prompt that give an advantage: 2 where they are compared with each other."""
+        return 1
 
 
 @dataclass(kw_only=True)
@@ -232,6 +262,8 @@ class SyncConfig:
     max_canary_gap: float = 0.05
     """Nats; 1e-3 holds in float32."""
     canary_prompts: int = 2
+    verify_columns: int = 0
+    """Columns read back from each packed layer of a CPU engine, chosen anew every version; 0: all of them."""
 
 
 @dataclass(kw_only=True)
@@ -279,6 +311,8 @@ class TrackingConfig:
     project: str = "raylign"
     samples_every: int = 1
     """Steps between samples/*.parquet."""
+    wandb_samples: int = 0
+    """Answers a step shown in the W&B samples table; 0: prompts and answers stay on this machine."""
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -324,7 +324,7 @@ E_ = TypeVar("E_", PolicyExperience, CriticExperience)
 def _select_sequences(batch: E_, rows: Sequence[int]) -> E_:
     """Rows of a batch whose every tensor field is per token."""
     index = batch.tokens.token_index(rows)
-    changed: dict[str, TokenBatch | Tensor] = {"tokens": batch.tokens.select(rows)}
+    changed: dict[str, Any] = {"tokens": batch.tokens.select(rows)}
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):

@@ -1,0 +1,68 @@
+"""Reward-model training on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conf.schema import AlgorithmConfig
+from data.types import Denominators, PairBatch
+from trainer.algorithms.base import LossOutput, MetricSum
+from trainer.algorithms.online import range_problems
+from trainer.functional.losses import bradley_terry_loss
+
+
+@dataclass(kw_only=True)
+class RMConfig(AlgorithmConfig):
+    """Bradley-Terry reward model."""
+
+    name: str = "rm"
+    pairs_per_update: int = 64
+    """Preference pairs of one optimizer step."""
+    use_margin: bool = False
+    """Read the rows' `margin`: by how much the chosen answer should win."""
+    centering_coef: float = 0.0
+    """Weight of (chosen + rejected)^2, which keeps scores near 0; 0.01 is usual."""
+
+    @property
+    def units_per_update(self) -> int:
+        """Pairs of one optimizer step."""
+        return self.pairs_per_update
+
+    def check(self) -> list[str]:
+        """Every problem of these values, as sentences."""
+        return range_problems(
+            at_least_one={"pairs_per_update": self.pairs_per_update},
+            not_negative={"centering_coef": self.centering_coef},
+            unit={},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModelling:
+    """The algorithm; a PairwiseAlgorithm."""
+
+    config: RMConfig
+
+    def pair_loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
+        """Mean over all the step's pairs of weight times loss. `scores` is `[2P]`, chosen and rejected alternating.
+
+        A pair counts by its two trained sequences; a filler has none, and weight 0.
+        """
+        chosen, rejected = scores.view(-1, 2).unbind(1)
+        margin = batch.margin if self.config.use_margin else torch.zeros_like(batch.margin)
+        per_pair = bradley_terry_loss(chosen, rejected, margin, centering_coef=self.config.centering_coef)
+        loss = torch.where(batch.weight > 0, batch.weight * per_pair, 0).sum() / (denominators.sequences / 2)
+        real = batch.weight > 0
+        count = real.sum().float()
+        chosen, rejected = chosen.detach().float(), rejected.detach().float()
+        terms = {
+            "accuracy": (chosen > rejected).float(),
+            "margin": chosen - rejected,
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "loss": (batch.weight * per_pair.detach()).float(),
+        }
+        return LossOutput(loss, {k: MetricSum(torch.where(real, term, 0).sum(), count) for k, term in terms.items()})

@@ -1,0 +1,20 @@
+"""From one score a sequence to a reward for each token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from data.types import TokenBatch
+from trainer.functional.segments import last_trained, sequence_ids
+
+
+def token_rewards(scores: Tensor, tokens: TokenBatch, kl_penalty: Tensor | None) -> Tensor:
+    """The score on the last response token, minus `kl_penalty` (coefficient times KL, `[N]`) on each. [N]
+
+    `scores` is `[S]`. A sequence without a response token gets nothing.
+    """
+    rewards = torch.where(last_trained(tokens), scores[sequence_ids(tokens)], 0)
+    if kl_penalty is None:
+        return rewards
+    return rewards - torch.where(tokens.response_mask, kl_penalty, 0).to(rewards.dtype)
