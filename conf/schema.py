@@ -78,7 +78,7 @@ class LossAggregation(Enum):
 
 
 class WandbMode(Enum):
-    """auto: what WANDB_MODE says, else online when a key is in the environment, else offline; never a prompt for one."""
+    """auto: WANDB_MODE, else online when a key is in the environment, else offline; never a prompt for one."""
 
     auto = "auto"
     online = "online"
@@ -290,7 +290,7 @@ class ClusterConfig:
     """Where roles run."""
 
     address: str = "local"
-    """local: start Ray on this machine (a submitted job joins its own cluster); auto: join what runs here; or host:port."""
+    """local: start Ray here (a submitted job joins its own cluster); auto: join what runs here; or host:port."""
     device: Device = Device.cpu
     placement: PlacementStrategy = PlacementStrategy.shared
     start_timeout_s: float = 300.0
@@ -298,7 +298,7 @@ class ClusterConfig:
     step_timeout_s: float = 3600.0
     """Deadline of one call to a learner."""
     num_cpus: int = 0
-    """Ray CPUs when Ray is started here; 0: the cores, or what the roles ask for when that is more (they take turns)."""
+    """Ray CPUs when Ray is started here; 0: the cores, or what the roles ask for when more (they take turns)."""
     object_store_gb: float = 2.0
     """Ray object store when Ray is started here."""
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NewType, Protocol
 
-from data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
+from data.types import Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
+
+
+Ref = NewType("Ref", object)
+"""Opaque to whoever passes it on: the object store's handle in the product, the value itself in a fault test."""
 
 
 class EngineDead(RuntimeError):
     """The engine cannot serve any more; the message names the worker and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHandle:
+    """One RolloutGroup in the object store, and what the controller knows of its samples."""
+
+    ref: Ref  # -> data.types.RolloutGroup
+    metas: tuple[RolloutMeta, ...]
 
 
 @dataclass(frozen=True, slots=True)

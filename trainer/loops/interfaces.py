@@ -12,18 +12,7 @@ from typing import NewType, Protocol
 from torch import Tensor
 
 from data.types import Prompt, RewardOutcome, RolloutGroup, RolloutMeta, SamplingParams
-from rollout.interfaces import Canary, WeightManifest
-
-Ref = NewType("Ref", object)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupHandle:
-    """One RolloutGroup in the object store, and what the controller knows of its samples."""
-
-    ref: Ref  # -> data.types.RolloutGroup
-    metas: tuple[RolloutMeta, ...]
-
+from rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
 
 @dataclass(frozen=True, slots=True)
 class TensorShards:

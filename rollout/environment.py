@@ -1,0 +1,31 @@
+"""Process environment of a vLLM engine: in place before `vllm` is imported, so this file imports nothing of it."""
+
+from __future__ import annotations
+
+import os
+
+from conf.schema import Device, RolloutConfig
+
+
+def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
+    """Variables of the process that hosts an engine (and of the engine core it spawns)."""
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_HOST_IP": "127.0.0.1",  # one engine is one machine: nothing listens beyond it
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # a forked engine core inherits torch's thread pool and hangs
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    if device is Device.cpu:
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process less: the worker lives in the engine core
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # Ray and the learners share these cores
+        if config.threads_per_worker:
+            variables["OMP_NUM_THREADS"] = str(config.threads_per_worker)
+    return variables
+
+
+def prepare(config: RolloutConfig, device: Device) -> None:
+    """Complete this process's environment (what the launcher has set stays). Call before the first import of `rollout.vllm_engine`."""
+    for name, value in engine_environment(config, device).items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,324 @@
+"""vLLM behind rollout.interfaces.RolloutEngine. The only file, with vllm_extension.py, that imports vllm.
+
+Tokens in, tokens out. Log-probs are of the tempered distribution the token was drawn from. The process environment
+(rollout/environment.py) must be set before this module is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from enum import Enum
+from typing import TypeVar
+
+from vllm import SamplingParams as VLLMSampling
+from vllm.config import WeightTransferConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TokensPrompt
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from conf.schema import Device, RolloutConfig, SyncConfig
+from data.types import Completion, FinishReason, Prompt, RolloutGroup, SampleKey, SamplingParams
+from rollout.interfaces import Canary, EngineDead, GenerationRequest, VerifyReport, WeightManifest
+from rollout.sampling import sample_seed
+from rollout.weight_transaction import WeightUpdateError
+
+T = TypeVar("T")
+EXTENSION = "rollout.vllm_extension.WeightReceiver"
+
+
+class Phase(Enum):
+    """Where an engine is in the life of its weights. Only a SERVING engine answers."""
+
+    SERVING = "serving"
+    UPDATING = "in a weight update"
+    VERIFIED = "updated and verified, not resumed"
+    REFUSED = "refused: its weights are not known to be right"
+
+
+class VLLMEngine:
+    """One vLLM engine: start, generate, update weights, stop. Serves version 0, the folder's weights, after start."""
+
+    def __init__(
+        self,
+        model: str,
+        config: RolloutConfig,
+        sync: SyncConfig,
+        *,
+        name: str = "rollout/0",
+        device: Device = Device.cpu,
+        seed: int = 0,
+        extension: str = EXTENSION,
+    ) -> None:
+        """`extension`: import path of the worker extension; tests plant faults with it."""
+        self._model, self._config, self._sync = model, config, sync
+        self._name, self._device, self._seed, self._extension = name, device, seed, extension
+        self._llm: AsyncLLM | None = None
+        self._phase = Phase.SERVING
+        self._changed = asyncio.Condition()
+        self._in_flight = 0
+        self._manifest: WeightManifest | None = None
+        self._verified = 0
+        self._requests = 0
+
+    async def start(self) -> None:
+        """Load the model. Raises EngineDead with vLLM's own cause."""
+        try:
+            self._llm = AsyncLLM.from_engine_args(self._engine_args())
+            await self._llm.update_weight_version("0")
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineDead(f"{self._name}: vLLM did not start from {self._model}: {error}") from error
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup]:
+        """One group a request, in order. Waits while a weight update runs.
+
+        Raises EngineDead when the engine died or missed `rollout.timeout_s`, ValueError for a bad request.
+        """
+        async with self._serving(), self._guard("generate", self._config.timeout_s):
+            samples = [self._sample(request, key) for request in requests for key in request.keys]
+            results = iter(await _gather(samples))
+            return [RolloutGroup(r.prompt, r.sampling, tuple(next(results) for _ in r.keys)) for r in requests]
+
+    async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-prob of each token after the first: [len - 1] for each sequence.
+
+        vLLM never tempers prompt log-probs, so at another temperature than 1 each token is asked for as a next token
+        (through the sampler, as generation does): exact but one request a token, meant for checks.
+        """
+        async with self._guard("score_tokens", self._sync.timeout_s):
+            if temperature == 1.0:
+                return await _gather([self._prompt_logprobs(ids) for ids in token_ids])
+            return await _gather([self._next_token_logprobs(ids, temperature) for ids in token_ids])
+
+    async def begin_update(self, manifest: WeightManifest, *, native: bool = False) -> None:
+        """Let running requests finish, hold new ones back, drop caches, announce the tensors.
+
+        Raises EngineDead naming how many requests were late; the engine then still serves its old version.
+        `native`: a vLLM weight-transfer engine delivers the tensors instead of `load_bucket`.
+        """
+        before = self._phase
+        await self._enter(Phase.UPDATING)
+        try:
+            async with asyncio.timeout(self._sync.timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self._in_flight == 0)
+        except TimeoutError as error:
+            await self._enter(before)  # nothing has been touched
+            late = f"{self._in_flight} generation calls did not finish within sync.timeout_s={self._sync.timeout_s:g} s"
+            raise EngineDead(f"{self._name}: begin_update to version {manifest.version}: {late}") from error
+        self._manifest = manifest
+        tensors = [[t.name, list(t.shape), t.dtype, t.digest] for t in manifest.tensors]
+        async with self._guard("begin_update", self._sync.timeout_s):
+            await self._engine.pause_generation(mode="wait", clear_cache=True)
+            args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native)
+            await self._rpc("raylign_begin", *args)
+
+    async def load_bucket(self, path: str) -> None:
+        """Load one safetensors file; it may be deleted afterwards. Raises WeightUpdateError naming the tensor."""
+        self._announced("load_bucket")
+        async with self._guard("load_bucket", self._sync.timeout_s):
+            await self._rpc("raylign_load", path)
+
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        """Put the weights in place, read every tensor back, score the canaries. Only reports; `resume` decides."""
+        manifest = self._announced("finish_update")
+        async with self._guard("finish_update", self._sync.timeout_s):
+            ranks = await self._rpc("raylign_finish")
+            self._manifest = None
+            await self._engine.reset_prefix_cache()
+            await self._engine.resume_generation()  # for the canaries; rollouts are held back by our own phase
+        scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
+        report = _combine(manifest.version, ranks, _gap(canaries, scored))
+        passed = report.passed(self._sync.max_canary_gap)
+        self._verified = manifest.version
+        await self._enter(Phase.VERIFIED if passed else Phase.REFUSED)
+        return report
+
+    async def resume(self, version: int) -> None:
+        """Serve again at `version`. Raises WeightUpdateError unless that version has just been verified."""
+        if self._phase is not Phase.VERIFIED or self._verified != version:
+            raise WeightUpdateError(f"{self._name} may not serve version {version}: it is {self._phase.value}")
+        async with self._guard("resume", self._sync.timeout_s):
+            await self._engine.update_weight_version(str(version))
+        await self._enter(Phase.SERVING)
+
+    async def stop(self) -> None:
+        """Shut the engine down; its processes end."""
+        if self._llm is not None:
+            self._llm.shutdown(timeout=5.0)
+            self._llm = None
+
+    @property
+    def _engine(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineDead(f"{self._name}: the engine is not running; call start() first")
+        return self._llm
+
+    def _engine_args(self) -> AsyncEngineArgs:
+        config = self._config
+        on_cpu = self._device is Device.cpu
+        return AsyncEngineArgs(
+            model=self._model,
+            dtype=config.precision.value,
+            seed=self._seed,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_concurrent,
+            tensor_parallel_size=config.tensor_parallel_size,
+            enforce_eager=config.enforce_eager,
+            enable_prefix_caching=True,  # the samples of one prompt share its keys and values
+            kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30) if on_cpu else None,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            load_format="safetensors",  # never a pickle
+            logprobs_mode="processed_logprobs",  # after the temperature: what the token was drawn from
+            worker_extension_cls=self._extension,
+            weight_transfer_config=None if on_cpu else WeightTransferConfig(backend="nccl"),
+            disable_log_stats=True,
+        )
+
+    async def _sample(self, request: GenerationRequest, key: SampleKey) -> Completion:
+        self._refuse(request.prompt, request.sampling)
+        params = _vllm_sampling(request.sampling, key)
+        output = await self._final(request.prompt.token_ids, params, label=f"{key.epoch}-{key.prompt_id}-{key.k}")
+        return _completion(key, output.outputs[0])
+
+    def _refuse(self, prompt: Prompt, sampling: SamplingParams) -> None:
+        """Raises ValueError for what vLLM would cut silently or never finish."""
+        room = self._config.max_model_len - len(prompt.token_ids)
+        if not prompt.token_ids or room < sampling.max_new_tokens:
+            raise ValueError(
+                f"prompt {prompt.prompt_id}: {len(prompt.token_ids)} tokens and max_new_tokens={sampling.max_new_tokens} "
+                f"do not fit rollout.max_model_len={self._config.max_model_len}; raise it or shorten the prompt"
+            )
+
+    async def _final(self, token_ids: Sequence[int], params: VLLMSampling, *, label: str) -> RequestOutput:
+        self._requests += 1
+        prompt = TokensPrompt(prompt_token_ids=list(token_ids))
+        outputs = self._engine.generate(prompt, params, request_id=f"{label}-{self._requests}")
+        return [output async for output in outputs][-1]
+
+    async def _prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        params = VLLMSampling(max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        output = await self._final(ids, params, label="score")
+        rows = output.prompt_logprobs or []
+        return [float(row[token].logprob) for row, token in zip(rows[1:], ids[1:], strict=True) if row is not None]
+
+    async def _next_token_logprobs(self, ids: Sequence[int], temperature: float) -> list[float]:
+        async def one(position: int) -> float:
+            params = VLLMSampling(
+                max_tokens=1, temperature=temperature, logprob_token_ids=[ids[position]], logprobs=0, detokenize=False
+            )
+            output = await self._final(ids[:position], params, label="score")
+            return float(output.outputs[0].logprobs[0][ids[position]].logprob)
+
+        return await _gather([one(position) for position in range(1, len(ids))])
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        """Hold a place among the running calls, once the engine serves."""
+        try:
+            async with asyncio.timeout(self._config.timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self._phase in (Phase.SERVING, Phase.REFUSED))
+                if self._phase is Phase.REFUSED:
+                    raise WeightUpdateError(f"{self._name} does not serve: it is {self._phase.value}")
+                self._in_flight += 1
+        except TimeoutError as error:
+            raise EngineDead(f"{self._name}: still {self._phase.value} after {self._config.timeout_s:g} s") from error
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            await self._enter(self._phase)
+
+    async def _enter(self, phase: Phase) -> None:
+        async with self._changed:
+            self._phase = phase
+            self._changed.notify_all()
+
+    @asynccontextmanager
+    async def _guard(self, verb: str, timeout_s: float) -> AsyncIterator[None]:
+        """A deadline, and vLLM's own errors as ours."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError as error:
+            raise EngineDead(f"{self._name}: {verb} did not finish within {timeout_s:g} s") from error
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineDead(f"{self._name}: {verb}: {error.__cause__ or error}") from error
+
+    async def _rpc(self, method: str, *args: object) -> list[list]:
+        """Call our extension on every rank. Raises WeightUpdateError with the worker's message."""
+        try:
+            return await self._engine.collective_rpc(method, args=args)
+        except Exception as error:  # vLLM reports whatever a worker raised as a bare Exception, by message only
+            if type(error) is not Exception:
+                raise
+            raise WeightUpdateError(f"{self._name}: {error}") from error
+
+    def _announced(self, verb: str) -> WeightManifest:
+        if self._manifest is None:
+            raise WeightUpdateError(f"{self._name}: {verb} without begin_update")
+        return self._manifest
+
+
+async def _gather(coroutines: Sequence[Awaitable[T]]) -> list[T]:
+    """All results in order; when one fails the others are cancelled, so that none outlives the call."""
+    tasks = [asyncio.ensure_future(c) for c in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:
+    return VLLMSampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        seed=None if sampling.seed is None else sample_seed(sampling.seed, key),
+        logprobs=0,  # of the sampled token only
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _completion(key: SampleKey, output: CompletionOutput) -> Completion:
+    """Raises EngineDead for a sample the engine gave up on (aborted)."""
+    if output.finish_reason not in ("stop", "length"):
+        raise EngineDead(f"sample {tuple(key)} ended with finish_reason={output.finish_reason!r}")
+    ids = tuple(output.token_ids)
+    rows = output.logprobs or []
+    versions = [int(span.version) for span in output.weight_versions or []]
+    return Completion(
+        key=key,
+        response_ids=ids,
+        rollout_logprobs=tuple(float(row[token].logprob) for row, token in zip(rows, ids, strict=True)),
+        finish_reason=FinishReason(output.finish_reason),
+        min_policy_version=min(versions),
+        max_policy_version=max(versions),
+        text=output.text,
+    )
+
+
+def _gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) -> float:
+    """Largest absolute difference in nats; infinite when a number is missing or not finite."""
+    gaps = [abs(a - b) for c, row in zip(canaries, scored, strict=True) for a, b in zip(c.logprobs, row, strict=True)]
+    return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
+
+
+def _combine(version: int, ranks: Sequence[Sequence], canary_gap: float) -> VerifyReport:
+    """One report of all tensor-parallel ranks; with several, a digest is the digest of the ranks' digests."""
+    per_name: dict[str, list[str]] = {}
+    for digests, _, _ in ranks:
+        for name, digest in digests:
+            per_name.setdefault(name, []).append(digest)
+    joined = {
+        name: parts[0] if len(parts) == 1 else hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
+        for name, parts in per_name.items()
+    }
+    mismatched = sorted({name for _, names, _ in ranks for name in names})
+    missing = sorted({name for _, _, names in ranks for name in names})
+    return VerifyReport(version, joined, tuple(mismatched), tuple(missing), canary_gap)

@@ -1,0 +1,218 @@
+"""Our methods inside vLLM's worker process (`worker_extension_cls`): receive weights, read back what is served.
+
+Every method runs on every tensor-parallel rank, called by name through `collective_rpc`; arguments and results are
+plain msgpack types. The weights stream into vLLM's layerwise reload bucket by bucket, so no second copy of the model
+is held; the layers that the CPU build packs (and whose originals it frees) are packed again by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    LinearBase,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from rollout.interfaces import TensorSpec
+from rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction, WeightUpdateError
+
+ALL = slice(None)
+HEAD = "lm_head"
+
+
+class WeightReceiver:
+    """Mixed into vLLM's Worker; every name starts with `raylign_` so that none of its own is shadowed."""
+
+    def raylign_begin(self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool) -> None:
+        """Announce an update. `tensors`: [name, shape, dtype, digest]; `native`: vLLM's own transfer drives the reload.
+
+        Raises WeightUpdateError when the served model ties its embeddings and the publisher does not, or the reverse.
+        """
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        specs = [TensorSpec(name, tuple(shape), dtype, digest) for name, shape, dtype, digest in tensors]
+        if _is_tied(model) != tied:
+            raise WeightUpdateError(
+                f"tied embeddings: {_is_tied(model)} in the engine's config.json, {tied} in the published model; "
+                "start the engine from the folder the learner started from"
+            )
+        self._raylign_abandon(model)
+        modules = list(served_modules(model, self.model_runner.model_config.dtype))  # type: ignore[attr-defined]
+        self.raylign_transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
+        self.raylign_native = native
+        if native:  # vLLM's engine calls initialize_layerwise_reload itself, then model.load_weights a chunk at a time
+            load = type(model).load_weights
+            model.load_weights = lambda weights: load(model, self.raylign_transaction.observe(weights))
+        else:
+            initialize_layerwise_reload(model)
+
+    def _raylign_abandon(self, model: nn.Module) -> None:
+        """Close an update that failed half-way, so that its buffered tensors do not mix with the next one's."""
+        if getattr(self, "raylign_transaction", None) is None:
+            return
+        if self.raylign_native:
+            del model.load_weights
+        else:
+            finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
+        self.raylign_transaction = None
+
+    def raylign_load(self, path: str) -> int:
+        """Load one safetensors file; returns the bytes read. The file may be deleted when this returns.
+
+        Layers that are not complete yet keep the mapped pages of their tensors alive, no copy.
+        """
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        num_bytes = 0
+        with safe_open(path, framework="pt", device="cpu") as bucket, torch.device(self.device):  # type: ignore[attr-defined]
+            tensors = [(name, bucket.get_tensor(name)) for name in bucket.keys()]  # noqa: SIM118 (no dict)
+            num_bytes = sum(tensor.nbytes for _, tensor in tensors)
+            model.load_weights(self.raylign_transaction.observe(tensors))
+        return num_bytes
+
+    def raylign_finish(self) -> list[list]:
+        """Make the weights served, then read them back: [[name, digest], ...], [mismatched], [missing]."""
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        if self.raylign_native:
+            del model.load_weights  # the class's own again
+        else:
+            finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
+        self.raylign_repack_head(model)
+        report = self.raylign_transaction.verify()
+        self.raylign_transaction = None
+        return [[list(pair) for pair in report.digests], list(report.mismatched), list(report.missing)]
+
+    def raylign_repack_head(self, model: nn.Module) -> None:
+        """Pack a tied lm_head again: the reload updates the embedding it shares, not its packed copy (CPU build)."""
+        head = getattr(model, HEAD, None)
+        if head is not None and _is_tied(model) and hasattr(head, "cpu_linear"):
+            head.quant_method.process_weights_after_loading(head)
+
+
+def _is_tied(model: nn.Module) -> bool:
+    return bool(model.config.tie_word_embeddings)
+
+
+def served_modules(model: nn.Module, dtype: torch.dtype) -> Iterator[ServedModule]:
+    """Every tensor the model multiplies with, by the Hugging Face names it is published under."""
+    packing: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    head = getattr(model, HEAD, None)
+    for name, module in model.named_modules():
+        if isinstance(module, LinearBase):
+            yield from _linear(name, module, packing, dtype)
+        elif isinstance(module, VocabParallelEmbedding):
+            if module is not head:
+                yield from _vocabulary(name, name, module, read_packed=False)
+        else:
+            for suffix, tensor in module.named_parameters(recurse=False):
+                yield _plain(_join(name, suffix), tensor)
+    if head is not None:
+        source = _embedding_name(model) if _is_tied(model) else HEAD
+        yield from _vocabulary(HEAD, source, head, read_packed=True)
+
+
+def _linear(name: str, module: LinearBase, packing: dict[str, list[str]], dtype: torch.dtype) -> Iterator[ServedModule]:
+    """The weight and the bias of a linear layer, each with its fused parts."""
+    prefix, _, leaf = name.rpartition(".")
+    names = [_join(prefix, part) for part in packing.get(leaf, [leaf])]
+    sizes = list(module.output_partition_sizes)
+    if len(names) != len(sizes):
+        raise WeightUpdateError(f"{name} fuses {len(sizes)} parts of which {names} are known; it cannot be verified")
+    columns = ALL
+    if isinstance(module, RowParallelLinear):
+        start = module.tp_rank * module.input_size_per_partition
+        columns = slice(start, start + module.input_size_per_partition)
+    rows = [_rows_of(module, index, size) for index, size in enumerate(sizes)]
+    local = _consecutive(sizes)
+
+    def parts(suffix: str) -> tuple[ServedPart, ...]:
+        return tuple(
+            ServedPart(f"{n}.{suffix}", f"{n}.{suffix}", r, columns, at)
+            for n, r, at in zip(names, rows, local, strict=True)
+        )
+
+    shape = (sum(sizes), getattr(module, "input_size_per_partition", module.input_size))
+    yield _weight(module, parts("weight"), shape, dtype)
+    if getattr(module, "bias", None) is not None:
+        bias = module.bias
+        yield ServedModule(parts("bias"), tuple(bias.shape), dtype, False, partial(_read_plain, bias, dtype))
+
+
+def _rows_of(module: LinearBase, index: int, size: int) -> slice:
+    """Rows of part `index` of the published tensor that this rank serves (k and v heads may be replicated)."""
+    if not isinstance(module, ColumnParallelLinear):
+        return ALL
+    rank = module.tp_rank
+    if isinstance(module, QKVParallelLinear) and index > 0:
+        rank //= module.num_kv_head_replicas
+    return slice(rank * size, (rank + 1) * size)
+
+
+def _vocabulary(name: str, source: str, module: VocabParallelEmbedding, *, read_packed: bool) -> Iterator[ServedModule]:
+    """An embedding (read as it is) or an LM head (read as it multiplies). Padding rows are left out."""
+    start, stop = module.shard_indices.org_vocab_start_index, module.shard_indices.org_vocab_end_index
+    local = slice(0, stop - start)
+    shape = tuple(module.weight.shape)
+    parts = (ServedPart(f"{name}.weight", f"{source}.weight", slice(start, stop), ALL, local),)
+    if read_packed:
+        yield _weight(module, parts, shape, module.weight.dtype)
+    else:
+        yield ServedModule(parts, shape, module.weight.dtype, False, partial(_read_plain, module.weight, module.weight.dtype))
+    if read_packed and getattr(module, "bias", None) is not None:
+        bias = (ServedPart(f"{name}.bias", f"{name}.bias", slice(start, stop), ALL, local),)
+        yield ServedModule(bias, shape[:1], module.bias.dtype, False, partial(_read_plain, module.bias, module.bias.dtype))
+
+
+def _weight(
+    module: nn.Module, parts: tuple[ServedPart, ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> ServedModule:
+    if hasattr(module, "cpu_linear"):
+        return ServedModule(parts, shape, dtype, True, partial(_read_packed, module, shape[1], dtype))
+    return ServedModule(parts, shape, dtype, False, partial(_read_plain, module.weight, dtype))
+
+
+def _plain(name: str, tensor: Tensor) -> ServedModule:
+    whole = slice(0, tensor.shape[0]) if tensor.ndim else ALL
+    part = ServedPart(name, name, ALL, ALL, whole)
+    return ServedModule((part,), tuple(tensor.shape), tensor.dtype, False, partial(_read_plain, tensor, tensor.dtype))
+
+
+def _read_plain(tensor: Tensor, dtype: torch.dtype, columns: Tensor) -> Tensor:
+    return tensor.detach().to(dtype)
+
+
+@torch.no_grad()
+def _read_packed(module: nn.Module, width: int, dtype: torch.dtype, columns: Tensor) -> Tensor:
+    """Columns of a packed weight: one-hot inputs give them exactly (one product and zeros; no rounding). [rows, C]"""
+    one_hot = torch.zeros(len(columns), width, dtype=dtype)
+    one_hot[torch.arange(len(columns)), columns] = 1
+    return module.quant_method.apply(module, one_hot, None).t()
+
+
+def _embedding_name(model: nn.Module) -> str:
+    embedding = next(
+        (name for name, m in model.named_modules() if isinstance(m, VocabParallelEmbedding) and not name.endswith(HEAD)),
+        None,
+    )
+    if embedding is None:
+        raise WeightUpdateError("the model ties its lm_head to an embedding that was not found")
+    return embedding
+
+
+def _consecutive(sizes: Iterable[int]) -> list[slice]:
+    start, slices = 0, []
+    for size in sizes:
+        slices.append(slice(start, start + size))
+        start += size
+    return slices
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
