@@ -1,0 +1,54 @@
+"""A user with a stated taste who is shown two answers and picks one: feedback whose truth is known. Pure."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from data.types import Completion, FinishReason, Prompt
+
+Taste = Callable[[Prompt, Completion], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One side-by-side choice, with the column names of a preference data set."""
+
+    prompt_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedUser:
+    """Picks by Bradley and Terry (1952): P(a over b) = sigmoid((taste(a) - taste(b)) / noise).
+
+    `noise` is in taste units: at 0 the better answer always wins. Choices depend on `seed` and the prompt's id only,
+    so a log is the same whatever order the prompts come in.
+    """
+
+    taste: Taste
+    noise: float
+    seed: int
+
+    def pick(self, prompt: Prompt, shown: Sequence[Completion]) -> Pick | None:
+        """The choice between two shown answers; None when there is nothing to choose: equal texts or equal scores.
+
+        Only finished answers are shown to the end: the end of an answer that was cut off is not a text a person would
+        be offered as complete, so two cut answers are no comparison either.
+        """
+        first, second = shown
+        if first.text.strip() == second.text.strip():
+            return None
+        if first.finish_reason is FinishReason.LENGTH and second.finish_reason is FinishReason.LENGTH:
+            return None
+        gap = self.taste(prompt, first) - self.taste(prompt, second)
+        if gap == 0:
+            return None
+        draw = random.Random(f"{self.seed}/{prompt.prompt_id}").random()
+        wins = gap > 0 if self.noise == 0 else draw < 1 / (1 + math.exp(-max(-50.0, min(50.0, gap / self.noise))))
+        chosen, rejected = (first, second) if wins else (second, first)
+        return Pick(prompt.prompt_id, prompt.text, chosen.text, rejected.text)
