@@ -20,6 +20,8 @@ class Pick:
     prompt: str
     chosen: str
     rejected: str
+    chosen_finished: bool  # False: cut by length, so the reward model must not see an end token after it
+    rejected_finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +37,9 @@ class SimulatedUser:
     seed: int
 
     def pick(self, prompt: Prompt, shown: Sequence[Completion]) -> Pick | None:
-        """The choice between two shown answers; None when there is nothing to choose: equal texts or equal scores.
-
-        Only finished answers are shown to the end: the end of an answer that was cut off is not a text a person would
-        be offered as complete, so two cut answers are no comparison either.
-        """
+        """The choice between two shown answers; None when there is nothing to choose: equal texts or equal scores."""
         first, second = shown
         if first.text.strip() == second.text.strip():
-            return None
-        if first.finish_reason is FinishReason.LENGTH and second.finish_reason is FinishReason.LENGTH:
             return None
         gap = self.taste(prompt, first) - self.taste(prompt, second)
         if gap == 0:
@@ -51,4 +47,5 @@ class SimulatedUser:
         draw = random.Random(f"{self.seed}/{prompt.prompt_id}").random()
         wins = gap > 0 if self.noise == 0 else draw < 1 / (1 + math.exp(-max(-50.0, min(50.0, gap / self.noise))))
         chosen, rejected = (first, second) if wins else (second, first)
-        return Pick(prompt.prompt_id, prompt.text, chosen.text, rejected.text)
+        finished = [c.finish_reason is FinishReason.STOP for c in (chosen, rejected)]
+        return Pick(prompt.prompt_id, prompt.text, chosen.text, rejected.text, *finished)

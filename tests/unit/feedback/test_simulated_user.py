@@ -47,5 +47,9 @@ def test_nothing_to_choose_is_no_pick() -> None:
     user = SimulatedUser(shorter, noise=1.0, seed=0)
     assert user.pick(prompt(0), [answer("same "), answer("same")]) is None
     assert user.pick(prompt(0), [answer("ab"), answer("cd")]) is None
-    cut = [answer("ab", FinishReason.LENGTH), answer("abcd", FinishReason.LENGTH)]
-    assert user.pick(prompt(0), cut) is None
+
+
+def test_a_pick_remembers_which_side_was_cut_off() -> None:
+    user = SimulatedUser(shorter, noise=0.0, seed=0)
+    pick = user.pick(prompt(0), [answer("abcd", FinishReason.LENGTH), answer("ab")])
+    assert pick is not None and pick.chosen_finished and not pick.rejected_finished
