@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from data.types import Prompt, RewardOutcome, RolloutGroup, RolloutMeta, SamplingParams
+from data.types import Prompt, RewardOutcome, RolloutGroup, SamplingParams
 from rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
+
 
 @dataclass(frozen=True, slots=True)
 class TensorShards:
