@@ -10,23 +10,23 @@ from typing import ClassVar
 
 
 class RaylignError(Exception):
-    """Base of everything that ends a run with a sentence instead of a traceback."""
+    """Base of everything that ends a run with sentences instead of a traceback."""
 
     exit_code: ClassVar[int] = 70
 
+    def __init__(self, problems: Sequence[str] | str = ()) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
 
 class UserError(RaylignError):
-    """Configuration or data refused."""
+    """Configuration, data or surroundings refused."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
     """All problems of a configuration at once."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 class DataError(UserError):

@@ -38,7 +38,7 @@ class LossOutput:
     """A loss already divided by the global denominators: summed over micro-batches and ranks it *is* the loss."""
 
     loss: Tensor  # [] with gradient
-    metrics: Mapping[str, MetricSum]  # key: the metric's name without its group, e.g. "clip_fraction"
+    metrics: Mapping[str, MetricSum]  # key: the name without its group, e.g. "clip_fraction"; the learner adds "loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,12 @@ class ActorCriticAlgorithm(OnlineAlgorithm, Protocol):
 
 class PairwiseAlgorithm(Protocol):
     """An offline algorithm over preference pairs with a scalar model (reward-model training)."""
+
+    @property
+    def roles(self) -> frozenset[Role]: ...
+
+    @property
+    def roles(self) -> frozenset[Role]: ...
 
     def pair_loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
         """`scores` is `[2P]`: the scalar of each sequence's last token, chosen and rejected alternating."""

@@ -1,0 +1,179 @@
+"""What cannot work, told before anything starts. Pure functions over the configuration; each yields all it sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.problems import Problem
+from conf.ranges import check_numbers
+from conf.schema import Device, LearnerConfig, Offload, RunConfig
+
+RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The parts of the cluster the algorithm asks for; settings of the others are not checked."""
+
+    rollout: bool
+    critic: bool
+    reference: bool
+    reward: bool
+
+
+def check(config: RunConfig, needs: Needs) -> list[Problem]:
+    """Every problem of the configuration by itself; the machines and the data are looked at elsewhere."""
+    problems = [Problem((sentence.split("=", 1)[0].split()[0],), sentence) for sentence in config.algorithm.check()]
+    problems += check_numbers(config)
+    problems += _run(config)
+    problems += _data(config, needs)
+    problems += _learner("policy", config.policy, config)
+    if needs.critic:
+        problems += _learner("critic", config.critic, config)
+    problems += _devices(config, needs)
+    problems += _models(config, needs)
+    if needs.rollout:
+        problems += _rollout(config, needs)
+    return problems
+
+
+def _run(config: RunConfig) -> Iterator[Problem]:
+    if not RUN_NAME.fullmatch(config.name) or config.name in (".", ".."):
+        yield Problem(
+            ("name",), f"name={config.name!r}: a run's name is 1-64 of A-Z a-z 0-9 . _ - (it names a folder)."
+        )
+    if config.num_steps == 0 and config.num_epochs == 0:
+        yield Problem(("num_steps", "num_epochs"), "num_steps=0 and num_epochs=0: nothing would be trained; set one.")
+
+
+def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:
+    if not config.data.train:
+        yield Problem(("data.train",), "data.train is empty; give a JSONL or parquet file, a folder or a dataset name.")
+    elif _is_path(config.data.train) and not Path(config.data.train).expanduser().exists():
+        yield Problem(("data.train",), f"data.train={config.data.train}: there is no such file or folder.")
+    if config.data.eval and _is_path(config.data.eval) and not Path(config.data.eval).expanduser().exists():
+        yield Problem(("data.eval",), f"data.eval={config.data.eval}: there is no such file or folder.")
+    if needs.rollout and config.num_steps == 0:
+        yield Problem(("num_steps",), "num_steps=0: an online run counts its steps; give a number of at least 1.")
+
+
+def _learner(role: str, learner: LearnerConfig, config: RunConfig) -> Iterator[Problem]:
+    on_gpu = config.cluster.device is Device.cuda
+    if learner.offload_optimizer is Offload.cpu and not on_gpu:
+        key = f"{role}.offload_optimizer"
+        yield Problem(
+            (key, "cluster.device"),
+            f"{key}=cpu with cluster.device=cpu: there is no GPU memory to spare; set {key}=none.",
+        )
+    if learner.offload_optimizer is Offload.cpu and learner.zero_stage == 0:
+        key = f"{role}.offload_optimizer"
+        yield Problem((key, f"{role}.zero_stage"), f"{key}=cpu needs {role}.zero_stage of 1, 2 or 3; it is 0.")
+    if len(learner.optim.betas) != 2 or not all(0 <= beta < 1 for beta in learner.optim.betas):
+        key = f"{role}.optim.betas"
+        yield Problem((key,), f"{key}={list(learner.optim.betas)}: give two numbers from 0 to below 1.")
+
+
+def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
+    """GPUs are asked for by exactly the roles that are to compute on one."""
+    asked = {"policy.gpus_per_rank": config.policy.gpus_per_rank}
+    if needs.critic:
+        asked["critic.gpus_per_rank"] = config.critic.gpus_per_rank
+    if needs.reference:
+        asked["reference.gpus_per_rank"] = config.reference.gpus_per_rank
+    if needs.reward and config.reward.model:
+        asked["reward.gpus_per_replica"] = config.reward.gpus_per_replica
+    if needs.rollout:
+        asked["rollout.gpus_per_worker"] = config.rollout.gpus_per_worker
+    for key, gpus in asked.items():
+        if config.cluster.device is Device.cuda and gpus == 0:
+            yield Problem(
+                (key, "cluster.device"),
+                f"{key}=0 with cluster.device=cuda: the role would get no GPU; set {key}=1 (or a share such as 0.5).",
+            )
+        if config.cluster.device is Device.cpu and gpus > 0:
+            yield Problem(
+                (key, "cluster.device"),
+                f"{key}={gpus:g} with cluster.device=cpu: set {key}=0, or cluster.device=cuda.",
+            )
+
+
+def _models(config: RunConfig, needs: Needs) -> Iterator[Problem]:
+    named = {"policy.model": config.policy.model}
+    if needs.critic:
+        named["critic.model"] = config.critic.model
+    if needs.reference:
+        named["reference.model"] = config.reference.model
+    if needs.reward:
+        named["reward.model"] = config.reward.model
+    for key, folder in named.items():
+        if not folder:
+            continue
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            yield Problem((key,), f"{key}={folder}: there is no such folder; give a Hugging Face model folder.")
+        elif not (path / "config.json").is_file():
+            yield Problem(
+                (key,), f"{key}={folder}: the folder holds no config.json, so it is not a Hugging Face model."
+            )
+    if not config.policy.model:
+        yield Problem(("policy.model",), "policy.model is empty; give the folder of the model to train.")
+    if needs.critic and not config.critic.model and not config.reward.model:
+        yield Problem(
+            ("critic.model", "reward.model"),
+            "critic.model is empty and there is no reward.model to start it from; set critic.model "
+            "(the policy's folder will do).",
+        )
+
+
+def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
+    rollout, data = config.rollout, config.data
+    if needs.reward and not config.reward.model and not config.reward.rules:
+        yield Problem(
+            ("reward.model", "reward.rules"),
+            "reward.model and reward.rules are both empty, so nothing scores the answers; set one, "
+            "as in reward.rules=[{rule:...}].",
+        )
+    fewest = config.algorithm.min_samples_per_prompt
+    if rollout.samples_per_prompt < fewest:
+        yield Problem(
+            ("rollout.samples_per_prompt",),
+            f"rollout.samples_per_prompt={rollout.samples_per_prompt}: algorithm={config.algorithm.name} compares the "
+            f"answers to one prompt with each other and needs at least {fewest}.",
+        )
+    if data.max_prompt_tokens + rollout.max_new_tokens > rollout.max_model_len:
+        yield Problem(
+            ("data.max_prompt_tokens", "rollout.max_new_tokens", "rollout.max_model_len"),
+            f"rollout.max_model_len={rollout.max_model_len} cannot hold data.max_prompt_tokens="
+            f"{data.max_prompt_tokens} and rollout.max_new_tokens={rollout.max_new_tokens}; set it to "
+            f"{data.max_prompt_tokens + rollout.max_new_tokens} or lower one of the two.",
+        )
+    ranks = config.policy.num_ranks
+    sequences = rollout.prompts_per_step * rollout.samples_per_prompt
+    per_update = config.algorithm.units_per_update
+    if sequences % per_update != 0:
+        yield Problem(
+            ("rollout.prompts_per_step", "rollout.samples_per_prompt", "algorithm.sequences_per_update"),
+            f"rollout.prompts_per_step={rollout.prompts_per_step} x rollout.samples_per_prompt="
+            f"{rollout.samples_per_prompt} = {sequences} sequences a step are not a whole number of updates of "
+            f"algorithm.sequences_per_update={per_update}; {_divisor_hint(sequences, per_update)}.",
+        )
+    if per_update < ranks:
+        yield Problem(
+            ("algorithm.sequences_per_update", "policy.num_ranks"),
+            f"algorithm.sequences_per_update={per_update} gives some of policy.num_ranks={ranks} nothing to do; "
+            "raise the first or lower the second.",
+        )
+
+
+def _divisor_hint(sequences: int, per_update: int) -> str:
+    fitting = [n for n in range(1, sequences + 1) if sequences % n == 0]
+    closest = min(fitting, key=lambda n: abs(n - per_update), default=1)
+    return f"set algorithm.sequences_per_update={closest}"
+
+
+def _is_path(name: str) -> bool:
+    """A dataset name is `owner/name` or a bare word; whatever looks like a file or folder is one."""
+    return name.startswith(("/", "~", ".")) or name.endswith((".jsonl", ".json", ".parquet")) or name.count("/") > 1

@@ -1,0 +1,130 @@
+"""Reads `key=value` arguments and tells everything that is wrong with all of them at once.
+
+Hydra stops at the first bad override and advises `+key`, which would add a setting nobody reads. Here every key is
+looked up in the reference first; Hydra's grammar is used for the values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from conf import reference
+from conf.nearest import nearest, nearest_key
+from conf.problems import Problem
+
+Value = object  # what yaml can hold: str, int, float, bool, None, list, dict
+
+_FORM = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=~+]+?)=(?P<value>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A setting and the value it is to have, not yet checked for its type."""
+
+    key: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line says."""
+
+    choices: Mapping[str, str]  # group -> option, all of them known
+    assignments: tuple[Assignment, ...]  # in order, every key well-formed but perhaps unknown
+    problems: tuple[Problem, ...]
+
+
+def read(overrides: Sequence[str]) -> Arguments:
+    """Split arguments into group choices and assignments. Nothing is raised."""
+    choices: dict[str, str] = {}
+    assignments: list[Assignment] = []
+    problems: list[Problem] = []
+    for text in overrides:
+        outcome = _read_one(text)
+        if isinstance(outcome, Problem):
+            problems.append(outcome)
+        elif isinstance(outcome, Assignment):
+            assignments.append(outcome)
+        else:
+            choices[outcome[0]] = outcome[1]
+    return Arguments(choices, tuple(assignments), tuple(problems))
+
+
+def unknown_key(key: str, known: Mapping[str, reference.Key]) -> Problem:
+    """The sentence for a key that no setting has, with the name it was probably meant to be."""
+    if any(name.startswith(f"{key}.") for name in known):
+        inside = ", ".join(
+            name for name in known if name.startswith(f"{key}.") and name.count(".") == key.count(".") + 1
+        )
+        return Problem((key,), f"{key} is a section, not a setting; set one of: {inside or f'{key}.*'}.")
+    parent = key
+    while "." in parent:
+        parent = parent.rsplit(".", 1)[0]
+        if parent in known and known[parent].type.startswith("list"):
+            return Problem((parent,), f"{key}: a list is set as a whole, as in {parent}=[...].")
+    others = [name for name in reference.algorithm_names() if key in reference.keys(name)]
+    if others:
+        return Problem((key,), f"{key} is a setting of algorithm={' and algorithm='.join(others)}, not of this one.")
+    guess = nearest_key(key, known)
+    hint = f"did you mean {guess}?" if guess else "`raylign train --help` lists all settings."
+    return Problem((key, guess) if guess else (key,), f"{key} is not a setting; {hint}")
+
+
+def unknown_option(group: str, option: str) -> Problem:
+    """The sentence for a choice a group does not have."""
+    known = reference.options(group)
+    guess = nearest(option, known)
+    hint = f"did you mean {guess}? " if guess else ""
+    if group == "model" and guess is None:
+        hint = "a folder is given with policy.model=. "
+    return Problem((group,), f"{group}={option} is not known; {hint}Choices: {', '.join(known)}.")
+
+
+def wrong_value(key: reference.Key, value: Value) -> Problem:
+    """The sentence for a value of the wrong type."""
+    guess = nearest(str(value), key.choices)
+    hint = f" Did you mean {guess}?" if guess else ""
+    return Problem((key.name,), f"{key.name}={_shown(value)}: expected {key.expected} (default {key.default}).{hint}")
+
+
+def _read_one(text: str) -> Problem | Assignment | tuple[str, str]:
+    form = _FORM.fullmatch(text.strip())
+    if form is None:
+        if text.startswith("~"):
+            return Problem((), f"{text}: settings cannot be removed; give a value instead.")
+        return Problem((), f"{text} is not of the form key=value.")
+    key, value = form["key"].strip(), form["value"]
+    if form["sign"] == "~":
+        return Problem((key,), f"{text}: settings cannot be removed; give a value instead.")
+    if "@" in key or "/" in key:
+        return Problem((key,), f"{text}: a choice cannot be put elsewhere; use one of {', '.join(reference.GROUPS)}.")
+    if key in reference.GROUPS:
+        return (key, value) if value in reference.options(key) else unknown_option(key, value)
+    return _read_value(key, value)
+
+
+def _read_value(key: str, text: str) -> Problem | Assignment:
+    if _is_text(key) and not text.startswith(("'", '"')) and "${" not in text and text != "null":
+        return Assignment(key, text)  # paths and names as typed: Hydra's grammar has no place for ~, #, = or an umlaut
+    try:
+        parsed = OverridesParser.create().parse_override(f"x={text}")
+    except HydraException:
+        return Problem((key,), f"{key}={text}: the value cannot be read; put quotes around it, as in '{key}=\"...\"'.")
+    if parsed.is_sweep_override():
+        return Problem(
+            (key,), f"{key}={text} is several values; a list is written {key}=[a,b], and runs are started one by one."
+        )
+    return Assignment(key, parsed.value())
+
+
+def _is_text(key: str) -> bool:
+    return any(reference.keys(a)[key].type == "str" for a in reference.algorithm_names() if key in reference.keys(a))
+
+
+def _shown(value: Value) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,80 @@
+"""The range every number must lie in, by the last part of its name. Standard library only.
+
+A number whose name is not listed must only be finite: add a line here when a setting has a range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+
+from conf.problems import Problem
+from conf.schema import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """`low` to `high`, both allowed unless `above` says that `low` itself is not."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """True when `value` is in the range."""
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+
+
+_COUNT = Range(1)
+_POSITIVE = Range(0, above=True)
+_NOT_NEGATIVE = Range(0)
+_FRACTION = Range(0, 1)
+_RANGES: Mapping[str, Range] = {
+    name: allowed
+    for allowed, names in (
+        (_COUNT, ("num_ranks", "num_workers", "num_replicas", "tensor_parallel_size", "micro_batch_tokens")),
+        (_COUNT, ("max_model_len", "max_new_tokens", "max_prompt_tokens", "max_length", "max_concurrent")),
+        (_COUNT, ("prompts_per_step", "samples_per_prompt", "prompts", "canary_prompts", "keep", "samples_every")),
+        (_COUNT, ("bucket_mb",)),
+        (_POSITIVE, ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature")),
+        (_POSITIVE, ("kv_cache_gb", "object_store_gb", "max_canary_gap")),
+        (_NOT_NEGATIVE, ("num_steps", "num_epochs", "every", "seed", "weight_decay", "max_grad_norm", "warmup_steps")),
+        (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus")),
+        (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
+        (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
+        (_NOT_NEGATIVE, ("clip", "truncation_penalty")),
+        (_NOT_NEGATIVE, ("evaluation.temperature",)),  # 0: the most likely token
+        (_FRACTION, ("max_failed_fraction", "max_bad_fraction")),
+        (Range(0, 1, above=True), ("gpu_memory_utilization",)),
+        (Range(0, 3), ("zero_stage",)),
+    )
+    for name in names
+}
+
+
+def check_numbers(config: RunConfig) -> Iterator[Problem]:
+    """A problem for each number that is not finite or outside its range."""
+    for key, value in leaves(config):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        allowed = _RANGES.get(key, _RANGES.get(key.rsplit(".", 1)[-1]))
+        if not math.isfinite(value):
+            yield Problem((key,), f"{key}={value}: expected a finite number.")
+        elif allowed is not None and not allowed.holds(value):
+            yield Problem((key,), f"{key}={value:g}: must be {allowed}.")
+
+
+def leaves(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every setting of a dataclass tree by its full dotted name."""
+    assert is_dataclass(config)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value

@@ -1,0 +1,20 @@
+"""Makes the dataclasses known to Hydra, so that every key in a yaml file or override is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hydra.core.config_store import ConfigStore
+
+from conf.schema import AlgorithmConfig, RunConfig
+
+
+def register(algorithms: Mapping[str, type[AlgorithmConfig]]) -> None:
+    """Store `RunConfig` as `base_run` and each algorithm's settings as `algorithm/base_<name>`.
+
+    The table is passed in, so that `conf` need not know the trainer. Calling it again replaces the same entries.
+    """
+    store = ConfigStore.instance()
+    store.store(name="base_run", node=RunConfig)
+    for name, config in algorithms.items():
+        store.store(group="algorithm", name=f"base_{name}", node=config)

@@ -1,0 +1,39 @@
+"""Configuration with the algorithms of this product: what the entry points and the tests compose a run with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conf import compose as composition
+from conf.checks import Needs
+from conf.compose import Catalog, Composed
+from conf.schema import AlgorithmConfig
+from trainer.algorithms import ALGORITHMS
+from trainer.algorithms.base import Role
+
+
+def compose(overrides: Sequence[str]) -> Composed:
+    """The run that `key=value` arguments describe. Raises ConfigError with every problem found."""
+    return composition.compose(overrides, catalog())
+
+
+def from_resolved(resolved_yaml: str, overrides: Sequence[str] = ()) -> Composed:
+    """The run that a run folder's `resolved.yaml` describes. Raises ConfigError."""
+    return composition.from_resolved(resolved_yaml, catalog(), overrides)
+
+
+def catalog() -> Catalog:
+    """All algorithms with their settings and the roles they need."""
+    return Catalog({name: config for name, (config, _) in ALGORITHMS.items()}, needs)
+
+
+def needs(config: AlgorithmConfig) -> Needs:
+    """The parts of the cluster an algorithm asks for with these settings. Offline algorithms train the policy alone."""
+    algorithm = ALGORITHMS[config.name][1](config)
+    roles = algorithm.roles
+    return Needs(
+        rollout=Role.ROLLOUT in roles,
+        critic=Role.CRITIC in roles,
+        reference=Role.REFERENCE in roles,
+        reward=Role.REWARD in roles,
+    )
