@@ -98,13 +98,12 @@ def shard(
 def plan_forward(lengths: Sequence[int], *, num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:
     """Deal items of the given token counts to ranks and micro-batches for a pass without gradient.
 
-    Returns `plan[rank][micro_batch] -> items`; every item is in exactly one micro-batch. Ranks have the same number of
-    micro-batches (the collectives of a sharded model must match); an empty list means: run any forward pass and drop
-    its result.
+    Returns `plan[rank][micro_batch] -> items`; every item is in exactly one micro-batch and none is empty. Ranks have
+    the same number of micro-batches unless items run out.
     """
     _require_positive(num_ranks=num_ranks, micro_batch_tokens=micro_batch_tokens)
     shares = _deal(range(len(lengths)), lengths, num_ranks)
-    return [[list(micro) for micro in rank] for rank in _in_step(shares, lengths, micro_batch_tokens)]
+    return [[list(micro) for micro in rank if micro] for rank in _in_step(shares, lengths, micro_batch_tokens)]
 
 
 def _deal(units: Sequence[int], lengths: Sequence[int], num_bins: int) -> list[list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from conf.schema import AlgorithmConfig
 from trainer.algorithms.base import OnlineAlgorithm, PairwiseAlgorithm
 from trainer.algorithms.grpo import GRPO, GRPOConfig
@@ -10,7 +12,7 @@ from trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
 from trainer.algorithms.rloo import RLOO, RLOOConfig
 from trainer.algorithms.rm import RewardModelling, RMConfig
 
-ALGORITHMS: dict[str, tuple[type[AlgorithmConfig], type[OnlineAlgorithm] | type[PairwiseAlgorithm]]] = {
+ALGORITHMS: dict[str, tuple[type[AlgorithmConfig], Callable[..., OnlineAlgorithm | PairwiseAlgorithm]]] = {
     "ppo": (PPOConfig, PPO),
     "grpo": (GRPOConfig, GRPO),
     "rloo": (RLOOConfig, RLOO),

@@ -79,9 +79,6 @@ class PairwiseAlgorithm(Protocol):
     @property
     def roles(self) -> frozenset[Role]: ...
 
-    @property
-    def roles(self) -> frozenset[Role]: ...
-
     def pair_loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
         """`scores` is `[2P]`: the scalar of each sequence's last token, chosen and rejected alternating."""
         ...

@@ -220,6 +220,4 @@ def policy_loss(
         terms["kl_loss"] = kl.detach()
     total = global_mean(loss, batch.tokens, denominators, config.loss_aggregation)
     metrics = {name: MetricSum(masked_sum(term, mask).float(), count) for name, term in terms.items()}
-    # The whole loss, as a mean: every micro-batch adds its share of the global figure, weighted by trained tokens.
-    metrics["loss"] = MetricSum(total.detach().float() * denominators.tokens, count)
     return LossOutput(total, metrics)

@@ -98,7 +98,6 @@ class PPO:
         loss, clipped = clipped_value_loss(values, batch.old_values, batch.returns, self.config.value_clip)
         count = mask.sum().float()
         metrics = {
-            "loss": MetricSum(masked_sum(loss.detach(), mask).float(), count),
             "clip_fraction": MetricSum(masked_sum(clipped.float(), mask), count),
             "error": MetricSum(masked_sum((values.detach() - batch.returns).abs(), mask).float(), count),
         }

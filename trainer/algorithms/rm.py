@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conf.schema import AlgorithmConfig
 from data.types import Denominators, PairBatch
-from trainer.algorithms.base import LossOutput, MetricSum
+from trainer.algorithms.base import LossOutput, MetricSum, Role
 from trainer.algorithms.online import range_problems
 from trainer.functional.losses import bradley_terry_loss
 
@@ -46,6 +46,11 @@ class RewardModelling:
 
     config: RMConfig
 
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Only the model in training."""
+        return frozenset({Role.POLICY})
+
     def pair_loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
         """Mean over all the step's pairs of weight times loss. `scores` is `[2P]`, chosen and rejected alternating.
 
@@ -63,6 +68,5 @@ class RewardModelling:
             "margin": chosen - rejected,
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
-            "loss": (batch.weight * per_pair.detach()).float(),
         }
         return LossOutput(loss, {k: MetricSum(torch.where(real, term, 0).sum(), count) for k, term in terms.items()})
