@@ -1,0 +1,113 @@
+"""What a training engine is. ZeRO (engine/zero.py) and plain AdamW (engine/torch_engine.py) are the two.
+
+A loss handed to an engine is a *sum* already divided by global denominators: gradients add over micro-batches and
+over ranks, and nothing is averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from conf.schema import OptimConfig, Schedule
+
+WRAPPER_PREFIX = "hf."
+"""Both model wrappers hold the transformers model under this name; without it parameter names are Hugging Face's."""
+
+
+class EngineStateError(RuntimeError):
+    """A saved engine state does not fit this engine; the message says what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one optimizer step did."""
+
+    grad_norm: float  # global L2 norm before clipping; inf or nan when the step was skipped
+    lr: float  # learning rate of this step
+    applied: bool  # False: the gradient was not finite, nothing changed
+
+
+class Engine(Protocol):
+    """One rank of a data-parallel learner. Methods marked collective must be called by all ranks together."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model to call. Its forward is collective under ZeRO-3."""
+        ...
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add this micro-batch's gradient; `last` closes the accumulation, `step` must follow. Collective."""
+        ...
+
+    def step(self) -> StepResult:
+        """Clip, update, clear gradients. Collective."""
+        ...
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, on every rank. Collective; the input is left alone."""
+        ...
+
+    def gathered_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole parameters by Hugging Face name, tied ones once, in bounded memory. Collective.
+
+        A tensor is valid until the next one is asked for; every rank must run the iterator to its end.
+        """
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's master weights and optimizer state into `folder`. Collective."""
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Continue exactly where `save_state` left off. Collective. Raises EngineStateError when it cannot."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all ranks, at most the process group's timeout. Collective."""
+        ...
+
+    def close(self) -> None:
+        """Leave the process group; the engine is unusable afterwards."""
+        ...
+
+
+def lr_at(step: int, optim: OptimConfig, total_steps: int) -> float:
+    """Learning rate of the optimizer step after `step` applied ones: linear warm-up, then the schedule.
+
+    linear and cosine reach 0 one step after the last of `total_steps`; beyond that they stay there.
+    """
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    if optim.schedule is Schedule.constant:
+        return optim.lr
+    remaining = max(total_steps - optim.warmup_steps, 1)
+    progress = min((step - optim.warmup_steps) / remaining, 1.0)
+    if optim.schedule is Schedule.linear:
+        return optim.lr * (1.0 - progress)
+    return optim.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def adamw(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over two groups: weight decay acts on matrices, not on norms and biases."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    # lr 0 until the first step sets it: DeepSpeed runs some optimizers once at start, on zero gradients.
+    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)

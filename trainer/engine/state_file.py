@@ -1,0 +1,82 @@
+"""One rank's optimizer state on disk: plain tensors in safetensors, no pickle (DeepSpeed's own loader unpickles)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainer.engine.base import EngineStateError
+
+_META_KEY = "raylign_engine"
+
+
+@dataclass(frozen=True, slots=True)
+class StateHeader:
+    """What must match between the engine that saved and the one that loads, and where it stood."""
+
+    kind: str  # engine and precision, e.g. "zero-2 bfloat16"
+    rank: int
+    world_size: int
+    applied_steps: int
+
+
+def state_path(folder: Path, rank: int) -> Path:
+    """The file of one rank."""
+    return folder / f"rank-{rank:05d}.safetensors"
+
+
+def save_masters(
+    folder: Path, header: StateHeader, masters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write float32 master weights and their AdamW moments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for i, master in enumerate(masters):
+        tensors[f"{i}.master"] = master.detach().cpu().contiguous()
+        for name, value in optimizer.state.get(master, {}).items():
+            tensors[f"{i}.{name}"] = value.detach().cpu().contiguous()
+    save_file(tensors, state_path(folder, header.rank), metadata={_META_KEY: json.dumps(asdict(header))})
+
+
+def load_masters(
+    folder: Path, expected: StateHeader, masters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> int:
+    """Copy a saved state into `masters` and `optimizer`; returns the applied steps.
+
+    Raises EngineStateError when the file is missing or was written by another kind of engine, rank count or model.
+    """
+    path = state_path(folder, expected.rank)
+    if not path.is_file():
+        raise EngineStateError(f"no engine state for rank {expected.rank}: {path} does not exist")
+    with safe_open(path, framework="pt") as file:
+        header = StateHeader(**json.loads((file.metadata() or {})[_META_KEY]))
+        for field in ("kind", "rank", "world_size"):
+            saved, now = getattr(header, field), getattr(expected, field)
+            if saved != now:
+                raise EngineStateError(
+                    f"{path} was saved with {field}={saved}, this run has {field}={now}; resume with the same "
+                    "zero_stage, precision and num_ranks, or start from the checkpoint's export"
+                )
+        names = list(file.keys())
+        for i, master in enumerate(masters):
+            _load_one(file, i, master, optimizer, [n for n in names if n.startswith(f"{i}.")], path)
+        if f"{len(masters)}.master" in names:
+            raise EngineStateError(f"{path} holds more parameter groups than this model; was it another model?")
+    return header.applied_steps
+
+
+def _load_one(
+    file: safe_open, i: int, master: Tensor, optimizer: torch.optim.Optimizer, names: list[str], path: Path
+) -> None:
+    if f"{i}.master" not in names or list(file.get_slice(f"{i}.master").get_shape()) != list(master.shape):
+        raise EngineStateError(f"{path}: parameter group {i} has another size; was it another model?")
+    master.data.copy_(file.get_tensor(f"{i}.master"))
+    moments = {name.split(".", 1)[1]: file.get_tensor(name) for name in names if not name.endswith(".master")}
+    optimizer.state[master] = {name: value.to(master.device) for name, value in moments.items()}

@@ -1,0 +1,99 @@
+"""Plain AdamW in one process: the truth the tests hold ZeRO against, and enough to train a small model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from conf.schema import OptimConfig
+from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
+from trainer.engine.state_file import StateHeader, load_masters, save_masters
+
+
+class TorchEngine:
+    """One rank, weights and optimizer in the model's own precision (use float32)."""
+
+    def __init__(self, module: nn.Module, optim: OptimConfig, *, total_steps: int) -> None:
+        self._module = module
+        self._optim = optim
+        self._total_steps = total_steps
+        self._optimizer = adamw(module, optim)
+        self._applied_steps = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The model to call."""
+        return self._module
+
+    @property
+    def rank(self) -> int:
+        """Always 0."""
+        return 0
+
+    @property
+    def world_size(self) -> int:
+        """Always 1."""
+        return 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self._module.parameters()).device
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add this micro-batch's gradient."""
+        loss.backward()
+
+    def step(self) -> StepResult:
+        """Clip by the global norm, update, clear gradients."""
+        lr = lr_at(self._applied_steps, self._optim, self._total_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        grad_norm = clip_gradients(self._module, self._optim.max_grad_norm)
+        applied = bool(grad_norm.isfinite())
+        if applied:
+            self._optimizer.step()
+            self._applied_steps += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        return StepResult(float(grad_norm), lr, applied)
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself: there is one rank."""
+        return tensor
+
+    def gathered_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters by Hugging Face name, tied ones once."""
+        for name, parameter in self._module.named_parameters():
+            yield name.removeprefix(WRAPPER_PREFIX), parameter.detach()
+
+    def save_state(self, folder: Path) -> None:
+        """Write weights and moments."""
+        save_masters(folder, self._header(), list(self._module.parameters()), self._optimizer)
+
+    def load_state(self, folder: Path) -> None:
+        """Continue from `save_state`."""
+        masters = list(self._module.parameters())
+        self._applied_steps = load_masters(folder, self._header(), masters, self._optimizer)
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def _header(self) -> StateHeader:
+        return StateHeader(kind="torch", rank=0, world_size=1, applied_steps=self._applied_steps)
+
+
+def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
+    """Scale gradients to at most `max_norm` (0: leave them) and return their global norm before that."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    total = torch.nn.utils.get_total_norm(gradients)
+    if max_norm > 0:
+        scale = (max_norm / (total + 1e-6)).clamp(max=1.0)  # DeepSpeed's epsilon, so that engines agree
+        for gradient in gradients:
+            gradient.mul_(scale)
+    return total

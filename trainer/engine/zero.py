@@ -1,0 +1,269 @@
+"""DeepSpeed ZeRO stages 0-3 behind the Engine Protocol. The only file that knows DeepSpeed.
+
+What is different from DeepSpeed's defaults, and why:
+- DeepSpeed averages gradients over ranks; our losses are sums over global denominators, so the loss is multiplied by
+  the world size first.
+- The accumulation boundary is ours (`last`): the number of micro-batches varies from step to step.
+- A gradient that is not finite skips the step on all ranks, in float32 too.
+- State is saved as plain tensors (engine/state_file.py): DeepSpeed's own loader unpickles.
+In bfloat16, stages 2 and 3 accumulate gradients in float32; stages 0 and 1 in bfloat16, because DeepSpeed's float32
+path there refuses a step whose gradient is exactly zero.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from conf.schema import Device, LearnerConfig, Offload, Precision
+from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
+from trainer.engine.state_file import StateHeader, load_masters, save_masters
+from trainer.engine.torch_engine import clip_gradients
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+GATHER_BYTES = 256 << 20
+"""ZeRO-3: whole parameters held at once while they are read out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where the ranks of one learner meet. `timeout_s` bounds every collective."""
+
+    rank: int
+    world_size: int
+    master_addr: str
+    master_port: int
+    timeout_s: float = 1800.0
+
+
+class ZeroEngine:
+    """One rank of a DeepSpeed learner."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: LearnerConfig,
+        rendezvous: Rendezvous,
+        *,
+        device: Device = Device.cpu,
+        total_steps: int,
+    ) -> None:
+        join(rendezvous, device)
+        self._config = config
+        self._rendezvous = rendezvous
+        self._total_steps = total_steps
+        self._applied_steps = 0
+        self._deepspeed = _initialize(module, config)
+        self._optimizer: Any = self._deepspeed.optimizer  # DeepSpeed's wrapper; plain AdamW for stage 0 in float32
+        self._adamw: torch.optim.Optimizer = self._deepspeed.basic_optimizer
+        self._adamw.state.clear()  # some wrappers step once on zero gradients: it would shift bias correction
+
+    @property
+    def module(self) -> nn.Module:
+        """The model to call; under ZeRO-3 its forward gathers weights, on all ranks together."""
+        return self._deepspeed.module
+
+    @property
+    def rank(self) -> int:
+        """This process in the learner's group."""
+        return self._rendezvous.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes in the learner's group."""
+        return self._rendezvous.world_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return torch.device(self._deepspeed.device)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add this micro-batch's gradient; stages 2 and 3 also reduce it here. Collective."""
+        from deepspeed.runtime.utils import register_output_backward_hooks
+
+        engine = self._deepspeed
+        engine.set_gradient_accumulation_boundary(last)
+        if self._config.zero_stage > 0:
+            engine.optimizer.clear_backward_seen_flag()
+        # DeepSpeed hangs its backward prologue on the forward's output tensors, but looks for them in tuples and
+        # dicts only, and our outputs are typed: hang it on the loss, which is before all of them.
+        scaled = loss * self.world_size
+        register_output_backward_hooks(scaled, preprocess_once_fn=engine._backward_prologue)
+        engine.backward(scaled)
+
+    def step(self) -> StepResult:
+        """Clip, update, clear gradients; skipped on every rank when the gradient is not finite. Collective."""
+        lr = lr_at(self._applied_steps, self._config.optim, self._total_steps)
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
+        plain = self._optimizer is self._adamw
+        if plain:  # DeepSpeed clips but neither reports the norm nor checks it here
+            grad_norm = float(clip_gradients(self.module, self._config.optim.max_grad_norm))
+            if not torch.tensor(grad_norm).isfinite():
+                self._deepspeed.zero_grad()
+                return StepResult(grad_norm, lr, applied=False)
+        self._deepspeed.step()
+        if not plain:
+            grad_norm = float(self._deepspeed.get_global_grad_norm())
+        applied = bool(self._deepspeed.was_step_applied())
+        self._applied_steps += applied
+        return StepResult(grad_norm, lr, applied)
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks. Collective."""
+        total = tensor.detach().to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total
+
+    def gathered_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole parameters by Hugging Face name, tied ones once. Collective; ZeRO-3 gathers a bucket at a time."""
+        named = [(n.removeprefix(WRAPPER_PREFIX), p) for n, p in self.module.named_parameters()]
+        if self._config.zero_stage < 3:
+            yield from ((name, p.detach()) for name, p in named)
+            return
+        from deepspeed.zero import GatheredParameters
+
+        for bucket in _gather_buckets(named, GATHER_BYTES):
+            with GatheredParameters([p for _, p in bucket]):
+                yield from ((name, p.detach()) for name, p in bucket)
+
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's float32 masters and moments. Collective."""
+        save_masters(folder, self._header(), self._masters(), self._adamw)
+        self.barrier()
+
+    def load_state(self, folder: Path) -> None:
+        """Restore masters and moments and rebuild the working weights from them. Collective."""
+        self._applied_steps = load_masters(folder, self._header(), self._masters(), self._adamw)
+        self._refresh_working_weights()
+        self.barrier()
+
+    def barrier(self) -> None:
+        """Wait for all ranks, at most the group's timeout. Collective."""
+        dist.barrier()
+
+    def close(self) -> None:
+        """Drop DeepSpeed's hooks and leave the process group."""
+        self._deepspeed.destroy()
+        dist.destroy_process_group()
+
+    def _header(self) -> StateHeader:
+        kind = f"zero-{self._config.zero_stage} {self._config.precision.value}"
+        return StateHeader(kind, self.rank, self.world_size, self._applied_steps)
+
+    def _masters(self) -> list[Tensor]:
+        """The float32 tensors AdamW updates: parameters in stage 0, this rank's flat shards above."""
+        optimizer = self._optimizer
+        if self._config.zero_stage == 3:
+            return list(optimizer.fp32_partitioned_groups_flat)
+        if self._config.zero_stage > 0:
+            return list(optimizer.single_partition_of_fp32_groups)
+        if optimizer is self._adamw:
+            return list(self.module.parameters())
+        return [p for group in optimizer.fp32_groups for p in group]
+
+    @torch.no_grad()
+    def _refresh_working_weights(self) -> None:
+        optimizer = self._optimizer
+        if self._config.zero_stage == 3:
+            optimizer._partition_all_parameters()
+            for i, master in enumerate(optimizer.fp32_partitioned_groups_flat):
+                optimizer.fp16_partitioned_groups_flat[i].data.copy_(master.data)
+                optimizer._unflatten_partitioned_parameters(i)
+            if optimizer.persistent_parameters:
+                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+        elif self._config.zero_stage > 0:
+            optimizer.update_lp_params()
+        elif optimizer is not self._adamw:
+            for masters, working in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
+                for master, parameter in zip(masters, working, strict=True):
+                    parameter.data.copy_(master.data)
+
+
+def join(rendezvous: Rendezvous, device: Device) -> None:
+    """Enter the process group: gloo on CPU, nccl on CUDA, by the explicit address (no environment, no MPI).
+
+    Must come before anything imports deepspeed: it picks its accelerator at import.
+    """
+    os.environ["DS_ACCELERATOR"] = device.value
+    os.environ.setdefault("LOCAL_RANK", "0")  # Ray shows each actor its own GPUs only, so the local one is 0
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if dist.is_initialized():
+        return
+    dist.init_process_group(
+        backend="gloo" if device is Device.cpu else "nccl",
+        init_method=f"tcp://{rendezvous.master_addr}:{rendezvous.master_port}",
+        rank=rendezvous.rank,
+        world_size=rendezvous.world_size,
+        timeout=timedelta(seconds=rendezvous.timeout_s),
+    )
+
+
+def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
+    if config.offload_optimizer is Offload.cpu:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        optim = config.optim
+        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            adamw(module, optim).param_groups, lr=0.0, betas=optim.betas, eps=optim.eps, adamw_mode=True
+        )
+    else:
+        optimizer = adamw(module, config.optim)
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimizer, config=deepspeed_config(config), dist_init_required=False
+    )
+    return engine
+
+
+def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed's own configuration for one of our learners."""
+    bf16 = config.precision is Precision.bfloat16
+    plain = config.zero_stage == 0 and not bf16
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "round_robin_gradients": False}
+    if config.offload_optimizer is Offload.cpu:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # unused: batches are ours
+        "gradient_accumulation_steps": 1,  # boundaries are ours
+        "gradient_clipping": 0.0 if plain else config.optim.max_grad_norm,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": zero,
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},
+    }
+    if bf16:
+        settings["communication_data_type"] = "fp32"
+    if bf16 and config.zero_stage >= 2:
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def _gather_buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        num_bytes = parameter.ds_numel * parameter.element_size()
+        if bucket and size + num_bytes > limit:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += num_bytes
+    if bucket:
+        yield bucket

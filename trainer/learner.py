@@ -1,0 +1,153 @@
+"""One learner for policy, critic and reward model: forward passes over packed batches, and updates. No Ray, no config.
+
+All ranks of a learner call the same method at the same time. Under ZeRO-3 every forward and backward is a collective,
+so the number of passes is made equal first; a rank with fewer batches runs a two-token filler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from data.types import B, Denominators, RankShard, TokenBatch, UpdateWindow, ValueEstimates
+from trainer.algorithms.base import LossOutput, MetricSum
+from trainer.engine.base import Engine, StepResult
+from trainer.loops.interfaces import UpdateResult
+from trainer.models.scalar_head import last_states, values_from_states
+
+Objective = Callable[[nn.Module, B, Denominators], LossOutput]
+"""(model, micro-batch, global denominators of the step) -> a loss to be summed, and metrics to be averaged."""
+
+T = TypeVar("T")
+
+
+class RanksDisagreeError(RuntimeError):
+    """The ranks of a learner were given different numbers of steps or micro-batches."""
+
+
+class Learner:
+    """Runs a model through an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """For saving, publishing and barriers."""
+        return self._engine
+
+    def logprobs(self, batches: Sequence[TokenBatch], *, temperature: float) -> list[Tensor]:
+        """Log-probs `[N]` of each batch's response tokens, float32 on the CPU. Collective."""
+        return self._forward(batches, lambda b: self._engine.module(b, temperature=temperature).logprobs.cpu())
+
+    def values(self, batches: Sequence[TokenBatch]) -> list[ValueEstimates]:
+        """A scalar model's values of each batch, on the CPU. Collective."""
+
+        def estimate(batch: TokenBatch) -> ValueEstimates:
+            return to_device(values_from_states(self._engine.module(batch), batch), torch.device("cpu"))
+
+        return self._forward(batches, estimate)
+
+    def scores(self, batches: Sequence[TokenBatch]) -> list[Tensor]:
+        """A scalar model's score `[S]` of each batch's sequences: the state after the last token. Collective."""
+        return self._forward(batches, lambda b: last_states(self._engine.module(b), b).cpu())
+
+    def update(self, shard: RankShard[B], objective: Objective[B]) -> UpdateResult:
+        """One optimizer step a window. Collective; raises RanksDisagreeError before any training.
+
+        Metrics are means over everything the objective counted, on all ranks and windows; `loss` is the mean over
+        windows of the whole loss, `grad_norm` the mean over applied steps, `lr` that of the last step, `seconds` of
+        this rank, `tokens` trained on by all ranks.
+        """
+        self._check_ranks_agree(shard)
+        started = time.perf_counter()
+        tally = _Tally()
+        steps = [self._window(window, objective, tally) for window in shard.windows]
+        metrics = tally.reduce(self._engine, num_windows=len(steps))
+        applied = [step for step in steps if step.applied]
+        metrics["grad_norm"] = sum(s.grad_norm for s in applied) / len(applied) if applied else float("nan")
+        metrics["lr"] = steps[-1].lr if steps else 0.0
+        metrics["seconds"] = time.perf_counter() - started
+        return UpdateResult(metrics, steps_applied=len(applied), steps_skipped=len(steps) - len(applied))
+
+    def _window(self, window: UpdateWindow[B], objective: Objective[B], tally: _Tally) -> StepResult:
+        module = self._engine.module.train()
+        for i, micro_batch in enumerate(window.micro_batches):
+            batch = to_device(micro_batch, self._engine.device)
+            output = objective(module, batch, window.denominators)
+            self._engine.backward(output.loss, last=i == len(window.micro_batches) - 1)
+            tally.add(output, batch.tokens)
+        return self._engine.step()
+
+    @torch.no_grad()
+    def _forward(self, batches: Sequence[TokenBatch], run: Callable[[TokenBatch], T]) -> list[T]:
+        self._engine.module.eval()
+        counts = torch.zeros(self._engine.world_size)
+        counts[self._engine.rank] = len(batches)
+        rounds = int(self._engine.all_reduce_sum(counts).max())
+        results = [run(to_device(batch, self._engine.device)) for batch in batches]
+        filler = to_device(TokenBatch.from_sequences([[0, 0]], [[False, False]]), self._engine.device)
+        for _ in range(rounds - len(batches)):
+            run(filler)
+        return results
+
+    def _check_ranks_agree(self, shard: RankShard[B]) -> None:
+        counts = [len(shard.windows), *(len(w.micro_batches) for w in shard.windows)]
+        shape = hash(tuple(counts)) % 1_000_003  # small enough for an exact sum of squares
+        total, squares = self._engine.all_reduce_sum(torch.tensor([shape, shape**2], dtype=torch.float64)).tolist()
+        if self._engine.world_size * squares != total**2:
+            raise RanksDisagreeError(
+                f"rank {self._engine.rank} was given {counts[0]} steps of {counts[1:]} micro-batches, another rank a "
+                "different plan; every rank needs the same (data/batching.py fills up with fillers)"
+            )
+
+
+class _Tally:
+    """Metric sums of one update."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, output: LossOutput, tokens: TokenBatch) -> None:
+        one = torch.ones(())
+        own = {
+            "loss": MetricSum(output.loss.detach(), one),
+            "tokens": MetricSum(torch.tensor(float(tokens.num_tokens)), one),
+        }
+        for name, metric in {**output.metrics, **own}.items():
+            pair = torch.stack([metric.total.detach().double().cpu(), metric.count.detach().double().cpu()])
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def reduce(self, engine: Engine, *, num_windows: int) -> dict[str, float]:
+        """Sums over ranks first, then one division a metric. Every objective gives the same names on every rank."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        total = engine.all_reduce_sum(torch.stack([self._sums[name] for name in names])).cpu()
+        metrics = dict(zip(names, (total[:, 0] / total[:, 1]).tolist(), strict=True))
+        sums = dict(zip(names, total[:, 0].tolist(), strict=True))
+        return {**metrics, "loss": sums["loss"] / num_windows, "tokens": sums["tokens"]}
+
+
+def to_device(value: T, device: torch.device) -> T:
+    """A dataclass with every tensor, at any depth, on `device`; the same object when all are there already."""
+    moved = dict(_moved(value, device))
+    return replace(value, **moved) if moved else value  # type: ignore[type-var]
+
+
+def _moved(value: object, device: torch.device) -> Iterator[tuple[str, object]]:
+    for field in fields(value):  # type: ignore[arg-type]
+        old = getattr(value, field.name)
+        if isinstance(old, Tensor):
+            new: object = old.to(device)
+        elif is_dataclass(old):
+            new = to_device(old, device)
+        else:
+            continue
+        if new is not old:
+            yield field.name, new

@@ -1,0 +1,73 @@
+"""A causal language model as the learner sees it: packed tokens in, one log-prob and entropy a response token out.
+
+Only hidden states that predict a response token reach the head, and the head never makes a [tokens x vocabulary]
+tensor (trainer/functional/logprobs.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from data.types import TokenBatch, TokenOutputs
+from trainer.functional.logprobs import fused_linear_logprobs
+from trainer.models.packed_attention import packed_inputs
+
+class FusedHead(nn.Module):
+    """Takes the place of `lm_head`. A module of its own because ZeRO-3 gathers a weight around the forward (and
+    backward) of the module that holds it; the parameter keeps its name, so the state dict stays Hugging Face's."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight  # [V, H], the embedding itself when tied
+
+    def forward(
+        self, hidden: Tensor, targets: Tensor, temperature: float, with_entropy_grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        """hidden `[M, H]`, targets `[M]` -> log-probs `[M]` and entropy `[M]`, float32."""
+        logprobs, entropy = fused_linear_logprobs(hidden, self.weight, targets, temperature=temperature)
+        return logprobs, entropy if with_entropy_grad else entropy.detach()
+
+
+class CausalLM(nn.Module):
+    """Wraps a transformers causal model; `hf` keeps its parameter names (see trainer/models/loading.py).
+
+    The wrapped model's own forward no longer gives logits: its head is fused.
+    """
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        head = hf.get_output_embeddings()
+        hf.set_output_embeddings(FusedHead(head.weight))
+        self.hf = hf
+
+    def forward(self, tokens: TokenBatch, *, temperature: float, with_entropy_grad: bool = False) -> TokenOutputs:
+        """Log-prob and entropy of every response token under logits / temperature, `[N]` float32, zero off-mask.
+
+        Raises ValueError when the first token of a sequence is a response token: nothing predicts it.
+        """
+        targets_at = response_positions(tokens)
+        hidden = self.hf.base_model(**packed_inputs(tokens)).last_hidden_state[0]  # [N, H]
+        logprobs, entropy = self.hf.get_output_embeddings()(
+            hidden[targets_at - 1], tokens.input_ids[targets_at], temperature, with_entropy_grad
+        )
+        blank = logprobs.new_zeros(tokens.num_tokens)
+        return TokenOutputs(
+            logprobs=blank.index_put((targets_at,), logprobs), entropy=blank.index_put((targets_at,), entropy)
+        )
+
+
+def response_positions(tokens: TokenBatch) -> Tensor:
+    """Indices `[M]` of the tokens under `response_mask`; each is predicted by the state one token earlier.
+
+    Raises ValueError when one of them opens its sequence.
+    """
+    starts = tokens.cu_seqlens[:-1].to(torch.int64)
+    orphans = tokens.response_mask[starts].nonzero()[:, 0]
+    if orphans.numel():
+        raise ValueError(
+            f"sequence {int(orphans[0])} of the batch begins with a response token, which no state predicts; "
+            "put at least one prompt (or BOS) token before it"
+        )
+    return tokens.response_mask.nonzero()[:, 0]

@@ -1,0 +1,179 @@
+"""Hugging Face folders in and out: safetensors only, no remote code, every weight accounted for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from conf.schema import Precision
+from data.types import TokenBatch
+from trainer.models.causal_lm import CausalLM
+from trainer.models.packed_attention import PACKED_ATTENTION, packed_inputs
+from trainer.models.scalar_head import ScalarModel, init_score
+
+SCORE_WEIGHT = "score.weight"
+
+
+class ModelLoadError(ValueError):
+    """A folder that cannot be the model asked for; the message names the folder and the fix."""
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """The torch dtype of a configured precision."""
+    return {Precision.float32: torch.float32, Precision.bfloat16: torch.bfloat16}[precision]
+
+
+def load_causal_lm(
+    folder: str | Path, *, precision: Precision, gradient_checkpointing: bool = False, attention: str = PACKED_ATTENTION
+) -> CausalLM:
+    """A policy or reference. Raises ModelLoadError for a folder that is not a complete causal language model."""
+    path = Path(folder)
+    if read_head(path) != "causal":
+        raise ModelLoadError(f"{path} holds a scalar-head model; a policy or reference needs a causal language model")
+    hf = _from_pretrained(AutoModelForCausalLM, path, precision, attention, may_miss=frozenset())
+    _check_packing(hf, path)
+    _prepare(hf, gradient_checkpointing)
+    return CausalLM(hf)
+
+
+def load_scalar_model(
+    folder: str | Path,
+    *,
+    precision: Precision,
+    gradient_checkpointing: bool = False,
+    new_head_seed: int | None = None,
+    attention: str = PACKED_ATTENTION,
+) -> ScalarModel:
+    """A critic or reward model. A causal language model is accepted only with `new_head_seed`: its head is then drawn.
+
+    Raises ModelLoadError for a folder that is not a complete model, or has no scalar head and no seed was given.
+    """
+    path = Path(folder)
+    fresh = read_head(path) == "causal"
+    if fresh and new_head_seed is None:
+        raise ModelLoadError(
+            f"{path} is a causal language model without a scalar head; train a reward model first "
+            "(algorithm=rm), or ask for a new head where one makes sense (a critic, a reward model to be trained)"
+        )
+    missing_ok = frozenset({SCORE_WEIGHT}) if fresh else frozenset()
+    hf = _from_pretrained(AutoModelForSequenceClassification, path, precision, attention, may_miss=missing_ok)
+    if fresh:
+        init_score(hf.score.weight, seed=new_head_seed or 0)
+    _prepare(hf, gradient_checkpointing)
+    return ScalarModel(hf)
+
+
+def read_head(folder: Path) -> str:
+    """What a model folder holds: "causal" or "scalar". Raises ModelLoadError when it is neither, naming why."""
+    if not folder.is_dir():
+        raise ModelLoadError(f"model folder {folder} does not exist; give a local Hugging Face folder")
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise ModelLoadError(f"{folder} is not a model folder: it has no config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelLoadError(f"{folder} has no *.safetensors; other weight formats are not read, convert it first")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ModelLoadError(f"{config_file} is not valid JSON: {error}") from error
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture.endswith("ForCausalLM"):
+        return "causal"
+    labels = config.get("num_labels", len(config.get("id2label", {}) or {0: "", 1: ""}))
+    if architecture.endswith("ForSequenceClassification") and labels == 1:
+        return "scalar"
+    raise ModelLoadError(
+        f"{folder} holds {architecture} with {labels} labels; needed is a ForCausalLM or a "
+        "ForSequenceClassification with one label"
+    )
+
+
+def export_hf(
+    model: CausalLM | ScalarModel,
+    state: Mapping[str, Tensor],
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Write a plain Hugging Face folder from whole parameters (an engine's `gathered_parameters`, on rank 0)."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    expected = {name for name, _ in model.hf.named_parameters()}
+    if expected != set(state):
+        raise ValueError(f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}")
+    model.hf.save_pretrained(path, state_dict={name: t.detach().cpu() for name, t in state.items()})
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
+
+
+def _from_pretrained(
+    auto: type, path: Path, precision: Precision, attention: str, *, may_miss: frozenset[str]
+) -> PreTrainedModel:
+    labels = {"num_labels": 1} if auto is AutoModelForSequenceClassification else {}
+    try:
+        hf, info = auto.from_pretrained(
+            path,
+            dtype=torch_dtype(precision),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **labels,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelLoadError(f"{path} cannot be loaded as {auto.__name__}: {error}") from error
+    missing = set(info["missing_keys"]) - may_miss
+    if missing or info["mismatched_keys"]:
+        # transformers would go on with random weights and a warning
+        raise ModelLoadError(
+            f"{path} lacks {len(missing)} weights (first: {sorted(missing)[:3]}) and has "
+            f"{len(info['mismatched_keys'])} of another shape"
+        )
+    return hf
+
+
+def _prepare(hf: PreTrainedModel, gradient_checkpointing: bool) -> None:
+    """Training mode without dropout: log-probs are a function of the weights alone (see packed_attention)."""
+    for module in hf.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    hf.config.use_cache = False
+    if gradient_checkpointing:
+        hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hf.train()
+
+
+@torch.no_grad()
+def _check_packing(hf: PreTrainedModel, path: Path) -> None:
+    """Refuse an architecture that packing or the plain fused head would get silently wrong.
+
+    Two short sequences go through packed; the second must give the logits that transformers' own forward gives it
+    alone. This catches state leaking between sequences, keyword arguments that are not passed on, and heads that do
+    more than a matrix product (biases, soft-capping, scaling).
+    """
+    hf.eval()
+    ids = [i % hf.config.get_text_config().vocab_size for i in (11, 7, 5, 3, 17, 2, 13)]
+    tokens = TokenBatch.from_sequences([ids[:4], ids[3:]], [[False] * 4, [False] * 4])
+    hidden = hf.base_model(**packed_inputs(tokens)).last_hidden_state[0, 4:]
+    ours = nn.functional.linear(hidden, hf.get_output_embeddings().weight).float()
+    packed = hf.config._attn_implementation
+    hf.set_attn_implementation("sdpa")
+    theirs = hf(input_ids=tokens.input_ids[None, 4:], use_cache=False).logits[0].float()
+    hf.set_attn_implementation(packed)
+    gap = float((ours - theirs).norm() / theirs.norm())
+    limit = 1e-4 if hf.dtype is torch.float32 else 3e-2
+    if not gap <= limit:
+        raise ModelLoadError(
+            f"{path}: {type(hf).__name__} does not give the same logits packed and alone (relative gap {gap:.1e}); "
+            "its attention or head is not supported by packed training"
+        )
