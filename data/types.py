@@ -187,7 +187,7 @@ class Denominators:
     sequences: float  # sequences with at least one trained token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: ZeRO-3's forward hook reads vars(output)
 class TokenOutputs:
     """What a causal model says of each token, `[N]` each, float32, zero where `response_mask` is False."""
 

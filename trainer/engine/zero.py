@@ -199,7 +199,6 @@ def join(rendezvous: Rendezvous, device: Device) -> None:
     """
     os.environ["DS_ACCELERATOR"] = device.value
     os.environ.setdefault("LOCAL_RANK", "0")  # Ray shows each actor its own GPUs only, so the local one is 0
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if dist.is_initialized():
         return
     dist.init_process_group(
@@ -213,9 +212,12 @@ def join(rendezvous: Rendezvous, device: Device) -> None:
 
 def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
     import deepspeed
+    from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)  # skipped steps are reported by StepResult, typed inputs are not worth a warning
+    # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
+    __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
     if config.offload_optimizer is Offload.cpu:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
