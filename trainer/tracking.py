@@ -31,11 +31,9 @@ _log = logging.getLogger(__name__)
 
 STEP_AXIS = "train/global_step"
 _QUEUE_SIZE = 10_000  # steps; past it W&B loses points, metrics.jsonl does not
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 20.0  # also how long a process may hang at its end on a server that never answers
 _FINISH_TIMEOUT_S = 30.0
-_SAMPLE_COLUMNS = (
-    "step", "policy_version", "prompt", "response", "reward", "components", "advantage", "tokens", "finish_reason",
-)  # fmt: skip
+_SAMPLE_COLUMNS = "step policy_version prompt response reward components advantage tokens finish_reason".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +150,7 @@ class _WandbThread:
         self._calls: queue.Queue[Callable[[wandb.Run], None] | None] = queue.Queue(_QUEUE_SIZE)
         self._exit_code = 0
         self._lag_warned = False
+        self._given_up = False
         self._table: wandb.Table | None = None
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
@@ -168,7 +167,7 @@ class _WandbThread:
             import wandb
 
             if self._table is None:
-                self._table = wandb.Table(columns=list(_SAMPLE_COLUMNS), log_mode="INCREMENTAL")
+                self._table = wandb.Table(columns=_SAMPLE_COLUMNS, log_mode="INCREMENTAL")
             for row in rows:
                 self._table.add_data(*row)
             run.log({"samples": self._table})
@@ -184,6 +183,7 @@ class _WandbThread:
                 self._calls.put(None, timeout=deadline_s)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
+            self._given_up = True
             _log.warning("Weights & Biases did not finish in %.0f s; the run folder has everything", deadline_s)
 
     def _put(self, call: Callable[[wandb.Run], None]) -> None:
@@ -207,7 +207,8 @@ class _WandbThread:
         # The thread is expendable as a whole and wandb raises classes of its private modules: whatever it was is said
         # once and ends here.
         except Exception as error:
-            _log.warning("Weights & Biases stopped (%s: %s); metrics.jsonl goes on", type(error).__name__, error)
+            if not self._given_up:
+                _log.warning("Weights & Biases stopped (%s: %s); metrics.jsonl goes on", type(error).__name__, error)
 
     def _open(self) -> wandb.Run:
         import wandb

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,9 @@ def test_summary_round_trip_and_flat_keys(tmp_path: Path) -> None:
         assert "gold_score_after" not in flat and "extra" not in flat
         assert read_summary(folder.summary) == summary
         with pytest.raises(ValueError, match="steps"):
-            folder.write_summary(RunSummary(algorithm="ppo", policy_start="", steps=1, seconds_total=1, extra={"steps": 2}))
+            folder.write_summary(
+                RunSummary(algorithm="ppo", policy_start="", steps=1, seconds_total=1, extra={"steps": 2})
+            )
 
 
 @pytest.mark.parametrize(

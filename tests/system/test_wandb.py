@@ -1,0 +1,102 @@
+"""The real Weights & Biases, offline and broken: what it writes, that no secret is in it, and that it costs no step."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer.metrics_log import read_history
+
+pytestmark = pytest.mark.system
+
+SECRET = "planted-secret-0123456789"
+
+TRACKED_RUN = """
+import logging, sys, time
+from pathlib import Path
+from conf.schema import *
+from trainer.run_folder import RunPaths
+from trainer.tracking import Tracker
+from data.types import FinishReason, SampleKey
+from trainer.samples import SampleRow
+logging.basicConfig(stream=sys.stderr)
+folder, mode, key = Path(sys.argv[1]), WandbMode[sys.argv[2]], sys.argv[3]
+config = RunConfig(algorithm=AlgorithmConfig(name="ppo"))
+config.data.train = "https://me:planted-secret-0123456789@files.example/x.jsonl"
+config.policy.model = "planted-secret-0123456789"
+environ = {"HF_TOKEN": "planted-secret-0123456789", "WANDB_API_KEY": key}
+tracker = Tracker(RunPaths(folder), TrackingConfig(wandb=mode, wandb_samples=2), run_config=config,
+                  resumed_step=None, environ=environ)
+row = SampleRow(SampleKey(0, "p", 0), "why?", "CANARYTEXT", (1,), (2, 3), (-.1, -.2), 1, 1, 1.0, 0.5, {"model": 0.5},
+                None, 0.1, FinishReason.STOP)
+begun = time.monotonic()
+for step in range(1, 4):
+    tracker.log(step, {"reward/mean": step / 3, "policy/kl": float("nan")})
+    tracker.log_samples(step, [row] * 5)
+sys.stderr.write(f"steps took {time.monotonic() - begun:.3f}\\n")
+tracker.finish(exit_code=0, deadline_s=float(sys.argv[4]))
+sys.stderr.write(f"where {tracker.where}\\n")
+"""
+
+
+def run_apart(
+    folder: Path, mode: str, *, key: str = "", deadline_s: float = 60.0, env: dict[str, str] | None = None
+) -> tuple[str, float]:
+    """A real wandb in a process of its own: its stderr and how long it lived, exit included."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED_RUN, str(folder), mode, key, str(deadline_s)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        stdin=subprocess.DEVNULL,
+        env={k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | (env or {}),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", "the tracker owns no part of the screen"
+    assert [row.step for row in read_history(folder / "metrics.jsonl").rows] == [1, 2, 3]
+    return done.stderr, time.monotonic() - begun
+
+
+def seconds_of_steps(stderr: str) -> float:
+    return float(next(line for line in stderr.splitlines() if line.startswith("steps took")).split()[-1])
+
+
+def test_offline_run_is_really_written_and_holds_no_secret(tmp_path: Path) -> None:
+    stderr, _ = run_apart(tmp_path, "offline")
+    assert "Weights & Biases" not in stderr
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert f"where {run}" in stderr
+    (data,) = run.glob("run-*.wandb")
+    assert data.name == f"run-{(tmp_path / 'wandb_run_id').read_text()}.wandb"
+    assert b"reward/mean" in data.read_bytes() and b"train/global_step" in data.read_bytes()
+    tables = list(run.glob("files/media/table/**/*.json"))
+    assert tables and sum(len(json.loads(t.read_text())["data"]) for t in tables) == 6, "two of five rows, three steps"
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes(), f"{file} holds a secret"
+
+
+def test_an_unwritable_wandb_folder_costs_one_warning(tmp_path: Path) -> None:
+    (tmp_path / "wandb").write_text("in the way")  # also refuses root, whom permissions do not stop
+    (tmp_path / "tmp").write_text("no fallback either")
+    stderr, _ = run_apart(tmp_path, "offline", env={"TMPDIR": str(tmp_path / "tmp")})
+    assert stderr.count("Weights & Biases stopped") == 1, stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_costs_no_step_and_a_bounded_end(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        stderr, lived = run_apart(
+            tmp_path, "online", key="0" * 40, deadline_s=3.0, env={"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40}
+        )
+    assert "did not finish in 3 s" in stderr
+    assert seconds_of_steps(stderr) < 1.0
+    assert lived < 50.0
