@@ -33,7 +33,9 @@ STEP_AXIS = "train/global_step"
 _QUEUE_SIZE = 10_000  # steps; past it W&B loses points, metrics.jsonl does not
 _START_TIMEOUT_S = 20.0  # also how long a process may hang at its end on a server that never answers
 _FINISH_TIMEOUT_S = 30.0
-_SAMPLE_COLUMNS = "step policy_version prompt response reward components advantage tokens finish_reason".split()
+_SAMPLE_COLUMNS = (
+    "step", "policy_version", "prompt", "response", "reward", "components", "advantage", "tokens", "finish_reason",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,8 @@ class Tracker:
         self._sample_limit = config.wandb_samples
         self._log = MetricsLog(folder.metrics, keep_to_step=-1 if resumed_step is None else resumed_step)
         if self._log.dropped_steps or self._log.dropped_lines:
-            _log.info(
-                "metrics.jsonl: dropped %d steps after step %s and %d torn lines",
-                self._log.dropped_steps, resumed_step, self._log.dropped_lines,
-            )  # fmt: skip
+            dropped = self._log.dropped_steps, self._log.dropped_lines
+            _log.info("metrics.jsonl: dropped %d steps that will be done again and %d torn lines", *dropped)
         self._warned_names: set[str] = set()
         self._wandb: _WandbThread | None = None
         if mode is not WandbMode.disabled:
@@ -167,7 +167,7 @@ class _WandbThread:
             import wandb
 
             if self._table is None:
-                self._table = wandb.Table(columns=_SAMPLE_COLUMNS, log_mode="INCREMENTAL")
+                self._table = wandb.Table(columns=list(_SAMPLE_COLUMNS), log_mode="INCREMENTAL")
             for row in rows:
                 self._table.add_data(*row)
             run.log({"samples": self._table})
