@@ -97,9 +97,7 @@ def total_cpus(requests: Sequence[RoleRequest]) -> float:
     return sum(r.count * r.cpus for r in requests)
 
 
-def _offers(
-    strategy: PlacementStrategy, nodes: Sequence[NodeSupply]
-) -> Iterator[Mapping[Side, Sequence[NodeSupply]]]:
+def _offers(strategy: PlacementStrategy, nodes: Sequence[NodeSupply]) -> Iterator[Mapping[Side, Sequence[NodeSupply]]]:
     """The ways of giving nodes to the two sides, in order of preference."""
     ordered = sorted(nodes, key=lambda n: (-n.gpus, -n.cpus))
     match strategy:
@@ -170,9 +168,7 @@ def _supply(nodes: Sequence[NodeSupply]) -> str:
     return ", ".join(f"{n.address} ({n.cpus:g} CPU, {n.gpus:g} GPU)" for n in nodes)
 
 
-def _does_not_fit(
-    requests: Sequence[RoleRequest], strategy: PlacementStrategy, nodes: Sequence[NodeSupply]
-) -> str:
+def _does_not_fit(requests: Sequence[RoleRequest], strategy: PlacementStrategy, nodes: Sequence[NodeSupply]) -> str:
     """The sums fit but no assignment of whole processes to nodes does."""
     demand = ", ".join(f"{r.role} {r.count} x ({r.cpus:g} CPU, {r.gpus:g} GPU)" for r in requests)
     reason = {

@@ -11,7 +11,7 @@ import ray
 
 
 @dataclass(frozen=True, slots=True)
-class Rendezvous:
+class MeetingPoint:
     """Where the ranks of a process group meet: an address of rank 0's node."""
 
     master_addr: str
@@ -41,9 +41,9 @@ class RankInfo:
         root.info("%s rank %d of %d", self.role, self.rank, self.world_size)
 
 
-def free_rendezvous() -> Rendezvous:
+def free_meeting_point() -> MeetingPoint:
     """A port that is free now on this node. Called on rank 0, at once before the group is made there."""
     address = ray.util.get_node_ip_address()
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((address, 0))
-        return Rendezvous(address, probe.getsockname()[1])
+        return MeetingPoint(address, probe.getsockname()[1])

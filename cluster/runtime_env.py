@@ -43,7 +43,12 @@ class RoleEnv:
     def variables(self) -> dict[str, str]:
         """Variables every role needs."""
         threads = str(max(1, self.threads))
-        variables = {**_OFFLINE, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        variables = {
+            **_OFFLINE,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+        }
         if self.device is Device.cpu:
             variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         if self.loopback:

@@ -109,7 +109,9 @@ class WorkerGroup:
     def _first_error(
         self, tasks: Sequence[asyncio.Future[Any]], ranks: tuple[int, ...], *, verb: str, timeout_s: float
     ) -> RoleError | None:
-        failures = [(rank, *classify(task.exception())) for rank, task in zip(ranks, tasks, strict=True) if _failed(task)]
+        failures = [
+            (rank, *classify(task.exception())) for rank, task in zip(ranks, tasks, strict=True) if _failed(task)
+        ]
         if failures:
             rank, kind, cause = max(failures, key=lambda f: f[1].severity)  # the earliest rank among equals
             error = RoleError(role=self.role, ranks=(rank,), verb=verb, kind=kind, cause=cause)
@@ -117,8 +119,10 @@ class WorkerGroup:
             return error
         late = tuple(rank for rank, task in zip(ranks, tasks, strict=True) if not task.done())
         if late:
-            cause = f"no answer within {timeout_s:g} s; the other ranks are done" if len(late) < len(ranks) else (
-                f"no answer within {timeout_s:g} s from any rank"
+            cause = (
+                f"no answer within {timeout_s:g} s; the other ranks are done"
+                if len(late) < len(ranks)
+                else (f"no answer within {timeout_s:g} s from any rank")
             )
             return RoleError(role=self.role, ranks=late, verb=verb, kind=FailureKind.LATE, cause=cause)
         return None

@@ -99,9 +99,7 @@ def assemble(
     estimate = algorithm.estimate(batch, kl_coef=kl_coef)
     lengths = trained_tokens(batch.tokens).clamp(min=1)
     means = (sequence_sum(estimate.advantages, batch.tokens) / lengths).tolist()
-    policy = PolicyExperience(
-        batch.tokens, batch.logprobs, rollout_logprobs, batch.ref_logprobs, estimate.advantages
-    )
+    policy = PolicyExperience(batch.tokens, batch.logprobs, rollout_logprobs, batch.ref_logprobs, estimate.advantages)
     critic = None
     if batch.estimates is not None and estimate.returns is not None:
         critic = CriticExperience(batch.tokens, batch.estimates.values, estimate.returns)

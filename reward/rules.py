@@ -155,9 +155,7 @@ def rule_problems(spec: str) -> list[str]:
     return []
 
 
-def score_rules(
-    rules: Mapping[str, RewardRule], prompt: Prompt, completion: Completion
-) -> Mapping[str, float]:
+def score_rules(rules: Mapping[str, RewardRule], prompt: Prompt, completion: Completion) -> Mapping[str, float]:
     """Every rule's score by name. Raises RewardRuleError when one fails or answers with no finite number."""
     scores = {name: float(rule(prompt, completion)) for name, rule in rules.items()}
     for name, value in scores.items():
@@ -169,9 +167,7 @@ def score_rules(
 def component_names(specs: Sequence[str]) -> list[str]:
     """A metric-friendly name for each rule: its own, numbered when one rule is used twice."""
     names = [spec.partition(":")[0] for spec in specs]
-    return [
-        name if names.count(name) == 1 else f"{name}_{names[: i + 1].count(name)}" for i, name in enumerate(names)
-    ]
+    return [name if names.count(name) == 1 else f"{name}_{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
 def _truth(prompt: Prompt) -> str:

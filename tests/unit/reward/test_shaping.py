@@ -45,7 +45,9 @@ def test_normalisation_uses_every_step_so_far_and_survives_a_save() -> None:
 
 def test_a_failure_is_neither_shaped_nor_counted() -> None:
     failure = RewardFailure(SampleKey(0, "p", 9), "late")
-    shaped, state = shape([reward(0, 1.0), failure, reward(1, 3.0)], [False] * 3, replace(PLAIN, normalize=True), EMPTY_STATE)
+    shaped, state = shape(
+        [reward(0, 1.0), failure, reward(1, 3.0)], [False] * 3, replace(PLAIN, normalize=True), EMPTY_STATE
+    )
     assert shaped[1] is failure
     assert (state.count, state.mean) == (2, 2.0)
 

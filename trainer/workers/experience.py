@@ -1,0 +1,185 @@
+"""The assembler's Ray shell: fetch, assemble, shard, put. The step's tensors never pass through the controller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from cluster.runtime_env import RoleEnv
+from cluster.worker_group import WorkerGroup
+from conf.schema import Device
+from data.batching import shard
+from data.experience import Experience, StageOutputs, assemble
+from data.types import RewardOutcome, RolloutGroup
+from rollout.interfaces import GroupHandle, Ref
+from trainer.algorithms.base import OnlineAlgorithm
+from trainer.loops.interfaces import ExperienceHandles, TensorShards
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    """How one role's share of a step is cut."""
+
+    num_ranks: int
+    micro_batch_tokens: int
+    units_per_update: int  # sequences of one optimizer step
+    epochs: int  # passes over the step's sequences
+
+
+@dataclass(frozen=True, slots=True)
+class StageRefs:
+    """Where the forward passes' results lie."""
+
+    logprobs: TensorShards | None
+    ref_logprobs: TensorShards | None
+    values: TensorShards | None
+
+
+class AssemblerWorker:
+    """One Ray actor, started once: its process has torch loaded and the algorithm at hand."""
+
+    def __init__(
+        self, algorithm: OnlineAlgorithm, policy: ShardSettings, critic: ShardSettings | None, fetch_timeout_s: float
+    ) -> None:
+        self._algorithm = algorithm
+        self._policy = policy
+        self._critic = critic
+        self._fetch_timeout_s = fetch_timeout_s
+
+    def assemble(
+        self,
+        refs: Sequence[ray.ObjectRef],
+        outcomes: Sequence[RewardOutcome],
+        stages: StageRefs,
+        kl_coef: float,
+        seed: int,
+    ) -> ExperienceHandles:
+        """The step's shards in the object store."""
+        groups: list[RolloutGroup] = ray.get(list(refs), timeout=self._fetch_timeout_s)
+        outputs = StageOutputs(
+            logprobs=self._per_group(stages.logprobs, len(groups)),
+            ref_logprobs=self._per_group(stages.ref_logprobs, len(groups)),
+            estimates=self._per_group(stages.values, len(groups)),
+        )
+        experience = assemble(groups, outcomes, outputs, self._algorithm, kl_coef=kl_coef)
+        return self._handles(experience, seed)
+
+    def _handles(self, experience: Experience, seed: int) -> ExperienceHandles:
+        critic: tuple[Ref, ...] = ()
+        if self._critic is not None and experience.critic is not None:
+            critic = _put_shards(experience.critic, self._critic, seed)
+        return ExperienceHandles(
+            policy=_put_shards(experience.policy, self._policy, seed),
+            critic=critic,
+            advantages=Ref(ray.put(dict(experience.advantages))),
+            metrics=experience.metrics,
+            mean_kl=experience.mean_kl,
+            num_sequences=experience.policy.tokens.num_sequences,
+        )
+
+    def _per_group(self, shards: TensorShards | None, num_groups: int) -> list[Any] | None:
+        if shards is None:
+            return None
+        return per_group(shards, ray.get(list(shards.refs), timeout=self._fetch_timeout_s), num_groups)
+
+
+class Assembler:
+    """Facade over the assembler's actor: a loops.ExperienceAssembler."""
+
+    def __init__(self, worker: WorkerGroup, timeout_s: float) -> None:
+        self._worker = worker
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def start(
+        cls,
+        algorithm: OnlineAlgorithm,
+        *,
+        policy: ShardSettings,
+        critic: ShardSettings | None,
+        timeout_s: float,
+        log_dir: str = "",
+    ) -> Assembler:
+        """Start the actor anywhere; it asks for no resources: it runs while the learners wait for it."""
+        worker = WorkerGroup.spawn(
+            AssemblerWorker,
+            role="assembler",
+            options=[{"num_cpus": 0}],
+            env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
+            args=[(algorithm, policy, critic, timeout_s)],
+        )
+        return cls(worker, timeout_s)
+
+    async def assemble(
+        self,
+        groups: Sequence[GroupHandle],
+        outcomes: Sequence[RewardOutcome],
+        *,
+        logprobs: TensorShards | None,
+        ref_logprobs: TensorShards | None,
+        values: TensorShards | None,
+        kl_coef: float,
+        seed: int,
+    ) -> ExperienceHandles:
+        """See data/experience.py."""
+        refs, stages = [g.ref for g in groups], StageRefs(logprobs, ref_logprobs, values)
+
+        def call(actor: ActorHandle, _: int) -> ray.ObjectRef:
+            return actor.assemble.remote(refs, outcomes, stages, kl_coef, seed)
+
+        return (await self._worker.call(call, verb="advantages", timeout_s=self._timeout_s))[0]
+
+    def stop(self) -> None:
+        """Kill the actor; shards it put and nobody fetched are lost with it."""
+        self._worker.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReader:
+    """Small reads back to the controller: a loops.TensorReader."""
+
+    timeout_s: float
+
+    async def rollout_group(self, handle: GroupHandle) -> RolloutGroup:
+        """One group."""
+        return await self._get(handle.ref)
+
+    async def per_group(self, shards: TensorShards, num_groups: int) -> list[Tensor]:
+        """One flat tensor a group, in group order."""
+        parts = await asyncio.gather(*(self._get(ref) for ref in shards.refs))
+        return per_group(shards, parts, num_groups)
+
+    async def advantages(self, handles: ExperienceHandles) -> Mapping[Any, float]:
+        """Mean advantage of each trained sample by its key."""
+        return await self._get(handles.advantages)
+
+    async def _get(self, ref: Any) -> Any:
+        return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.timeout_s)
+
+
+def per_group(shards: TensorShards, parts: Sequence[Sequence[Any]], num_groups: int) -> list[Any]:
+    """Results by group number from results by rank. Raises ValueError when a group has none, or two."""
+    found = {g: value for numbers, values in zip(shards.groups, parts, strict=True)
+             for g, value in zip(numbers, values, strict=True)}  # fmt: skip
+    numbers = [g for rank in shards.groups for g in rank]
+    if sorted(numbers) != list(range(num_groups)):
+        raise ValueError(f"a pass over {num_groups} groups answered for groups {sorted(numbers)}")
+    return [found[g] for g in range(num_groups)]
+
+
+def _put_shards(batch: Any, settings: ShardSettings, seed: int) -> tuple[Ref, ...]:
+    shards = shard(
+        batch,
+        num_ranks=settings.num_ranks,
+        units_per_update=settings.units_per_update,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        seed=seed,
+        epochs=settings.epochs,
+    )
+    return tuple(Ref(ray.put(s)) for s in shards)

@@ -1,0 +1,161 @@
+"""All ranks of a learner behind typed calls. The facades of policy, critic and reference are made of this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.placement import Slot
+from cluster.rank import RankInfo
+from cluster.reserve import Reservation
+from cluster.runtime_env import RoleEnv
+from cluster.worker_group import WorkerGroup
+from conf.schema import Device
+from rollout.interfaces import Canary, GroupHandle, Ref
+from trainer.learner import Objective
+from trainer.loops.interfaces import TensorShards, UpdateResult
+from trainer.workers.forward_plan import RankPass, plan_group_passes
+from trainer.workers.learner_worker import LearnerWorker, StagedWeights
+from trainer.workers.specs import LearnerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """How a role is run, whatever it computes."""
+
+    role: str
+    device: Device
+    threads_per_rank: int  # 0: cores of the node divided by ranks on it
+    micro_batch_tokens: int  # of a forward pass
+    start_timeout_s: float
+    step_timeout_s: float
+    log_dir: str
+    loopback: bool  # the whole run is on this machine
+
+
+class LearnerGroup:
+    """One role's ranks. Every method has a deadline and raises RoleError."""
+
+    def __init__(self, group: WorkerGroup, settings: GroupSettings) -> None:
+        self._group = group
+        self._settings = settings
+
+    @classmethod
+    async def start(
+        cls, spec: LearnerSpec, settings: GroupSettings, *, reservation: Reservation, cores: Mapping[str, int]
+    ) -> LearnerGroup:
+        """Start every rank of `settings.role` where it was placed. `cores`: CPU cores by node id."""
+        slots = reservation.placement.of(settings.role)
+        group = WorkerGroup.spawn(
+            LearnerWorker,
+            role=settings.role,
+            options=[reservation.options(slot) for slot in slots],
+            env_vars=[_environment(settings, reservation, slot, cores) for slot in slots],
+            args=[
+                (RankInfo(s.role, s.rank, len(slots), settings.log_dir), spec, settings.step_timeout_s) for s in slots
+            ],
+        )
+        self = cls(group, settings)
+        try:
+            meeting = await group.call_rank(
+                0, lambda a, _: a.meeting_point.remote(), verb="start", timeout_s=settings.start_timeout_s
+            )
+            await group.call(lambda a, _: a.start.remote(meeting), verb="start", timeout_s=settings.start_timeout_s)
+        except BaseException:
+            group.stop()
+            raise
+        return self
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the role."""
+        return len(self._group)
+
+    async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards:
+        """References to list[Tensor]: log-probs of each group's tokens."""
+        passes = self._passes(groups)
+        refs = await self._group.call(
+            lambda a, r: a.logprobs.remote(_refs(groups, passes[r]), passes[r], temperature),
+            verb="log-probs",
+            timeout_s=self._settings.step_timeout_s,
+        )
+        return TensorShards(tuple(refs), tuple(p.groups for p in passes))
+
+    async def values(self, groups: Sequence[GroupHandle]) -> TensorShards:
+        """References to list[ValueEstimates]."""
+        passes = self._passes(groups)
+        refs = await self._group.call(
+            lambda a, r: a.values.remote(_refs(groups, passes[r]), passes[r]),
+            verb="values",
+            timeout_s=self._settings.step_timeout_s,
+        )
+        return TensorShards(tuple(refs), tuple(p.groups for p in passes))
+
+    async def update(self, shards: Sequence[Ref], objective: Objective[Any]) -> UpdateResult:
+        """Rank r trains on `shards[r]`."""
+        results: list[UpdateResult] = await self._step(
+            lambda a, r: a.update.remote(shards[r], objective), verb="update", shards=shards
+        )
+        return results[0]
+
+    async def evaluate(self, shards: Sequence[Ref], objective: Objective[Any]) -> Mapping[str, float]:
+        """The objective's metrics without training."""
+        results: list[Mapping[str, float]] = await self._step(
+            lambda a, r: a.evaluate.remote(shards[r], objective), verb="evaluation", shards=shards
+        )
+        return results[0]
+
+    async def stage_weights(self, bucket_bytes: int) -> StagedWeights:
+        """The present weights in the object store."""
+        staged = await self._all(lambda a, _: a.stage_weights.remote(bucket_bytes), verb="weight staging")
+        return staged[0]
+
+    async def canaries(self, sequences: Sequence[Sequence[int]]) -> list[Canary]:
+        """The model's log-probs of fixed tokens."""
+        return (await self._all(lambda a, _: a.canaries.remote(sequences), verb="canaries"))[0]
+
+    async def vocab_size(self) -> int:
+        """Token ids the model knows."""
+        return (await self._all(lambda a, _: a.vocab_size.remote(), verb="vocabulary"))[0]
+
+    async def save(self, folder: str) -> None:
+        """One file a rank under `folder`."""
+        await self._all(lambda a, _: a.save.remote(folder), verb="save")
+
+    async def restore(self, folder: str) -> None:
+        """Continue from `save`."""
+        await self._all(lambda a, _: a.restore.remote(folder), verb="restore")
+
+    async def export(self, folder: str) -> None:
+        """A plain Hugging Face folder."""
+        await self._all(lambda a, _: a.export.remote(folder), verb="export")
+
+    def stop(self) -> None:
+        """Kill every rank."""
+        self._group.stop()
+
+    def _passes(self, groups: Sequence[GroupHandle]) -> list[RankPass]:
+        budget = self._settings.micro_batch_tokens
+        return plan_group_passes([g.metas for g in groups], num_ranks=self.num_ranks, micro_batch_tokens=budget)
+
+    async def _step(self, each: Any, *, verb: str, shards: Sequence[Ref]) -> list[Any]:
+        if len(shards) != self.num_ranks:
+            raise ValueError(f"{self._settings.role}: {len(shards)} shards for {self.num_ranks} ranks")
+        return await self._all(each, verb=verb)
+
+    async def _all(self, each: Any, *, verb: str) -> list[Any]:
+        return await self._group.call(each, verb=verb, timeout_s=self._settings.step_timeout_s)
+
+
+def _refs(groups: Sequence[GroupHandle], share: RankPass) -> list[Ref]:
+    """In a list, so that Ray passes the references on instead of the groups."""
+    return [groups[g].ref for g in share.groups]
+
+
+def _environment(
+    settings: GroupSettings, reservation: Reservation, slot: Slot, cores: Mapping[str, int]
+) -> dict[str, str]:
+    shared = reservation.placement.neighbours(slot)
+    threads = settings.threads_per_rank or max(1, cores[slot.node_id] // shared)
+    return RoleEnv(settings.device, threads, loopback=settings.loopback).variables()

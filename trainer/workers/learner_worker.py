@@ -1,0 +1,130 @@
+"""The Ray shell of one rank: fetch, call the learner, put. Everything that computes is in trainer/learner.py.
+
+Results go to the object store and only their references to the controller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from transformers import AutoTokenizer
+
+from cluster.rank import MeetingPoint, RankInfo, free_meeting_point
+from data.experience import pack_groups
+from data.types import RankShard, RolloutGroup, TokenBatch
+from rollout.fingerprint import dtype_name, tensor_digest
+from rollout.interfaces import Canary, TensorSpec
+from trainer.engine.buckets import weights_to_buckets
+from trainer.learner import Learner, Objective
+from trainer.loops.interfaces import UpdateResult
+from trainer.models.loading import export_hf
+from trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
+from trainer.workers.specs import LearnerSpec
+
+_EXPORT_BUCKET_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StagedWeights:
+    """The model as it lies in the object store, ready to be sent."""
+
+    tensors: tuple[TensorSpec, ...]
+    buckets: tuple[ray.ObjectRef, ...]  # -> trainer.engine.buckets.WeightBucket, in the order of `tensors`
+    tied_embeddings: bool
+
+
+class LearnerWorker:
+    """One rank of a policy, critic, reference or reward-model learner. Methods are called on all ranks together."""
+
+    def __init__(self, info: RankInfo, spec: LearnerSpec, fetch_timeout_s: float) -> None:
+        info.open_log()
+        self._info = info
+        self._spec = spec
+        self._fetch_timeout_s = fetch_timeout_s
+        self._learner: Learner | None = None
+
+    def meeting_point(self) -> MeetingPoint:
+        """A free port on this rank's node."""
+        return free_meeting_point()
+
+    def start(self, meeting: MeetingPoint) -> None:
+        """Load the model."""
+        self._learner = self._spec.build(self._info, meeting)
+
+    def logprobs(self, refs: Sequence[ray.ObjectRef], share: RankPass, temperature: float) -> ray.ObjectRef:
+        """-> reference to list[Tensor], one a group of `share`."""
+        groups, tokens = self._fetch(refs)
+        parts = self._ready.logprobs([tokens.select(m) for m in share.micro_batches], temperature=temperature)
+        return ray.put(scatter_tokens(parts, share.micro_batches, tokens, _sizes(groups)))
+
+    def values(self, refs: Sequence[ray.ObjectRef], share: RankPass) -> ray.ObjectRef:
+        """-> reference to list[ValueEstimates], one a group of `share`."""
+        groups, tokens = self._fetch(refs)
+        parts = self._ready.values([tokens.select(m) for m in share.micro_batches])
+        return ray.put(scatter_values(parts, share.micro_batches, tokens, _sizes(groups)))
+
+    def update(self, shard: RankShard[Any], objective: Objective[Any]) -> UpdateResult:
+        """Train on this rank's shard (Ray hands over the object behind the reference)."""
+        return self._ready.update(shard, objective)
+
+    def evaluate(self, shard: RankShard[Any], objective: Objective[Any]) -> Mapping[str, float]:
+        """The objective's metrics without training."""
+        return self._ready.evaluate(shard, objective)
+
+    def stage_weights(self, bucket_bytes: int) -> StagedWeights | None:
+        """Put the present weights into the object store, bucket by bucket. Rank 0 answers, the others help gather."""
+        tensors: list[TensorSpec] = []
+        refs: list[ray.ObjectRef] = []
+        for bucket in weights_to_buckets(self._ready.engine, bucket_bytes):
+            for name, tensor in zip(bucket.names, bucket.tensors, strict=True):
+                tensors.append(TensorSpec(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor_digest(tensor)))
+            refs.append(ray.put(bucket))
+        if self._info.rank != 0:
+            return None
+        tied = bool(self._ready.engine.module.hf.config.tie_word_embeddings)
+        return StagedWeights(tuple(tensors), tuple(refs), tied)
+
+    def canaries(self, sequences: Sequence[Sequence[int]]) -> list[Canary]:
+        """The model's log-probs of fixed tokens at temperature 1. Every rank answers the same."""
+        masks = [[False] + [True] * (len(ids) - 1) for ids in sequences]
+        batches = [TokenBatch.from_sequences([ids], [mask]) for ids, mask in zip(sequences, masks, strict=True)]
+        logprobs = self._ready.logprobs(batches, temperature=1.0)
+        return [Canary(tuple(ids), tuple(p[1:].tolist())) for ids, p in zip(sequences, logprobs, strict=True)]
+
+    def vocab_size(self) -> int:
+        """Token ids the model knows."""
+        return int(self._ready.engine.module.hf.config.get_text_config().vocab_size)
+
+    def save(self, folder: str) -> None:
+        """Write this rank's weights and optimizer state into `folder`, which all ranks can reach."""
+        self._ready.engine.save_state(Path(folder))
+
+    def restore(self, folder: str) -> None:
+        """Continue where `save` left off."""
+        self._ready.engine.load_state(Path(folder))
+
+    def export(self, folder: str) -> None:
+        """Write a plain Hugging Face folder (rank 0)."""
+        engine, state = self._ready.engine, {}
+        for bucket in weights_to_buckets(engine, _EXPORT_BUCKET_BYTES):
+            state.update(zip(bucket.names, bucket.tensors, strict=True))
+        if self._info.rank == 0:
+            tokenizer = AutoTokenizer.from_pretrained(self._spec.tokenizer_folder, local_files_only=True)
+            export_hf(engine.module, state, folder, tokenizer)
+
+    @property
+    def _ready(self) -> Learner:
+        assert self._learner is not None, f"{self._info.role} rank {self._info.rank} was called before start"
+        return self._learner
+
+    def _fetch(self, refs: Sequence[ray.ObjectRef]) -> tuple[list[RolloutGroup], TokenBatch]:
+        groups = ray.get(list(refs), timeout=self._fetch_timeout_s) if refs else []
+        return groups, pack_groups(groups)
+
+
+def _sizes(groups: Sequence[RolloutGroup]) -> list[int]:
+    return [len(group.completions) for group in groups]

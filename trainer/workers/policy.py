@@ -1,0 +1,101 @@
+"""The policy: log-probs, updates, checkpoints, and the learner's side of a weight transaction."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from conf.schema import SyncConfig
+from data.types import Denominators, PolicyExperience
+from rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
+from trainer.algorithms.base import LossOutput, OnlineAlgorithm
+from trainer.loops.interfaces import TensorShards, UpdateResult
+from trainer.workers.learner_group import LearnerGroup
+from trainer.workers.learner_worker import StagedWeights
+
+_CANARY_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObjective:
+    """A micro-batch's policy loss. Travels to the ranks."""
+
+    algorithm: OnlineAlgorithm
+    kl_coef: float
+    temperature: float  # of sampling: the ratio compares like with like
+    entropy_gradient: bool  # the loss has an entropy bonus
+
+    def __call__(self, model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> LossOutput:
+        """Collective under ZeRO-3."""
+        outputs = model(batch.tokens, temperature=self.temperature, with_entropy_grad=self.entropy_gradient)
+        return self.algorithm.policy_loss(outputs, batch, denominators, kl_coef=self.kl_coef)
+
+
+class PolicyGroup:
+    """Facade over the policy's ranks: a loops.PolicyGroup and a loops.WeightSource."""
+
+    def __init__(
+        self,
+        learners: LearnerGroup,
+        algorithm: OnlineAlgorithm,
+        sync: SyncConfig,
+        *,
+        temperature: float,
+        entropy_gradient: bool,
+    ) -> None:
+        self._learners = learners
+        self._algorithm = algorithm
+        self._sync = sync
+        self._temperature = temperature
+        self._entropy_gradient = entropy_gradient
+        self._staged: StagedWeights | None = None
+
+    async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards:
+        """Of the present weights."""
+        return await self._learners.logprobs(groups, temperature=temperature)
+
+    async def update(self, shards: Sequence[Ref], *, kl_coef: float) -> UpdateResult:
+        """All optimizer steps of one round."""
+        self._staged = None
+        objective = PolicyObjective(self._algorithm, kl_coef, self._temperature, self._entropy_gradient)
+        return await self._learners.update(shards, objective)
+
+    async def manifest(self, version: int) -> WeightManifest:
+        """Stage the present weights and say what they are."""
+        self._staged = None  # frees the previous version's buckets before the next are made
+        self._staged = await self._learners.stage_weights(self._sync.bucket_mb << 20)
+        return WeightManifest(version, self._staged.tensors, self._staged.tied_embeddings)
+
+    async def canaries(self) -> list[Canary]:
+        """Log-probs of fixed random tokens: they reach every row of the head, not only the likely ones."""
+        vocab_size = await self._learners.vocab_size()
+        draw = random.Random(20240607)
+        return await self._learners.canaries(
+            [[draw.randrange(vocab_size) for _ in range(_CANARY_TOKENS)] for _ in range(self._sync.canary_prompts)]
+        )
+
+    async def buckets(self) -> list[Ref]:
+        """References to the WeightBuckets of the last `manifest`. Raises RuntimeError when there was none since."""
+        if self._staged is None:
+            raise RuntimeError("weights are staged by manifest(); it was not called since the last update")
+        return [Ref(ref) for ref in self._staged.buckets]
+
+    async def save(self, folder: str) -> None:
+        """Weights and optimizer state."""
+        await self._learners.save(folder)
+
+    async def restore(self, folder: str) -> None:
+        """Continue from `save`."""
+        self._staged = None
+        await self._learners.restore(folder)
+
+    async def export(self, folder: str) -> None:
+        """A plain Hugging Face folder."""
+        await self._learners.export(folder)
+
+    def stop(self) -> None:
+        """Kill every rank."""
+        self._learners.stop()

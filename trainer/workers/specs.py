@@ -1,0 +1,101 @@
+"""What a rank builds when it starts. A spec is data: it travels to the rank and is built there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.rank import MeetingPoint, RankInfo
+from conf.schema import Device, LearnerConfig, OptimConfig, Precision
+from trainer.engine.torch_engine import TorchEngine
+from trainer.engine.zero import Rendezvous, ZeroEngine
+from trainer.learner import Learner
+from trainer.models.loading import load_causal_lm, load_scalar_model
+
+
+class LearnerSpec(Protocol):
+    """Recipe of one rank's learner."""
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Where the tokenizer of an export comes from."""
+        ...
+
+    def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
+        """Load the model and its engine. Collective when the ranks share a process group."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A causal model in training under ZeRO."""
+
+    folder: str
+    config: LearnerConfig
+    device: Device
+    total_steps: int  # optimizer steps of the whole run, for the learning-rate schedule
+    timeout_s: float  # of every collective
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """The folder training started from."""
+        return self.folder
+
+    def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
+        """Collective."""
+        model = load_causal_lm(
+            self.folder, precision=self.config.precision, gradient_checkpointing=self.config.gradient_checkpointing
+        )
+        return _zero(model, self, info, meeting)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarSpec:
+    """A scalar-head model in training under ZeRO: a critic, or a reward model."""
+
+    folder: str
+    config: LearnerConfig
+    device: Device
+    total_steps: int
+    timeout_s: float
+    new_head_seed: int | None  # a head for a causal folder is drawn from this; None: the folder must have one
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """The folder training started from."""
+        return self.folder
+
+    def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
+        """Collective."""
+        model = load_scalar_model(
+            self.folder,
+            precision=self.config.precision,
+            gradient_checkpointing=self.config.gradient_checkpointing,
+            new_head_seed=self.new_head_seed,
+        )
+        return _zero(model, self, info, meeting)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSpec:
+    """A causal model that is only asked. Its ranks are independent replicas: no process group to break."""
+
+    folder: str
+    precision: Precision
+    device: Device
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """The model's own."""
+        return self.folder
+
+    def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
+        """Not collective. The optimizer of the plain engine has no state until its first step, which never comes."""
+        model = load_causal_lm(self.folder, precision=self.precision).to(self.device.value)
+        return Learner(TorchEngine(model, OptimConfig(), total_steps=0))
+
+
+def _zero(model: object, spec: PolicySpec | ScalarSpec, info: RankInfo, meeting: MeetingPoint) -> Learner:
+    rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
+    engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
+    return Learner(engine)
