@@ -1,0 +1,84 @@
+"""Settings: roles follow from them, and every impossible value is told with its key and a fix."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+
+import pytest
+
+from conf.schema import AlgorithmConfig, KLController
+from trainer.algorithms import ALGORITHMS
+from trainer.algorithms.base import Role
+from trainer.algorithms.grpo import GRPOConfig
+from trainer.algorithms.ppo import PPO, PPOConfig
+from trainer.algorithms.reinforce_pp import ReinforcePPConfig
+from trainer.algorithms.rloo import RLOO, RLOOConfig
+from trainer.algorithms.rm import RMConfig
+
+ONLINE = {Role.POLICY, Role.ROLLOUT, Role.REWARD}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_table_is_consistent(name: str) -> None:
+    config_class, algorithm_class = ALGORITHMS[name]
+    config = config_class()
+    assert config.name == name
+    assert config.check() == []
+    algorithm = algorithm_class(config)
+    assert pickle.loads(pickle.dumps(algorithm)) == algorithm
+    assert Role.POLICY in algorithm.roles
+
+
+def test_roles() -> None:
+    assert PPO(PPOConfig()).roles == ONLINE | {Role.CRITIC, Role.REFERENCE}
+    assert PPO(PPOConfig(kl_coef=0.0)).roles == ONLINE | {Role.CRITIC}
+    assert RLOO(RLOOConfig()).roles == ONLINE | {Role.REFERENCE}
+    assert RLOO(RLOOConfig(kl_coef=0.0)).roles == ONLINE
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (PPOConfig(sequences_per_update=0), "sequences_per_update"),
+        (PPOConfig(ppo_epochs=0), "ppo_epochs"),
+        (PPOConfig(clip_eps_low=1.2), "clip_eps_low"),
+        (PPOConfig(clip_eps_high=-0.1), "clip_eps_high"),
+        (PPOConfig(clip_eps_high=float("nan")), "clip_eps_high"),
+        (PPOConfig(dual_clip=1.1), "dual_clip"),
+        (PPOConfig(importance_cap=0.5), "importance_cap"),
+        (PPOConfig(gamma=1.1), "gamma"),
+        (PPOConfig(gae_lambda=-0.1), "gae_lambda"),
+        (PPOConfig(value_clip=-1.0), "value_clip"),
+        (RLOOConfig(kl_controller=KLController.adaptive, kl_target=0.0), "kl_target"),
+        (RLOOConfig(kl_controller=KLController.adaptive, kl_coef=0.0), "kl_coef"),
+        (GRPOConfig(entropy_coef=-1.0), "entropy_coef"),
+        (ReinforcePPConfig(gamma=2.0), "gamma"),
+        (RMConfig(pairs_per_update=0), "pairs_per_update"),
+        (RMConfig(centering_coef=-1.0), "centering_coef"),
+    ],
+)
+def test_impossible_values_are_told(config: AlgorithmConfig, key: str) -> None:
+    (problem,) = config.check()
+    assert problem.startswith(f"algorithm.{key}") and "set" in problem
+
+
+def test_all_problems_at_once() -> None:
+    config = PPOConfig(ppo_epochs=0, gamma=2.0, kl_controller=KLController.adaptive, kl_target=-1.0)
+    assert len(config.check()) == 3
+
+
+def test_adaptive_state_comes_from_the_settings() -> None:
+    state = PPOConfig(kl_controller=KLController.adaptive, kl_coef=0.1, kl_target=3.0, kl_horizon=100.0).initial_kl()
+    assert (state.coef, state.target, state.horizon) == (0.1, 3.0, 100.0)
+    assert state.update(6.0, 100).coef == pytest.approx(0.12)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_setting_has_its_doc_where_it_is_read(name: str) -> None:
+    """`--help` reads the docs from the source; a redefined default without one would show none."""
+    from conf import reference
+
+    docs = {key.name: key.doc for key in reference.keys(name).values()}
+    for field in fields(ALGORITHMS[name][0]):
+        assert field.name == "name" or docs[f"algorithm.{field.name}"]
