@@ -1,0 +1,36 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: help setup lint check test demo lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.ready: requirements/cpu.lock requirements/installer.lock pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py
+
+setup: .venv/.ready ## make .venv: the pinned packages and this project
+	@:
+
+lint: setup ## format, style, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint ## lint and the quick unit tests (under three minutes, no GPU)
+	$(BIN)/pytest tests/unit -m "not slow"
+
+test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and DeepSpeed on CPU
+	$(BIN)/pytest tests/unit tests/system
+
+demo: setup ## train a small model on CPU, from feedback to report (under eight minutes)
+	$(BIN)/raylign demo
+
+lock: setup ## resolve requirements/cpu.in into requirements/cpu.lock again
+	$(BIN)/python scripts/lock.py
+
+clean: ## remove what builds, tests and tools leave behind (not .venv, not runs/)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

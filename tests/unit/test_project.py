@@ -1,0 +1,232 @@
+"""What must hold for the project as a whole: where packages come from, who imports what, how long things may get.
+
+Modules are found on disk, so these tests cover a new file from the moment it exists.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("conf", "data", "trainer", "rollout", "reward", "cluster", "feedback", "evals")
+
+PURE_MODULES = (
+    "data/types.py",
+    "conf/schema.py",
+    "trainer/functional/*.py",
+    "trainer/algorithms/*.py",
+    "reward/rules.py",
+    "reward/rules/*.py",
+    "*/interfaces.py",
+)
+HEAVY = ("ray", "deepspeed", "vllm", "hydra", "omegaconf", "wandb", "transformers")
+
+ENTRY_POINTS = ("trainer/main.py", "trainer/cli.py")
+CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/overrides.py")
+HOMES = {
+    "deepspeed": ("trainer/engine/*",),
+    "vllm": ("rollout/vllm_engine.py", "rollout/vllm_extension*.py"),
+    "wandb": ("trainer/tracking.py",),
+    "ray": (
+        "cluster/*",
+        "trainer/workers/*",
+        "rollout/worker.py",
+        "rollout/pool.py",
+        "reward/server.py",
+        "trainer/main.py",
+        "evals/main.py",
+    ),
+    "hydra": (*ENTRY_POINTS, *CONF_HOMES, "cluster/submit.py"),
+    "omegaconf": (*ENTRY_POINTS, *CONF_HOMES, "cluster/submit.py"),
+}
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+# A cap is raised only here: "path" or "path::function" -> (lines, why).
+LONGER: dict[str, tuple[int, str]] = {
+    "conf/schema.py": (900, "every default and its documentation have this one home"),
+}
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    return name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def matches(path: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name_of(path), pattern) for pattern in patterns)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imported_roots(tree: ast.Module) -> set[str]:
+    roots: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            roots.add(node.module.split(".")[0])
+    return roots
+
+
+def test_packages_come_from_this_repository_wherever_a_process_starts(tmp_path: Path):
+    # Every one of these names also belongs to an unrelated distribution, and workers start in other folders.
+    code = "import importlib, sys; [print(importlib.import_module(name).__file__) for name in sys.argv[1:]]"
+    command = [sys.executable, "-P", "-c", code, *PACKAGES]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert result.returncode == 0, f"{result.stderr[-500:]}\nis this project installed? run `make setup`"
+    assert result.stdout.split() == [str(ROOT / package / "__init__.py") for package in PACKAGES]
+
+
+def test_the_built_distribution_holds_the_packages_and_no_tests():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+
+    assert settings["include"] == [pattern for package in PACKAGES for pattern in (package, f"{package}.*")]
+    missing = {name_of(path.parent) for path in sources() if not (path.parent / "__init__.py").is_file()}
+    assert not missing, f"folders with modules but no __init__.py are left out of the wheel: {sorted(missing)}"
+
+
+BLOCKED_IMPORT = """
+import importlib, sys
+
+heavy = set(sys.argv[1].split(","))
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in heavy:
+            raise ImportError(f"{name} is blocked: this module must be pure")
+        return None
+
+sys.meta_path.insert(0, Blocker())
+for module in sys.argv[2:]:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        sys.exit(f"{module}: {error}")
+"""
+
+
+def test_pure_modules_import_without_the_heavy_libraries():
+    modules = [module_of(path) for path in sources() if matches(path, PURE_MODULES)]
+    assert {"data.types", "conf.schema"} <= set(modules)
+
+    command = [sys.executable, "-c", BLOCKED_IMPORT, ",".join(HEAVY), *modules]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_library_is_imported_only_in_its_home(library: str):
+    strays = [name_of(p) for p in sources() if not matches(p, HOMES[library]) and library in imported_roots(parse(p))]
+
+    assert not strays, f"{library} belongs in {', '.join(HOMES[library])}; also imported in {strays}"
+
+
+def test_files_and_functions_stay_readable():
+    too_long = []
+    for path in sources():
+        name, text = name_of(path), path.read_text()
+        lengths = {name: (text.count("\n"), MAX_FILE_LINES)}
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                end = node.end_lineno or node.lineno
+                lengths[f"{name}::{node.name}"] = (end - node.lineno + 1, MAX_FUNCTION_LINES)
+        for what, (lines, cap) in lengths.items():
+            allowed = LONGER.get(what, (cap, ""))[0]
+            if lines > allowed:
+                too_long.append(f"{what}: {lines} lines, at most {allowed}")
+
+    assert not too_long, "split these, or raise the cap in LONGER with a reason:\n" + "\n".join(too_long)
+
+
+def test_raised_caps_are_still_needed():
+    assert all((ROOT / what.split("::")[0]).is_file() for what in LONGER)
+
+
+def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_packages_log_and_never_print():
+    printing = [
+        f"{name_of(path)}:{call.lineno}" for path in sources() for name, call in calls(parse(path)) if name == "print"
+    ]
+
+    assert not printing
+
+
+# call -> (keyword of its deadline, how many positional arguments already include it)
+DEADLINES = {
+    "ray.get": ("timeout", 99),
+    "ray.wait": ("timeout", 99),
+    "subprocess.run": ("timeout", 99),
+    "subprocess.check_output": ("timeout", 99),
+    "subprocess.check_call": ("timeout", 99),
+    "requests.get": ("timeout", 99),
+    "requests.post": ("timeout", 99),
+    "urllib.request.urlopen": ("timeout", 3),
+    "urlopen": ("timeout", 3),
+    "asyncio.wait_for": ("timeout", 2),
+    "asyncio.wait": ("timeout", 99),
+    "dist.init_process_group": ("timeout", 99),
+    "torch.distributed.init_process_group": ("timeout", 99),
+}
+
+
+def lacks_deadline(name: str, call: ast.Call) -> bool:
+    keyword, positional = DEADLINES[name]
+    given = next((k.value for k in call.keywords if k.arg == keyword), None)
+    if given is None:
+        return len(call.args) < positional
+    return isinstance(given, ast.Constant) and given.value is None
+
+
+def test_no_wait_without_a_deadline():
+    endless = [
+        f"{name_of(path)}:{call.lineno} {name}"
+        for path in sources()
+        for name, call in calls(parse(path))
+        if name in DEADLINES and lacks_deadline(name, call)
+    ]
+
+    assert not endless, "\n".join(endless)
+
+
+def test_the_lock_pins_everything_and_names_no_host():
+    for lock in sorted((ROOT / "requirements").glob("*.lock")):
+        lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
+        odd = [
+            line
+            for line in lines
+            if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[\w.+!]+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line)
+        ]
+        assert lines and not odd, f"{lock.name}: {odd[:5]}"
+
+
+def test_the_lock_leaves_out_what_breaks_or_bloats_a_cpu_install():
+    lock = (ROOT / "requirements" / "cpu.lock").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", lock, flags=re.MULTILINE))
+
+    assert pinned["torch"].endswith("+cpu")
+    unwanted = {"torchvision", "torchaudio", "torchcodec", "triton", "llama-cpp-python", "vllm"} & pinned.keys()
+    assert not unwanted
+    assert not [name for name in pinned if name.startswith("nvidia-")]
