@@ -12,6 +12,7 @@ from conf.schema import OldLogprobs
 from data.batching import shard
 from data.types import (
     CriticExperience,
+    Denominators,
     PairBatch,
     PolicyExperience,
     ScoredBatch,
