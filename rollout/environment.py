@@ -26,6 +26,9 @@ def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
 
 
 def prepare(config: RolloutConfig, device: Device) -> None:
-    """Complete this process's environment (what the launcher has set stays). Call before the first import of `rollout.vllm_engine`."""
+    """Complete this process's environment; what its launcher has set stays.
+
+    Call before the first import of `rollout.vllm_engine`.
+    """
     for name, value in engine_environment(config, device).items():
         os.environ.setdefault(name, value)

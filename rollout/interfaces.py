@@ -8,13 +8,16 @@ from typing import NewType, Protocol
 
 from data.types import Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
 
-
 Ref = NewType("Ref", object)
 """Opaque to whoever passes it on: the object store's handle in the product, the value itself in a fault test."""
 
 
 class EngineDead(RuntimeError):
     """The engine cannot serve any more; the message names the worker and the cause."""
+
+
+class WeightUpdateError(RuntimeError):
+    """A weight update that cannot become right, or an engine without one; the message names engine and tensor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,13 @@ Tokens in, tokens out. Log-probs are of the tempered distribution the token was 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from enum import Enum
-from typing import TypeVar
+from typing import Any
 
 from vllm import SamplingParams as VLLMSampling
 from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -24,21 +23,12 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from conf.schema import Device, RolloutConfig, SyncConfig
 from data.types import Completion, FinishReason, Prompt, RolloutGroup, SampleKey, SamplingParams
-from rollout.interfaces import Canary, EngineDead, GenerationRequest, VerifyReport, WeightManifest
+from rollout.gate import Phase, ServingGate, gather_or_cancel
+from rollout.interfaces import Canary, EngineDead, GenerationRequest, VerifyReport, WeightManifest, WeightUpdateError
+from rollout.reports import canary_gap, combine_ranks
 from rollout.sampling import sample_seed
-from rollout.weight_transaction import WeightUpdateError
 
-T = TypeVar("T")
 EXTENSION = "rollout.vllm_extension.WeightReceiver"
-
-
-class Phase(Enum):
-    """Where an engine is in the life of its weights. Only a SERVING engine answers."""
-
-    SERVING = "serving"
-    UPDATING = "in a weight update"
-    VERIFIED = "updated and verified, not resumed"
-    REFUSED = "refused: its weights are not known to be right"
 
 
 class VLLMEngine:
@@ -59,9 +49,7 @@ class VLLMEngine:
         self._model, self._config, self._sync = model, config, sync
         self._name, self._device, self._seed, self._extension = name, device, seed, extension
         self._llm: AsyncLLM | None = None
-        self._phase = Phase.SERVING
-        self._changed = asyncio.Condition()
-        self._in_flight = 0
+        self._gate = ServingGate(name)
         self._manifest: WeightManifest | None = None
         self._verified = 0
         self._requests = 0
@@ -79,9 +67,9 @@ class VLLMEngine:
 
         Raises EngineDead when the engine died or missed `rollout.timeout_s`, ValueError for a bad request.
         """
-        async with self._serving(), self._guard("generate", self._config.timeout_s):
+        async with self._gate.serving(self._config.timeout_s), self._guard("generate", self._config.timeout_s):
             samples = [self._sample(request, key) for request in requests for key in request.keys]
-            results = iter(await _gather(samples))
+            results = iter(await gather_or_cancel(samples))
             return [RolloutGroup(r.prompt, r.sampling, tuple(next(results) for _ in r.keys)) for r in requests]
 
     async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
@@ -92,24 +80,16 @@ class VLLMEngine:
         """
         async with self._guard("score_tokens", self._sync.timeout_s):
             if temperature == 1.0:
-                return await _gather([self._prompt_logprobs(ids) for ids in token_ids])
-            return await _gather([self._next_token_logprobs(ids, temperature) for ids in token_ids])
+                return await gather_or_cancel([self._prompt_logprobs(ids) for ids in token_ids])
+            return await gather_or_cancel([self._next_token_logprobs(ids, temperature) for ids in token_ids])
 
     async def begin_update(self, manifest: WeightManifest, *, native: bool = False) -> None:
         """Let running requests finish, hold new ones back, drop caches, announce the tensors.
 
-        Raises EngineDead naming how many requests were late; the engine then still serves its old version.
+        Raises WeightUpdateError naming how many calls were late; the engine then still serves its old version.
         `native`: a vLLM weight-transfer engine delivers the tensors instead of `load_bucket`.
         """
-        before = self._phase
-        await self._enter(Phase.UPDATING)
-        try:
-            async with asyncio.timeout(self._sync.timeout_s), self._changed:
-                await self._changed.wait_for(lambda: self._in_flight == 0)
-        except TimeoutError as error:
-            await self._enter(before)  # nothing has been touched
-            late = f"{self._in_flight} generation calls did not finish within sync.timeout_s={self._sync.timeout_s:g} s"
-            raise EngineDead(f"{self._name}: begin_update to version {manifest.version}: {late}") from error
+        await self._gate.close(self._sync.timeout_s)
         self._manifest = manifest
         tensors = [[t.name, list(t.shape), t.dtype, t.digest] for t in manifest.tensors]
         async with self._guard("begin_update", self._sync.timeout_s):
@@ -132,24 +112,50 @@ class VLLMEngine:
             await self._engine.reset_prefix_cache()
             await self._engine.resume_generation()  # for the canaries; rollouts are held back by our own phase
         scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
-        report = _combine(manifest.version, ranks, _gap(canaries, scored))
+        report = combine_ranks(manifest.version, ranks, canary_gap(canaries, scored))
         passed = report.passed(self._sync.max_canary_gap)
         self._verified = manifest.version
-        await self._enter(Phase.VERIFIED if passed else Phase.REFUSED)
+        await self._gate.enter(Phase.VERIFIED if passed else Phase.REFUSED)
         return report
 
     async def resume(self, version: int) -> None:
         """Serve again at `version`. Raises WeightUpdateError unless that version has just been verified."""
-        if self._phase is not Phase.VERIFIED or self._verified != version:
-            raise WeightUpdateError(f"{self._name} may not serve version {version}: it is {self._phase.value}")
+        if self._gate.phase is not Phase.VERIFIED or self._verified != version:
+            raise WeightUpdateError(f"{self._name} may not serve version {version}: it is {self._gate.phase.value}")
         async with self._guard("resume", self._sync.timeout_s):
             await self._engine.update_weight_version(str(version))
-        await self._enter(Phase.SERVING)
+        await self._gate.enter(Phase.SERVING)
+
+    async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the group of vLLM's own weight transfer (GPU)."""
+        async with self._guard("init_weight_transfer_engine", self._sync.timeout_s):
+            await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def start_native_update(self) -> None:
+        """Prepare the layers; between begin_update(native=True) and finish_update."""
+        self._announced("start_weight_update")
+        async with self._guard("start_weight_update", self._sync.timeout_s):
+            await self._engine.start_weight_update()
+
+    async def receive_native_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive one transfer; our extension observes what vLLM loads."""
+        async with self._guard("update_weights", self._sync.timeout_s):
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_native_update(self) -> None:
+        """Put what was received in place; `finish_update` verifies it."""
+        async with self._guard("finish_weight_update", self._sync.timeout_s):
+            await self._engine.finish_weight_update()
+
+    async def ping(self) -> None:
+        """Raises EngineDead when the engine's processes are gone. A hung engine shows by its deadlines instead."""
+        async with self._guard("ping", self._sync.timeout_s):
+            await self._engine.check_health()
 
     async def stop(self) -> None:
         """Shut the engine down; its processes end."""
         if self._llm is not None:
-            self._llm.shutdown(timeout=5.0)
+            self._llm.shutdown(timeout=2.0)
             self._llm = None
 
     @property
@@ -190,8 +196,9 @@ class VLLMEngine:
         room = self._config.max_model_len - len(prompt.token_ids)
         if not prompt.token_ids or room < sampling.max_new_tokens:
             raise ValueError(
-                f"prompt {prompt.prompt_id}: {len(prompt.token_ids)} tokens and max_new_tokens={sampling.max_new_tokens} "
-                f"do not fit rollout.max_model_len={self._config.max_model_len}; raise it or shorten the prompt"
+                f"prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens: with max_new_tokens="
+                f"{sampling.max_new_tokens} it does not fit rollout.max_model_len={self._config.max_model_len}; "
+                "raise it or shorten the prompt"
             )
 
     async def _final(self, token_ids: Sequence[int], params: VLLMSampling, *, label: str) -> RequestOutput:
@@ -201,7 +208,9 @@ class VLLMEngine:
         return [output async for output in outputs][-1]
 
     async def _prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
-        params = VLLMSampling(max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        params = VLLMSampling(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
         output = await self._final(ids, params, label="score")
         rows = output.prompt_logprobs or []
         return [float(row[token].logprob) for row, token in zip(rows[1:], ids[1:], strict=True) if row is not None]
@@ -209,34 +218,12 @@ class VLLMEngine:
     async def _next_token_logprobs(self, ids: Sequence[int], temperature: float) -> list[float]:
         async def one(position: int) -> float:
             params = VLLMSampling(
-                max_tokens=1, temperature=temperature, logprob_token_ids=[ids[position]], logprobs=0, detokenize=False
+                max_tokens=1, temperature=temperature, logprob_token_ids=[ids[position]], detokenize=False
             )
             output = await self._final(ids[:position], params, label="score")
             return float(output.outputs[0].logprobs[0][ids[position]].logprob)
 
-        return await _gather([one(position) for position in range(1, len(ids))])
-
-    @asynccontextmanager
-    async def _serving(self) -> AsyncIterator[None]:
-        """Hold a place among the running calls, once the engine serves."""
-        try:
-            async with asyncio.timeout(self._config.timeout_s), self._changed:
-                await self._changed.wait_for(lambda: self._phase in (Phase.SERVING, Phase.REFUSED))
-                if self._phase is Phase.REFUSED:
-                    raise WeightUpdateError(f"{self._name} does not serve: it is {self._phase.value}")
-                self._in_flight += 1
-        except TimeoutError as error:
-            raise EngineDead(f"{self._name}: still {self._phase.value} after {self._config.timeout_s:g} s") from error
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            await self._enter(self._phase)
-
-    async def _enter(self, phase: Phase) -> None:
-        async with self._changed:
-            self._phase = phase
-            self._changed.notify_all()
+        return await gather_or_cancel([one(position) for position in range(1, len(ids))])
 
     @asynccontextmanager
     async def _guard(self, verb: str, timeout_s: float) -> AsyncIterator[None]:
@@ -262,16 +249,6 @@ class VLLMEngine:
         if self._manifest is None:
             raise WeightUpdateError(f"{self._name}: {verb} without begin_update")
         return self._manifest
-
-
-async def _gather(coroutines: Sequence[Awaitable[T]]) -> list[T]:
-    """All results in order; when one fails the others are cancelled, so that none outlives the call."""
-    tasks = [asyncio.ensure_future(c) for c in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:
@@ -301,24 +278,3 @@ def _completion(key: SampleKey, output: CompletionOutput) -> Completion:
         max_policy_version=max(versions),
         text=output.text,
     )
-
-
-def _gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) -> float:
-    """Largest absolute difference in nats; infinite when a number is missing or not finite."""
-    gaps = [abs(a - b) for c, row in zip(canaries, scored, strict=True) for a, b in zip(c.logprobs, row, strict=True)]
-    return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
-
-
-def _combine(version: int, ranks: Sequence[Sequence], canary_gap: float) -> VerifyReport:
-    """One report of all tensor-parallel ranks; with several, a digest is the digest of the ranks' digests."""
-    per_name: dict[str, list[str]] = {}
-    for digests, _, _ in ranks:
-        for name, digest in digests:
-            per_name.setdefault(name, []).append(digest)
-    joined = {
-        name: parts[0] if len(parts) == 1 else hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
-        for name, parts in per_name.items()
-    }
-    mismatched = sorted({name for _, names, _ in ranks for name in names})
-    missing = sorted({name for _, _, names in ranks for name in names})
-    return VerifyReport(version, joined, tuple(mismatched), tuple(missing), canary_gap)

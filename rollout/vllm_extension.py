@@ -22,8 +22,8 @@ from vllm.model_executor.layers.linear import (
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from rollout.interfaces import TensorSpec
-from rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction, WeightUpdateError
+from rollout.interfaces import TensorSpec, WeightUpdateError
+from rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
 
 ALL = slice(None)
 HEAD = "lm_head"
@@ -159,15 +159,16 @@ def _vocabulary(name: str, source: str, module: VocabParallelEmbedding, *, read_
     """An embedding (read as it is) or an LM head (read as it multiplies). Padding rows are left out."""
     start, stop = module.shard_indices.org_vocab_start_index, module.shard_indices.org_vocab_end_index
     local = slice(0, stop - start)
-    shape = tuple(module.weight.shape)
+    weight, bias = module.weight, getattr(module, "bias", None)
+    shape, dtype = tuple(weight.shape), weight.dtype
     parts = (ServedPart(f"{name}.weight", f"{source}.weight", slice(start, stop), ALL, local),)
     if read_packed:
-        yield _weight(module, parts, shape, module.weight.dtype)
+        yield _weight(module, parts, shape, dtype)
     else:
-        yield ServedModule(parts, shape, module.weight.dtype, False, partial(_read_plain, module.weight, module.weight.dtype))
-    if read_packed and getattr(module, "bias", None) is not None:
-        bias = (ServedPart(f"{name}.bias", f"{name}.bias", slice(start, stop), ALL, local),)
-        yield ServedModule(bias, shape[:1], module.bias.dtype, False, partial(_read_plain, module.bias, module.bias.dtype))
+        yield ServedModule(parts, shape, dtype, False, partial(_read_plain, weight, dtype))
+    if read_packed and bias is not None:
+        bias_part = ServedPart(f"{name}.bias", f"{name}.bias", slice(start, stop), ALL, local)
+        yield ServedModule((bias_part,), shape[:1], bias.dtype, False, partial(_read_plain, bias, bias.dtype))
 
 
 def _weight(
@@ -197,13 +198,10 @@ def _read_packed(module: nn.Module, width: int, dtype: torch.dtype, columns: Ten
 
 
 def _embedding_name(model: nn.Module) -> str:
-    embedding = next(
-        (name for name, m in model.named_modules() if isinstance(m, VocabParallelEmbedding) and not name.endswith(HEAD)),
-        None,
-    )
-    if embedding is None:
-        raise WeightUpdateError("the model ties its lm_head to an embedding that was not found")
-    return embedding
+    for name, module in model.named_modules():
+        if isinstance(module, VocabParallelEmbedding) and not name.endswith(HEAD):
+            return name
+    raise WeightUpdateError("the model ties its lm_head to an embedding that was not found")
 
 
 def _consecutive(sizes: Iterable[int]) -> list[slice]:

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import TensorSpec
-
-
-class WeightUpdateError(RuntimeError):
-    """A weight update that cannot become right; the message names the tensor."""
+from rollout.interfaces import TensorSpec, WeightUpdateError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,89 @@
+"""Moving published weights from the learner to the rollout workers.
+
+One node or CPU: rank 0 of the learner puts each bucket, as safetensors bytes, into the Ray object store; a worker maps
+it without a copy, writes it to a private file in shared memory, lets the engine load it by path (an engine core is
+another process, and its calls carry only plain types), and removes the file. Safetensors only: nothing is unpickled.
+GPU: `NativeClient` carries the control calls of vLLM's own weight-transfer engines; the tensors go over NCCL.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError
+from safetensors.torch import save
+from torch import Tensor
+
+from rollout.interfaces import EngineDead
+
+SHARED_MEMORY = "/dev/shm"
+
+
+def encode_bucket(tensors: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+    """A bucket as safetensors bytes, [num_bytes] uint8: what the object store maps without copying."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return np.frombuffer(save(plain), dtype=np.uint8)
+
+
+def put_bucket(tensors: Mapping[str, Tensor]) -> ray.ObjectRef:
+    """Learner side: put one bucket into the object store."""
+    return ray.put(encode_bucket(tensors))
+
+
+@contextmanager
+def shared_memory_file(payload: NDArray[np.uint8]) -> Iterator[str]:
+    """Path of a file (mode 0600, removed at the end) holding `payload`; in shared memory where there is one."""
+    folder = SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None
+    with tempfile.NamedTemporaryFile(prefix="raylign-", suffix=".safetensors", dir=folder) as file:
+        file.write(memoryview(payload))
+        file.flush()
+        yield file.name
+
+
+class NativeClient:
+    """The learner's control channel to workers when vLLM's own engines move the tensors (`VLLMWeightSyncClient`).
+
+    vLLM's `RayVLLMWeightSyncClient` waits without a deadline; this one names the worker that is late.
+    Not run on a GPU yet; the call sequence and argument shapes are tested on CPU.
+    """
+
+    def __init__(self, workers: Mapping[str, ActorHandle], *, timeout_s: float) -> None:
+        """`workers`: name -> rollout worker actor."""
+        self._workers, self._timeout_s = dict(workers), timeout_s
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Workers join the transfer group; ranks follow the order of `workers`, after the sender's 0."""
+        calls = [worker.init_native_transfer.remote(init_info) for worker in self._workers.values()]
+        self._wait("init_weight_transfer_engine", calls)
+
+    def start_weight_update(self) -> None:
+        """Workers prepare their layers for new weights."""
+        self._wait("start_weight_update", [worker.start_native_update.remote() for worker in self._workers.values()])
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Workers receive: runs while the sender broadcasts."""
+        calls = [worker.receive_native_weights.remote(update_info) for worker in self._workers.values()]
+        self._wait("update_weights", calls)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Workers put the weights in place. The version is set by `resume`, once they are verified."""
+        self._wait("finish_weight_update", [worker.finish_native_update.remote() for worker in self._workers.values()])
+
+    def _wait(self, verb: str, refs: Sequence[ray.ObjectRef]) -> None:
+        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=self._timeout_s)
+        if late:
+            names = [name for name, ref in zip(self._workers, refs, strict=True) if ref in late]
+            raise EngineDead(f"{', '.join(names)} did not finish {verb} within {self._timeout_s:g} s")
+        for name, ref in zip(self._workers, refs, strict=True):
+            try:
+                ray.get(ref, timeout=self._timeout_s)
+            except (RayError, GetTimeoutError) as error:
+                raise EngineDead(f"{name}: {verb}: {error}") from error

@@ -1,0 +1,137 @@
+"""One worker of the pool: what it may do, what it has to do. Pure asyncio over a handle Protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from rollout.interfaces import (
+    Canary,
+    EngineDead,
+    GenerationRequest,
+    GroupHandle,
+    Ref,
+    VerifyReport,
+    WeightManifest,
+)
+
+
+class WorkerHandle(Protocol):
+    """A rollout worker from afar. Every call has its own deadline and raises EngineDead or WeightUpdateError."""
+
+    @property
+    def name(self) -> str: ...
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]: ...
+    async def begin_update(self, manifest: WeightManifest) -> None: ...
+    async def load_bucket(self, bucket: Ref) -> None: ...
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport: ...
+    async def resume(self, version: int) -> None: ...
+    async def ping(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class MemberState(Enum):
+    """What a worker may do."""
+
+    JOINING = "joining"  # no verified publication yet
+    UPDATING = "updating"
+    SERVING = "serving"
+    QUARANTINED = "quarantined"  # alive, its weights are not known to be right
+    LEAVING = "leaving"  # finishes what it has, takes nothing new
+    DEAD = "dead"
+
+
+class Member:
+    """A worker in the pool: its state follows its weight updates (trainer.loops.publish drives them)."""
+
+    def __init__(self, handle: WorkerHandle) -> None:
+        self._handle = handle
+        self.state = MemberState.JOINING
+        self.reason = "no verified publication yet"
+        self.outstanding_tokens = 0
+        self.outstanding_samples = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._handle.name
+
+    def has_room(self, samples: int, limit: int) -> bool:
+        """True when it serves and `samples` more stay within `limit`; an idle worker takes any job."""
+        fits = not self.outstanding_samples or self.outstanding_samples + samples <= limit
+        return self.state is MemberState.SERVING and fits
+
+    def assign(self, requests: Sequence[GenerationRequest]) -> asyncio.Task[list[GroupHandle]]:
+        """Start sampling `requests`; they count as outstanding from now until the task ends, however it ends."""
+        tokens, samples = sum(map(_tokens, requests)), sum(len(r.keys) for r in requests)
+        self.outstanding_tokens += tokens
+        self.outstanding_samples += samples
+        self.idle.clear()
+
+        def release(_: object) -> None:
+            self.outstanding_tokens -= tokens
+            self.outstanding_samples -= samples
+            if not self.outstanding_samples:
+                self.idle.set()
+
+        task = asyncio.create_task(self._generate(requests))
+        task.add_done_callback(release)
+        return task
+
+    async def _generate(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
+        """Raises EngineDead when other samples than the requested come back."""
+        handles = await self._handle.generate(requests)
+        if [tuple(meta.key for meta in handle.metas) for handle in handles] != [r.keys for r in requests]:
+            raise EngineDead(f"{self.name} answered with other samples than it was asked for")
+        return handles
+
+    async def begin_update(self, manifest: WeightManifest) -> None:
+        """Stop serving and announce the tensors."""
+        self._move(MemberState.UPDATING, f"updating to version {manifest.version}")
+        await self._handle.begin_update(manifest)
+
+    async def load_bucket(self, bucket: Ref) -> None:
+        """Pass one bucket on."""
+        await self._handle.load_bucket(bucket)
+
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        """What the worker found."""
+        return await self._handle.finish_update(canaries)
+
+    async def resume(self, version: int) -> None:
+        """Serve `version`."""
+        await self._handle.resume(version)
+        self._move(MemberState.SERVING, "")
+
+    def quarantine(self, reason: str) -> None:
+        """Take no requests until a later publication verifies this worker."""
+        self._move(MemberState.QUARANTINED, reason)
+
+    def die(self, reason: str) -> None:
+        """It does not come back."""
+        self._move(MemberState.DEAD, reason)
+
+    def leave(self) -> None:
+        """Take nothing new."""
+        self._move(MemberState.LEAVING, "removed from the pool")
+
+    async def ping(self) -> None:
+        """Raises EngineDead when the worker does not answer."""
+        await self._handle.ping()
+
+    async def stop(self) -> None:
+        """End the worker."""
+        await self._handle.stop()
+
+    def _move(self, state: MemberState, reason: str) -> None:
+        if self.state is not MemberState.DEAD:
+            self.state, self.reason = state, reason
+
+
+def _tokens(request: GenerationRequest) -> int:
+    """Most tokens a request can take: the prompt once (its samples share it) and every response in full."""
+    return len(request.prompt.token_ids) + len(request.keys) * request.sampling.max_new_tokens

@@ -1,0 +1,211 @@
+"""Elastic rollout workers behind one `generate`. Pure asyncio over a handle Protocol: no Ray here.
+
+A prompt and all its samples go to one worker, the one with the fewest outstanding tokens. When a worker dies its
+unfinished prompts go to others; the first result of a prompt wins, so a sample key is counted once. A worker serves
+only between a verified publication and the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from data.types import Prompt, SampleKey, SamplingParams
+from rollout.interfaces import EngineDead, GenerationRequest, GroupHandle, WeightUpdateError
+from rollout.member import Member, MemberState, WorkerHandle
+
+logger = logging.getLogger(__name__)
+
+CALLS_PER_WORKER = 16
+"""Calls a worker's share of one step is cut into: more lose less when it dies, fewer cost the controller less."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """Figures since the pool was made."""
+
+    workers: int
+    serving: int
+    requeued_prompts: int
+    deaths: int
+
+
+@dataclass(slots=True)
+class _Job:
+    """Prompts that travel together."""
+
+    indices: list[int]
+    attempts: int = 0
+    causes: list[str] = field(default_factory=list)
+
+
+_Running = dict["asyncio.Task[list[GroupHandle]]", tuple[_Job, Member]]
+
+
+class RolloutPool:
+    """Implements trainer.loops.interfaces.RolloutPool; membership may change while it generates."""
+
+    def __init__(
+        self, workers: Sequence[WorkerHandle], *, max_concurrent: int, timeout_s: float, max_attempts: int = 3
+    ) -> None:
+        """`max_concurrent`: samples in flight in one worker; `timeout_s`: of one `generate`, all retries included."""
+        self._members = [Member(worker) for worker in workers]
+        self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
+        self._requeued = 0
+        self._deaths = 0
+
+    def members(self) -> tuple[Member, ...]:
+        """Workers that can be published to: alive and staying."""
+        gone = (MemberState.DEAD, MemberState.LEAVING)
+        return tuple(member for member in self._members if member.state not in gone)
+
+    def counts(self) -> PoolCounts:
+        """Present size and what happened so far."""
+        serving = sum(member.state is MemberState.SERVING for member in self._members)
+        return PoolCounts(len(self.members()), serving, self._requeued, self._deaths)
+
+    def add_worker(self, worker: WorkerHandle) -> None:
+        """It serves after the next verified publication. Raises ValueError for a name that is taken."""
+        if any(member.name == worker.name for member in self.members()):
+            raise ValueError(f"a rollout worker named {worker.name} is in the pool already; give the new one another")
+        self._members.append(Member(worker))
+
+    async def remove_worker(self, name: str) -> None:
+        """Let it finish what it has, then stop it. Raises KeyError for no such name."""
+        member = next((member for member in self.members() if member.name == name), None)
+        if member is None:
+            raise KeyError(f"no rollout worker is named {name!r}; there are {[m.name for m in self.members()]}")
+        member.leave()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await member.idle.wait()
+        except TimeoutError:
+            logger.warning("%s is stopped with %d samples running", name, member.outstanding_samples)
+        self._members.remove(member)
+        await member.stop()
+
+    async def probe(self) -> None:
+        """Ping every member; those that do not answer are dead."""
+        members = self.members()
+        for member, result in zip(members, await asyncio.gather(*(_answer(m) for m in members)), strict=True):
+            if result is not None:
+                self._bury(member, result)
+
+    async def generate(
+        self, prompts: Sequence[Prompt], *, epoch: int, samples_per_prompt: int, sampling: SamplingParams
+    ) -> list[GroupHandle]:
+        """One handle a prompt, in order.
+
+        Raises ValueError for top_p other than 1 (the trainer's log-probs know no nucleus) and for a repeated prompt;
+        EngineDead when the deadline passes, no worker serves, or a prompt failed on `max_attempts` workers.
+        """
+        if sampling.top_p != 1.0:
+            raise ValueError(f"top_p={sampling.top_p:g}: rollouts are drawn with top_p=1, as trainer log-probs assume")
+        requests = [_request(prompt, epoch, samples_per_prompt, sampling) for prompt in prompts]
+        if len({request.keys for request in requests}) != len(requests):
+            raise ValueError("a prompt occurs twice in one rollout step: its samples could not be told apart")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._run(requests)
+        except TimeoutError as error:
+            late = ", ".join(
+                f"{m.name} ({m.outstanding_samples} samples)" for m in self._members if not m.idle.is_set()
+            )
+            raise EngineDead(f"rollouts missed rollout.timeout_s={self._timeout_s:g} s; late: {late}") from error
+
+    async def _run(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
+        results: dict[int, GroupHandle] = {}
+        queue = deque(self._jobs(len(requests)))
+        running: _Running = {}
+        try:
+            while len(results) < len(requests):
+                self._dispatch(queue, running, requests)
+                if not running:
+                    raise EngineDead(f"no rollout worker serves: {self._states()}")
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    job, member = running.pop(task)
+                    self._collect(task, job, member, results, queue)
+                self._abandon_dead(running, queue)
+        finally:
+            for task in running:
+                task.cancel()
+        return [results[index] for index in range(len(requests))]
+
+    def _jobs(self, num_prompts: int) -> Iterator[_Job]:
+        size = max(1, num_prompts // (CALLS_PER_WORKER * max(1, len(self.members()))))
+        for start in range(0, num_prompts, size):
+            yield _Job(list(range(start, min(start + size, num_prompts))))
+
+    def _dispatch(self, queue: deque[_Job], running: _Running, requests: Sequence[GenerationRequest]) -> None:
+        """Give out jobs while a serving worker has room, each to the one with the fewest outstanding tokens."""
+        while queue:
+            batch = [requests[index] for index in queue[0].indices]
+            samples = sum(len(request.keys) for request in batch)
+            free = [member for member in self._members if member.has_room(samples, self._max_concurrent)]
+            if not free:
+                return
+            member = min(free, key=lambda m: (m.outstanding_tokens, m.name))
+            running[member.assign(batch)] = (queue.popleft(), member)
+
+    def _collect(
+        self,
+        task: asyncio.Task[list[GroupHandle]],
+        job: _Job,
+        member: Member,
+        results: dict[int, GroupHandle],
+        queue: deque[_Job],
+    ) -> None:
+        """Keep the results of a finished call, or hand its prompts on. Other errors (a bad prompt) are raised."""
+        try:
+            handles = task.result()
+        except EngineDead as error:
+            self._bury(member, str(error))
+            self._requeue(job, str(error), queue)
+        except WeightUpdateError as error:
+            member.quarantine(str(error))
+            self._requeue(job, str(error), queue)
+        else:
+            for index, handle in zip(job.indices, handles, strict=True):
+                results.setdefault(index, handle)
+
+    def _requeue(self, job: _Job, cause: str, queue: deque[_Job]) -> None:
+        job.attempts += 1
+        job.causes.append(cause)
+        if job.attempts >= self._max_attempts:
+            raise EngineDead(f"{len(job.indices)} prompts failed on {job.attempts} workers: {'; '.join(job.causes)}")
+        self._requeued += len(job.indices)
+        queue.append(job)
+
+    def _abandon_dead(self, running: _Running, queue: deque[_Job]) -> None:
+        """Do not wait for the other calls to a worker that died (or was found dead by `probe`)."""
+        for task, (job, member) in list(running.items()):
+            if member.state is MemberState.DEAD and not task.done():
+                task.cancel()
+                del running[task]
+                self._requeue(job, member.reason, queue)
+
+    def _bury(self, member: Member, reason: str) -> None:
+        if member.state is not MemberState.DEAD:
+            member.die(reason)
+            self._deaths += 1
+            logger.warning("%s is out of the pool: %s", member.name, reason)
+
+    def _states(self) -> str:
+        return "; ".join(f"{m.name} {m.state.value} ({m.reason})" for m in self._members) or "the pool is empty"
+
+
+def _request(prompt: Prompt, epoch: int, samples: int, sampling: SamplingParams) -> GenerationRequest:
+    keys = tuple(SampleKey(epoch, prompt.prompt_id, k) for k in range(samples))
+    return GenerationRequest(prompt, keys, sampling)
+
+
+async def _answer(member: Member) -> str | None:
+    try:
+        await member.ping()
+    except EngineDead as error:
+        return str(error)
+    return None

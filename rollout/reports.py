@@ -1,0 +1,33 @@
+"""What the ranks of an engine found, as one report. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+from rollout.interfaces import Canary, VerifyReport
+
+
+def canary_gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) -> float:
+    """Largest absolute difference, nats; infinite when one side has a number that is not finite."""
+    gaps = [abs(a - b) for c, row in zip(canaries, scored, strict=True) for a, b in zip(c.logprobs, row, strict=True)]
+    return max((gap if math.isfinite(gap) else math.inf for gap in gaps), default=0.0)
+
+
+def combine_ranks(version: int, ranks: Sequence[Sequence[Sequence]], gap: float) -> VerifyReport:
+    """One report of all tensor-parallel ranks, each ([[name, digest], ...], [mismatched], [missing]).
+
+    With several ranks a tensor's digest is the digest of its ranks' digests, in rank order.
+    """
+    per_name: dict[str, list[str]] = {}
+    for digests, _, _ in ranks:
+        for name, digest in digests:
+            per_name.setdefault(name, []).append(digest)
+    joined = {
+        name: parts[0] if len(parts) == 1 else hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
+        for name, parts in per_name.items()
+    }
+    mismatched = sorted({name for _, names, _ in ranks for name in names})
+    missing = sorted({name for _, _, names in ranks for name in names})
+    return VerifyReport(version, joined, tuple(mismatched), tuple(missing), gap)

@@ -1,0 +1,218 @@
+"""A rollout worker: a thin Ray actor around one engine, and its handle on the controller's side.
+
+Sampled groups come back as separate return values of the call: the controller owns them, so they outlive the worker,
+and it reads only the metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+
+from cluster.weights import shared_memory_file
+from conf.schema import Device, RolloutConfig, SyncConfig
+from data.types import Completion, RolloutGroup, RolloutMeta
+from rollout import environment
+from rollout.interfaces import (
+    Canary,
+    EngineDead,
+    GenerationRequest,
+    GroupHandle,
+    Ref,
+    VerifyReport,
+    WeightManifest,
+    WeightUpdateError,
+)
+
+PING_S = 30.0
+"""Deadline of a ping: an engine that computes still answers, its loop is not the engine core's."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What one worker serves and how."""
+
+    name: str  # "rollout/0"
+    model: str  # Hugging Face folder
+    rollout: RolloutConfig
+    sync: SyncConfig
+    device: Device
+    seed: int = 0
+
+
+class RolloutWorker:
+    """The actor. Every method is one call to the engine."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        environment.prepare(spec.rollout, spec.device)
+        from rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
+
+        self._engine = VLLMEngine(
+            spec.model, spec.rollout, spec.sync, name=spec.name, device=spec.device, seed=spec.seed
+        )
+
+    async def start(self) -> None:
+        """Load the model."""
+        await self._engine.start()
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> tuple[Any, ...]:
+        """(metadata of every group, group 0, group 1, ...): one return value each."""
+        groups = await self._engine.generate(requests)
+        metas = [tuple(_meta(group, completion) for completion in group.completions) for group in groups]
+        return (metas, *groups)
+
+    async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-prob of each token after the first, by the engine."""
+        return await self._engine.score_tokens(token_ids, temperature)
+
+    async def begin_update(self, manifest: WeightManifest, native: bool = False) -> None:
+        """Pause and announce."""
+        await self._engine.begin_update(manifest, native=native)
+
+    async def load_bucket(self, payload: NDArray[np.uint8]) -> None:
+        """Load one bucket of safetensors bytes, mapped from the object store."""
+        with shared_memory_file(payload) as path:
+            await self._engine.load_bucket(path)
+
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        """Put the weights in place and compare."""
+        return await self._engine.finish_update(canaries)
+
+    async def resume(self, version: int) -> None:
+        """Serve `version`."""
+        await self._engine.resume(version)
+
+    async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join vLLM's own weight-transfer group."""
+        await self._engine.init_native_transfer(init_info)
+
+    async def start_native_update(self) -> None:
+        """Prepare the layers."""
+        await self._engine.start_native_update()
+
+    async def receive_native_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive what the learner broadcasts."""
+        await self._engine.receive_native_weights(update_info)
+
+    async def finish_native_update(self) -> None:
+        """Put what was received in place."""
+        await self._engine.finish_native_update()
+
+    async def ping(self) -> None:
+        """Raises EngineDead when the engine has died."""
+        await self._engine.ping()
+
+    async def stop(self) -> None:
+        """End the engine's processes."""
+        await self._engine.stop()
+
+
+class RayWorkerHandle:
+    """rollout.member.WorkerHandle over a RolloutWorker actor: deadlines, and Ray's errors as ours."""
+
+    def __init__(
+        self, name: str, actor: ActorHandle, *, generate_s: float, update_s: float, native: bool = False
+    ) -> None:
+        """Deadlines in seconds: `generate_s` of a generation call, `update_s` of each update call."""
+        self._name, self.actor = name, actor
+        self._generate_s, self._update_s, self._native = generate_s, update_s, native
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._name
+
+    async def start(self, timeout_s: float) -> None:
+        """Wait until the model is loaded."""
+        await self._call(self.actor.start.remote(), "start", timeout_s)
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
+        """One handle a request, in order; the groups stay in the object store."""
+        metas_ref, *groups = self.actor.generate.options(num_returns=1 + len(requests)).remote(list(requests))
+        metas = await self._call(metas_ref, "generate", self._generate_s)
+        return [GroupHandle(Ref(group), tuple(rows)) for group, rows in zip(groups, metas, strict=True)]
+
+    async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-prob of each token after the first, by the engine."""
+        return await self._call(self.actor.score_tokens.remote(token_ids, temperature), "score_tokens", self._update_s)
+
+    async def begin_update(self, manifest: WeightManifest) -> None:
+        """Pause and announce."""
+        await self._call(self.actor.begin_update.remote(manifest, self._native), "begin_update", self._update_s)
+
+    async def load_bucket(self, bucket: Ref) -> None:
+        """`bucket`: object reference of safetensors bytes; the worker maps it, the controller never reads it."""
+        await self._call(self.actor.load_bucket.remote(bucket), "load_bucket", self._update_s)
+
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        """What the worker found."""
+        return await self._call(self.actor.finish_update.remote(list(canaries)), "finish_update", self._update_s)
+
+    async def resume(self, version: int) -> None:
+        """Serve `version`."""
+        await self._call(self.actor.resume.remote(version), "resume", self._update_s)
+
+    async def ping(self) -> None:
+        """Raises EngineDead when there is no answer."""
+        await self._call(self.actor.ping.remote(), "ping", PING_S)
+
+    async def stop(self) -> None:
+        """End engine and actor; one that does not answer is killed all the same."""
+        try:
+            await self._call(self.actor.stop.remote(), "stop", PING_S)
+        except EngineDead:
+            pass  # it is gone, or about to be
+        finally:
+            ray.kill(self.actor)
+
+    async def _call(self, ref: Any, verb: str, timeout_s: float) -> Any:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await ref
+        except TimeoutError as error:
+            raise EngineDead(f"{self._name}: {verb}: no answer within {timeout_s:g} s") from error
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, EngineDead | WeightUpdateError | ValueError):
+                raise type(cause)(str(cause)) from error
+            raise EngineDead(f"{self._name}: {verb}: {type(cause).__name__}: {cause}") from error
+        except RayError as error:
+            raise EngineDead(f"{self._name}: {verb}: {type(error).__name__}: {error}") from error
+
+
+def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: Mapping[str, str]) -> RayWorkerHandle:
+    """Start the actor of one worker (not awaited; call `start`). Ray never restarts it: the pool replaces workers.
+
+    `options`: where it goes (from a reservation); `env_vars`: as cluster.runtime_env gives them for an engine.
+    """
+    actor = (
+        ray.remote(RolloutWorker)
+        .options(max_restarts=0, max_task_retries=0, runtime_env={"env_vars": dict(env_vars)}, **options)
+        .remote(spec)
+    )
+    return RayWorkerHandle(
+        spec.name,
+        actor,
+        generate_s=spec.rollout.timeout_s,
+        update_s=spec.sync.timeout_s,
+        native=spec.device is Device.cuda,
+    )
+
+
+def _meta(group: RolloutGroup, completion: Completion) -> RolloutMeta:
+    return RolloutMeta(
+        key=completion.key,
+        prompt_tokens=len(group.prompt.token_ids),
+        response_tokens=len(completion.response_ids),
+        finish_reason=completion.finish_reason,
+        min_policy_version=completion.min_policy_version,
+        max_policy_version=completion.max_policy_version,
+    )

@@ -1,0 +1,235 @@
+"""Weight transactions on a real vLLM engine: what is served is what was sent, or the engine does not serve."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from data.sample_model import tiny_model
+from data.types import Prompt, SampleKey, SamplingParams
+from rollout import environment
+from rollout.fingerprint import dtype_name, tensor_digest
+from rollout.interfaces import Canary, GenerationRequest, TensorSpec, VerifyReport, WeightManifest, WeightUpdateError
+
+pytestmark = pytest.mark.system
+
+CONFIG = RolloutConfig(
+    precision=Precision.float32, max_model_len=256, kv_cache_gb=0.25, max_concurrent=16, timeout_s=120
+)
+SYNC = SyncConfig(max_canary_gap=1e-3, timeout_s=60)
+TOKENS = (5, 9, 100, 33, 250, 7, 61, 300, 12, 45)
+
+
+class Bench:
+    """An engine, its event loop and the Hugging Face model that plays the learner."""
+
+    def __init__(
+        self, folder: Path, extension: str | None = None, config: RolloutConfig = CONFIG, sync: SyncConfig = SYNC
+    ):
+        environment.prepare(config, Device.cpu)
+        from rollout.vllm_engine import EXTENSION, VLLMEngine  # after the environment
+
+        self.loop = asyncio.new_event_loop()
+        self.engine = VLLMEngine(str(folder), config, sync, extension=extension or EXTENSION)
+        self.dtype = torch.float32 if config.precision is Precision.float32 else torch.bfloat16
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype)
+        self.folder = folder
+        self.version = 0
+        self.run(self.engine.start())
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 120))
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
+
+    def perturb(self, seed: int) -> None:
+        """A step of training: every weight moves a little, differently."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+                parameter.add_(0.05 * parameter.float().std().nan_to_num(1.0).to(parameter.dtype) * noise)
+
+    def logprobs(self, tokens: tuple[int, ...], temperature: float = 1.0) -> list[float]:
+        with torch.no_grad():
+            logits = self.model(torch.tensor([tokens])).logits[0, :-1].float() / temperature
+        return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+
+    def publish(self, tmp: Path, sent: Mapping[str, Tensor] | None = None, buckets: int = 3) -> VerifyReport:
+        """Announce the model's weights, send `sent` (default: the same)."""
+        self.version += 1
+        truth = self.weights()
+        specs = tuple(TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t)) for n, t in truth.items())
+        manifest = WeightManifest(self.version, specs, self.model.config.tie_word_embeddings)
+        self.run(self.engine.begin_update(manifest))
+        items = list((sent if sent is not None else truth).items())
+        for index in range(buckets):
+            path = tmp / "bucket.safetensors"
+            save_file(dict(items[index::buckets]), path)  # a layer's parts come in different buckets
+            self.run(self.engine.load_bucket(str(path)))
+            path.unlink()
+        return self.run(self.engine.finish_update([Canary(TOKENS, tuple(self.logprobs(TOKENS)))]))
+
+    def close(self) -> None:
+        self.run(self.engine.stop())
+        self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {tie: tiny_model(root / f"tie-{tie}", tie=tie) for tie in (True, False)}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def bench(request: pytest.FixtureRequest, folders: dict[bool, Path]) -> Iterator[Bench]:
+    made = Bench(folders[request.param])
+    yield made
+    made.close()
+
+
+def _planted(folder: Path, name: str) -> Bench:
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in sys.path:
+        sys.path.insert(0, root)  # the engine core is spawned with our sys.path and imports the planted bug by name
+    return Bench(folder, extension=f"tests.system.planted_receivers.{name}")
+
+
+def _greedy(bench: Bench, temperature: float = 0.0) -> tuple[int, int]:
+    prompt = Prompt("p", (), TOKENS)
+    sampling = SamplingParams(temperature=temperature, max_new_tokens=4, seed=1)
+    groups = bench.run(bench.engine.generate([GenerationRequest(prompt, (SampleKey(0, "p", 0),), sampling)]))
+    completion = groups[0].completions[0]
+    return completion.min_policy_version, completion.max_policy_version
+
+
+def test_the_served_weights_are_the_sent_ones_after_every_sync(bench: Bench, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        bench.perturb(seed)
+        report = bench.publish(tmp_path)
+        assert report.mismatched == () and report.missing == ()
+        assert report.canary_gap < 1e-3
+        sent = {name: tensor_digest(tensor) for name, tensor in bench.weights().items()}
+        assert {name: report.digests[name] for name in sent} == sent
+        bench.run(bench.engine.resume(bench.version))
+        assert _greedy(bench) == (bench.version, bench.version)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_engine_and_trainer_agree_after_a_sync(bench: Bench, tmp_path: Path, temperature: float) -> None:
+    bench.perturb(3)
+    assert bench.publish(tmp_path).passed(1e-3)
+    bench.run(bench.engine.resume(bench.version))
+    scored = bench.run(bench.engine.score_tokens([TOKENS], temperature))[0]
+    assert scored == pytest.approx(bench.logprobs(TOKENS, temperature), abs=1e-3)
+    sampling = SamplingParams(temperature=temperature, max_new_tokens=24, seed=7)
+    keys = tuple(SampleKey(0, "p", k) for k in range(4))
+    group = bench.run(bench.engine.generate([GenerationRequest(Prompt("p", (), TOKENS), keys, sampling)]))[0]
+    for completion in group.completions:
+        full = bench.logprobs((*TOKENS, *completion.response_ids), temperature)
+        assert completion.rollout_logprobs == pytest.approx(full[len(TOKENS) - 1 :], abs=1e-3)
+
+
+def test_a_dropped_tensor_is_named_and_the_engine_does_not_serve(bench: Bench, tmp_path: Path) -> None:
+    bench.perturb(4)
+    sent = bench.weights()
+    del sent["model.layers.1.mlp.up_proj.weight"]
+    report = bench.publish(tmp_path, sent)
+    assert report.missing == ("model.layers.1.mlp.up_proj.weight",)
+    with pytest.raises(WeightUpdateError, match="may not serve"):
+        bench.run(bench.engine.resume(bench.version))
+    with pytest.raises(WeightUpdateError, match="does not serve"):
+        _greedy(bench)
+    assert bench.publish(tmp_path).passed(1e-3)  # a good transaction heals it
+    bench.run(bench.engine.resume(bench.version))
+    assert _greedy(bench) == (bench.version, bench.version)
+
+
+def test_swapped_tensors_of_equal_shape_are_named(bench: Bench, tmp_path: Path) -> None:
+    bench.perturb(5)
+    sent = bench.weights()
+    first, second = (f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1))
+    sent[first], sent[second] = sent[second], sent[first]
+    report = bench.publish(tmp_path, sent)
+    assert report.mismatched == (first, second)
+    assert report.canary_gap > 1e-3
+    assert bench.publish(tmp_path).passed(1e-3)
+    bench.run(bench.engine.resume(bench.version))
+
+
+def test_a_wrong_number_in_one_place_is_found(bench: Bench, tmp_path: Path) -> None:
+    """One element of one tensor: the canary cannot see it, the digest must."""
+    bench.perturb(6)
+    sent = bench.weights()
+    sent["model.layers.0.mlp.down_proj.weight"][3, 5] += 1e-6
+    report = bench.publish(tmp_path, sent)
+    assert report.canary_gap < 1e-3
+    assert report.mismatched == ("model.layers.0.mlp.down_proj.weight",)
+    assert bench.publish(tmp_path).passed(1e-3)
+    bench.run(bench.engine.resume(bench.version))
+
+
+def test_unannounced_and_misshapen_tensors_are_refused_and_the_next_update_is_clean(
+    bench: Bench, tmp_path: Path
+) -> None:
+    for name, tensor, message in (
+        ("model.layers.9.unknown.weight", torch.zeros(2, 2), "not in the manifest"),
+        ("model.norm.weight", torch.zeros(3), "announced as float32"),
+    ):
+        with pytest.raises(WeightUpdateError, match=message):
+            bench.publish(tmp_path, bench.weights() | {name: tensor})
+        with pytest.raises(WeightUpdateError, match="may not serve"):
+            bench.run(bench.engine.resume(bench.version))
+    bench.perturb(7)
+    assert bench.publish(tmp_path).passed(1e-3)
+    bench.run(bench.engine.resume(bench.version))
+
+
+def test_a_stale_lm_head_is_caught(folders: dict[bool, Path], tmp_path: Path) -> None:
+    bench = _planted(folders[True], "StaleHead")
+    try:
+        bench.perturb(1)
+        report = bench.publish(tmp_path)
+        assert report.mismatched == ("lm_head.weight",)
+        assert report.canary_gap > 1e-3
+        with pytest.raises(WeightUpdateError, match="may not serve"):
+            bench.run(bench.engine.resume(bench.version))
+    finally:
+        bench.close()
+
+
+def test_a_swap_inside_the_engine_is_caught(folders: dict[bool, Path], tmp_path: Path) -> None:
+    bench = _planted(folders[False], "SwapsInTheEngine")
+    try:
+        bench.perturb(1)
+        report = bench.publish(tmp_path)
+        assert report.mismatched == tuple(f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1))
+    finally:
+        bench.close()
+
+
+def test_bfloat16_is_read_back_exactly_and_by_sampled_columns(folders: dict[bool, Path], tmp_path: Path) -> None:
+    config = RolloutConfig(precision=Precision.bfloat16, max_model_len=256, kv_cache_gb=0.25, max_concurrent=16)
+    bench = Bench(folders[True], config=config, sync=SyncConfig(max_canary_gap=0.2, timeout_s=60, verify_columns=16))
+    try:
+        bench.perturb(1)
+        with torch.no_grad():  # what a packed layer cannot give back: the sign of zero, and subnormals
+            bench.model.model.layers[0].mlp.up_proj.weight[0, :64] = -0.0
+            bench.model.model.layers[0].mlp.up_proj.weight[1, :64] = 1e-39
+        report = bench.publish(tmp_path)
+        assert report.passed(0.2), report
+        sent = bench.weights()
+        sent["model.layers.1.self_attn.o_proj.weight"] = sent["model.layers.0.self_attn.o_proj.weight"].clone()
+        assert "model.layers.1.self_attn.o_proj.weight" in bench.publish(tmp_path, sent).mismatched
+    finally:
+        bench.close()

@@ -1,0 +1,187 @@
+"""Weight publication as a transaction.
+
+    manifest ──► pause every worker ──► buckets ──► read back, canaries ──► resume at version v
+                        │                  │                 │
+                        └── a worker that fails is tried once more, then does not serve ──► the run goes on
+                            with the verified ones; with none, PublishError says worker, tensors and gap
+
+Pure asyncio over Protocols: no Ray, no engine. Each phase has a deadline, and the error names who was late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from conf.errors import RunFailed
+from rollout.interfaces import Canary, EngineDead, Ref, VerifyReport, WeightManifest, WeightUpdateError
+from trainer.loops.interfaces import PublishResult, WeightSource
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NAMES_SHOWN = 4
+"""Tensor names in one error message; the rest is counted."""
+
+
+class PublishError(RunFailed):
+    """No rollout worker serves the new weights; the message names each worker, its tensors and its canary gap."""
+
+
+class WeightSink(Protocol):
+    """One rollout worker as the receiver of weights."""
+
+    @property
+    def name(self) -> str: ...
+    async def begin_update(self, manifest: WeightManifest) -> None: ...
+    async def load_bucket(self, bucket: Ref) -> None: ...
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport: ...
+    async def resume(self, version: int) -> None: ...
+
+    def quarantine(self, reason: str) -> None:
+        """The worker takes no requests until a later publication verifies it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Shipment:
+    """What goes to every worker."""
+
+    manifest: WeightManifest
+    canaries: Sequence[Canary]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a worker does not serve the new version."""
+
+    sink: WeightSink
+    reason: str
+
+
+class WeightPublisher:
+    """Sequences one transaction after another. `members()` are the workers alive now, served or quarantined."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        members: Callable[[], Sequence[WeightSink]],
+        *,
+        timeout_s: float,
+        max_canary_gap: float,
+    ) -> None:
+        """`timeout_s`: deadline of each phase; `max_canary_gap`: nats."""
+        self._source, self._members = source, members
+        self._timeout_s, self._max_gap = timeout_s, max_canary_gap
+
+    async def publish(self, version: int) -> PublishResult:
+        """Every worker that serves afterwards serves `version`, verified. Raises PublishError when none does."""
+        start = time.monotonic()
+        sinks = list(self._members())
+        if not sinks:
+            raise PublishError(f"version {version} cannot be published: no rollout worker is alive")
+        manifest = await self._from_source(self._source.manifest(version), "manifest")
+        shipment = _Shipment(manifest, await self._from_source(self._source.canaries(), "canary log-probs"))
+        gaps, failures = await self._attempt(sinks, shipment)
+        if failures:
+            logger.warning("publication of version %d is tried again: %s", version, _sentences(failures))
+            retried, failures = await self._attempt([failure.sink for failure in failures], shipment)
+            gaps |= retried
+        for failure in failures:
+            failure.sink.quarantine(failure.reason)
+        if not gaps:
+            raise PublishError(f"version {version} is served by no worker: {_sentences(failures)}")
+        if failures:
+            logger.warning("version %d goes on without: %s", version, _sentences(failures))
+        return PublishResult(
+            version=version,
+            seconds=time.monotonic() - start,
+            num_bytes=sum(_num_bytes(spec.shape, spec.dtype) for spec in manifest.tensors),
+            verified_workers=len(gaps),
+            canary_gap=max(gaps.values()),
+        )
+
+    async def _attempt(
+        self, sinks: Sequence[WeightSink], shipment: _Shipment
+    ) -> tuple[dict[str, float], list[_Failure]]:
+        """One transaction. Returns the canary gap of each worker that serves now, by name, and the failures."""
+        version = shipment.manifest.version
+        failures: list[_Failure] = []
+
+        async def phase(members: Sequence[WeightSink], call: Callable[[WeightSink], Awaitable[T]], verb: str) -> list:
+            results = await asyncio.gather(*(self._one(sink, call, verb) for sink in members))
+            failures.extend(result for result in results if isinstance(result, _Failure))
+            return [(s, r) for s, r in zip(members, results, strict=True) if not isinstance(r, _Failure)]
+
+        def alive(done: Sequence[tuple[WeightSink, object]]) -> list[WeightSink]:
+            return [sink for sink, _ in done]
+
+        begun = alive(await phase(sinks, lambda sink: sink.begin_update(shipment.manifest), "begin_update"))
+        if not begun:
+            return {}, failures
+        # After the pause, so that a transport that moves tensors itself finds every worker listening.
+        buckets = await self._from_source(self._source.buckets(), "weights")
+
+        async def load(sink: WeightSink) -> None:
+            for bucket in buckets:
+                await sink.load_bucket(bucket)
+
+        loaded = alive(await phase(begun, load, "load_bucket"))
+        reports = await phase(loaded, lambda sink: sink.finish_update(shipment.canaries), "finish_update")
+        good = [(sink, report) for sink, report in reports if report.passed(self._max_gap)]
+        failures += [
+            _Failure(sink, f"{sink.name}: {_describe(report, self._max_gap)}")
+            for sink, report in reports
+            if not report.passed(self._max_gap)
+        ]
+        resumed = alive(await phase(alive(good), lambda sink: sink.resume(version), "resume"))
+        return {sink.name: report.canary_gap for sink, report in good if sink in resumed}, failures
+
+    async def _one(self, sink: WeightSink, call: Callable[[WeightSink], Awaitable[T]], verb: str) -> T | _Failure:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call(sink)
+        except TimeoutError:
+            return _Failure(sink, f"{sink.name} did not finish {verb} within sync.timeout_s={self._timeout_s:g} s")
+        except (EngineDead, WeightUpdateError) as error:
+            return _Failure(sink, str(error) if sink.name in str(error) else f"{sink.name}: {verb}: {error}")
+
+    async def _from_source(self, call: Awaitable[T], what: str) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call
+        except TimeoutError as error:
+            raise PublishError(f"the learner did not give its {what} within {self._timeout_s:g} s") from error
+
+
+def _describe(report: VerifyReport, max_gap: float) -> str:
+    """Why a report did not pass."""
+    parts = []
+    if report.mismatched:
+        parts.append(f"served weights differ from the learner's: {_names(report.mismatched)}")
+    if report.missing:
+        parts.append(f"never arrived: {_names(report.missing)}")
+    if not report.canary_gap <= max_gap:
+        parts.append(f"canary log-probs are off by {report.canary_gap:.3g} nats (sync.max_canary_gap={max_gap:g})")
+    return "; ".join(parts)
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
+
+
+def _sentences(failures: Sequence[_Failure]) -> str:
+    return "; ".join(failure.reason for failure in failures)
+
+
+def _num_bytes(shape: Sequence[int], dtype: str) -> int:
+    count = DTYPE_BYTES[dtype]
+    for size in shape:
+        count *= size
+    return count
