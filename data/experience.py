@@ -170,7 +170,7 @@ def _reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
 
 
 def _rollout_metrics(batch: ScoredBatch, rollout_logprobs: Tensor) -> dict[str, float]:
-    """`logprob_gap`: mean absolute difference of engine and trainer over response tokens, nats; 0 when not recomputed."""
+    """`logprob_gap`: mean absolute difference of engine and trainer over response tokens, nats; 0 if not recomputed."""
     mask = batch.tokens.response_mask
     gap = (batch.logprobs - rollout_logprobs)[mask].abs()
     return {

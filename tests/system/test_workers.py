@@ -12,7 +12,7 @@ import ray
 
 from cluster.errors import FailureKind, RoleError
 from cluster.placement import RoleRequest, plan_placement
-from cluster.rank import free_rendezvous
+from cluster.rank import free_meeting_point
 from cluster.reserve import Reservation, reserve
 from cluster.runtime_env import RoleEnv
 from cluster.session import Session, session
@@ -21,7 +21,7 @@ from conf.errors import ClusterError
 from conf.schema import ClusterConfig, Device, PlacementStrategy
 
 
-def rank_class() -> type:
+def rank_class() -> type:  # noqa: C901 (a class of six small methods)
     """A local class travels by value: Ray workers cannot import this test."""
 
     class Rank:
@@ -36,7 +36,7 @@ def rank_class() -> type:
             return str(data.__file__), dict(os.environ)
 
         def rendezvous(self) -> tuple[str, int]:
-            meeting = free_rendezvous()
+            meeting = free_meeting_point()
             return meeting.master_addr, meeting.master_port
 
         def answer(self) -> int:
@@ -122,7 +122,9 @@ def test_a_death_is_named_before_the_peers_it_breaks(group: WorkerGroup) -> None
 
 def test_an_exception_is_named_though_its_peer_hangs(group: WorkerGroup) -> None:
     call(group, "answer")
-    with pytest.raises(RoleError, match=r"policy rank 1 raised during raise on one: ValueError: loss is nan") as failure:
+    with pytest.raises(
+        RoleError, match=r"policy rank 1 raised during raise on one: ValueError: loss is nan"
+    ) as failure:
         call(group, "raise_on_one", timeout_s=30)
     assert failure.value.kind is FailureKind.RAISED
 
