@@ -1,0 +1,90 @@
+"""Prompt sets for online training and evaluation: rows -> tokenised prompts with stable, unique ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from conf.schema import DataConfig
+from data.loading import RawRow
+from data.quarantine import LoadReport
+from data.row_set import read_row_set
+from data.rows import prompt_row
+from data.tokenize import Encoder
+from data.types import Message, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Prompts in file order; the sampler shuffles."""
+
+    prompts: tuple[Prompt, ...]
+    digest: str  # a data position is only valid for the same digest
+    report: LoadReport
+
+
+def load_prompts(
+    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+) -> PromptSet:
+    """Every usable prompt of `name` (`config.train` or `config.eval`).
+
+    `quarantine`: the file for rows that cannot be used. Raises DataError for a set that is empty, unreadable or too
+    bad, or with prompts over `config.max_prompt_tokens` under `overlong=error`.
+    """
+    builder = _PromptBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
+    read = read_row_set(name, config, builder, quarantine)
+    return PromptSet(read.items, read.digest, read.report)
+
+
+class _PromptBuilder:
+    """A RowBuilder of prompts."""
+
+    max_tokens_key = "data.max_prompt_tokens"
+
+    def __init__(self, encoder: Encoder, config: DataConfig) -> None:
+        self._encoder = encoder
+        self._used_ids: set[str] = set()
+        self.max_tokens = config.max_prompt_tokens
+
+    def build(self, row: RawRow) -> Prompt:
+        """Raises RowError."""
+        parsed = prompt_row(row.columns)
+        token_ids = self._encoder.encode_prompt(parsed.prompt)
+        messages = self._encoder.messages(parsed.prompt)
+        return Prompt(
+            prompt_id=self._unique(parsed.given_id or f"{_content_id(messages)}-{row.number}", row.number),
+            messages=messages,
+            token_ids=token_ids,
+            data_source=parsed.data_source,
+            ground_truth=parsed.ground_truth,
+        )
+
+    def num_tokens(self, item: Prompt) -> int:
+        """Tokens the engine is given."""
+        return len(item.token_ids)
+
+    def truncate_left(self, item: Prompt) -> Prompt:
+        """The end stays: it holds the question's end and the template's opening of the answer."""
+        return replace(item, token_ids=item.token_ids[-self.max_tokens :])
+
+    def fingerprint(self, item: Prompt) -> str:
+        """Everything of it."""
+        return json.dumps(asdict(item), ensure_ascii=True)
+
+    def _unique(self, wanted: str, number: int) -> str:
+        """`wanted`, or with the row's number when an earlier row has it."""
+        prompt_id = wanted
+        while prompt_id in self._used_ids:
+            prompt_id = f"{prompt_id}-{number}"
+        self._used_ids.add(prompt_id)
+        return prompt_id
+
+
+def _content_id(messages: tuple[Message, ...]) -> str:
+    """Twelve hex digits of the turns: the same question keeps its name when ids are not given."""
+    text = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

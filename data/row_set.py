@@ -1,0 +1,103 @@
+"""Reads a whole data set through one builder: bad rows aside, overlong rows by policy, everything counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from conf.errors import DataError
+from conf.schema import DataConfig, Overlong
+from data.loading import RawRow, content_hash, read_rows
+from data.quarantine import BadRow, LoadReport, Quarantine, as_text
+from data.rows import RowError
+
+T = TypeVar("T")
+
+_EXAMPLES = 3
+
+
+class RowBuilder(Protocol[T]):
+    """Makes the items of one kind of data set."""
+
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def max_tokens_key(self) -> str:
+        """The setting that holds the limit, for messages."""
+        ...
+
+    def build(self, row: RawRow) -> T:
+        """Raises RowError for a row that cannot be used."""
+        ...
+
+    def num_tokens(self, item: T) -> int: ...
+    def truncate_left(self, item: T) -> T | None:
+        """The item within the limit; None when what must stay is longer than that."""
+        ...
+
+    def fingerprint(self, item: T) -> str:
+        """All of the item that training can see, as text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet(Generic[T]):
+    """The usable items in reading order."""
+
+    items: tuple[T, ...]
+    digest: str
+    report: LoadReport
+
+
+def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quarantine: Path | None) -> RowSet[T]:
+    """Every usable row of `name`.
+
+    Raises DataError for a set that is empty or unreadable, holds more bad rows than `config.max_bad_fraction`, has
+    overlong rows under `overlong=error`, or has nothing left.
+    """
+    items: list[T] = []
+    overlong: list[BadRow] = []
+    dropped = total = 0
+    with Quarantine(quarantine) as bad:
+        for row in read_rows(name):
+            total += 1
+            if isinstance(row, BadRow):
+                bad.add(row.number, row.source, row.reason, row.row)
+                continue
+            try:
+                item = builder.build(row)
+            except RowError as error:
+                bad.add(row.number, row.source, str(error), row.columns)
+                continue
+            length = builder.num_tokens(item)
+            if length <= builder.max_tokens:
+                items.append(item)
+                continue
+            reason = f"{length} tokens, {builder.max_tokens_key}={builder.max_tokens}"
+            overlong.append(BadRow(row.number, row.source, reason, as_text(row.columns)[:200]))
+            shorter = builder.truncate_left(item) if config.overlong is Overlong.truncate_left else None
+            if shorter is None:
+                dropped += 1
+            else:
+                items.append(shorter)
+        if total == 0:
+            raise DataError(f"data {name}: there are no rows.")
+        bad.refuse_past(config.max_bad_fraction, total, name)
+    report = LoadReport(name, total, len(items), len(bad.rows), len(overlong), dropped, tuple(bad.rows[:_EXAMPLES]))
+    _refuse(config, builder.max_tokens_key, report, overlong)
+    return RowSet(tuple(items), content_hash(builder.fingerprint(item) for item in items), report)
+
+
+def _refuse(config: DataConfig, key: str, report: LoadReport, overlong: list[BadRow]) -> None:
+    if overlong and config.overlong is Overlong.error:
+        problems = [
+            f"data {report.name}: {len(overlong)} of {report.total} rows are longer than {key} allows; raise it, or "
+            "set data.overlong to drop or truncate_left."
+        ]
+        raise DataError(problems + [f"{row.source}: {row.reason}" for row in overlong[:_EXAMPLES]])
+    if report.kept == 0:
+        raise DataError(
+            f"data {report.name}: no usable row is left of {report.total} ({report.bad} bad, {report.dropped} longer "
+            f"than {key} allows)."
+        )

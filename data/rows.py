@@ -1,0 +1,175 @@
+"""What a row means, by TRL's column names: standard (strings) or conversational (lists of role and content).
+
+`prompt` | `prompt`/`completion` | `messages` | `prompt`/`chosen`/`rejected` (or `chosen`/`rejected` as whole
+conversations), with the optional columns `id`, `ground_truth`, `data_source`, `margin`, `weight`. Others are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from data.types import Message
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+
+Side = str | tuple[Message, ...]
+"""A prompt or an answer: plain text, or turns."""
+
+
+class RowError(ValueError):
+    """This row cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A question to be answered."""
+
+    given_id: str | None
+    prompt: Side
+    data_source: str
+    ground_truth: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """Two answers to one question, of which `chosen` is better by `margin` (0: unknown)."""
+
+    prompt: Side
+    chosen: Side
+    rejected: Side
+    margin: float
+    weight: float
+
+
+def prompt_row(columns: Mapping[str, object]) -> PromptRow:
+    """The question of a row.
+
+    An answer the row may hold (`completion`, or the last assistant turns of `messages`) is not part of it.
+    Raises RowError.
+    """
+    if _present(columns, "prompt"):
+        prompt = _side(columns, "prompt")
+    elif _present(columns, "messages"):
+        prompt = _without_answer(_turns(columns["messages"], "messages"))
+    else:
+        raise RowError(f"no column `prompt` or `messages`; the row has {_names(columns)}")
+    if not isinstance(prompt, str) and prompt[-1].role == "assistant":
+        raise RowError("`prompt` ends with an assistant turn, so there is nothing to answer")
+    return PromptRow(
+        given_id=_text_or_none(columns, "id"),
+        prompt=prompt,
+        data_source=_text_or_none(columns, "data_source") or "default",
+        ground_truth=_text_or_none(columns, "ground_truth"),
+    )
+
+
+def pair_row(columns: Mapping[str, object]) -> PairRow:
+    """A preference. Raises RowError, also when both answers are the same: that teaches nothing."""
+    for name in ("chosen", "rejected"):
+        if not _present(columns, name):
+            raise RowError(f"no column `{name}`; the row has {_names(columns)}")
+    chosen, rejected = _side(columns, "chosen"), _side(columns, "rejected")
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError("`chosen` and `rejected` must both be text or both be turns")
+    if _present(columns, "prompt"):
+        prompt = _side(columns, "prompt")
+        if not isinstance(prompt, str) and isinstance(chosen, str):
+            raise RowError("`prompt` is a list of turns, so `chosen` and `rejected` must be too")
+        if isinstance(prompt, str) and not isinstance(chosen, str):
+            raise RowError("`chosen` and `rejected` are lists of turns, so `prompt` must be too")
+    elif isinstance(chosen, str) or isinstance(rejected, str):
+        raise RowError(f"no column `prompt`; the row has {_names(columns)}")
+    else:
+        prompt, chosen, rejected = _common_prompt(chosen, rejected)
+    if chosen == rejected:
+        raise RowError("`chosen` and `rejected` are the same")
+    return PairRow(
+        prompt, chosen, rejected, _number(columns, "margin", 0.0), _number(columns, "weight", 1.0, above=0.0)
+    )
+
+
+def _common_prompt(
+    chosen: tuple[Message, ...], rejected: tuple[Message, ...]
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """TRL's implicit prompt: the turns both conversations begin with."""
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    prompt, ends = chosen[:shared], (chosen[shared:], rejected[shared:])
+    if not prompt or not all(ends):
+        raise RowError("`chosen` and `rejected` are not two ends of one conversation; give the shared part as `prompt`")
+    return prompt, *ends
+
+
+def _without_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    end = len(turns)
+    while end and turns[end - 1].role == "assistant":
+        end -= 1
+    if end == 0:
+        raise RowError("`messages` holds no turn to answer")
+    return turns[:end]
+
+
+def _side(columns: Mapping[str, object], name: str) -> Side:
+    value = columns[name]
+    if isinstance(value, str):
+        if not value.strip():
+            raise RowError(f"`{name}` is empty")
+        return _encodable(value, name)
+    return _turns(value, name)
+
+
+def _turns(value: object, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise RowError(f"`{name}` is neither text nor a list of turns")
+    return tuple(_turn(turn, name) for turn in value)
+
+
+def _turn(turn: object, name: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise RowError(f"a turn of `{name}` is not an object with `role` and `content`")
+    role, content = turn.get("role"), turn.get("content")
+    if role not in ROLES:
+        raise RowError(f"a turn of `{name}` has role {role!r}; expected one of {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise RowError(f"a {role} turn of `{name}` has no text in `content`")
+    if not content.strip() and role != "system":
+        raise RowError(f"a {role} turn of `{name}` is empty")
+    return Message(str(role), _encodable(content, name))
+
+
+def _encodable(text: str, name: str) -> str:
+    """JSON can hold half a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError(f"`{name}` is not valid Unicode ({error.reason})") from error
+    return text
+
+
+def _number(columns: Mapping[str, object], name: str, default: float, above: float = -math.inf) -> float:
+    value = columns.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
+        raise RowError(f"`{name}` is {value!r}; expected a finite number{'' if above == -math.inf else ' above 0'}")
+    return float(value)
+
+
+def _text_or_none(columns: Mapping[str, object], name: str) -> str | None:
+    value = columns.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value}"
+    raise RowError(f"`{name}` is {type(value).__name__}; expected text or a number")
+
+
+def _present(columns: Mapping[str, object], name: str) -> bool:
+    return columns.get(name) is not None
+
+
+def _names(columns: Mapping[str, object]) -> str:
+    return ", ".join(sorted(columns)) or "no columns"
