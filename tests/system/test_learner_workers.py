@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from cluster.errors import RoleError
 from cluster.placement import RoleRequest, plan_placement
@@ -206,8 +206,10 @@ def test_a_step_trains_and_what_is_staged_is_what_is_exported(roles: Roles, tmp_
     manifest, canaries, buckets = asyncio.run(publish())
     exported = load_file(tmp_path / "export" / "model.safetensors")
     assert {t.name: t.digest for t in manifest.tensors} == {n: tensor_digest(t) for n, t in exported.items()}
-    sent = [name for bucket in ray.get(buckets, timeout=60) for name in bucket.names]
-    assert sent == [t.name for t in manifest.tensors]
+    sent: dict[str, torch.Tensor] = {}
+    for payload in ray.get(buckets, timeout=60):
+        sent |= load(payload.tobytes())
+    assert {n: tensor_digest(t) for n, t in sent.items()} == {t.name: t.digest for t in manifest.tensors}
     assert manifest.tied_embeddings and "lm_head.weight" not in sent
     trained = load_causal_lm(tmp_path / "export", precision=Precision.float32)
     for canary in canaries:

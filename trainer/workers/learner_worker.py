@@ -14,6 +14,7 @@ import ray
 from transformers import AutoTokenizer
 
 from cluster.rank import MeetingPoint, RankInfo, free_meeting_point
+from cluster.weights import put_bucket
 from data.experience import pack_groups
 from data.types import RankShard, RolloutGroup, TokenBatch
 from rollout.fingerprint import dtype_name, tensor_digest
@@ -33,7 +34,7 @@ class StagedWeights:
     """The model as it lies in the object store, ready to be sent."""
 
     tensors: tuple[TensorSpec, ...]
-    buckets: tuple[ray.ObjectRef, ...]  # -> trainer.engine.buckets.WeightBucket, in the order of `tensors`
+    buckets: tuple[ray.ObjectRef, ...]  # -> safetensors bytes, see cluster/weights.py; in the order of `tensors`
     tied_embeddings: bool
 
 
@@ -82,7 +83,7 @@ class LearnerWorker:
         for bucket in weights_to_buckets(self._ready.engine, bucket_bytes):
             for name, tensor in zip(bucket.names, bucket.tensors, strict=True):
                 tensors.append(TensorSpec(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor_digest(tensor)))
-            refs.append(ray.put(bucket))
+            refs.append(put_bucket(dict(zip(bucket.names, bucket.tensors, strict=True))))
         if self._info.rank != 0:
             return None
         tied = bool(self._ready.engine.module.hf.config.tie_word_embeddings)
