@@ -32,7 +32,7 @@ class Catalog:
     """The algorithms there are."""
 
     configs: Mapping[str, type[AlgorithmConfig]]
-    needs: Callable[[AlgorithmConfig], Needs]
+    needs: Callable[[RunConfig], Needs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def compose(overrides: Sequence[str], catalog: Catalog) -> Composed:
     if not unresolved:
         config = _convert(tree)
         told = {key for problem in problems for key in problem.keys}
-        problems += [p for p in check(config, catalog.needs(config.algorithm)) if told.isdisjoint(p.keys)]
+        problems += [p for p in check(config, catalog.needs(config)) if told.isdisjoint(p.keys)]
     if problems or config is None:
         raise ConfigError(list(dict.fromkeys(problem.sentence for problem in problems)))
     return Composed(config, tuple(overrides), OmegaConf.to_yaml(tree, resolve=True))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from conf import compose as composition
 from conf.checks import Needs
 from conf.compose import Catalog, Composed
-from conf.schema import AlgorithmConfig
+from conf.schema import RunConfig
 from trainer.algorithms import ALGORITHMS
 from trainer.algorithms.base import Role
+from trainer.launch.demand import wanted_roles
 
 
 def compose(overrides: Sequence[str]) -> Composed:
@@ -27,10 +28,9 @@ def catalog() -> Catalog:
     return Catalog({name: config for name, (config, _) in ALGORITHMS.items()}, needs)
 
 
-def needs(config: AlgorithmConfig) -> Needs:
-    """The parts of the cluster an algorithm asks for with these settings. Offline algorithms train the policy alone."""
-    algorithm = ALGORITHMS[config.name][1](config)
-    roles = algorithm.roles
+def needs(config: RunConfig) -> Needs:
+    """The parts of the cluster a run asks for. Offline algorithms train the policy alone."""
+    roles = wanted_roles(config, ALGORITHMS[config.algorithm.name][1](config.algorithm).roles)
     return Needs(
         rollout=Role.ROLLOUT in roles,
         critic=Role.CRITIC in roles,
