@@ -173,6 +173,10 @@ class RayWorkerHandle:
         finally:
             ray.kill(self.actor)
 
+    def kill(self) -> None:
+        """End the actor at once. Idempotent."""
+        ray.kill(self.actor)
+
     async def _call(self, ref: Any, verb: str, timeout_s: float) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
