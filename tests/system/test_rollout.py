@@ -1,0 +1,165 @@
+"""Rollout workers as Ray actors: tokens as sampled, publication through the object store, a worker killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+
+from cluster.weights import put_bucket
+from conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from data.sample_model import tiny_model
+from data.types import FinishReason, Prompt, RolloutGroup, SamplingParams
+from rollout.environment import engine_environment
+from rollout.fingerprint import dtype_name, tensor_digest
+from rollout.interfaces import Canary, Ref, TensorSpec, WeightManifest
+from rollout.pool import RolloutPool
+from rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
+from trainer.loops.publish import WeightPublisher
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = RolloutConfig(
+    precision=Precision.float32,
+    max_model_len=256,
+    kv_cache_gb=0.25,
+    max_concurrent=16,
+    timeout_s=120,
+    threads_per_worker=1,
+)
+SYNC = SyncConfig(max_canary_gap=1e-3, timeout_s=60)
+TOKENS = (5, 9, 100, 33, 250, 7, 61, 300, 12, 45)
+
+
+class Learner:
+    """A Hugging Face model as trainer.loops.interfaces.WeightSource."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def train(self) -> None:
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.mul_(1.02)
+
+    def logprobs(self, tokens: Sequence[int], temperature: float = 1.0) -> list[float]:
+        with torch.no_grad():
+            logits = self.model(torch.tensor([list(tokens)])).logits[0, :-1] / temperature
+        return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+
+    async def manifest(self, version: int) -> WeightManifest:
+        named = list(self.model.named_parameters())
+        specs = tuple(TensorSpec(n, tuple(p.shape), dtype_name(p.dtype), tensor_digest(p)) for n, p in named)
+        return WeightManifest(version, specs, self.model.config.tie_word_embeddings)
+
+    async def canaries(self) -> list[Canary]:
+        return [Canary(TOKENS, tuple(self.logprobs(TOKENS)))]
+
+    async def buckets(self) -> list[Ref]:
+        items = list(self.model.named_parameters())
+        return [Ref(put_bucket(dict(items[i::3]))) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tied", tie=True)
+
+
+@pytest.fixture(scope="module")
+def workers(folder: Path) -> Iterator[list[RayWorkerHandle]]:
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}},
+        log_to_driver=False,
+    )
+    env = engine_environment(CONFIG, Device.cpu)
+    specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(2)]
+    handles = [spawn_worker(spec, options={"num_cpus": 0.5}, env_vars=env) for spec in specs]
+
+    async def start() -> None:
+        await asyncio.gather(*(handle.start(300) for handle in handles))
+
+    asyncio.run(start())
+    yield handles
+    ray.shutdown()
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(f"p{i}", (), (*TOKENS, 20 + i)) for i in range(count)]
+
+
+async def _publish_and_sample(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+    pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
+    publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=SYNC.max_canary_gap)
+    for version, temperature in ((1, 0.7), (2, 1.0), (3, 1.3)):
+        learner.train()
+        published = await publisher.publish(version)
+        assert published.verified_workers == 2 and published.canary_gap < 1e-3
+        sampling = SamplingParams(temperature=temperature, max_new_tokens=24, seed=11)
+        handles = await pool.generate(prompts(6), epoch=0, samples_per_prompt=3, sampling=sampling)
+        groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
+        assert [group.prompt.prompt_id for group in groups] == [f"p{i}" for i in range(6)]
+        for handle, group in zip(handles, groups, strict=True):
+            assert tuple(meta.key for meta in handle.metas) == tuple(c.key for c in group.completions)
+            for meta, completion in zip(handle.metas, group.completions, strict=True):
+                assert (completion.min_policy_version, completion.max_policy_version) == (version, version)
+                assert meta.response_tokens == len(completion.response_ids) == len(completion.rollout_logprobs)
+                full = learner.logprobs((*group.prompt.token_ids, *completion.response_ids), temperature)
+                truth = full[len(group.prompt.token_ids) - 1 :]
+                assert completion.rollout_logprobs == pytest.approx(truth, abs=1e-3)
+        again = await pool.generate(prompts(6), epoch=0, samples_per_prompt=3, sampling=sampling)
+        twins: list[RolloutGroup] = ray.get([handle.ref for handle in again], timeout=60)
+        firsts = [completion.response_ids for group in groups for completion in group.completions]
+        assert [completion.response_ids for group in twins for completion in group.completions] == firsts
+        assert len(set(firsts)) == len(firsts)  # every sample has a seed of its own
+
+
+async def _end_token_is_part_of_the_response(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+    """With a final norm that favours the end token, responses stop; the token is there, with its log-prob."""
+    end = learner.model.generation_config.eos_token_id
+    with torch.no_grad():
+        learner.model.model.embed_tokens.weight[end] *= 4
+    pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
+    await WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3).publish(4)
+    sampling = SamplingParams(temperature=1.3, max_new_tokens=60, seed=3)
+    handles = await pool.generate(prompts(8), epoch=1, samples_per_prompt=4, sampling=sampling)
+    groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
+    completions = [completion for group in groups for completion in group.completions]
+    stopped = [c for c in completions if c.finish_reason is FinishReason.STOP]
+    assert stopped and all(c.response_ids[-1] == end and end not in c.response_ids[:-1] for c in stopped)
+    cut = [c for c in completions if c.finish_reason is FinishReason.LENGTH]
+    assert all(len(c.response_ids) == 60 and end not in c.response_ids for c in cut)
+
+
+async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+    pool = RolloutPool(workers, max_concurrent=8, timeout_s=120)
+    publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
+    await publisher.publish(5)
+    sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=5)
+    step = asyncio.create_task(pool.generate(prompts(10), epoch=2, samples_per_prompt=2, sampling=sampling))
+    await asyncio.sleep(0.5)
+    ray.kill(workers[0].actor)
+    handles = await step
+    groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)  # finished ones outlive it
+    assert [group.prompt.prompt_id for group in groups] == [f"p{i}" for i in range(10)]
+    assert pool.counts().deaths == 1 and [member.name for member in pool.members()] == ["rollout/1"]
+    assert (await publisher.publish(6)).verified_workers == 1
+    await workers[1].stop()
+
+
+def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorkerHandle], folder: Path) -> None:
+    """One test because the workers go through it together; the parts are named functions."""
+    learner = Learner(folder)
+    asyncio.run(_publish_and_sample(learner, workers))
+    asyncio.run(_end_token_is_part_of_the_response(learner, workers))
+    asyncio.run(_killed_worker_costs_nothing(learner, workers))
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]

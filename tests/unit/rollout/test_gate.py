@@ -1,0 +1,80 @@
+"""Generation and weight updates never overlap."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from data.types import SampleKey
+from rollout.gate import Phase, ServingGate, gather_or_cancel
+from rollout.interfaces import EngineDead, WeightUpdateError
+from rollout.sampling import sample_seed
+
+
+async def test_an_update_waits_for_running_calls_and_holds_new_ones_back() -> None:
+    gate, log = ServingGate("rollout/0"), []
+
+    async def call(name: str, seconds: float) -> None:
+        async with gate.serving(5):
+            log.append(f"{name} begins")
+            await asyncio.sleep(seconds)
+            log.append(f"{name} ends")
+
+    first = asyncio.create_task(call("first", 0.05))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(gate.close(5))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(call("second", 0))
+    await closing
+    log.append("closed")
+    await gate.enter(Phase.SERVING)
+    await asyncio.gather(first, second)
+    assert log == ["first begins", "first ends", "closed", "second begins", "second ends"]
+
+
+async def test_a_late_call_is_counted_and_nothing_is_touched() -> None:
+    gate = ServingGate("rollout/0")
+    async with gate.serving(1):
+        with pytest.raises(WeightUpdateError, match=r"1 generation calls did not end within sync\.timeout_s=0\.05 s"):
+            await gate.close(0.05)
+        assert gate.phase is Phase.SERVING
+
+
+async def test_a_refused_engine_turns_calls_away_and_an_endless_update_is_noticed() -> None:
+    gate = ServingGate("rollout/0")
+    await gate.enter(Phase.UPDATING)
+    with pytest.raises(EngineDead, match=r"still in a weight update after 0\.05 s"):
+        async with gate.serving(0.05):
+            pass
+    await gate.enter(Phase.REFUSED)
+    with pytest.raises(WeightUpdateError, match="does not serve"):
+        async with gate.serving(5):
+            pass
+    assert gate.in_flight == 0
+
+
+async def test_no_call_outlives_a_failed_gather() -> None:
+    cancelled = asyncio.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cancelled.set()
+
+    async def fails() -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("bad prompt")
+
+    with pytest.raises(ValueError, match="bad prompt"):
+        await gather_or_cancel([endless(), fails()])
+    async with asyncio.timeout(1):
+        await cancelled.wait()
+
+
+def test_seeds_differ_by_key_and_never_change() -> None:
+    keys = [SampleKey(e, p, k) for e in range(3) for p in ("a", "b", "1", "11") for k in range(12)]
+    seeds = {sample_seed(7, key) for key in keys}
+    assert len(seeds) == len(keys) and all(0 <= seed < 2**63 for seed in seeds)
+    assert sample_seed(7, SampleKey(0, "a", 0)) == 5503042152702538685

@@ -1,0 +1,245 @@
+"""Routing, loss of workers and membership, on simulated engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from data.types import Completion, FinishReason, Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
+from rollout.interfaces import (
+    Canary,
+    EngineDead,
+    GenerationRequest,
+    GroupHandle,
+    Ref,
+    VerifyReport,
+    WeightManifest,
+    WeightUpdateError,
+)
+from rollout.member import MemberState
+from rollout.pool import RolloutPool
+
+SAMPLING = SamplingParams(temperature=1.0, max_new_tokens=8)
+Fault = Callable[[int], Awaitable[None]]
+
+
+async def no_fault(call: int) -> None:
+    await asyncio.sleep(0.001)
+
+
+class SimulatedWorker:
+    """Answers every request after its fault function let it; counts what it was given."""
+
+    def __init__(self, name: str, fault: Fault = no_fault) -> None:
+        self.name, self.fault = name, fault
+        self.calls = 0
+        self.served: list[SampleKey] = []
+        self.stopped = False
+        self.alive = True
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
+        self.calls += 1
+        await self.fault(self.calls)
+        handles = []
+        for request in requests:
+            self.served += request.keys
+            completions = tuple(Completion(k, (1,), (-0.5,), FinishReason.STOP, 3, 3, "x") for k in request.keys)
+            metas = tuple(
+                RolloutMeta(k, len(request.prompt.token_ids), 1, FinishReason.STOP, 3, 3) for k in request.keys
+            )
+            handles.append(
+                GroupHandle(Ref((self.name, RolloutGroup(request.prompt, request.sampling, completions))), metas)
+            )
+        return handles
+
+    async def begin_update(self, manifest: WeightManifest) -> None: ...
+    async def load_bucket(self, bucket: Ref) -> None: ...
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        return VerifyReport(1, {}, (), (), 0.0)
+
+    async def resume(self, version: int) -> None: ...
+    async def ping(self) -> None:
+        if not self.alive:
+            raise EngineDead(f"{self.name} does not answer")
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+def prompts(count: int, length: int = 4) -> list[Prompt]:
+    return [Prompt(f"p{i}", (), tuple(range(1, length + 1))) for i in range(count)]
+
+
+async def pool_of(*workers: SimulatedWorker, timeout_s: float = 5.0, max_concurrent: int = 64) -> RolloutPool:
+    pool = RolloutPool(workers, max_concurrent=max_concurrent, timeout_s=timeout_s)
+    for member in pool.members():
+        await member.resume(1)
+    return pool
+
+
+async def run(pool: RolloutPool, count: int = 12) -> list[GroupHandle]:
+    return await pool.generate(prompts(count), epoch=2, samples_per_prompt=3, sampling=SAMPLING)
+
+
+def expected(count: int) -> list[tuple[SampleKey, ...]]:
+    return [tuple(SampleKey(2, f"p{i}", k) for k in range(3)) for i in range(count)]
+
+
+def keys(handles: Sequence[GroupHandle]) -> list[tuple[SampleKey, ...]]:
+    return [tuple(meta.key for meta in handle.metas) for handle in handles]
+
+
+async def test_results_come_in_prompt_order_and_work_is_shared() -> None:
+    workers = [SimulatedWorker(f"rollout/{i}") for i in range(3)]
+    handles = await run(await pool_of(*workers))
+    assert keys(handles) == expected(12)
+    assert [len(worker.served) for worker in workers] == [12, 12, 12]
+
+
+async def test_the_samples_of_one_prompt_stay_on_one_worker() -> None:
+    handles = await run(await pool_of(SimulatedWorker("rollout/0"), SimulatedWorker("rollout/1")))
+    assert all(len({meta.key.prompt_id for meta in handle.metas}) == 1 for handle in handles)
+
+
+async def test_long_prompts_count_for_more() -> None:
+    workers = [SimulatedWorker(f"rollout/{i}") for i in range(2)]
+    pool = await pool_of(*workers)
+    batch = [Prompt("long", (), (1,) * 90), *prompts(3)]  # 98 tokens against 3 x 12 with one sample each
+    await pool.generate(batch, epoch=0, samples_per_prompt=1, sampling=SAMPLING)
+    assert sorted(len(worker.served) for worker in workers) == [1, 3]
+
+
+async def test_no_worker_holds_more_than_its_limit() -> None:
+    most = 0
+
+    async def watch(_: int) -> None:
+        nonlocal most
+        most = max(most, pool.members()[0].outstanding_samples)
+        await asyncio.sleep(0.001)
+
+    pool = await pool_of(SimulatedWorker("rollout/0", watch), max_concurrent=6)
+    assert keys(await run(pool)) == expected(12)
+    assert most == 6
+
+
+async def test_a_dying_worker_loses_no_prompt_and_doubles_none() -> None:
+    async def dies(call: int) -> None:
+        await asyncio.sleep(0.001)
+        if call >= 3:
+            raise EngineDead("rollout/0: SIGKILL")
+
+    mortal, healthy = SimulatedWorker("rollout/0", dies), SimulatedWorker("rollout/1")
+    pool = await pool_of(mortal, healthy)
+    handles = await run(pool)
+    assert keys(handles) == expected(12)
+    assert pool.members()[0].name == "rollout/1" and len(pool.members()) == 1
+    counts = pool.counts()
+    assert counts.deaths == 1 and counts.requeued_prompts > 0
+    assert not any(meta.key in mortal.served[6:] for handle in handles for meta in handle.metas)
+
+
+async def test_a_hung_call_of_a_dead_worker_is_not_waited_for() -> None:
+    async def first_dies_others_hang(call: int) -> None:
+        await asyncio.sleep(0.001 if call == 1 else 3600)
+        raise EngineDead("rollout/0: node lost")
+
+    pool = await pool_of(SimulatedWorker("rollout/0", first_dies_others_hang), SimulatedWorker("rollout/1"))
+    async with asyncio.timeout(2):
+        assert keys(await run(pool)) == expected(12)
+
+
+async def test_a_refused_worker_is_quarantined_not_buried() -> None:
+    async def refuses(_: int) -> None:
+        raise WeightUpdateError("rollout/0 does not serve")
+
+    pool = await pool_of(SimulatedWorker("rollout/0", refuses), SimulatedWorker("rollout/1"))
+    assert keys(await run(pool)) == expected(12)
+    assert [member.state for member in pool.members()] == [MemberState.QUARANTINED, MemberState.SERVING]
+
+
+async def test_the_deadline_names_who_is_late() -> None:
+    async def hangs(_: int) -> None:
+        await asyncio.sleep(3600)
+
+    pool = await pool_of(SimulatedWorker("rollout/0", hangs), SimulatedWorker("rollout/1"), timeout_s=0.2)
+    with pytest.raises(EngineDead, match=r"rollout\.timeout_s=0\.2 s; late: rollout/0 \(18 samples\)"):
+        await run(pool)
+    await asyncio.sleep(0)
+    assert pool.members()[0].outstanding_samples == 0  # cancelled calls are no longer counted
+
+
+async def test_a_prompt_that_fails_everywhere_ends_the_step() -> None:
+    async def dies(_: int) -> None:
+        raise EngineDead("out of memory")
+
+    pool = await pool_of(*(SimulatedWorker(f"rollout/{i}", dies) for i in range(5)))
+    with pytest.raises(EngineDead, match="failed on 3 workers: out of memory"):
+        await run(pool, count=1)
+
+
+async def test_the_last_worker_gone_says_so() -> None:
+    async def dies(_: int) -> None:
+        raise EngineDead("rollout/0: segmentation fault")
+
+    pool = await pool_of(SimulatedWorker("rollout/0", dies))
+    with pytest.raises(EngineDead, match="no rollout worker serves: rollout/0 dead .*segmentation fault"):
+        await run(pool)
+
+
+async def test_a_new_worker_serves_only_after_a_publication() -> None:
+    old, new = SimulatedWorker("rollout/0"), SimulatedWorker("rollout/1")
+    pool = await pool_of(old)
+    pool.add_worker(new)
+    await run(pool)
+    assert not new.served and pool.counts().workers == 2 and pool.counts().serving == 1
+    await pool.members()[1].resume(2)
+    await run(pool)
+    assert new.served
+    with pytest.raises(ValueError, match="rollout/1 is in the pool already"):
+        pool.add_worker(SimulatedWorker("rollout/1"))
+
+
+async def test_a_removed_worker_finishes_first() -> None:
+    async def slow(_: int) -> None:
+        await asyncio.sleep(0.1)
+
+    leaving, staying = SimulatedWorker("rollout/0", slow), SimulatedWorker("rollout/1")
+    pool = await pool_of(leaving, staying)
+    step = asyncio.create_task(run(pool))
+    await asyncio.sleep(0.01)
+    await pool.remove_worker("rollout/0")
+    assert (leaving.stopped and leaving.served and not step.done()) or keys(await step) == expected(12)
+    assert keys(await step) == expected(12)
+    assert [member.name for member in pool.members()] == ["rollout/1"]
+    with pytest.raises(KeyError, match="no rollout worker is named 'rollout/0'"):
+        await pool.remove_worker("rollout/0")
+
+
+async def test_probe_buries_what_does_not_answer() -> None:
+    silent = SimulatedWorker("rollout/0")
+    pool = await pool_of(silent, SimulatedWorker("rollout/1"))
+    silent.alive = False
+    await pool.probe()
+    assert [member.name for member in pool.members()] == ["rollout/1"]
+
+
+async def test_answers_for_other_samples_are_not_taken() -> None:
+    class Confused(SimulatedWorker):
+        async def generate(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
+            handles = await super().generate(requests)
+            return [GroupHandle(handle.ref, handle.metas[:-1]) for handle in handles]
+
+    pool = await pool_of(Confused("rollout/0"), SimulatedWorker("rollout/1"))
+    assert keys(await run(pool)) == expected(12)
+    assert [member.name for member in pool.members()] == ["rollout/1"]
+
+
+async def test_what_would_make_wrong_numbers_is_refused() -> None:
+    pool = await pool_of(SimulatedWorker("rollout/0"))
+    nucleus = SamplingParams(temperature=1.0, max_new_tokens=8, top_p=0.9)
+    with pytest.raises(ValueError, match=r"top_p=0\.9"):
+        await pool.generate(prompts(1), epoch=0, samples_per_prompt=1, sampling=nucleus)
+    with pytest.raises(ValueError, match="occurs twice"):
+        await pool.generate(prompts(1) * 2, epoch=0, samples_per_prompt=1, sampling=SAMPLING)

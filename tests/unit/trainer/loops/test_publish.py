@@ -1,0 +1,148 @@
+"""The weight transaction: who serves afterwards, and what is said about who does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, VerifyReport, WeightManifest, WeightUpdateError
+from trainer.loops.publish import PublishError, WeightPublisher
+
+GOOD = VerifyReport(5, {}, (), (), 1e-5)
+
+
+class Learner:
+    """Two buckets; `slow` makes one of its answers late."""
+
+    def __init__(self, log: list[str], slow: str = "") -> None:
+        self.log, self.slow = log, slow
+
+    async def _give(self, what: str) -> None:
+        self.log.append(what)
+        await asyncio.sleep(3600 if what == self.slow else 0)
+
+    async def manifest(self, version: int) -> WeightManifest:
+        await self._give("manifest")
+        specs = (TensorSpec("a", (2, 3), "float32", "x"), TensorSpec("b", (5,), "bfloat16", "y"))
+        return WeightManifest(version, specs, False)
+
+    async def canaries(self) -> Sequence[Canary]:
+        await self._give("canaries")
+        return [Canary((1, 2), (-1.0,))]
+
+    async def buckets(self) -> Sequence[Ref]:
+        await self._give("buckets")
+        return [Ref("bucket 0"), Ref("bucket 1")]
+
+
+class Sink:
+    """Finds `reports` one after the other; hangs or raises where told."""
+
+    def __init__(
+        self, name: str, log: list[str], *reports: VerifyReport, hang: str = "", fail: dict | None = None
+    ) -> None:
+        self.name, self.log, self.reports = name, log, list(reports)
+        self.hang, self.fail = hang, fail or {}
+        self.serves: int | None = 4
+        self.quarantined = ""
+
+    async def _do(self, verb: str) -> None:
+        self.log.append(f"{self.name} {verb}")
+        if verb == self.hang:
+            await asyncio.sleep(3600)
+        if verb in self.fail:
+            raise self.fail[verb]
+
+    async def begin_update(self, manifest: WeightManifest) -> None:
+        self.serves = None
+        await self._do("begin_update")
+
+    async def load_bucket(self, bucket: Ref) -> None:
+        await self._do("load_bucket")
+
+    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
+        await self._do("finish_update")
+        return self.reports.pop(0) if self.reports else GOOD
+
+    async def resume(self, version: int) -> None:
+        await self._do("resume")
+        self.serves = version
+
+    def quarantine(self, reason: str) -> None:
+        self.quarantined = reason
+
+
+def publisher(learner: Learner, *sinks: Sink) -> WeightPublisher:
+    return WeightPublisher(learner, lambda: sinks, timeout_s=0.2, max_canary_gap=0.05)
+
+
+async def test_every_worker_is_paused_before_tensors_move_and_verified_before_any_resumes() -> None:
+    log: list[str] = []
+    sinks = [Sink("r0", log), Sink("r1", log)]
+    result = await publisher(Learner(log), *sinks).publish(5)
+    assert [s.serves for s in sinks] == [5, 5]
+    assert (result.version, result.verified_workers, result.num_bytes) == (5, 2, 34)
+    assert result.canary_gap == 1e-5
+    order = {verb: [i for i, entry in enumerate(log) if entry.endswith(verb)] for verb in ("begin_update", "resume")}
+    assert max(order["begin_update"]) < log.index("buckets")
+    assert max(i for i, entry in enumerate(log) if entry.endswith("finish_update")) < min(order["resume"])
+    assert sum(entry == "r0 load_bucket" for entry in log) == 2
+
+
+async def test_one_bad_report_is_retried_and_healed() -> None:
+    log: list[str] = []
+    bad = VerifyReport(5, {}, ("lm_head.weight",), (), 0.27)
+    sink = Sink("r0", log, bad)
+    result = await publisher(Learner(log), sink).publish(5)
+    assert sink.serves == 5 and result.verified_workers == 1 and not sink.quarantined
+    assert log.count("r0 begin_update") == 2
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (VerifyReport(5, {}, ("lm_head.weight",), (), 0.0), "served weights differ from the learner's: lm_head.weight"),
+        (VerifyReport(5, {}, (), ("a",), 0.0), "never arrived: a"),
+        (VerifyReport(5, {}, (), (), 0.27), r"canary log-probs are off by 0\.27 nats \(sync\.max_canary_gap=0\.05\)"),
+        (VerifyReport(5, {}, (), (), float("nan")), "canary log-probs are off by nan"),
+        (VerifyReport(5, {}, tuple("abcdef"), (), 0.0), "a, b, c, d and 2 more"),
+    ],
+)
+async def test_a_worker_that_stays_wrong_does_not_serve(report: VerifyReport, message: str) -> None:
+    log: list[str] = []
+    wrong, right = Sink("r0", log, report, report), Sink("r1", log)
+    result = await publisher(Learner(log), wrong, right).publish(5)
+    assert result.verified_workers == 1 and right.serves == 5
+    assert wrong.serves is None and wrong.quarantined.startswith("r0: ")
+    with pytest.raises(PublishError, match=f"version 5 is served by no worker: r0: {message}"):
+        await publisher(Learner(log), Sink("r0", log, report, report)).publish(5)
+
+
+@pytest.mark.parametrize("verb", ["begin_update", "load_bucket", "finish_update", "resume"])
+async def test_the_late_worker_is_named(verb: str) -> None:
+    log: list[str] = []
+    late, good = Sink("r0", log, hang=verb), Sink("r1", log)
+    result = await publisher(Learner(log), late, good).publish(5)
+    assert result.verified_workers == 1 and late.serves is None
+    assert late.quarantined == f"r0 did not finish {verb} within sync.timeout_s=0.2 s"
+
+
+@pytest.mark.parametrize("error", [EngineDead("engine core died"), WeightUpdateError("r0: tensor x arrived twice")])
+async def test_a_failing_worker_is_named_with_its_cause(error: Exception) -> None:
+    log: list[str] = []
+    with pytest.raises(PublishError, match=f"r0: .*{str(error).removeprefix('r0: ')}"):
+        await publisher(Learner(log), Sink("r0", log, fail={"load_bucket": error})).publish(5)
+
+
+@pytest.mark.parametrize(("slow", "what"), [("manifest", "manifest"), ("canaries", "canary"), ("buckets", "weights")])
+async def test_a_late_learner_is_named(slow: str, what: str) -> None:
+    log: list[str] = []
+    with pytest.raises(PublishError, match=f"the learner did not give its {what}"):
+        await publisher(Learner(log, slow), Sink("r0", log)).publish(5)
+
+
+async def test_nobody_to_publish_to_is_an_error() -> None:
+    with pytest.raises(PublishError, match="no rollout worker is alive"):
+        await publisher(Learner([])).publish(5)
