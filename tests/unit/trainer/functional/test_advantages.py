@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.types import TokenBatch, ValueEstimates
@@ -50,6 +50,7 @@ def _slow_gae(
     return advantages, returns
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(_masks, st.integers(0, 10**6), st.sampled_from([0.0, 0.9, 1.0]), st.sampled_from([0.0, 0.95, 1.0]))
 def test_gae_and_returns_equal_the_loop(masks: list[list[bool]], seed: int, gamma: float, lam: float) -> None:
     rng, tokens = random.Random(seed), _batch(masks)
@@ -103,6 +104,7 @@ def test_segment_figures() -> None:
     assert broadcast_to_tokens(torch.tensor([1.0, 2.0, 3.0]), tokens).tolist() == [0, 1, 1, 0, 0, 0, 3, 0, 3]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 3)), min_size=1, max_size=14))
 def test_group_baselines_equal_the_definition(samples: list[tuple[int, int]]) -> None:
     group = torch.tensor([g for g, _ in samples])

@@ -27,13 +27,9 @@ def test_equals_the_definition_with_gradients(temperature: float, chunk_tokens: 
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     # through log-probs alone, entropy alone, and both
-    for use in ([1, 0], [0, 1], [1, 1]):
+    for use in ([0], [1], [0, 1]):
         grads = [
-            torch.autograd.grad(
-                sum(u * (g * x).sum() for u, g, x in zip(use, upstream, out, strict=True)),
-                (hidden, weight),
-                retain_graph=True,
-            )
+            torch.autograd.grad(sum((upstream[i] * out[i]).sum() for i in use), (hidden, weight), retain_graph=True)
             for out in (fused, plain)
         ]
         for a, b in zip(*grads, strict=True):
