@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,7 +134,7 @@ class ZeroEngine:
         if self._config.zero_stage < 3:
             yield from ((name, p.detach()) for name, p in named)
             return
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         for bucket in _gather_buckets(named, GATHER_BYTES):
             with GatheredParameters([p for _, p in bucket]):
@@ -199,6 +200,8 @@ def join(rendezvous: Rendezvous, device: Device) -> None:
     """
     os.environ["DS_ACCELERATOR"] = device.value
     os.environ.setdefault("LOCAL_RANK", "0")  # Ray shows each actor its own GPUs only, so the local one is 0
+    # DeepSpeed calls collectives by names that torch has just renamed, once a bucket.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     if dist.is_initialized():
         return
     dist.init_process_group(

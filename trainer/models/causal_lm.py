@@ -14,6 +14,7 @@ from data.types import TokenBatch, TokenOutputs
 from trainer.functional.logprobs import fused_linear_logprobs
 from trainer.models.packed_attention import packed_inputs
 
+
 class FusedHead(nn.Module):
     """Takes the place of `lm_head`. A module of its own because ZeRO-3 gathers a weight around the forward (and
     backward) of the module that holds it; the parameter keeps its name, so the state dict stays Hugging Face's."""

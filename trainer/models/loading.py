@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from conf.schema import Precision
 from data.types import TokenBatch
@@ -109,7 +110,9 @@ def export_hf(
     path.mkdir(parents=True, exist_ok=True)
     expected = {name for name, _ in model.hf.named_parameters()}
     if expected != set(state):
-        raise ValueError(f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}")
+        raise ValueError(
+            f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}"
+        )
     model.hf.save_pretrained(path, state_dict={name: t.detach().cpu() for name, t in state.items()})
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
@@ -118,6 +121,7 @@ def export_hf(
 def _from_pretrained(
     auto: type, path: Path, precision: Precision, attention: str, *, may_miss: frozenset[str]
 ) -> PreTrainedModel:
+    disable_progress_bar()
     labels = {"num_labels": 1} if auto is AutoModelForSequenceClassification else {}
     try:
         hf, info = auto.from_pretrained(

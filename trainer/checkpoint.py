@@ -1,0 +1,270 @@
+"""What one checkpoint holds, and how it comes to be there whole or not at all.
+
+    checkpoints/.tmp-step-000010/   being written: a folder a role, state.json
+    checkpoints/step-000010/        immutable; manifest.json has size and sha256 of every file
+    checkpoints/LATEST              the name of the newest verified one
+
+Files are written and flushed, then hashed, then the folder is renamed, then re-read and verified, then LATEST moves;
+only then may an old one go. A process killed at any point leaves the previous checkpoint in force.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+LATEST = "LATEST"
+_TMP_PREFIX = ".tmp-"
+_FORMAT = 1
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that was asked for cannot be used; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RngState:
+    """The three random streams of a process, in JSON's terms."""
+
+    python: Json
+    numpy: Json
+    torch: str  # base64 of the generator's bytes
+
+    @classmethod
+    def capture(cls) -> RngState:
+        """Of this process, now."""
+        version, internal, gauss = random.getstate()
+        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - libraries draw from it
+        return cls(
+            python=[version, list(internal), gauss],
+            numpy=[kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
+            torch=base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
+        )
+
+    def restore(self) -> None:
+        """Continue the streams in this process."""
+        version, internal, gauss = self.python  # type: ignore[misc]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = self.numpy  # type: ignore[misc]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+        torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(self.torch)), dtype=torch.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Everything of a run that is not a model: small enough to read."""
+
+    step: int  # finished steps
+    run_generation: int  # counts starts and resumes; fences messages of an earlier life
+    data: Mapping[str, Json]  # position in the prompt set (epoch, index, seed)
+    kl: Mapping[str, Json]  # the KL controller
+    reward: Mapping[str, Json]  # the running reward normaliser; empty when off
+    rng: RngState  # of the driver
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    path: Path
+    state: RunState
+    skipped: tuple[str, ...]  # one sentence for each newer one that did not verify
+
+    def role(self, name: str) -> Path:
+        """The folder of one role's engine state. Raises CheckpointError when the checkpoint has none."""
+        folder = self.path / name
+        if not folder.is_dir():
+            raise CheckpointError(f"{self.path} holds no state of the {name}; it was saved by a run without one")
+        return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checkpoint being written. Roles write into `role(name)`, then the store commits it."""
+
+    step: int
+    path: Path
+
+    def role(self, name: str) -> Path:
+        """A role's own folder, made here so that every rank finds it."""
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+class CheckpointStore:
+    """The checkpoints of one run. One writer."""
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        self._root = root
+        self._keep = keep
+
+    def begin(self, step: int) -> Draft:
+        """Open a draft, dropping what an interrupted save left."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for leftover in self._root.glob(f"{_TMP_PREFIX}*"):
+            shutil.rmtree(leftover)
+        path = self._root / f"{_TMP_PREFIX}{folder_name(step)}"
+        path.mkdir()
+        return Draft(step, path)
+
+    def commit(self, draft: Draft, state: RunState) -> Path:
+        """Publish a draft: manifest, rename, verify, LATEST, and only then retire old ones. Returns its folder.
+
+        Raises CheckpointError when what was written cannot be read back; LATEST then still names the old one.
+        """
+        _write_json(draft.path / STATE, asdict(state))
+        _write_manifest(draft.path)
+        target = self._root / folder_name(draft.step)
+        if target.exists():  # a resumed run repeats the step it had saved: the newer state is as good and complete
+            target.rename(self._root / f"{_TMP_PREFIX}replaced-{target.name}")
+        draft.path.rename(target)
+        _sync_folder(self._root)
+        problem = find_damage(target)
+        if problem:
+            raise CheckpointError(f"{target} was written but does not verify: {problem}; is the disk full or failing?")
+        _write_atomically(self._root / LATEST, f"{target.name}\n")
+        self._retire()
+        return target
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, LATEST or not, with a sentence for each newer one passed over.
+
+        None when the run has none at all. Raises CheckpointError when it has some and none verifies.
+        """
+        skipped: list[str] = []
+        for path in self._saved():
+            problem = find_damage(path)
+            if problem is None:
+                return Checkpoint(path, read_state(path), tuple(skipped))
+            skipped.append(f"skipped {path.name}: {problem}")
+        if skipped:
+            raise CheckpointError(f"no checkpoint in {self._root} can be used: {'; '.join(skipped)}")
+        return None
+
+    def _saved(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self._root.glob("step-*"), key=_step_of, reverse=True)
+
+    def _retire(self) -> None:
+        for path in self._saved()[max(self._keep, 1) :]:
+            shutil.rmtree(path)
+        for leftover in self._root.glob(f"{_TMP_PREFIX}*"):
+            shutil.rmtree(leftover)
+
+
+def folder_name(step: int) -> str:
+    """`step-000010`: sorts as text up to a million steps, and by number beyond."""
+    return f"step-{step:06d}"
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint named by the user. Raises CheckpointError when it is none or does not verify."""
+    problem = find_damage(path)
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    return Checkpoint(path, read_state(path), ())
+
+
+def read_state(path: Path) -> RunState:
+    """The RunState of a verified checkpoint."""
+    raw = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return RunState(**{**raw, "rng": RngState(**raw["rng"])})
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; None when every file is there, whole and unchanged."""
+    manifest_file = path / MANIFEST
+    if not manifest_file.is_file():
+        return f"it has no {MANIFEST}"
+    try:
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        files: dict[str, dict[str, str | int]] = manifest["files"]
+        written_as = manifest["format"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return f"its {MANIFEST} is not readable"
+    if written_as != _FORMAT:
+        return f"it has format {written_as}, this version reads {_FORMAT}"
+    extra = {name for name in _files_below(path) if name != MANIFEST} - set(files)
+    if extra:
+        return f"{sorted(extra)[0]} is not in its {MANIFEST}"
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_sha256, [path / name for name in files]))
+    for (name, expected), digest in zip(files.items(), digests, strict=True):
+        if digest != expected["sha256"]:
+            return f"{name} has changed (its sha256 is not the manifest's)"
+    return None
+
+
+def _step_of(path: Path) -> int:
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1
+
+
+def _write_manifest(path: Path) -> None:
+    names = _files_below(path)
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_flush_and_hash, [path / name for name in names]))
+    files = {n: {"bytes": (path / n).stat().st_size, "sha256": d} for n, d in zip(names, digests, strict=True)}
+    for folder in {(path / name).parent for name in names}:
+        _sync_folder(folder)
+    _write_json(path / MANIFEST, {"format": _FORMAT, "files": files})
+    _sync_folder(path)
+
+
+def _files_below(path: Path) -> list[str]:
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+
+
+def _flush_and_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, value: object) -> None:
+    _write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    staging = path.with_name(f".{path.name}.writing")
+    with staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
