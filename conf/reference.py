@@ -7,6 +7,7 @@ do the nearest-name suggestions. A test holds it equal to the real dataclasses. 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -57,6 +58,13 @@ def first_comment(group: str, option: str) -> str:
     lines = (_CONF / group / f"{option}.yaml").read_text().splitlines()
     comments = (line[1:].strip() for line in lines if line.startswith("#"))
     return next((text for text in comments if not text.startswith("@package")), "")
+
+
+def algorithm_of(experiment: str) -> str | None:
+    """The algorithm an experiment file chooses; None when it leaves the default."""
+    text = (_CONF / "experiment" / f"{experiment}.yaml").read_text()
+    match = re.search(r"override /algorithm: *(\w+)", text)
+    return match.group(1) if match else None
 
 
 @cache
@@ -117,7 +125,7 @@ def _table_row(key: ast.expr, value: ast.expr) -> tuple[str, str]:
 @cache
 def _classes() -> dict[str, _Class]:
     found: dict[str, _Class] = {}
-    for path in [_CONF / "schema.py", *sorted(_ALGORITHMS.glob("*.py"))]:
+    for path in [_CONF / "choices.py", _CONF / "schema.py", *sorted(_ALGORITHMS.glob("*.py"))]:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 found[node.name] = _read_class(node)

@@ -8,90 +8,20 @@ Nothing is rewritten; only the words `auto`, 0 or empty that a field documents a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 
-
-class Precision(Enum):
-    """Number format of weights and activations in a learner or engine."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Device(Enum):
-    """Where a role computes."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Offload(Enum):
-    """Where optimizer state lives."""
-
-    none = "none"
-    cpu = "cpu"
-
-
-class Overlong(Enum):
-    """What happens to a row longer than the context (counted before training starts)."""
-
-    drop = "drop"
-    error = "error"
-    truncate_left = "truncate_left"
-
-
-class Schedule(Enum):
-    """Shape of the learning rate after warm-up."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class OldLogprobs(Enum):
-    """Whose log-probs are the PPO ratio's denominator."""
-
-    recompute = "recompute"  # by the trainer, before the update; truncated importance weights correct for the engine
-    engine = "engine"  # the engine's own: one forward pass less, and the ratio itself is the truncated weight
-
-
-class KLController(Enum):
-    """How the KL coefficient moves."""
-
-    fixed = "fixed"
-    adaptive = "adaptive"
-
-
-class KLEstimator(Enum):
-    """How a token's KL to the reference is estimated from its two log-probs (trainer/functional/kl.py)."""
-
-    k1 = "k1"  # the log-ratio: unbiased, may be negative
-    k2 = "k2"  # half its square: biased, low variance
-    k3 = "k3"  # unbiased, never negative
-
-
-class LossAggregation(Enum):
-    """What the mean of a policy loss runs over; always all ranks and micro-batches together."""
-
-    token_mean = "token_mean"  # every trained token counts the same
-    sequence_mean = "sequence_mean"  # every sequence counts the same, whatever its length
-
-
-class WandbMode(Enum):
-    """auto: WANDB_MODE, else online when a key is in the environment, else offline; never a prompt for one."""
-
-    auto = "auto"
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-
-
-class PlacementStrategy(Enum):
-    """How roles share machines."""
-
-    shared = "shared"  # every role wherever its resources fit
-    separate = "separate"  # learners and rollout workers on different nodes
-    one_node = "one_node"  # everything on one machine
+from conf.choices import (  # noqa: F401  every choice is part of the schema and imported from here
+    Device,
+    KLController,
+    KLEstimator,
+    LossAggregation,
+    Offload,
+    OldLogprobs,
+    Overlong,
+    PlacementStrategy,
+    Precision,
+    Schedule,
+    WandbMode,
+)
 
 
 @dataclass(kw_only=True)
@@ -185,8 +115,11 @@ class ReferenceConfig:
     micro_batch_tokens: int = 8192
     """Most tokens in one forward pass."""
     cpus_per_rank: float = 0.5
+    """Ray CPUs one rank asks for."""
     gpus_per_rank: float = 0.0
+    """Ray GPUs one rank asks for."""
     threads_per_rank: int = 0
+    """Threads of a rank on CPU; 0: cores of the node divided by ranks on it."""
 
 
 @dataclass(kw_only=True)
@@ -194,7 +127,9 @@ class RuleRewardConfig:
     """A checkable reward by name (reward/rules.py) and its weight in the sum."""
 
     rule: str
+    """Its name."""
     weight: float = 1.0
+    """Factor in the sum; 0: measured only."""
 
 
 @dataclass(kw_only=True)
@@ -210,7 +145,9 @@ class RewardConfig:
     num_replicas: int = 1
     """Reward-model servers."""
     precision: Precision = Precision.bfloat16
+    """Of the reward model."""
     micro_batch_tokens: int = 8192
+    """Most tokens in one forward pass."""
     normalize: bool = False
     """Subtract the running mean and divide by the running standard deviation (saved in the checkpoint)."""
     clip: float = 10.0
@@ -220,9 +157,13 @@ class RewardConfig:
     max_failed_fraction: float = 0.2
     """More failed rewards than this in a step end the run."""
     timeout_s: float = 300.0
+    """Seconds a scoring call may take."""
     cpus_per_replica: float = 0.5
+    """Ray CPUs one replica asks for."""
     gpus_per_replica: float = 0.0
+    """Ray GPUs one replica asks for."""
     threads_per_replica: int = 0
+    """Threads of a replica on CPU; 0: cores of the node divided by replicas on it."""
 
 
 @dataclass(kw_only=True)
@@ -230,25 +171,37 @@ class RolloutConfig:
     """vLLM rollout workers and how responses are drawn."""
 
     num_workers: int = 1
+    """vLLM engines."""
     tensor_parallel_size: int = 1
+    """GPUs (or CPU processes) one engine's layers are split over."""
     precision: Precision = Precision.bfloat16
+    """Weights and activations of the engine."""
     max_model_len: int = 2048
     """Prompt and response together, tokens."""
     max_new_tokens: int = 512
+    """Longest response, tokens."""
     temperature: float = 1.0
+    """Of training rollouts; the trainer's log-probs use the same."""
     prompts_per_step: int = 64
+    """Different prompts in one step."""
     samples_per_prompt: int = 4
+    """Responses drawn for each prompt."""
     gpu_memory_utilization: float = 0.8
+    """Share of a GPU's memory the engine takes."""
     kv_cache_gb: float = 1.0
     """KV cache of one worker on CPU."""
     enforce_eager: bool = True
+    """No CUDA graphs: slower, less memory, quicker start."""
     max_concurrent: int = 256
     """Requests in flight in one engine."""
     timeout_s: float = 900.0
     """Deadline of one generation call."""
     cpus_per_worker: float = 0.5
+    """Ray CPUs one worker asks for."""
     gpus_per_worker: float = 0.0
+    """Ray GPUs one worker asks for."""
     threads_per_worker: int = 0
+    """Threads of a worker on CPU; 0: cores of the node divided by workers on it."""
 
 
 @dataclass(kw_only=True)
@@ -262,6 +215,7 @@ class SyncConfig:
     max_canary_gap: float = 0.05
     """Nats; 1e-3 holds in float32."""
     canary_prompts: int = 2
+    """Fixed prompts whose log-probs engine and trainer compare after every publication."""
     verify_columns: int = 0
     """Columns read back from each packed layer of a CPU engine, chosen anew every version; 0: all of them."""
 
@@ -275,12 +229,15 @@ class DataConfig:
     eval: str = ""
     """Held-out rows in the same form; empty: none."""
     max_prompt_tokens: int = 1024
+    """Online and held-out prompts, tokens of the rendered template."""
     max_length: int = 2048
     """Offline rows: prompt and response together, tokens."""
     overlong: Overlong = Overlong.drop
+    """What happens to longer rows; truncate_left cuts the prompt's beginning."""
     max_bad_fraction: float = 0.01
     """More quarantined rows than this refuse the run."""
     shuffle: bool = True
+    """A new seeded order each epoch; false: the file's."""
     system_prompt: str = ""
     """Put before prompts that have no system message; empty: the template's own behaviour."""
 
@@ -292,7 +249,9 @@ class ClusterConfig:
     address: str = "local"
     """local: start Ray here (a submitted job joins its own cluster); auto: join what runs here; or host:port."""
     device: Device = Device.cpu
+    """Where every role computes."""
     placement: PlacementStrategy = PlacementStrategy.shared
+    """How roles share machines."""
     start_timeout_s: float = 300.0
     """Deadline for every role to be ready."""
     step_timeout_s: float = 3600.0
@@ -308,7 +267,9 @@ class TrackingConfig:
     """Where numbers go besides metrics.jsonl."""
 
     wandb: WandbMode = WandbMode.auto
+    """Weights & Biases; auto: WANDB_MODE, else online with a key in the environment, else offline."""
     project: str = "raylign"
+    """W&B project."""
     samples_every: int = 1
     """Steps between samples/*.parquet."""
     wandb_samples: int = 0
@@ -338,7 +299,9 @@ class EvalConfig:
     temperature: float = 0.0
     """0: greedy."""
     max_new_tokens: int = 512
+    """Longest answer, tokens."""
     seed: int = 1234
+    """Of the held-out answers, the same at every evaluation."""
     gold: str = ""
     """The reward component that is the true score (a rule, usually of weight 0): shown beside the learned reward."""
     fluency: bool = False
@@ -352,7 +315,9 @@ class RunConfig:
     name: str = "auto"
     """Folder under run_root; [A-Za-z0-9._-]{1,64}; auto: algorithm and time."""
     run_root: str = "runs"
+    """Folder that holds the runs."""
     seed: int = 0
+    """Everything random follows from it."""
     num_steps: int = 100
     """Online: rollout-and-update rounds. Offline: optimizer steps; 0: num_epochs decides."""
     num_epochs: int = 1

@@ -1,0 +1,88 @@
+"""The settings that are one of a few words. Standard library only; import them from conf.schema."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Precision(Enum):
+    """Number format of weights and activations in a learner or engine."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Device(Enum):
+    """Where a role computes."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Offload(Enum):
+    """Where optimizer state lives."""
+
+    none = "none"
+    cpu = "cpu"
+
+
+class Overlong(Enum):
+    """What happens to a row longer than the context (counted before training starts)."""
+
+    drop = "drop"
+    error = "error"
+    truncate_left = "truncate_left"
+
+
+class Schedule(Enum):
+    """Shape of the learning rate after warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class OldLogprobs(Enum):
+    """Whose log-probs are the PPO ratio's denominator."""
+
+    recompute = "recompute"  # by the trainer, before the update; truncated importance weights correct for the engine
+    engine = "engine"  # the engine's own: one forward pass less, and the ratio itself is the truncated weight
+
+
+class KLController(Enum):
+    """How the KL coefficient moves."""
+
+    fixed = "fixed"
+    adaptive = "adaptive"
+
+
+class KLEstimator(Enum):
+    """How a token's KL to the reference is estimated from its two log-probs (trainer/functional/kl.py)."""
+
+    k1 = "k1"  # the log-ratio: unbiased, may be negative
+    k2 = "k2"  # half its square: biased, low variance
+    k3 = "k3"  # unbiased, never negative
+
+
+class LossAggregation(Enum):
+    """What the mean of a policy loss runs over; always all ranks and micro-batches together."""
+
+    token_mean = "token_mean"  # every trained token counts the same
+    sequence_mean = "sequence_mean"  # every sequence counts the same, whatever its length
+
+
+class WandbMode(Enum):
+    """auto: WANDB_MODE, else online when a key is in the environment, else offline; never a prompt for one."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+class PlacementStrategy(Enum):
+    """How roles share machines."""
+
+    shared = "shared"  # every role wherever its resources fit
+    separate = "separate"  # learners and rollout workers on different nodes
+    one_node = "one_node"  # everything on one machine
