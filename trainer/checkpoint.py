@@ -11,24 +11,21 @@ only then may an old one go. A process killed at any point leaves the previous c
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-MANIFEST = "manifest.json"
+from trainer.verified_folder import find_damage, sync_folder, write_atomically, write_json, write_manifest
+
 STATE = "state.json"
 LATEST = "LATEST"
 _TMP_PREFIX = ".tmp-"
-_FORMAT = 1
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -49,7 +46,7 @@ class RngState:
     def capture(cls) -> RngState:
         """Of this process, now."""
         version, internal, gauss = random.getstate()
-        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - libraries draw from it
+        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         return cls(
             python=[version, list(internal), gauss],
             numpy=[kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
@@ -61,7 +58,7 @@ class RngState:
         version, internal, gauss = self.python  # type: ignore[misc]
         random.setstate((version, tuple(internal), gauss))
         kind, keys, *rest = self.numpy  # type: ignore[misc]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
         torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(self.torch)), dtype=torch.uint8))
 
 
@@ -128,27 +125,28 @@ class CheckpointStore:
 
         Raises CheckpointError when what was written cannot be read back; LATEST then still names the old one.
         """
-        _write_json(draft.path / STATE, asdict(state))
-        _write_manifest(draft.path)
+        write_json(draft.path / STATE, asdict(state))
+        write_manifest(draft.path)
         target = self._root / folder_name(draft.step)
-        if target.exists():  # a resumed run repeats the step it had saved: the newer state is as good and complete
+        if target.exists():  # damaged, or of a history that a resume from an earlier step has abandoned
             target.rename(self._root / f"{_TMP_PREFIX}replaced-{target.name}")
         draft.path.rename(target)
-        _sync_folder(self._root)
+        sync_folder(self._root)
         problem = find_damage(target)
         if problem:
             raise CheckpointError(f"{target} was written but does not verify: {problem}; is the disk full or failing?")
-        _write_atomically(self._root / LATEST, f"{target.name}\n")
+        write_atomically(self._root / LATEST, f"{target.name}\n")
         self._retire()
         return target
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, LATEST or not, with a sentence for each newer one passed over.
+        """What LATEST names, or the newest before it that verifies, with a sentence for each one passed over.
 
+        Checkpoints of later steps than LATEST's are of an abandoned history and are not considered.
         None when the run has none at all. Raises CheckpointError when it has some and none verifies.
         """
         skipped: list[str] = []
-        for path in self._saved():
+        for path in self._saved(up_to=self._named_by_latest()):
             problem = find_damage(path)
             if problem is None:
                 return Checkpoint(path, read_state(path), tuple(skipped))
@@ -157,12 +155,18 @@ class CheckpointStore:
             raise CheckpointError(f"no checkpoint in {self._root} can be used: {'; '.join(skipped)}")
         return None
 
-    def _saved(self) -> list[Path]:
+    def _named_by_latest(self) -> int | None:
+        pointer = self._root / LATEST
+        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+        return _step_of(self._root / name) if name.startswith("step-") else None
+
+    def _saved(self, *, up_to: int | None) -> list[Path]:
         """Newest first."""
-        return sorted(self._root.glob("step-*"), key=_step_of, reverse=True)
+        found = [p for p in self._root.glob("step-*") if up_to is None or _step_of(p) <= up_to]
+        return sorted(found, key=_step_of, reverse=True)
 
     def _retire(self) -> None:
-        for path in self._saved()[max(self._keep, 1) :]:
+        for path in self._saved(up_to=self._named_by_latest())[max(self._keep, 1) :]:
             shutil.rmtree(path)
         for leftover in self._root.glob(f"{_TMP_PREFIX}*"):
             shutil.rmtree(leftover)
@@ -187,84 +191,6 @@ def read_state(path: Path) -> RunState:
     return RunState(**{**raw, "rng": RngState(**raw["rng"])})
 
 
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; None when every file is there, whole and unchanged."""
-    manifest_file = path / MANIFEST
-    if not manifest_file.is_file():
-        return f"it has no {MANIFEST}"
-    try:
-        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-        files: dict[str, dict[str, str | int]] = manifest["files"]
-        written_as = manifest["format"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return f"its {MANIFEST} is not readable"
-    if written_as != _FORMAT:
-        return f"it has format {written_as}, this version reads {_FORMAT}"
-    extra = {name for name in _files_below(path) if name != MANIFEST} - set(files)
-    if extra:
-        return f"{sorted(extra)[0]} is not in its {MANIFEST}"
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, [path / name for name in files]))
-    for (name, expected), digest in zip(files.items(), digests, strict=True):
-        if digest != expected["sha256"]:
-            return f"{name} has changed (its sha256 is not the manifest's)"
-    return None
-
-
 def _step_of(path: Path) -> int:
     number = path.name.removeprefix("step-")
     return int(number) if number.isdigit() else -1
-
-
-def _write_manifest(path: Path) -> None:
-    names = _files_below(path)
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_flush_and_hash, [path / name for name in names]))
-    files = {n: {"bytes": (path / n).stat().st_size, "sha256": d} for n, d in zip(names, digests, strict=True)}
-    for folder in {(path / name).parent for name in names}:
-        _sync_folder(folder)
-    _write_json(path / MANIFEST, {"format": _FORMAT, "files": files})
-    _sync_folder(path)
-
-
-def _files_below(path: Path) -> list[str]:
-    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-
-
-def _flush_and_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, value: object) -> None:
-    _write_atomically(path, json.dumps(value, indent=1) + "\n")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    staging = path.with_name(f".{path.name}.writing")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

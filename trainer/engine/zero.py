@@ -13,11 +13,7 @@ path there refuses a step whose gradient is exactly zero.
 from __future__ import annotations
 
 import logging
-import os
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +23,7 @@ from torch import Tensor, nn
 
 from conf.schema import Device, LearnerConfig, Offload, Precision
 from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
+from trainer.engine.rendezvous import Rendezvous, join
 from trainer.engine.state_file import StateHeader, load_masters, save_masters
 from trainer.engine.torch_engine import clip_gradients
 
@@ -35,17 +32,6 @@ if TYPE_CHECKING:
 
 GATHER_BYTES = 256 << 20
 """ZeRO-3: whole parameters held at once while they are read out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rendezvous:
-    """Where the ranks of one learner meet. `timeout_s` bounds every collective."""
-
-    rank: int
-    world_size: int
-    master_addr: str
-    master_port: int
-    timeout_s: float = 1800.0
 
 
 class ZeroEngine:
@@ -191,26 +177,6 @@ class ZeroEngine:
             for masters, working in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
                 for master, parameter in zip(masters, working, strict=True):
                     parameter.data.copy_(master.data)
-
-
-def join(rendezvous: Rendezvous, device: Device) -> None:
-    """Enter the process group: gloo on CPU, nccl on CUDA, by the explicit address (no environment, no MPI).
-
-    Must come before anything imports deepspeed: it picks its accelerator at import.
-    """
-    os.environ["DS_ACCELERATOR"] = device.value
-    os.environ.setdefault("LOCAL_RANK", "0")  # Ray shows each actor its own GPUs only, so the local one is 0
-    # DeepSpeed calls collectives by names that torch has just renamed, once a bucket.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-    if dist.is_initialized():
-        return
-    dist.init_process_group(
-        backend="gloo" if device is Device.cpu else "nccl",
-        init_method=f"tcp://{rendezvous.master_addr}:{rendezvous.master_port}",
-        rank=rendezvous.rank,
-        world_size=rendezvous.world_size,
-        timeout=timedelta(seconds=rendezvous.timeout_s),
-    )
 
 
 def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:

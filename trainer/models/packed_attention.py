@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -41,7 +41,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence only.
 
-    query `[1, H, N, D]`, key and value `[1, H_kv, N, D]` (grouped heads are shared, not copied); returns `[1, N, H, D]`.
+    query `[1, H, N, D]`, key and value `[1, H_kv, N, D]` (grouped heads are shared, not copied) -> `[1, N, H, D]`.
     Dropout is not applied: a policy's log-probs must be a function of its weights, or the PPO ratio of an unchanged
     policy is not 1. Raises ValueError when the packing did not travel (the model does not pass its keyword arguments
     on) or comes with a mask.

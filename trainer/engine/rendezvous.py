@@ -1,0 +1,43 @@
+"""How the ranks of one learner find each other."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from conf.schema import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where the ranks of one learner meet. `timeout_s` bounds every collective."""
+
+    rank: int
+    world_size: int
+    master_addr: str
+    master_port: int
+    timeout_s: float = 1800.0
+
+
+def join(rendezvous: Rendezvous, device: Device) -> None:
+    """Enter the process group: gloo on CPU, nccl on CUDA, by the explicit address (no environment, no MPI).
+
+    Must come before anything imports deepspeed: it picks its accelerator at import.
+    """
+    os.environ["DS_ACCELERATOR"] = device.value
+    os.environ.setdefault("LOCAL_RANK", "0")  # Ray shows each actor its own GPUs only, so the local one is 0
+    # DeepSpeed calls collectives by names that torch has just renamed, once a bucket.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    if dist.is_initialized():
+        return
+    dist.init_process_group(
+        backend="gloo" if device is Device.cpu else "nccl",
+        init_method=f"tcp://{rendezvous.master_addr}:{rendezvous.master_port}",
+        rank=rendezvous.rank,
+        world_size=rendezvous.world_size,
+        timeout=timedelta(seconds=rendezvous.timeout_s),
+    )
