@@ -181,7 +181,11 @@ class RayWorkerHandle:
         try:
             async with asyncio.timeout(timeout_s):
                 return await ref
+        except asyncio.CancelledError:
+            ray.cancel(ref)  # nobody waits for the answer: the engine need not compute it
+            raise
         except TimeoutError as error:
+            ray.cancel(ref)
             raise EngineDead(f"{self._name}: {verb}: no answer within {timeout_s:g} s") from error
         except RayTaskError as error:
             cause = error.cause

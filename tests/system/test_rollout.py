@@ -12,8 +12,9 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
+from cluster.session import session
 from cluster.weights import put_bucket
-from conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from data.sample_model import tiny_model
 from data.types import FinishReason, Prompt, RolloutGroup, SamplingParams
 from rollout.environment import engine_environment
@@ -25,7 +26,6 @@ from trainer.loops.publish import WeightPublisher
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = RolloutConfig(
     precision=Precision.float32,
     max_model_len=256,
@@ -74,23 +74,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workers(folder: Path) -> Iterator[list[RayWorkerHandle]]:
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}},
-        log_to_driver=False,
-    )
-    env = engine_environment(CONFIG, Device.cpu)
-    specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(2)]
-    handles = [spawn_worker(spec, options={"num_cpus": 0.5}, env_vars=env) for spec in specs]
+    with session(ClusterConfig(object_store_gb=0.2), num_cpus=2):
+        env = engine_environment(CONFIG, Device.cpu)
+        specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(2)]
+        handles = [spawn_worker(spec, options={"num_cpus": 0.5}, env_vars=env) for spec in specs]
 
-    async def start() -> None:
-        await asyncio.gather(*(handle.start(300) for handle in handles))
+        async def start() -> None:
+            await asyncio.gather(*(handle.start(300) for handle in handles))
 
-    asyncio.run(start())
-    yield handles
-    ray.shutdown()
+        asyncio.run(start())
+        yield handles
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -124,7 +117,7 @@ async def _publish_and_sample(learner: Learner, workers: list[RayWorkerHandle]) 
 
 
 async def _end_token_is_part_of_the_response(learner: Learner, workers: list[RayWorkerHandle]) -> None:
-    """With a final norm that favours the end token, responses stop; the token is there, with its log-prob."""
+    """With an embedding that favours the end token, responses stop; the token is there, with its log-prob."""
     end = learner.model.generation_config.eos_token_id
     with torch.no_grad():
         learner.model.model.embed_tokens.weight[end] *= 4
@@ -146,7 +139,9 @@ async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorker
     await publisher.publish(5)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=5)
     step = asyncio.create_task(pool.generate(prompts(10), epoch=2, samples_per_prompt=2, sampling=sampling))
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(10):
+        while not pool.members()[0].outstanding_samples:
+            await asyncio.sleep(0.01)
     ray.kill(workers[0].actor)
     handles = await step
     groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)  # finished ones outlive it
@@ -158,8 +153,7 @@ async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorker
 
 def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorkerHandle], folder: Path) -> None:
     """One test because the workers go through it together; the parts are named functions."""
-    learner = Learner(folder)
-    asyncio.run(_publish_and_sample(learner, workers))
-    asyncio.run(_end_token_is_part_of_the_response(learner, workers))
-    asyncio.run(_killed_worker_costs_nothing(learner, workers))
+    asyncio.run(_publish_and_sample(Learner(folder), workers))
+    asyncio.run(_end_token_is_part_of_the_response(Learner(folder), workers))
+    asyncio.run(_killed_worker_costs_nothing(Learner(folder), workers))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]

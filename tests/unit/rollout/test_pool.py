@@ -166,7 +166,7 @@ async def test_the_deadline_names_who_is_late() -> None:
     pool = await pool_of(SimulatedWorker("rollout/0", hangs), SimulatedWorker("rollout/1"), timeout_s=0.2)
     with pytest.raises(EngineDead, match=r"rollout\.timeout_s=0\.2 s; late: rollout/0 \(18 samples\)"):
         await run(pool)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
     assert pool.members()[0].outstanding_samples == 0  # cancelled calls are no longer counted
 
 
@@ -184,7 +184,7 @@ async def test_the_last_worker_gone_says_so() -> None:
         raise EngineDead("rollout/0: segmentation fault")
 
     pool = await pool_of(SimulatedWorker("rollout/0", dies))
-    with pytest.raises(EngineDead, match="no rollout worker serves: rollout/0 dead .*segmentation fault"):
+    with pytest.raises(EngineDead, match=r"no rollout worker serves: rollout/0 dead .*segmentation fault"):
         await run(pool)
 
 
