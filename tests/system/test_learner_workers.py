@@ -174,7 +174,9 @@ def test_passes_over_ranks_equal_one_model_here(roles: Roles, model: Path, num_p
 def test_a_step_trains_and_what_is_staged_is_what_is_exported(roles: Roles, tmp_path: Path) -> None:
     groups = rollouts(6)
     stored = handles(groups)
-    outcomes = [Reward(c.key, float(i % 5), {"model": 1.0}) for i, c in enumerate(c for g in groups for c in g.completions)]
+    outcomes = [
+        Reward(c.key, float(i % 5), {"model": 1.0}) for i, c in enumerate(c for g in groups for c in g.completions)
+    ]
 
     async def step() -> tuple[float, list[float]]:
         logprobs, reference, values = await asyncio.gather(

@@ -1,0 +1,66 @@
+"""The reward model: one number for a prompt with its response, read off the state after the last token.
+
+No padding exists here, so none can hide an end token; the last token is where the sequence ends, by `cu_seqlens`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from conf.schema import Device, Precision
+from data.batching import plan_forward
+from data.tokenize import load_tokenizer
+from data.types import Completion, FinishReason, Prompt, TokenBatch
+from reward.interfaces import RewardRuleError
+from reward.tokenizer_match import end_ids
+from trainer.models.loading import load_scalar_model
+from trainer.models.scalar_head import last_states
+
+
+class ModelScorer:
+    """Scores token sequences; a score depends on its own sequence alone."""
+
+    def __init__(self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int) -> None:
+        """Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer."""
+        self._device = torch.device(device.value)
+        self._model = load_scalar_model(folder, precision=precision).to(self._device).eval()
+        self._micro_batch_tokens = micro_batch_tokens
+        self._max_length = int(self._model.hf.config.get_text_config().max_position_embeddings)
+        tokenizer = load_tokenizer(folder)
+        self._eos_id = int(tokenizer.eos_token_id)
+        self._end_ids = end_ids(tokenizer)
+
+    def sequence(self, prompt: Prompt, completion: Completion) -> tuple[int, ...]:
+        """The ids to score, in the form the model was trained on (data/tokenize.py): a finished answer ends with one
+        end token, a cut one with none.
+
+        Raises RewardRuleError when it is longer than the model's context.
+        """
+        ids = (*prompt.token_ids, *completion.response_ids)
+        ended = completion.response_ids and completion.response_ids[-1] in self._end_ids
+        if completion.finish_reason is FinishReason.STOP and not ended:
+            ids = (*ids, self._eos_id)  # stopped by a string or another rule: the engine leaves the token out
+        if len(ids) > self._max_length:
+            raise RewardRuleError(f"{len(ids)} tokens are more than the reward model's context of {self._max_length}")
+        return ids
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """One score a sequence, in order; may be non-finite, which the caller must not train on."""
+        scores = [math.nan] * len(sequences)
+        if not sequences:
+            return scores
+        lengths = [len(ids) for ids in sequences]
+        [micro_batches] = plan_forward(lengths, num_ranks=1, micro_batch_tokens=self._micro_batch_tokens)
+        for rows in micro_batches:
+            ids = [sequences[row] for row in rows]
+            tokens = TokenBatch.from_sequences(ids, [[False] * len(row) for row in ids])
+            on_device = TokenBatch(
+                *(t.to(self._device) for t in (tokens.input_ids, tokens.cu_seqlens, tokens.response_mask))
+            )
+            for row, value in zip(rows, last_states(self._model(on_device), on_device).tolist(), strict=True):
+                scores[row] = value
+        return scores

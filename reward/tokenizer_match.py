@@ -1,0 +1,49 @@
+"""A reward model reads the policy's token ids as they are; this is refused when the two mean different text by them."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from data.tokenize import load_tokenizer
+
+
+def tokenizer_problems(policy_folder: str, reward_folder: str) -> list[str]:
+    """Why the reward model cannot score this policy's tokens, as sentences naming both folders; empty when it can.
+
+    Raises ModelLoadError for a folder without a tokenizer.
+    """
+    policy, reward = load_tokenizer(policy_folder), load_tokenizer(reward_folder)
+    both = f"reward.model={reward_folder} and policy.model={policy_folder}"
+    fix = "train a reward model from this policy's own start (algorithm=rm), or choose one of the same family"
+    difference = _vocabulary_difference(policy, reward)
+    if difference:
+        return [f"{both} have different tokenizers: {difference}; {fix}"]
+    problems = []
+    if policy.eos_token_id != reward.eos_token_id:
+        problems.append(
+            f"{both} end an answer with different tokens ({policy.eos_token!r} and {reward.eos_token!r}), so the "
+            f"reward model would score the wrong state; {fix}"
+        )
+    if policy.chat_template != reward.chat_template:
+        problems.append(
+            f"{both} have different chat templates, so the reward model would see a form it was not trained on; {fix}"
+        )
+    return problems
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that can end an answer: the EOS and every special token a template may end a turn with."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(special | {int(tokenizer.eos_token_id)})
+
+
+def _vocabulary_difference(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase) -> str:
+    ours, theirs = policy.get_vocab(), reward.get_vocab()
+    if ours == theirs:
+        return ""
+    if len(ours) != len(theirs):
+        return f"{len(theirs)} tokens against {len(ours)}"
+    token = min((t for t in ours if theirs.get(t) != ours[t]), key=lambda t: ours[t])
+    return (
+        f"token {token!r} is id {ours[token]} in the policy's and {theirs.get(token, 'absent')} in the reward model's"
+    )

@@ -1,0 +1,106 @@
+"""Dealing groups to replicas that work, refuse, die and hang: every sample has exactly one outcome, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from data.types import FinishReason, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
+from reward.dispatch import PieceRefused, ReplicaDown, Score, dispatch
+from rollout.interfaces import GroupHandle, Ref
+
+
+def group(number: int, tokens: int = 10) -> GroupHandle:
+    metas = tuple(
+        RolloutMeta(SampleKey(0, str(number), k), tokens // 2, tokens - tokens // 2, FinishReason.STOP, 1, 1)
+        for k in range(2)
+    )
+    return GroupHandle(Ref(number), metas)
+
+
+GROUPS = [group(n, tokens=10 + n) for n in range(9)]
+
+
+def answers(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+    return [Reward(m.key, float(m.key.prompt_id), {}) for g in groups for m in g.metas]
+
+
+async def working(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+    await asyncio.sleep(0)
+    return answers(groups)
+
+
+def broken(error: Exception, *, after: int = 0) -> tuple[Score, list[int]]:
+    """A replica that fails from its call number `after` on, and the sizes it was asked for."""
+    asked: list[int] = []
+
+    async def score(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        asked.append(len(groups))
+        await asyncio.sleep(0)
+        if len(asked) > after:
+            raise error
+        return answers(groups)
+
+    return score, asked
+
+
+def run(replicas: Sequence[Score], *, timeout_s: float = 5.0) -> list[RewardOutcome]:
+    return asyncio.run(dispatch(GROUPS, replicas, piece_tokens=40, timeout_s=timeout_s))
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 5])
+def test_outcomes_are_in_order_whoever_scored_them(num_replicas: int) -> None:
+    assert run([working] * num_replicas) == answers(GROUPS)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_the_work_of_a_dead_replica_is_done_by_another(after: int) -> None:
+    dead, asked = broken(ReplicaDown("reward replica 0 died: oom"), after=after)
+    assert run([dead, working]) == answers(GROUPS)
+    assert len(asked) == after + 1  # and it was not asked again
+
+
+def test_a_refused_piece_fails_alone_after_two_tries() -> None:
+    async def picky(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        await asyncio.sleep(0)
+        if any(g.metas[0].key.prompt_id == "4" for g in groups):
+            raise PieceRefused("bad tokens")
+        return answers(groups)
+
+    outcomes = asyncio.run(dispatch(GROUPS, [picky, picky], piece_tokens=1, timeout_s=5.0))
+    failed = [o for o in outcomes if isinstance(o, RewardFailure)]
+    assert [o.key for o in failed] == [m.key for m in GROUPS[4].metas]
+    assert failed[0].reason == "bad tokens; bad tokens"
+    assert [o.key for o in outcomes] == [m.key for g in GROUPS for m in g.metas]
+
+
+def test_with_no_replica_left_every_sample_is_a_named_failure() -> None:
+    first, _ = broken(ReplicaDown("reward replica 0 died: oom"))
+    second, _ = broken(ReplicaDown("reward replica 1 died: oom"))
+    outcomes = run([first, second])
+    assert all(isinstance(o, RewardFailure) for o in outcomes)
+    assert [o.key for o in outcomes] == [m.key for g in GROUPS for m in g.metas]
+    reasons = {o.reason for o in outcomes if isinstance(o, RewardFailure)}
+    assert "no reward replica is left" in reasons
+    assert any("died: oom" in reason for reason in reasons)
+
+
+def test_what_misses_the_deadline_fails_and_the_rest_stands() -> None:
+    async def hangs(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        await asyncio.sleep(60)
+        return answers(groups)
+
+    outcomes = run([working, hangs], timeout_s=0.3)
+    late = [o for o in outcomes if isinstance(o, RewardFailure)]
+    assert 0 < len(late) < len(outcomes)
+    assert late[0].reason == "no score within reward.timeout_s=0.3 s"
+
+
+def test_an_answer_for_other_samples_is_a_bug_and_raised() -> None:
+    async def confused(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        return answers(groups)[::-1]
+
+    with pytest.raises(ValueError, match="answered for"):
+        run([confused, working], timeout_s=5.0)

@@ -1,0 +1,66 @@
+"""The feeder's Ray shell: tokenised rows live in one actor, shards go to the ranks by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from cluster.runtime_env import RoleEnv
+from cluster.worker_group import WorkerGroup
+from conf.schema import Device
+from data.pair_feed import PairFeed
+from rollout.interfaces import Ref
+
+
+class FeederWorker:
+    """The actor. Shards are put by it, so they live as long as it does."""
+
+    def __init__(self, feed: PairFeed) -> None:
+        self._feed = feed
+
+    def next_update(self) -> list[ray.ObjectRef]:
+        """References to one RankShard a rank."""
+        return [ray.put(one) for one in self._feed.next_update()]
+
+    def held_out(self) -> list[ray.ObjectRef]:
+        """References to one RankShard a rank; empty without held-out rows."""
+        return [ray.put(one) for one in self._feed.held_out()]
+
+    def state(self) -> Mapping[str, int | str]:
+        """Position between two updates."""
+        return self._feed.state()
+
+
+class Feeder:
+    """Facade: a loops.offline.Feeder."""
+
+    def __init__(self, feed: PairFeed, *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._worker = WorkerGroup.spawn(
+            FeederWorker,
+            role="feeder",
+            options=[{"num_cpus": 0}],
+            env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
+            args=[(feed,)],
+        )
+
+    async def next_update(self) -> list[Ref]:
+        """One reference a rank."""
+        return [Ref(ref) for ref in await self._call(lambda a, _: a.next_update.remote(), "next rows")]
+
+    async def held_out(self) -> list[Ref]:
+        """One reference a rank."""
+        return [Ref(ref) for ref in await self._call(lambda a, _: a.held_out.remote(), "held-out rows")]
+
+    async def state(self) -> Mapping[str, int | str]:
+        """Position, for the checkpoint."""
+        return await self._call(lambda a, _: a.state.remote(), "data position")
+
+    def stop(self) -> None:
+        """Kill the actor."""
+        self._worker.stop()
+
+    async def _call(self, each: Any, verb: str) -> Any:
+        return (await self._worker.call(each, verb=verb, timeout_s=self._timeout_s))[0]
