@@ -86,5 +86,3 @@ def summarise(answers: Sequence[JudgedAnswer]) -> Mapping[str, float]:
             if value is not None:
                 figures.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in figures.items()}
-
-

@@ -118,4 +118,3 @@ class OfflineLoop:
     async def _evaluate(self, held_out: Sequence[Ref]) -> dict[str, float]:
         figures = await self._learner.evaluate(held_out)
         return {f"eval/held_out/{name}": value for name, value in figures.items()}
-

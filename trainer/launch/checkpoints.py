@@ -1,0 +1,136 @@
+"""Saving and restoring whole runs: every learner's state and the loop's own, in one verified folder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from conf.errors import UserError
+from conf.schema import CheckpointConfig, KLController
+from reward.interfaces import ShapingState
+from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, Json, RngState, RunState, open_checkpoint
+from trainer.functional.kl import KLState
+from trainer.loops.hooks import OnlineProgress
+from trainer.loops.offline import OfflineProgress
+from trainer.run_folder import RunPaths
+
+_POLICY, _CRITIC = "policy", "critic"
+
+
+class Stateful(Protocol):
+    """A role whose ranks can write themselves to a folder and read themselves back."""
+
+    async def save(self, folder: str) -> None: ...
+    async def restore(self, folder: str) -> None: ...
+
+
+class RewardState(Protocol):
+    """The reward side's running statistics."""
+
+    @property
+    def state(self) -> ShapingState: ...
+    def restore(self, state: ShapingState) -> None: ...
+
+
+class OnlineSaver:
+    """A loops.CheckpointSaver: policy, critic, data position, KL state and reward statistics."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        policy: Stateful,
+        critic: Stateful | None,
+        reward: RewardState,
+        *,
+        run_generation: int,
+    ) -> None:
+        self._store = store
+        self._roles = {_POLICY: policy} | ({_CRITIC: critic} if critic else {})
+        self._reward = reward
+        self._run_generation = run_generation
+
+    async def save(self, progress: OnlineProgress) -> None:
+        """Raises RoleError when a rank cannot write, CheckpointError when what was written does not read back."""
+        kl = {**asdict(progress.kl), "controller": progress.kl.controller.value}
+        state = RunState(
+            step=progress.step,
+            run_generation=self._run_generation,
+            data=dict(progress.data),
+            kl=kl,
+            reward=asdict(self._reward.state),
+            rng=RngState.capture(),
+        )
+        await _save(self._store, self._roles, state)
+
+
+class OfflineRunSaver:
+    """A loops.offline.OfflineSaver: the model in training and the data position."""
+
+    def __init__(self, store: CheckpointStore, learner: Stateful, *, run_generation: int) -> None:
+        self._store = store
+        self._roles = {_POLICY: learner}
+        self._run_generation = run_generation
+
+    async def save(self, progress: OfflineProgress) -> None:
+        """As OnlineSaver.save."""
+        state = RunState(progress.step, self._run_generation, dict(progress.data), {}, {}, RngState.capture())
+        await _save(self._store, self._roles, state)
+
+
+def find_resume(config: CheckpointConfig, folder: RunPaths) -> Checkpoint | None:
+    """What a run goes on from, verified; None for a new run.
+
+    Raises UserError when a checkpoint was named, or exists, and cannot be used.
+    """
+    if config.resume == "none":
+        return None
+    try:
+        if config.resume == "auto":
+            return CheckpointStore(folder.checkpoints, keep=config.keep).latest()
+        return open_checkpoint(Path(config.resume).expanduser())
+    except (CheckpointError, OSError) as error:
+        raise UserError(
+            f"checkpoint.resume={config.resume}: {error}; name another checkpoint, or start anew under another name="
+        ) from error
+
+
+def last_good_step(folder: RunPaths) -> int | None:
+    """The newest verified checkpoint's step; None when there is none to go on from."""
+    try:
+        found = CheckpointStore(folder.checkpoints, keep=1).latest()
+    except CheckpointError:
+        return None
+    return found.state.step if found else None
+
+
+async def restore_online(
+    checkpoint: Checkpoint, policy: Stateful, critic: Stateful | None, reward: RewardState
+) -> OnlineProgress:
+    """Every role's state back in place, and where the loop stood."""
+    roles = {_POLICY: policy} | ({_CRITIC: critic} if critic else {})
+    await asyncio.gather(*(role.restore(str(checkpoint.role(name))) for name, role in roles.items()))
+    state = checkpoint.state
+    reward.restore(ShapingState(**{name: float(value) for name, value in state.reward.items()}))
+    state.rng.restore()
+    kl = dict(state.kl)
+    return OnlineProgress(state.step, KLState(KLController(kl.pop("controller")), **kl), _position(state.data))
+
+
+async def restore_offline(checkpoint: Checkpoint, learner: Stateful) -> OfflineProgress:
+    """The model's state back in place, and where the loop stood."""
+    await learner.restore(str(checkpoint.role(_POLICY)))
+    checkpoint.state.rng.restore()
+    return OfflineProgress(checkpoint.state.step, _position(checkpoint.state.data))
+
+
+async def _save(store: CheckpointStore, roles: Mapping[str, Stateful], state: RunState) -> None:
+    draft = store.begin(state.step)
+    await asyncio.gather(*(role.save(str(draft.role(name))) for name, role in roles.items()))
+    await asyncio.to_thread(store.commit, draft, state)
+
+
+def _position(data: Mapping[str, Json]) -> dict[str, int | str]:
+    return {name: value for name, value in data.items() if isinstance(value, (int, str))}

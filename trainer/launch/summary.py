@@ -1,0 +1,73 @@
+"""summary.json: the figures a reader asks for first."""
+
+from __future__ import annotations
+
+import math
+
+from conf.schema import RunConfig
+from trainer.launch.online import OnlineOutcome
+from trainer.loops.offline import OfflineProgress
+from trainer.metrics_log import MetricHistory
+from trainer.summary import RunSummary
+
+_Z95 = 1.959964  # two-sided 95 % quantile of the normal distribution
+
+
+def online_summary(config: RunConfig, outcome: OnlineOutcome, history: MetricHistory, seconds: float) -> RunSummary:
+    """Held-out figures before and after, and the last measured KL."""
+    start = RunSummary(
+        algorithm=config.algorithm.name,
+        policy_start=config.policy.model,
+        steps=outcome.progress.step,
+        seconds_total=seconds,
+        kl_final=_last(history, "policy/kl"),
+    )
+    if outcome.held_out is None:
+        return start
+    paired = outcome.held_out.outcome(outcome.progress.step)
+    low, high = wilson_interval(paired.preference_vs_start, paired.num_prompts)
+    return RunSummary(
+        algorithm=start.algorithm,
+        policy_start=start.policy_start,
+        steps=start.steps,
+        seconds_total=start.seconds_total,
+        kl_final=start.kl_final,
+        preference_vs_start=paired.preference_vs_start,
+        preference_low=low,
+        preference_high=high,
+        preference_comparisons=paired.num_prompts if paired.preference_vs_start is not None else None,
+        gold_score_before=paired.gold_score_before,
+        gold_score_after=paired.gold_score_after,
+        reward_before=paired.reward_before,
+        reward_after=paired.reward_after,
+        fluency_before=paired.fluency_before,
+        fluency_after=paired.fluency_after,
+    )
+
+
+def offline_summary(config: RunConfig, progress: OfflineProgress, history: MetricHistory, seconds: float) -> RunSummary:
+    """The last loss and, with held-out rows, their last figures."""
+    names = ("train/loss", "eval/held_out/accuracy", "eval/held_out/loss", "eval/held_out/margin")
+    found = {name.replace("/", "_"): _last(history, name) for name in names}
+    return RunSummary(
+        algorithm=config.algorithm.name,
+        policy_start=config.policy.model,
+        steps=progress.step,
+        seconds_total=seconds,
+        extra={name: value for name, value in found.items() if value is not None},
+    )
+
+
+def wilson_interval(share: float | None, n: int) -> tuple[float | None, float | None]:
+    """95 % interval of a share of `n` comparisons (Wilson 1927, eq. 5)."""
+    if share is None or n == 0:
+        return None, None
+    z2 = _Z95**2 / n
+    centre = (share + z2 / 2) / (1 + z2)
+    half = _Z95 / (1 + z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _last(history: MetricHistory, name: str) -> float | None:
+    values = [value for _, value in history.series(name) if value is not None]
+    return values[-1] if values else None

@@ -1,0 +1,165 @@
+"""`raylign train`: opens the run folder and Ray, lets the algorithm's kind of run play, and says how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.session import session
+from conf.compose import Composed
+from conf.errors import RaylignError, RunFailed, Stopped, UserError
+from conf.schema import RunConfig
+from rollout.interfaces import EngineDead
+from trainer.algorithms import ALGORITHMS
+from trainer.algorithms.base import Role
+from trainer.checkpoint import Checkpoint
+from trainer.launch.checkpoints import find_resume, last_good_step
+from trainer.launch.demand import role_requests, total_cpus, wanted_roles
+from trainer.launch.offline import run_pairwise
+from trainer.launch.online import run_online
+from trainer.launch.stage import Stage
+from trainer.launch.summary import offline_summary, online_summary
+from trainer.metrics_log import read_history
+from trainer.progress import RunProgress
+from trainer.redaction import Redactor
+from trainer.report import write_report
+from trainer.run_folder import RunFolder
+from trainer.summary import RunSummary
+from trainer.tracking import Tracker
+
+
+def train(composed: Composed) -> int:
+    """Train as composed, told on stderr; the exit code. Raises RaylignError for what a user should read."""
+    run(composed, console=Console(stderr=True))
+    return 0
+
+
+def run(composed: Composed, *, console: Console) -> RunFolder:
+    """As `train`; returns the closed run folder."""
+    config = named(composed.config)
+    redactor = Redactor.from_environ(os.environ)
+    with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
+        resumed = find_resume(config.checkpoint, folder)
+        folder.write_config(config, composed.overrides, redactor)
+        manifest, _ = folder.write_manifest(sys.argv, inputs(config), redactor)
+        tracker = Tracker(
+            folder,
+            config.tracking,
+            run_config=config,
+            resumed_step=resumed.state.step if resumed else None,
+            environ=os.environ,
+        )
+        ended_well = False
+        try:
+            with ending_told(folder, composed):
+                summary = _play(config, folder, tracker, console, resumed, len(manifest.starts))
+                folder.write_summary(summary)
+            ended_well = True
+        finally:
+            tracker.finish(exit_code=0 if ended_well else 1)
+        report = write_report(folder.path)
+        console.print(f"run      {folder.path}\nreport   {report}", highlight=False, soft_wrap=True)
+        return folder
+
+
+def _play(
+    config: RunConfig,
+    folder: RunFolder,
+    tracker: Tracker,
+    console: Console,
+    resumed: Checkpoint | None,
+    run_generation: int,
+) -> RunSummary:
+    """The run itself, inside a Ray session and a progress line."""
+    started = time.monotonic()
+    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    requests = role_requests(config, wanted_roles(config, algorithm.roles))
+    first = resumed.state.step if resumed else 0
+    with (
+        session(config.cluster, num_cpus=total_cpus(requests)) as ray_session,
+        RunProgress(console, total_steps=config.num_steps, first_step=first) as progress,
+        stop_signal() as should_stop,
+    ):
+        stage = Stage(config, folder, ray_session, tracker, progress, resumed, run_generation)
+        if Role.ROLLOUT in algorithm.roles:
+            outcome = asyncio.run(run_online(stage, algorithm, should_stop))
+            return online_summary(config, outcome, read_history(folder.metrics), time.monotonic() - started)
+        finished = asyncio.run(run_pairwise(stage, algorithm, should_stop))
+        return offline_summary(config, finished, read_history(folder.metrics), time.monotonic() - started)
+
+
+def named(config: RunConfig) -> RunConfig:
+    """`name=auto` becomes the algorithm and the time, and model and data paths lose their ~."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{config.algorithm.name}-{stamp}" if config.name == "auto" else config.name
+    return replace(config, name=name)
+
+
+def inputs(config: RunConfig) -> dict[str, Path]:
+    """What the run reads, by key, for the manifest's hashes."""
+    named_paths = {
+        "policy.model": config.policy.model,
+        "critic.model": config.critic.model,
+        "reference.model": config.reference.model,
+        "reward.model": config.reward.model,
+        "data.train": config.data.train,
+        "data.eval": config.data.eval,
+    }
+    return {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and the first Ctrl-C ask for a stop at the next step boundary; a second Ctrl-C ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
+    """Add the last good step and the command that goes on to the last line of whatever ended the run.
+
+    A dead engine becomes RunFailed, and an interruption Stopped.
+    """
+    try:
+        yield
+    except UserError:
+        raise  # nothing was trained: there is nothing to go on with
+    except RaylignError as error:
+        error.problems = (*error.problems[:-1], f"{error.problems[-1]}; {how_to_go_on(folder, composed)}")
+        raise
+    except EngineDead as error:
+        raise RunFailed(f"rollout: {error}; {how_to_go_on(folder, composed)}") from error
+    except KeyboardInterrupt as error:
+        raise Stopped(f"interrupted; {how_to_go_on(folder, composed)}") from error
+
+
+def how_to_go_on(folder: RunFolder, composed: Composed) -> str:
+    """The last good step and the command that resumes from it."""
+    step = last_good_step(folder)
+    given = [o for o in composed.overrides if not o.startswith(("name=", "run_root="))]
+    command = shlex.join(["raylign", "train", *given, f"name={folder.path.name}", f"run_root={folder.path.parent}"])
+    if step is None:
+        return f"no step is saved; start again with another name, or remove {folder.path}"
+    return f"last good step {step}; go on with: {command}"
