@@ -59,7 +59,6 @@ class GroupStatistics:
     size: Tensor  # [S] float64, members of the sequence's group
     mean: Tensor  # [S] float64
     std: Tensor  # [S] float64, unbiased; 0 for a group of one
-    constant: Tensor  # [S] bool, all members have the very same score
     num_single: int  # groups of one: no baseline, so no advantage
     num_zero_variance: int  # groups of two and more whose scores are all equal: nothing to learn from
 
@@ -76,29 +75,25 @@ class GroupStatistics:
         std = (squares / (size - 1).clamp(min=1)).sqrt()
         low = zeros.scatter_reduce(0, index, x, "amin", include_self=False)
         high = zeros.scatter_reduce(0, index, x, "amax", include_self=False)
-        constant = low == high
         return cls(
             size=size[index],
             mean=mean[index],
             std=std[index],
-            constant=constant[index],
             num_single=int((size == 1).sum()),
-            num_zero_variance=int((constant & (size > 1)).sum()),
+            num_zero_variance=int(((low == high) & (size > 1)).sum()),
         )
 
 
 def group_relative(scores: Tensor, stats: GroupStatistics, *, scale_by_std: bool, eps: float = 1e-6) -> Tensor:
     """Score minus the group's mean, over its standard deviation if asked (GRPO, Shao et al. 2024). [S]
 
-    Exactly 0 in a group of one and where all scores are equal: there rounding alone would be scaled up.
+    Exactly 0 in a group of one and where all scores are equal: in float64 a mean of equal float32 scores does not round.
     """
     centred = scores.double() - stats.mean
-    scaled = centred / (stats.std + eps) if scale_by_std else centred
-    return torch.where(stats.constant, 0, scaled).to(scores.dtype)
+    return (centred / (stats.std + eps) if scale_by_std else centred).to(scores.dtype)
 
 
 def leave_one_out(scores: Tensor, stats: GroupStatistics) -> Tensor:
     """Score minus the mean of the *other* members (RLOO, Ahmadian et al. 2024): n / (n - 1) (score - mean). [S]"""
     others = (stats.size - 1).clamp(min=1)
-    relative = stats.size / others * (scores.double() - stats.mean)
-    return torch.where(stats.constant, 0, relative).to(scores.dtype)
+    return (stats.size / others * (scores.double() - stats.mean)).to(scores.dtype)

@@ -117,7 +117,7 @@ def test_group_baselines_equal_the_definition(samples: list[tuple[int, int]]) ->
         members = [x for h, x in samples if h == g]
         others = [x for j, (h, x) in enumerate(samples) if h == g and j != i]
         if len(set(members)) == 1:  # of one, or all equal
-            assert centred[i] == scaled[i] == loo[i] == 0
+            assert centred[i] == scaled[i] == loo[i] == 0  # whole numbers: no rounding
             continue
         mean = statistics.fmean(members)
         assert float(centred[i]) == pytest.approx(r - mean)
@@ -128,7 +128,7 @@ def test_group_baselines_equal_the_definition(samples: list[tuple[int, int]]) ->
     assert stats.num_zero_variance == sum(len(v) > 1 and len(set(v)) == 1 for v in sets.values())
 
 
-def test_equal_scores_give_exactly_nothing_though_their_mean_rounds() -> None:
+def test_equal_scores_give_exactly_nothing_though_their_float32_mean_rounds() -> None:
     scores = torch.full((7,), 0.1)
     stats = GroupStatistics.of(scores, torch.zeros(7, dtype=torch.int64))
     assert not group_relative(scores, stats, scale_by_std=True).any()
