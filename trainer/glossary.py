@@ -27,6 +27,7 @@ __all__ = [
     "title",
 ]
 
+_SMALL = 1e-3  # a lower bound that only says "not 0"
 _PLACEHOLDER = re.compile(r"<[a-z_]+>")
 
 
@@ -75,6 +76,10 @@ def groups() -> tuple[str, ...]:
 
 def range_text(entry: MetricHelp) -> str:
     """The healthy range in words, empty when there is none."""
+    if entry.high == 0 and entry.low is None:
+        return "0"
+    if entry.low is not None and entry.high is not None and 0 < entry.low < _SMALL:
+        return f"above 0, at most {entry.high:g}"
     if entry.low is not None and entry.high is not None:
         return f"{entry.low:g} to {entry.high:g}"
     if entry.low is not None:

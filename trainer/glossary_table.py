@@ -215,7 +215,7 @@ _REST = (
     MetricHelp("perf/mfu", "Hardware use", "share", "Model arithmetic done, as a share of what the hardware can do.",
                "", low=0.0, high=1.0, goal=Goal.UP),
     MetricHelp("eval/<set>/gold_score", "Gold score", "score",
-               "The true taste, on held-out prompts: what the reward model only estimates. Never trained on.",
+               "The true taste, which the learned reward only estimates. Never trained on.",
                "Falling while the reward rises: the reward is being gamed; raise the KL coefficient.", goal=Goal.UP),
     MetricHelp("eval/<set>/reward", "Held-out reward", "score", "Learned reward on held-out prompts.",
                "Falling while reward/mean rises: the policy overfits its prompts.", goal=Goal.UP),

@@ -24,17 +24,28 @@ def short(value: float | None, digits: int = 3) -> str:
     elif size == 0:
         text = "0"
     elif size < 1e-3:
-        text = f"{size:.{max(0, digits - 2)}e}".replace("e-0", "e-").replace("e-", f"e{MINUS}")
+        mantissa, exponent = f"{size:.{max(0, digits - 2)}e}".split("e")
+        text = f"{mantissa}e{MINUS}{-int(exponent)}"
     else:
         decimals = max(0, digits - 1 - math.floor(math.log10(size)))
         text = f"{size:.{decimals}f}"
-        text = text.rstrip("0").rstrip(".") if decimals > 2 else text
+        text = text.rstrip("0").rstrip(".") if decimals else text
     return (MINUS if value < 0 and text != "0" else "") + text
 
 
-def signed(value: float) -> str:
-    """A change: always with its sign."""
-    return f"+{short(value)}" if value > 0 else short(value)
+def aligned(values: Sequence[float | None]) -> list[str]:
+    """Numbers to be compared: `short` of the largest decides the decimals of all."""
+    sizes = [abs(v) for v in values if v is not None and math.isfinite(v)]
+    largest = max(sizes, default=0.0)
+    if not 1e-3 <= largest < 1000:
+        return [short(v) for v in values]
+    decimals = max(0, 2 - math.floor(math.log10(largest)))
+    return [short(v) if v is None or not math.isfinite(v) else _fixed(v, decimals) for v in values]
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{abs(value):.{decimals}f}"
+    return (MINUS if value < 0 and float(text) else "") + text
 
 
 def percent(share: float) -> str:
@@ -67,7 +78,8 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     """Labels with the same number of decimals, as an axis needs."""
     size = max((abs(v) for v in values), default=0.0)
     if size >= 1e4 or (0 < size < 1e-3):
-        return [short(v, 2) if v else "0" for v in values]
+        attempts = ([short(v, digits) for v in values] for digits in (2, 3, 4, 6))
+        return next((labels for labels in attempts if len(set(labels)) == len(labels)), [f"{v:.15g}" for v in values])
     gap = min((b - a for a, b in pairwise(values)), default=size or 1.0)
     exponent = math.floor(math.log10(gap) + 1e-9)
     decimals = max(0, -exponent)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from trainer.glossary import describe, is_healthy, range_text, title
 from trainer.metrics_log import MetricHistory
-from trainer.report.numbers import percent, short
+from trainer.report.numbers import aligned, percent, short
 from trainer.report.svg import Band, line_chart, stacked_bars
 
 # The loop's phases that follow one another; the others (reward, reference, policy_update, ...) run inside these.
@@ -134,6 +134,7 @@ def _panel(history: MetricHistory, name: str, gold: str | None) -> Panel:
         heading = "Gold score" if name.startswith("reward/") else "Gold score, held out"
     elif name.startswith("eval/"):
         heading = title(name) if entry is None or "<metric>" in entry.pattern else f"{entry.title}, held out"
+    first, last = aligned((finite[0], finite[-1]) if finite else (None, None))
     bounded = entry is not None and (entry.low is not None or entry.high is not None)
     outside = [v for v in finite if entry is not None and not is_healthy(entry, v)]
     ended_outside = entry is not None and bool(finite) and not is_healthy(entry, finite[-1])
@@ -141,8 +142,8 @@ def _panel(history: MetricHistory, name: str, gold: str | None) -> Panel:
         title=heading,
         name=name,
         unit=entry.unit if entry else "",
-        first=short(finite[0]) if finite else short(None),
-        last=short(finite[-1]) if finite else short(None),
+        first=first,
+        last=last,
         chart=line_chart(series, label=heading, band=Band(entry.low, entry.high) if entry and bounded else None),
         meaning=entry.meaning if entry else "",
         usual=range_text(entry) if entry else "",

@@ -108,16 +108,16 @@ def share_bar(share: float, low: float, high: float, *, label: str) -> Markup:
     """A share between 0 and 1 with its interval and the half-way mark."""
 
     def x(value: float) -> float:
-        return 8 + value * 324
+        return 1 + value * (WIDTH - 2)
 
     parts = [
-        '<rect class="track" x="8" y="14" width="324" height="12" rx="6"/>',
-        f'<rect class="fill1" x="8" y="14" width="{max(0.0, x(share) - 8):.1f}" height="12" rx="6"/>',
+        '<rect class="track" x="1" y="14" width="338" height="12" rx="6"/>',
+        f'<rect class="fill1" x="1" y="14" width="{max(0.0, x(share) - 1):.1f}" height="12" rx="6"/>',
         f'<line class="half" x1="{x(0.5):.1f}" y1="8" x2="{x(0.5):.1f}" y2="32"/>',
         f'<path class="whisker" d="M{x(low):.1f} 20H{x(high):.1f}M{x(low):.1f} 15V25M{x(high):.1f} 15V25"/>',
-        f'<text class="tick" x="8" y="44">0</text><text class="tick" x="{x(0.5):.1f}" y="44" '
+        f'<text class="tick" x="1" y="44">0</text><text class="tick" x="{x(0.5):.1f}" y="44" '
         'text-anchor="middle">no difference</text>',
-        '<text class="tick" x="332" y="44" text-anchor="end">100\u00a0%</text>',
+        '<text class="tick" x="339" y="44" text-anchor="end">100\u00a0%</text>',
     ]
     described = f"{percent(share)}, 95 % interval {percent(low)} to {percent(high)}"
     return _svg(label, described, parts, height=50)

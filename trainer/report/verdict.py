@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from trainer.progress import duration
 from trainer.report.facts import RunFacts
-from trainer.report.numbers import MINUS, percent, short, signed
+from trainer.report.numbers import aligned, percent, short
 from trainer.report.svg import share_bar
 from trainer.summary import RunSummary
 
@@ -167,11 +167,13 @@ def _outcomes(summary: RunSummary) -> tuple[Outcome, ...]:
         ("Learned reward", "score", summary.reward_before, summary.reward_after, _up),
         ("Fluency", "nats a token", summary.fluency_before, summary.fluency_after, _kept),
     )
-    return tuple(
-        Outcome(name, unit, short(before), short(after), signed(after - before), tone(after - before))
-        for name, unit, before, after, tone in rows
-        if before is not None and after is not None
-    )
+    outcomes = []
+    for name, unit, before, after, tone in rows:
+        if before is not None and after is not None:
+            old, new, change = aligned((before, after, after - before))
+            sign = "+" if after > before else ""
+            outcomes.append(Outcome(name, unit, old, new, sign + change, tone(after - before)))
+    return tuple(outcomes)
 
 
 def _up(change: float) -> Tone:
@@ -194,7 +196,7 @@ def _details(facts: RunFacts) -> tuple[tuple[str, str], ...]:
     details += [("Steps", f"{summary.steps:,}"), ("Time", duration(summary.seconds_total))]
     if summary.kl_final is not None:
         details.append(("KL to the start model", f"{short(summary.kl_final)} nats a sequence"))
-    details += [(_words(name), short(value).replace("-", MINUS)) for name, value in summary.extra.items()]
+    details += [(_words(name), short(value)) for name, value in summary.extra.items()]
     return tuple(details)
 
 

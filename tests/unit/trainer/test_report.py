@@ -19,7 +19,7 @@ from trainer.metrics_log import MetricsLog
 from trainer.redaction import Redactor
 from trainer.report import write_report
 from trainer.report.facts import read_answers
-from trainer.report.numbers import percent, short, signed, tick_labels, ticks
+from trainer.report.numbers import aligned, percent, short, tick_labels, ticks
 from trainer.report.svg import Band, line_chart
 from trainer.report.verdict import wilson_interval
 from trainer.run_folder import RunFolder
@@ -321,13 +321,28 @@ def test_labels_of_the_step_axis_never_overlap() -> None:
 
 def test_numbers_for_people() -> None:
     assert [short(v) for v in (0, 1.4, -1.2, 0.000042, 12.345, 999.4, 1234.0, 53_800.0, 538e6, None, math.nan)] == [
-        "0", "1.40", "\u22121.20", "4.2e\u22125", "12.3", "999", "1,234", "53.8k", "538M", "\u2013", "\u2013",
+        "0", "1.4", "\u22121.2", "4.2e\u22125", "12.3", "999", "1,234", "53.8k", "538M", "\u2013", "\u2013",
     ]  # fmt: skip
-    assert signed(0.5) == "+0.5" and signed(-0.25) == "\u22120.25" and percent(0.835) == "84\u00a0%"
+    assert aligned((-0.3, 1.4, 1.7)) == ["\u22120.30", "1.40", "1.70"] and aligned((0.0, None, 52.34)) == [
+        "0.0",
+        "\u2013",
+        "52.3",
+    ]
+    assert percent(0.835) == "84\u00a0%"
 
 
 def test_ticks_are_round_inside_and_distinct() -> None:
-    for low, high in ((0, 1), (-1.3, 1.9), (3e-5, 7e-5), (0, 538e6), (51.2, 51.9), (-7, -6.5)):
+    for low, high in (
+        (0, 1),
+        (-1.3, 1.9),
+        (3e-5, 7e-5),
+        (0, 538e6),
+        (51.2, 51.9),
+        (-7, -6.5),
+        (3.9e-5, 4.1e-5),
+        (10_000, 10_050),
+        (1e12, 1e12 + 1),
+    ):
         values = ticks(low, high, 4)
         assert 2 <= len(values) <= 4 and all(low - 1e-12 <= v <= high + 1e-12 for v in values)
         assert len(set(tick_labels(values))) == len(values), (low, high, tick_labels(values))
