@@ -87,7 +87,7 @@ class GroupStatistics:
 def group_relative(scores: Tensor, stats: GroupStatistics, *, scale_by_std: bool, eps: float = 1e-6) -> Tensor:
     """Score minus the group's mean, over its standard deviation if asked (GRPO, Shao et al. 2024). [S]
 
-    Exactly 0 in a group of one and where all scores are equal: in float64 a mean of equal float32 scores does not round.
+    Exactly 0 in a group of one and where all scores are equal: the float64 mean of equal float32 scores is exact.
     """
     centred = scores.double() - stats.mean
     return (centred / (stats.std + eps) if scale_by_std else centred).to(scores.dtype)
