@@ -32,8 +32,8 @@ class PPOConfig(OnlineConfig):
     """Discount a token."""
     gae_lambda: float = 0.95
     """GAE's lambda: 0 trusts the critic, 1 the sampled return."""
-    value_clip: float = 0.2
-    """The critic moves at most this far from its old value, value units; 0 turns it off."""
+    value_clip: float = 0.5
+    """The critic moves at most this far a step, value units (compare `critic/return_std`); 0 turns it off."""
     whiten: bool = True
     """Advantages to mean 0 and variance 1 over the step's tokens."""
 
