@@ -1,0 +1,211 @@
+"""Every ZeRO stage on one or two ranks is the same optimizer as plain AdamW in one process: losses, norms, weights.
+
+The batches have uneven sequences, the number of micro-batches changes from step to step, one rank once has only
+fillers, and one step's gradient is not a number on one rank: it must be skipped on all.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from conf.schema import LearnerConfig, OptimConfig, Precision, Schedule
+from data.sample_model import tiny_model
+from data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
+from trainer.algorithms.base import LossOutput, MetricSum
+from trainer.engine.base import Engine
+from trainer.engine.rendezvous import Rendezvous
+from trainer.engine.torch_engine import TorchEngine
+from trainer.engine.zero import ZeroEngine
+from trainer.learner import Learner
+from trainer.models.loading import load_causal_lm
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+NUM_STEPS = 20
+POISONED_STEP = 7
+FILLER_STEP = 4
+NUM_SEQUENCES = 7
+STAGES = (0, 1, 2, 3)
+OPTIM = OptimConfig(lr=1e-3, warmup_steps=3, schedule=Schedule.cosine, weight_decay=0.1, max_grad_norm=1.0)
+DEADLINE_S = 140
+
+
+def _step_shard(step: int, rank: int, world_size: int) -> RankShard[PolicyExperience]:
+    """This rank's part of one step, whose whole is the same for any number of ranks."""
+    generator = torch.Generator().manual_seed(step)
+    lengths = torch.randint(4, 30, (NUM_SEQUENCES,), generator=generator).tolist()
+    rows = [torch.randint(0, 500, (n,), generator=generator).tolist() for n in lengths]
+    tokens = TokenBatch.from_sequences(rows, [[False] * 2 + [True] * (n - 2) for n in lengths])
+    advantages = torch.randn(tokens.num_tokens, generator=generator) * tokens.response_mask
+    whole = PolicyExperience(tokens, advantages, advantages, None, advantages)
+    mine = list(range(NUM_SEQUENCES))[rank::world_size]
+    num_micro_batches = 1 + step % 3
+    parts = [mine[i::num_micro_batches] for i in range(num_micro_batches)]
+    if step == FILLER_STEP and rank == world_size - 1:
+        parts = [[], mine] if num_micro_batches == 2 else [mine] + [[]] * (num_micro_batches - 1)
+    micro_batches = tuple(whole.select(part) if part else whole.filler() for part in parts)
+    denominators = Denominators(float(tokens.response_mask.sum()), float(NUM_SEQUENCES))
+    return RankShard((UpdateWindow(micro_batches, denominators),))
+
+
+def _objective(model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> LossOutput:
+    outputs = model(batch.tokens, temperature=0.9, with_entropy_grad=True)
+    mask = batch.tokens.response_mask
+    # both terms large enough that a wrong division shows
+    loss = -(outputs.logprobs * (1 + batch.advantages) * mask).sum() - 0.1 * outputs.entropy.sum()
+    return LossOutput(loss / denominators.tokens, {"entropy": MetricSum(outputs.entropy.detach().sum(), mask.sum())})
+
+
+def _poisoned(model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> LossOutput:
+    output = _objective(model, batch, denominators)
+    return LossOutput(output.loss * float("nan"), output.metrics)
+
+
+def _train(engine: Engine, first: int, last: int) -> list[dict[str, float]]:
+    learner = Learner(engine)
+    curve = []
+    for step in range(first, last):
+        poisoned = step == POISONED_STEP and engine.rank == engine.world_size - 1
+        result = learner.update(
+            _step_shard(step, engine.rank, engine.world_size), _poisoned if poisoned else _objective
+        )
+        curve.append({**result.metrics, "applied": result.steps_applied, "skipped": result.steps_skipped})
+    return curve
+
+
+def _weights(engine: Engine) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().float().clone() for name, tensor in engine.gathered_parameters()}
+
+
+def _zero(folder: str, rendezvous: Rendezvous, stage: int, precision: Precision, checkpointing: bool) -> ZeroEngine:
+    model = load_causal_lm(folder, precision=precision, gradient_checkpointing=checkpointing)
+    config = LearnerConfig(precision=precision, zero_stage=stage, optim=OPTIM)
+    return ZeroEngine(model, config, rendezvous, total_steps=NUM_STEPS)
+
+
+def _resumed_gap(folder: str, rendezvous: Rendezvous, stage: int, precision: Precision, out: Path) -> dict[str, Any]:
+    """Train 4 steps, save, 3 more; then load in a fresh engine and do those 3 again."""
+    engine = _zero(folder, rendezvous, stage, precision, checkpointing=False)
+    _train(engine, 0, 4)
+    engine.save_state(out / f"state-{stage}-{precision.value}")
+    straight = _train(engine, 4, 7)
+    expected = _weights(engine)
+    again = _zero(folder, rendezvous, stage, precision, checkpointing=False)
+    again.load_state(out / f"state-{stage}-{precision.value}")
+    resumed = _train(again, 4, 7)
+    same_weights = all(torch.equal(tensor, expected[name]) for name, tensor in _weights(again).items())
+    same_curve = [(c["loss"], c["grad_norm"], c["lr"]) for c in straight] == [
+        (c["loss"], c["grad_norm"], c["lr"]) for c in resumed
+    ]
+    return {"same_weights": same_weights, "same_curve": same_curve}
+
+
+def _uneven_logprobs(engine: Engine) -> list[float]:
+    """Two batches on rank 0, none elsewhere: under ZeRO-3 the others must still join every gather."""
+    tokens = _step_shard(0, 0, 1).windows[0].micro_batches[0].tokens
+    batches = [tokens.select([0, 1]), tokens.select([2])] if engine.rank == 0 else []
+    return [float(t.double().sum()) for t in Learner(engine).logprobs(batches, temperature=0.7)]
+
+
+def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str) -> None:
+    torch.set_num_threads(1)
+    rendezvous = Rendezvous(rank, world_size, "127.0.0.1", port, timeout_s=60)
+    record: dict[str, Any] = {}
+    for stage in STAGES:
+        engine = _zero(folder, rendezvous, stage, Precision.float32, checkpointing=stage == 3)
+        curve = _train(engine, 0, NUM_STEPS)
+        torch.save(_weights(engine), Path(out) / f"weights-{world_size}-{rank}-{stage}.pt")
+        record[str(stage)] = {"curve": curve, "logprobs": _uneven_logprobs(engine)}
+    if world_size == 2:
+        for stage in STAGES:
+            for precision in Precision:
+                resumed = _resumed_gap(folder, rendezvous, stage, precision, Path(out))
+                record[f"resume-{stage}-{precision.value}"] = resumed
+    engine.barrier()
+    engine.close()
+    (Path(out) / f"record-{world_size}-{rank}.json").write_text(json.dumps(record))
+
+
+def _run(world_size: int, folder: Path, out: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.start_processes(
+        _rank_main, (world_size, port, str(folder), str(out)), nprocs=world_size, join=False, start_method="spawn"
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    try:
+        while not context.join(timeout=5):
+            assert time.monotonic() < deadline, f"{world_size} ranks did not finish in {DEADLINE_S} s"
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zero")
+    model = tiny_model(folder / "model", tie=True)
+    reference = TorchEngine(load_causal_lm(model, precision=Precision.float32), OPTIM, total_steps=NUM_STEPS)
+    record = {"curve": _train(reference, 0, NUM_STEPS), "logprobs": _uneven_logprobs(reference)}
+    (folder / "reference.json").write_text(json.dumps(record))
+    torch.save(_weights(reference), folder / "reference.pt")
+    for world_size in (1, 2):
+        _run(world_size, model, folder)
+    return folder
+
+
+def _record(out: Path, world_size: int, rank: int = 0) -> dict[str, Any]:
+    return json.loads((out / f"record-{world_size}-{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_twenty_steps_equal_plain_adamw(out: Path, stage: int, world_size: int) -> None:
+    expected = json.loads((out / "reference.json").read_text())
+    for rank in range(world_size):
+        got = _record(out, world_size, rank)[str(stage)]
+        for step, (ours, truth) in enumerate(zip(got["curve"], expected["curve"], strict=True)):
+            if step == POISONED_STEP:
+                assert (ours["applied"], ours["skipped"]) == (truth["applied"], truth["skipped"]) == (0, 1)
+                continue
+            for name in ("loss", "entropy", "grad_norm", "lr", "applied"):
+                assert ours[name] == pytest.approx(truth[name], rel=1e-5), f"step {step}, {name}, rank {rank}"
+    first, last = expected["curve"][0]["loss"], expected["curve"][-1]["loss"]
+    assert abs(first - last) > 0.1, "the curve is flat: nothing was trained"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_rank_reads_out_the_weights_of_plain_adamw(out: Path, stage: int, world_size: int) -> None:
+    expected = torch.load(out / "reference.pt", weights_only=True)
+    for rank in range(world_size):
+        got = torch.load(out / f"weights-{world_size}-{rank}-{stage}.pt", weights_only=True)
+        assert list(got) == list(expected)
+        for name, tensor in got.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_may_have_different_numbers_of_forward_batches(out: Path, stage: int) -> None:
+    expected = json.loads((out / "reference.json").read_text())["logprobs"]
+    assert _record(out, 2)[str(stage)]["logprobs"] == pytest.approx(expected, rel=1e-4)
+    assert _record(out, 2, rank=1)[str(stage)]["logprobs"] == []
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("stage", STAGES)
+def test_saved_and_continued_is_uninterrupted_bit_for_bit(out: Path, stage: int, precision: Precision) -> None:
+    for rank in range(2):
+        resumed = _record(out, 2, rank)[f"resume-{stage}-{precision.value}"]
+        assert resumed == {"same_weights": True, "same_curve": True}
