@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from trainer.summary import RunSummary
+
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
@@ -49,7 +51,10 @@ class FigureRow:
 
 
 class RunProgress:
-    """Shows steps and notices of one run on `console`. A context manager: the live line is always taken down."""
+    """Shows steps and notices of one run on `console`. A context manager: the live line is always taken down.
+
+    `total_steps` 0: not known beforehand.
+    """
 
     def __init__(self, console: Console, *, total_steps: int, first_step: int = 0) -> None:
         self._console = console
@@ -64,7 +69,9 @@ class RunProgress:
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}"))
             self._live = Progress(*columns, console=self._console, transient=True)
-            self._task = self._live.add_task("starting", total=self._total, completed=self._done_at_start, line="")
+            self._task = self._live.add_task(
+                "starting", total=self._total or None, completed=self._done_at_start, line=""
+            )
             self._live.start()
         return self
 
@@ -82,7 +89,8 @@ class RunProgress:
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A finished step."""
-        line = f"step {step}/{self._total}  {step_line(metrics)}  {self._remaining(step)}".rstrip()
+        of = f"/{self._total}" if self._total else ""
+        line = f"step {step}{of}  {step_line(metrics)}  {self._remaining(step)}".rstrip()
         if self._live is not None:
             self._live.update(self._task, completed=step, line=Text(line).plain)
         else:
@@ -92,27 +100,42 @@ class RunProgress:
         """A sentence that stays on the screen; never read as markup."""
         self._console.print(Text(text), soft_wrap=True, highlight=False)
 
-    def finish(self, title: str, figures: Sequence[FigureRow], paths: Mapping[str, str]) -> None:
-        """The closing table of figures and where things lie."""
-        self.__exit__(None, None, None)
-        if figures:
-            table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
-            table.add_column("")
-            for head in ("before", "after"):
-                table.add_column(head, justify="right")
-            table.add_column("unit")
-            for row in figures:
-                table.add_row(Text(row.name), _figure(row.before), _figure(row.after), Text(row.unit))
-            self._console.print(table)
-        width = max((len(name) for name in paths), default=0)
-        for name, path in paths.items():
-            self.notice(f"{name:<{width}}  {path}")
-
     def _remaining(self, step: int) -> str:
         done = step - self._done_at_start
-        if done <= 0 or step >= self._total:
+        if done <= 0 or step >= self._total:  # also when the number of steps is not known
             return ""
         return f"{duration((time.monotonic() - self._started) / done * (self._total - step))} left"
+
+
+def show_ending(console: Console, title: str, figures: Sequence[FigureRow], paths: Mapping[str, str]) -> None:
+    """The closing table of figures and where things lie; for after the live line is down."""
+    if figures:
+        table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
+        table.add_column("")
+        for head in ("before", "after"):
+            table.add_column(head, justify="right")
+        table.add_column("unit")
+        for row in figures:
+            table.add_row(Text(row.name), _figure(row.before), _figure(row.after), Text(row.unit))
+        console.print(table)
+    width = max((len(name) for name in paths), default=0)
+    for name, path in paths.items():
+        console.print(Text(f"{name:<{width}}  {path}"), soft_wrap=True, highlight=False)
+
+
+def figures_of(summary: RunSummary) -> list[FigureRow]:
+    """A summary's figures, those it has, as rows for `show_ending`."""
+    rows = (
+        FigureRow("preferred to the start", None, summary.preference_vs_start, "share"),
+        FigureRow("gold score", summary.gold_score_before, summary.gold_score_after, "score"),
+        FigureRow("learned reward", summary.reward_before, summary.reward_after, "score"),
+        FigureRow("fluency", summary.fluency_before, summary.fluency_after, "nats a token"),
+        FigureRow("KL to the start", None, summary.kl_final, "nats a sequence"),
+        *(FigureRow(name.replace("_", " "), None, value) for name, value in summary.extra.items()),
+        FigureRow("steps", None, summary.steps),
+        FigureRow("time", None, summary.seconds_total, "s"),
+    )
+    return [row for row in rows if row.before is not None or row.after is not None]
 
 
 def step_line(metrics: Mapping[str, float]) -> str:

@@ -58,15 +58,15 @@ class Command:
 
 def write_report(run_dir: Path) -> Path:
     """Write `<run_dir>/report.html` and return its path. Raises UserError when the folder holds no steps."""
-    facts = read_run(run_dir)
+    facts = read_run(run_dir if run_dir.name else run_dir.resolve())
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(_HERE), trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html").render(
         style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        name=facts.paths.path.resolve().name,
-        started=facts.manifest.starts[0].started_at if facts.manifest else None,
-        written=datetime.now(UTC).isoformat(timespec="minutes"),
+        name=facts.paths.path.name,
+        started=_when(datetime.fromisoformat(facts.manifest.starts[0].started_at)) if facts.manifest else None,
+        written=_when(datetime.now(UTC)),
         verdict=judge(facts),
         questions=questions(facts.history, facts.gold),
         time=time_panel(facts.history),
@@ -81,6 +81,10 @@ def write_report(run_dir: Path) -> Path:
     )
     write_atomic(facts.paths.report, page)
     return facts.paths.report
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def example(pair: AnswerPair) -> Example:
@@ -103,13 +107,10 @@ def commands(facts: RunFacts) -> Sequence[Command]:
     """What a reader may want to do next, ready to paste."""
     folder = facts.paths.path
     where = shlex.quote(str(folder))
-    overrides = [
-        shlex.quote(o) for o in facts.overrides if not o.startswith(("name=", "checkpoint.resume=", "num_steps="))
-    ]
-    resume = " ".join(
-        ["raylign train", *overrides, f"name={shlex.quote(folder.resolve().name)}", "checkpoint.resume=auto"]
-    )
-    result = [Command("Train on, from the last checkpoint", f"{resume} num_steps={2 * max(1, facts.last_step)}")]
+    moved = ("name=", "run_root=", "num_steps=", "checkpoint.resume=")
+    given = [o for o in facts.overrides if not o.startswith(moved)]
+    named = [f"num_steps={2 * max(1, facts.last_step)}", f"name={folder.name}", f"run_root={folder.parent}"]
+    result = [Command("Train on, from the last checkpoint", shlex.join(["raylign", "train", *given, *named]))]
     if not facts.exports:
         return [*result, Command("Write the model as a Hugging Face folder", f"raylign export {where}")]
     model = str(facts.exports[-1])

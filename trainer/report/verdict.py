@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -59,15 +58,6 @@ class Verdict:
     details: tuple[tuple[str, str], ...]
 
 
-def wilson_interval(share: float, comparisons: int) -> tuple[float, float]:
-    """95 % interval of a share of independent comparisons (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
-    z = 1.959964
-    centre = share + z * z / (2 * comparisons)
-    spread = z * math.sqrt(share * (1 - share) / comparisons + z * z / (4 * comparisons * comparisons))
-    scale = 1 + z * z / comparisons
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
 def judge(facts: RunFacts) -> Verdict:
     """The verdict of a finished run, or where an unfinished one stands."""
     summary = facts.summary
@@ -83,11 +73,9 @@ def judge(facts: RunFacts) -> Verdict:
 
 
 def _interval(summary: RunSummary) -> tuple[float, float] | None:
-    if summary.preference_low is not None and summary.preference_high is not None:
-        return summary.preference_low, summary.preference_high
-    if summary.preference_vs_start is None or not summary.preference_comparisons:
+    if summary.preference_low is None or summary.preference_high is None:
         return None
-    return wilson_interval(summary.preference_vs_start, summary.preference_comparisons)
+    return summary.preference_low, summary.preference_high
 
 
 def _headline(

@@ -6,7 +6,8 @@ import io
 
 from rich.console import Console
 
-from trainer.progress import FigureRow, RunProgress, duration, step_line
+from trainer.progress import FigureRow, RunProgress, duration, figures_of, show_ending, step_line
+from trainer.summary import RunSummary
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -42,12 +43,27 @@ def test_terminal_gets_one_line_that_is_taken_down() -> None:
 
 def test_closing_table_and_paths() -> None:
     console, stream = plain_console()
-    progress = RunProgress(console, total_steps=1)
     rows = [FigureRow("gold score", -1.26, 0.6912345, "score"), FigureRow("kl", None, float("nan"), "nats")]
-    progress.finish("[red]demo", rows, {"report": "runs/[x]/report.html", "export": "runs/x/export/step-1"})
+    show_ending(console, "[red]demo", rows, {"report": "runs/[x]/report.html", "export": "runs/x/export/step-1"})
     text = stream.getvalue()
     assert "[red]demo" in text and "-1.26" in text and "0.6912" in text and "nan" not in text
     assert "report  runs/[x]/report.html" in text and "export  runs/x/export/step-1" in text
+
+
+def test_figures_of_a_summary_are_those_it_has() -> None:
+    summary = RunSummary(
+        algorithm="ppo", policy_start="m", steps=3, seconds_total=9.0, gold_score_before=-1.0, extra={"eval_loss": 0.5}
+    )
+    rows = {row.name: row for row in figures_of(summary)}
+    assert list(rows) == ["gold score", "eval loss", "steps", "time"]
+    assert rows["gold score"].before == -1.0 and rows["gold score"].after is None
+
+
+def test_a_run_whose_length_is_not_known_shows_no_total() -> None:
+    console, stream = plain_console()
+    with RunProgress(console, total_steps=0) as progress:
+        progress.step(3, {"train/loss": 0.5})
+    assert stream.getvalue() == "step 3  loss 0.5000\n"
 
 
 def test_line_of_an_offline_step() -> None:

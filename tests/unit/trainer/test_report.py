@@ -21,7 +21,6 @@ from trainer.report import write_report
 from trainer.report.facts import read_answers
 from trainer.report.numbers import aligned, percent, short, tick_labels, ticks
 from trainer.report.svg import Band, line_chart
-from trainer.report.verdict import wilson_interval
 from trainer.run_folder import RunFolder
 from trainer.summary import RunSummary
 
@@ -122,6 +121,8 @@ def make_run(root: Path, *, num_steps: int = 40, answers: int = 12, summary: Map
         (folder.export / f"step-{num_steps}").mkdir()
         figures: dict[str, float] = {
             "preference_vs_start": 0.84,
+            "preference_low": 0.73,
+            "preference_high": 0.91,
             "gold_score_before": -1.2,
             "gold_score_after": 0.21,
             "reward_before": -0.3,
@@ -212,6 +213,7 @@ def test_figures_and_curves_are_those_of_the_run(tmp_path: Path) -> None:
     assert "Rewards that failed 1 " in text
     assert "Steps without numbers none" in text
     assert "Samples trained 1,280" in text
+    assert f"num_steps=80 name=demo run_root={tmp_path}" in text
     assert "export/step-40" in text and "export/step-9'" not in text
     for heading in (
         "Reward",
@@ -230,8 +232,8 @@ def test_figures_and_curves_are_those_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("figures", "sentence"),
     [
-        ({"preference_vs_start": 0.3}, "The new answers are worse"),
-        ({"preference_vs_start": 0.55}, "No clear difference yet"),
+        ({"preference_vs_start": 0.3, "preference_low": 0.2, "preference_high": 0.43}, "The new answers are worse"),
+        ({"preference_vs_start": 0.55, "preference_low": 0.42, "preference_high": 0.66}, "No clear difference yet"),
         ({"fluency_after": -1.62}, "The language has suffered"),
         ({"fluency_after": -1.60}, "The language was kept"),
         ({"gold_score_after": -1.3}, "people do not. Raise the KL coefficient"),
@@ -346,9 +348,3 @@ def test_ticks_are_round_inside_and_distinct() -> None:
         values = ticks(low, high, 4)
         assert 2 <= len(values) <= 4 and all(low - 1e-12 <= v <= high + 1e-12 for v in values)
         assert len(set(tick_labels(values))) == len(values), (low, high, tick_labels(values))
-
-
-def test_wilson_interval_against_known_values() -> None:
-    low, high = wilson_interval(0.8, 10)  # R: binom::binom.wilson(8, 10)
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-    assert wilson_interval(1.0, 20)[1] == 1.0 and wilson_interval(1.0, 20)[0] < 0.9
