@@ -30,10 +30,15 @@ def catalog() -> Catalog:
 
 def needs(config: RunConfig) -> Needs:
     """The parts of the cluster a run asks for. Offline algorithms train the policy alone."""
-    roles = wanted_roles(config, ALGORITHMS[config.algorithm.name][1](config.algorithm).roles)
+    started = roles(config)
     return Needs(
-        rollout=Role.ROLLOUT in roles,
-        critic=Role.CRITIC in roles,
-        reference=Role.REFERENCE in roles,
-        reward=Role.REWARD in roles,
+        rollout=Role.ROLLOUT in started,
+        critic=Role.CRITIC in started,
+        reference=Role.REFERENCE in started,
+        reward=Role.REWARD in started,
     )
+
+
+def roles(config: RunConfig) -> frozenset[Role]:
+    """Every role the run starts."""
+    return wanted_roles(config, ALGORITHMS[config.algorithm.name][1](config.algorithm).roles)
