@@ -3,7 +3,8 @@
 One node or CPU: rank 0 of the learner puts each bucket, as safetensors bytes, into the Ray object store; a worker maps
 it without a copy, writes it to a private file in shared memory, lets the engine load it by path (an engine core is
 another process, and its calls carry only plain types), and removes the file. Safetensors only: nothing is unpickled.
-GPU: `NativeClient` carries the control calls of vLLM's own weight-transfer engines; the tensors go over NCCL.
+GPU: `NativeClient` carries the control calls of vLLM's own weight transfer; the tensors go over NCCL
+(rollout/vllm_extension_sender.py).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def shared_memory_file(payload: NDArray[np.uint8]) -> Iterator[str]:
     """Path of a file (mode 0600, removed at the end) holding `payload`; in shared memory where there is one."""
     folder = SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None
     with tempfile.NamedTemporaryFile(prefix="raylign-", suffix=".safetensors", dir=folder) as file:
-        file.write(memoryview(payload))
+        file.write(payload.data)
         file.flush()
         yield file.name
 
@@ -55,13 +56,20 @@ class NativeClient:
     Not run on a GPU yet; the call sequence and argument shapes are tested on CPU.
     """
 
-    def __init__(self, workers: Mapping[str, ActorHandle], *, timeout_s: float) -> None:
-        """`workers`: name -> rollout worker actor."""
-        self._workers, self._timeout_s = dict(workers), timeout_s
+    def __init__(self, workers: Mapping[str, ActorHandle], *, ranks_per_worker: int, timeout_s: float) -> None:
+        """`workers`: name -> rollout worker actor; `ranks_per_worker`: its tensor-parallel size."""
+        self._workers, self._ranks, self._timeout_s = dict(workers), ranks_per_worker, timeout_s
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Workers join the transfer group; ranks follow the order of `workers`, after the sender's 0."""
-        calls = [worker.init_native_transfer.remote(init_info) for worker in self._workers.values()]
+        """Workers join the transfer group; ranks follow the order of `workers`, after the sender's 0.
+
+        vLLM gives every receiver the same `rank_offset`, right for one deployment: separate engines would collide.
+        """
+        offset = init_info["rank_offset"]
+        calls = [
+            worker.init_native_transfer.remote(init_info | {"rank_offset": offset + i * self._ranks})
+            for i, worker in enumerate(self._workers.values())
+        ]
         self._wait("init_weight_transfer_engine", calls)
 
     def start_weight_update(self) -> None:

@@ -37,11 +37,8 @@ class _Request:
     """One caller's groups, waiting in a replica."""
 
     groups: list[RolloutGroup]
+    num_tokens: int
     answer: asyncio.Future[list[RewardOutcome]]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(g.prompt.token_ids) + len(c.response_ids) for g in self.groups for c in g.completions)
 
 
 class RewardServer:
@@ -68,7 +65,7 @@ class RewardServer:
         async with asyncio.timeout(self._config.timeout_s):
             groups = list(await asyncio.gather(*refs))
             answer: asyncio.Future[list[RewardOutcome]] = asyncio.get_running_loop().create_future()
-            self._queue.put_nowait(_Request(groups, answer))
+            self._queue.put_nowait(_Request(groups, _num_tokens(groups), answer))
             return await answer
 
     async def _serve(self, scorer: ComposedScorer) -> None:
@@ -186,6 +183,10 @@ class RawRewards:
     async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
         """One raw outcome a completion, in order."""
         return await self.pool._raw(groups)
+
+
+def _num_tokens(groups: Sequence[RolloutGroup]) -> int:
+    return sum(len(g.prompt.token_ids) + len(c.response_ids) for g in groups for c in g.completions)
 
 
 async def _answer(scorer: ComposedScorer, batch: Sequence[_Request]) -> bool:

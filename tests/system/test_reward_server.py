@@ -136,7 +136,7 @@ def test_what_cannot_be_scored_fails_by_name_and_alone(cluster: Session, config:
             pool.stop()
 
     outcomes = asyncio.run(scenario())
-    assert [type(o) for o in outcomes[:2]] == [Reward, Reward]
+    assert [type(o) for o in outcomes[:2]] == [Reward, Reward], outcomes
     assert isinstance(outcomes[2], RewardFailure) and "context of 1024" in outcomes[2].reason
     assert isinstance(outcomes[3], Reward)
     assert all(isinstance(o, RewardFailure) and "reward replica 0 raised" in o.reason for o in outcomes[4:])

@@ -1,0 +1,157 @@
+"""A job through a real cluster's job server: the folder arrives, workers import from it, log and exit come back."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+START_TIMEOUT_S = 120
+JOB_TIMEOUT_S = 240
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node on the loopback address, behind a token."""
+
+    gcs_port: int
+    dashboard_port: int
+    env: dict[str, str]
+
+    @property
+    def job_server(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="raylign-", dir="/tmp"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
+    env = inherited | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}{os.pathsep}{inherited['PATH']}",
+    }
+    live = Head(free_port(), free_port(), env)
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.2", f"--port={live.gcs_port}",
+        f"--dashboard-port={live.dashboard_port}", f"--dashboard-agent-listen-port={free_port()}",
+        "--dashboard-host=127.0.0.1", "--include-dashboard=true", "--num-cpus=4", "--object-store-memory=200000000", f"--temp-dir={folder}",
+    ]  # fmt: skip
+    with (folder / "start.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        wait_for(live.dashboard_port, process, folder / "start.log")
+        yield live
+    finally:
+        stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"the job server did not open port {port}: {log.read_text()}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """The head and everything below it, by process id."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=15)
+    for survivor in alive:
+        survivor.kill()
+    process.wait(timeout=15)
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+SUBMIT = (
+    "import logging, sys; from pathlib import Path; from cluster.submit import submit;"
+    "logging.basicConfig(level=logging.INFO, format='%(message)s');"
+    "sys.exit(submit(sys.argv[3:], address=sys.argv[1], working_dir=Path(sys.argv[2]), wait=True,"
+    " entrypoint=('python', 'job.py')))"
+)
+JOB = """
+import sys
+import cluster, data
+from cluster.session import session
+from conf.schema import ClusterConfig
+import ray
+
+def where():
+    import data
+    return data.__file__
+
+print("arguments", sys.argv[1:])
+with session(ClusterConfig(), num_cpus=1) as live:  # the default address: a job joins its own cluster
+    print("nodes", len(live.nodes()), "local", live.local)
+    there = ray.get(ray.remote(where).remote(), timeout=60)
+print("same", there == data.__file__, "shipped", "working_dir_files" in there)
+sys.exit(75)
+"""
+
+
+@pytest.fixture(scope="module")
+def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages a driver needs, as a checkout would hold them, and a driver."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for package in ("conf", "data", "cluster", "rollout"):
+        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "job.py").write_text(JOB)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "large.bin").write_bytes(b"0" * 1024)
+    return folder
+
+
+def run_submit(head: Head, working_dir: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SUBMIT, head.job_server, str(working_dir), "run.seed=1", "run.name=a b"],
+        cwd=PROJECT, env=env, capture_output=True, text=True, timeout=JOB_TIMEOUT_S,
+    )  # fmt: skip
+
+
+def test_a_job_runs_from_the_folder_that_was_sent(head: Head, working_dir: Path) -> None:
+    done = run_submit(head, working_dir, head.env)
+    log = done.stdout + done.stderr
+    assert "arguments ['run.seed=1', 'run.name=a b']" in log, log
+    assert "nodes 1 local False" in log, log
+    assert "same True shipped True" in log, log
+    assert re.search(r"ray job logs --address http://127\.0\.0\.1:\d+ --follow raysubmit_\w+", log), log
+    assert done.returncode == 75, log  # the run's own exit code
+
+
+def test_a_job_without_the_token_is_refused(head: Head, working_dir: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(32))
+    done = run_submit(head, working_dir, head.env | {"RAY_AUTH_TOKEN_PATH": str(token)})
+    log = done.stdout + done.stderr
+    assert done.returncode != 0 and "ClusterError" in log and "token" in log, log
