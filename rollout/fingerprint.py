@@ -41,5 +41,5 @@ def tensor_digest(tensor: Tensor) -> str:
     It guards against mistakes, not against an attacker: weights never cross a trust boundary.
     """
     hasher = xxhash.xxh3_128(f"{dtype_name(tensor.dtype)} {tuple(tensor.shape)} ".encode())
-    hasher.update(canonical(tensor).view(-1).view(torch.uint8).numpy())
+    hasher.update(canonical(tensor).view(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()

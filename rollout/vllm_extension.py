@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,6 +33,9 @@ HEAD = "lm_head"
 class WeightReceiver:
     """Mixed into vLLM's Worker; every name starts with `raylign_` so that none of its own is shadowed."""
 
+    raylign_transaction: WeightTransaction | None = None
+    raylign_native = False
+
     def raylign_begin(self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool) -> None:
         """Announce an update. `tensors`: [name, shape, dtype, digest]; `native`: vLLM's own transfer drives the reload.
 
@@ -46,17 +50,23 @@ class WeightReceiver:
             )
         self._raylign_abandon(model)
         modules = list(served_modules(model, self.model_runner.model_config.dtype))  # type: ignore[attr-defined]
-        self.raylign_transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
+        transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
+        self.raylign_transaction = transaction
         self.raylign_native = native
         if native:  # vLLM's engine calls initialize_layerwise_reload itself, then model.load_weights a chunk at a time
             load = type(model).load_weights
-            model.load_weights = lambda weights: load(model, self.raylign_transaction.observe(weights))
+            model.load_weights = lambda weights: load(model, transaction.observe(weights))
         else:
             initialize_layerwise_reload(model)
 
+    def _raylign_open(self) -> WeightTransaction:
+        if self.raylign_transaction is None:
+            raise WeightUpdateError("no weight update was begun")
+        return self.raylign_transaction
+
     def _raylign_abandon(self, model: nn.Module) -> None:
         """Close an update that failed half-way, so that its buffered tensors do not mix with the next one's."""
-        if getattr(self, "raylign_transaction", None) is None:
+        if self.raylign_transaction is None:
             return
         if self.raylign_native:
             del model.load_weights
@@ -74,7 +84,7 @@ class WeightReceiver:
         with safe_open(path, framework="pt", device="cpu") as bucket, torch.device(self.device):  # type: ignore[attr-defined]
             tensors = [(name, bucket.get_tensor(name)) for name in bucket.keys()]  # noqa: SIM118 (no dict)
             num_bytes = sum(tensor.nbytes for _, tensor in tensors)
-            model.load_weights(self.raylign_transaction.observe(tensors))
+            model.load_weights(self._raylign_open().observe(tensors))
         return num_bytes
 
     def raylign_finish(self) -> list[list]:
@@ -85,7 +95,7 @@ class WeightReceiver:
         else:
             finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
         self.raylign_repack_head(model)
-        report = self.raylign_transaction.verify()
+        report = self._raylign_open().verify()
         self.raylign_transaction = None
         return [[list(pair) for pair in report.digests], list(report.mismatched), list(report.missing)]
 
@@ -96,7 +106,7 @@ class WeightReceiver:
             head.quant_method.process_weights_after_loading(head)
 
 
-def _is_tied(model: nn.Module) -> bool:
+def _is_tied(model: Any) -> bool:
     return bool(model.config.tie_word_embeddings)
 
 
@@ -171,9 +181,7 @@ def _vocabulary(name: str, source: str, module: VocabParallelEmbedding, *, read_
         yield ServedModule((bias_part,), shape[:1], bias.dtype, False, partial(_read_plain, bias, bias.dtype))
 
 
-def _weight(
-    module: nn.Module, parts: tuple[ServedPart, ...], shape: tuple[int, ...], dtype: torch.dtype
-) -> ServedModule:
+def _weight(module: Any, parts: tuple[ServedPart, ...], shape: tuple[int, ...], dtype: torch.dtype) -> ServedModule:
     if hasattr(module, "cpu_linear"):
         return ServedModule(parts, shape, dtype, True, partial(_read_packed, module, shape[1], dtype))
     return ServedModule(parts, shape, dtype, False, partial(_read_plain, module.weight, dtype))
@@ -190,7 +198,7 @@ def _read_plain(tensor: Tensor, dtype: torch.dtype, columns: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _read_packed(module: nn.Module, width: int, dtype: torch.dtype, columns: Tensor) -> Tensor:
+def _read_packed(module: Any, width: int, dtype: torch.dtype, columns: Tensor) -> Tensor:
     """Columns of a packed weight: one-hot inputs give them exactly (one product and zeros; no rounding). [rows, C]"""
     one_hot = torch.zeros(len(columns), width, dtype=dtype)
     one_hot[torch.arange(len(columns)), columns] = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cluster.session import session
-from cluster.weights import put_bucket
+from cluster.weights import NativeClient, put_bucket
 from conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from data.sample_model import tiny_model
 from data.types import FinishReason, Prompt, RolloutGroup, SamplingParams
 from rollout.environment import engine_environment
 from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import Canary, Ref, TensorSpec, WeightManifest
+from rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, WeightManifest
 from rollout.pool import RolloutPool
 from rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from trainer.loops.publish import WeightPublisher
@@ -157,3 +158,59 @@ def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorker
     asyncio.run(_end_token_is_part_of_the_response(Learner(folder), workers))
     asyncio.run(_killed_worker_costs_nothing(Learner(folder), workers))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]
+
+
+@ray.remote(num_cpus=0)
+class Recorder:
+    """Stands where a worker stands and notes the control calls of a native transfer."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def init_native_transfer(self, info: dict) -> None:
+        self.calls.append(("init", info["rank_offset"]))
+
+    def start_native_update(self) -> None:
+        self.calls.append(("start", None))
+
+    def receive_native_weights(self, info: dict) -> None:
+        self.calls.append(("receive", info["names"]))
+        if info["names"] == ["hang"]:
+            time.sleep(30)
+
+    def finish_native_update(self) -> None:
+        self.calls.append(("finish", None))
+
+    def seen(self) -> list[tuple[str, object]]:
+        return self.calls
+
+
+def test_native_control_calls_reach_every_worker_with_ranks_of_their_own_and_a_deadline() -> None:
+    with session(ClusterConfig(object_store_gb=0.1), num_cpus=2):
+        actors = {f"rollout/{i}": Recorder.remote() for i in range(2)}
+        client = NativeClient(actors, ranks_per_worker=2, timeout_s=60)
+        client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 5})
+        client.start_weight_update()
+        client.update_weights({"names": ["a"], "dtype_names": ["float32"], "shapes": [[1]]})
+        client.finish_weight_update()
+        seen = ray.get([actor.seen.remote() for actor in actors.values()], timeout=60)
+        assert [calls[0] for calls in seen] == [("init", 1), ("init", 3)]
+        assert all(calls[1:] == [("start", None), ("receive", ["a"]), ("finish", None)] for calls in seen)
+        impatient = NativeClient({"rollout/1": actors["rollout/1"]}, ranks_per_worker=2, timeout_s=0.5)
+        with pytest.raises(EngineDead, match=r"rollout/1 did not finish update_weights within 0\.5 s"):
+            impatient.update_weights({"names": ["hang"]})
+
+
+def test_what_the_native_sender_announces_is_what_it_sends() -> None:
+    from rollout.vllm_extension_sender import NCCLTrainerWeightTransferEngine, PublishedWeights
+
+    weights = {"a": torch.ones(2, 3), "b": torch.ones(5)}
+    specs = [TensorSpec(n, tuple(t.shape), "bfloat16", "") for n, t in weights.items()]
+    source = PublishedWeights(specs, lambda: iter(weights.items()))
+    sent = dict(NCCLTrainerWeightTransferEngine._checked_iter(source, source.metadata()))
+    assert {n: (t.dtype, t.shape) for n, t in sent.items()} == {
+        n: (torch.bfloat16, t.shape) for n, t in weights.items()
+    }
+    dropped = PublishedWeights(specs, lambda: iter([("a", weights["a"])]))
+    with pytest.raises(ValueError, match="yielded 1 parameters but metadata"):
+        list(NCCLTrainerWeightTransferEngine._checked_iter(dropped, dropped.metadata()))

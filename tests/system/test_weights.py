@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from conf.schema import Device, Precision, RolloutConfig, SyncConfig
 from data.sample_model import tiny_model
