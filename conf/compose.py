@@ -29,10 +29,11 @@ _EXPERIMENTS = Path(__file__).parent / "experiment"
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The algorithms there are."""
+    """The algorithms and reward rules there are."""
 
     configs: Mapping[str, type[AlgorithmConfig]]
     needs: Callable[[RunConfig], Needs]
+    rule_problems: Callable[[str], list[str]]  # what is wrong with a reward rule's text
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,9 @@ def compose(overrides: Sequence[str], catalog: Catalog) -> Composed:
     if not unresolved:
         config = _convert(tree)
         told = {key for problem in problems for key in problem.keys}
-        problems += [p for p in check(config, catalog.needs(config)) if told.isdisjoint(p.keys)]
+        found = check(config, catalog.needs(config))
+        found += [Problem(("reward.rules",), p) for r in config.reward.rules for p in catalog.rule_problems(r.rule)]
+        problems += [p for p in found if told.isdisjoint(p.keys)]
     if problems or config is None:
         raise ConfigError(list(dict.fromkeys(problem.sentence for problem in problems)))
     return Composed(config, tuple(overrides), OmegaConf.to_yaml(tree, resolve=True))

@@ -8,6 +8,7 @@ from conf import compose as composition
 from conf.checks import Needs
 from conf.compose import Catalog, Composed
 from conf.schema import RunConfig
+from reward.rules import rule_problems
 from trainer.algorithms import ALGORITHMS
 from trainer.algorithms.base import Role
 from trainer.launch.demand import wanted_roles
@@ -25,7 +26,7 @@ def from_resolved(resolved_yaml: str, overrides: Sequence[str] = ()) -> Composed
 
 def catalog() -> Catalog:
     """All algorithms with their settings and the roles they need."""
-    return Catalog({name: config for name, (config, _) in ALGORITHMS.items()}, needs)
+    return Catalog({name: config for name, (config, _) in ALGORITHMS.items()}, needs, rule_problems)
 
 
 def needs(config: RunConfig) -> Needs:

@@ -1,4 +1,4 @@
-"""The machines of a running cluster, asked for in a child process: joining a dead address can hang inside Ray for ever."""
+"""The machines of a running cluster, asked for in a child process: Ray can hang on a dead address."""
 
 from __future__ import annotations
 
