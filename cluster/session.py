@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import AuthenticationError
 
 from cluster.placement import NodeSupply

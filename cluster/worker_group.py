@@ -145,6 +145,8 @@ def classify(error: BaseException | None) -> tuple[FailureKind, str]:
             return FailureKind.LOST, _line(error)
         case TimeoutError():
             return FailureKind.LATE, _line(error)
+        case None:
+            raise ValueError("a call that did not fail has no kind of failure")
         case _:
             return FailureKind.RAISED, f"{type(error).__name__}: {_line(error)}"
 

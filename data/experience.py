@@ -129,8 +129,8 @@ def _scored(
     ref_logprobs = _joined("reference log-probs", stages.ref_logprobs, packed.num_tokens)
     estimates = None
     if stages.estimates is not None:
-        values = _joined("values", [e.values for e in stages.estimates], packed.num_tokens)
-        bootstrap = _joined("bootstrap values", [e.bootstrap for e in stages.estimates], packed.num_sequences)
+        values = _join("values", [e.values for e in stages.estimates], packed.num_tokens)
+        bootstrap = _join("bootstrap values", [e.bootstrap for e in stages.estimates], packed.num_sequences)
         estimates = ValueEstimates(values[index], bootstrap[kept])
     batch = ScoredBatch(
         tokens=packed.select(rows),
@@ -145,8 +145,11 @@ def _scored(
 
 
 def _joined(what: str, parts: Sequence[Tensor] | None, size: int) -> Tensor | None:
-    if parts is None:
-        return None
+    return None if parts is None else _join(what, parts, size)
+
+
+def _join(what: str, parts: Sequence[Tensor], size: int) -> Tensor:
+    """Raises RunFailed unless there are `size` finite numbers."""
     joined = torch.cat(list(parts)).float()
     if joined.numel() != size:
         raise RunFailed(f"{what}: {joined.numel()} numbers for {size} positions of the step")

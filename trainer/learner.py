@@ -75,6 +75,17 @@ class Learner:
         metrics["seconds"] = time.perf_counter() - started
         return UpdateResult(metrics, steps_applied=len(applied), steps_skipped=len(steps) - len(applied))
 
+    @torch.no_grad()
+    def evaluate(self, shard: RankShard[B], objective: Objective[B]) -> dict[str, float]:
+        """The objective's metrics without training, reduced as by `update`. Collective; raises RanksDisagreeError."""
+        self._check_ranks_agree(shard)
+        module, tally = self._engine.module.eval(), _Tally()
+        for window in shard.windows:
+            for micro_batch in window.micro_batches:
+                batch = to_device(micro_batch, self._engine.device)
+                tally.add(objective(module, batch, window.denominators), batch.tokens)
+        return tally.reduce(self._engine, num_windows=len(shard.windows))
+
     def _window(self, window: UpdateWindow[B], objective: Objective[B], tally: _Tally) -> StepResult:
         module = self._engine.module.train()
         for i, micro_batch in enumerate(window.micro_batches):

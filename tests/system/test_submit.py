@@ -57,11 +57,11 @@ def head() -> Iterator[Head]:
         "PATH": f"{BIN}{os.pathsep}{inherited['PATH']}",
     }
     live = Head(free_port(), free_port(), env)
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.2", f"--port={live.gcs_port}",
-        f"--dashboard-port={live.dashboard_port}", f"--dashboard-agent-listen-port={free_port()}",
-        "--dashboard-host=127.0.0.1", "--include-dashboard=true", "--num-cpus=4", "--object-store-memory=200000000", f"--temp-dir={folder}",
-    ]  # fmt: skip
+    ports = [f"--port={live.gcs_port}", f"--dashboard-port={live.dashboard_port}"]
+    ports.append(f"--dashboard-agent-listen-port={free_port()}")
+    where = ["--node-ip-address=127.0.0.2", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
+    size = ["--num-cpus=4", "--object-store-memory=200000000", "--include-dashboard=true"]
+    command = [str(BIN / "ray"), "start", "--head", "--block", *ports, *where, *size]
     with (folder / "start.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:

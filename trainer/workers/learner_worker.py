@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from cluster.rank import MeetingPoint, RankInfo, free_meeting_point
@@ -22,7 +23,9 @@ from rollout.interfaces import Canary, TensorSpec
 from trainer.engine.buckets import weights_to_buckets
 from trainer.learner import Learner, Objective
 from trainer.loops.interfaces import UpdateResult
+from trainer.models.causal_lm import CausalLM
 from trainer.models.loading import export_hf
+from trainer.models.scalar_head import ScalarModel
 from trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
 from trainer.workers.specs import LearnerSpec
 
@@ -86,7 +89,7 @@ class LearnerWorker:
             refs.append(put_bucket(dict(zip(bucket.names, bucket.tensors, strict=True))))
         if self._info.rank != 0:
             return None
-        tied = bool(self._ready.engine.module.hf.config.tie_word_embeddings)
+        tied = bool(self._model.hf.config.tie_word_embeddings)
         return StagedWeights(tuple(tensors), tuple(refs), tied)
 
     def canaries(self, sequences: Sequence[Sequence[int]]) -> list[Canary]:
@@ -98,7 +101,7 @@ class LearnerWorker:
 
     def vocab_size(self) -> int:
         """Token ids the model knows."""
-        return int(self._ready.engine.module.hf.config.get_text_config().vocab_size)
+        return int(self._model.hf.config.get_text_config().vocab_size)
 
     def save(self, folder: str) -> None:
         """Write this rank's weights and optimizer state into `folder`, which all ranks can reach."""
@@ -110,17 +113,21 @@ class LearnerWorker:
 
     def export(self, folder: str) -> None:
         """Write a plain Hugging Face folder (rank 0)."""
-        engine, state = self._ready.engine, {}
-        for bucket in weights_to_buckets(engine, _EXPORT_BUCKET_BYTES):
+        state: dict[str, Tensor] = {}
+        for bucket in weights_to_buckets(self._ready.engine, _EXPORT_BUCKET_BYTES):
             state.update(zip(bucket.names, bucket.tensors, strict=True))
         if self._info.rank == 0:
             tokenizer = AutoTokenizer.from_pretrained(self._spec.tokenizer_folder, local_files_only=True)
-            export_hf(engine.module, state, folder, tokenizer)
+            export_hf(self._model, state, folder, tokenizer)
 
     @property
     def _ready(self) -> Learner:
         assert self._learner is not None, f"{self._info.role} rank {self._info.rank} was called before start"
         return self._learner
+
+    @property
+    def _model(self) -> CausalLM | ScalarModel:
+        return cast("CausalLM | ScalarModel", self._ready.engine.module)
 
     def _fetch(self, refs: Sequence[ray.ObjectRef]) -> tuple[list[RolloutGroup], TokenBatch]:
         groups = ray.get(list(refs), timeout=self._fetch_timeout_s) if refs else []

@@ -78,7 +78,7 @@ class PolicyGroup:
         )
 
     async def buckets(self) -> list[Ref]:
-        """References to the safetensors buckets of the last `manifest`. Raises RuntimeError when there was none since."""
+        """Of the last `manifest`. Raises RuntimeError when there was none since the last update."""
         if self._staged is None:
             raise RuntimeError("weights are staged by manifest(); it was not called since the last update")
         return [Ref(ref) for ref in self._staged.buckets]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import nn
+
 from cluster.rank import MeetingPoint, RankInfo
 from conf.schema import Device, LearnerConfig, OptimConfig, Precision
 from trainer.engine.torch_engine import TorchEngine
@@ -95,7 +97,7 @@ class FrozenSpec:
         return Learner(TorchEngine(model, OptimConfig(), total_steps=0))
 
 
-def _zero(model: object, spec: PolicySpec | ScalarSpec, info: RankInfo, meeting: MeetingPoint) -> Learner:
+def _zero(model: nn.Module, spec: PolicySpec | ScalarSpec, info: RankInfo, meeting: MeetingPoint) -> Learner:
     rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
     engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
     return Learner(engine)
