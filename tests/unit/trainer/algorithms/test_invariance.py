@@ -66,8 +66,8 @@ def _experience() -> PolicyExperience:
         noise = torch.randn(tokens.num_tokens, generator=gen, dtype=torch.float64)
         return torch.where(tokens.response_mask, now + scale * noise, 0)
 
-    advantages = torch.randn(tokens.num_tokens, generator=gen, dtype=torch.float64)
-    return PolicyExperience(tokens, near(0.3), near(0.4), near(0.6), torch.where(tokens.response_mask, advantages, 0))
+    advantages = torch.randn(tokens.num_tokens, generator=gen, dtype=torch.float64)  # off-mask too: never read
+    return PolicyExperience(tokens, near(0.3), near(0.4), near(0.6), advantages)
 
 
 CONFIGS: dict[str, OnlineConfig] = {

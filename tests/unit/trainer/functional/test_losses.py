@@ -71,15 +71,15 @@ def test_value_clip(value: float, clip: float, want: float, gradient: float) -> 
 
 
 def test_bradley_terry_by_hand() -> None:
-    chosen, rejected = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+    chosen, rejected = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0])
     none, margin = torch.zeros(2), torch.tensor([0.5, 0.5])
-    sigmoid = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))]
+    sigmoid = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))]
     plain = bradley_terry_loss(chosen, rejected, none, centering_coef=0.0)
     assert plain.tolist() == pytest.approx([-math.log(s) for s in sigmoid])
     wide = bradley_terry_loss(chosen, rejected, margin, centering_coef=0.0)
-    assert wide.tolist() == pytest.approx([math.log1p(math.exp(-0.5)), math.log1p(math.exp(2.5))])
+    assert wide.tolist() == pytest.approx([math.log1p(math.exp(-0.5)), math.log1p(math.exp(1.5))])
     centred = bradley_terry_loss(chosen, rejected, none, centering_coef=0.1)
-    assert (centred - plain).tolist() == pytest.approx([0.1, 0.4])
+    assert (centred - plain).tolist() == pytest.approx([0.1, 0.9])
 
 
 def test_bradley_terry_does_not_overflow() -> None:
