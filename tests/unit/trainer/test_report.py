@@ -309,8 +309,9 @@ def test_a_long_run_stays_small_and_keeps_its_extremes() -> None:
 
 
 def test_labels_of_the_step_axis_never_overlap() -> None:
-    for last in (1, 2, 7, 13, 40, 99, 1000, 123_456):
-        svg = str(line_chart([(1, 0.0), (last, 1.0)], label="x", band=None))
+    ranges = [(1, last) for last in (1, 2, 7, 13, 40, 99, 1000, 123_456)]
+    for first, last in [*ranges, (1_000_001, 1_000_009), (10**9, 10**9 + 9)]:
+        svg = str(line_chart([(first, 0.0), (last, 1.0)], label="x", band=None))
         places = [
             (float(x), len(text) * 6.4 / 2)
             for x, text in re.findall(r'class="tick" x="([\d.]+)" y="15[\d.]+" text-anchor="middle">([^<]+)<', svg)
