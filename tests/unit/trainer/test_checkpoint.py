@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there: cut, changed, missing and half-written ones, and what a run falls back to."""
+"""A checkpoint is whole or not there: cut, changed, missing and half-written ones, and what a run falls back to."""
 
 from __future__ import annotations
 
