@@ -20,7 +20,7 @@ from trainer.algorithms.online import OnlineConfig
 from trainer.launch.checkpoints import OnlineSaver, restore_online
 from trainer.launch.demand import role_requests, wanted_roles
 from trainer.launch.prompts import SampledPrompts
-from trainer.launch.rewards import RawScores, start_rewards
+from trainer.launch.rewards import start_rewards
 from trainer.launch.samples_hook import SamplesHook
 from trainer.launch.stage import Stage
 from trainer.loops.evaluate import Evaluator
@@ -149,14 +149,13 @@ class _Builder:
 
     async def _start_critic(self) -> CriticGroup:
         config = self._config
-        folder = config.critic.model or config.reward.model
         spec = ScalarSpec(
-            folder or config.policy.model,
+            config.critic.model or config.reward.model,
             config.critic,
             config.cluster.device,
             self._optimizer_steps(),
             config.cluster.step_timeout_s,
-            new_head_seed=None if folder else config.seed,
+            new_head_seed=config.seed,  # used only where the folder has no head
         )
         return CriticGroup(await self._learners("critic", config.critic, spec), self._algorithm)
 
@@ -236,7 +235,7 @@ def _held_out_hook(stage: Stage, parts: OnlineRoles, held_out: PromptSet | None)
     config = stage.config.evaluation
     evaluator = Evaluator(
         rollouts=parts.rollouts,
-        reward=RawScores(parts.reward),
+        reward=parts.reward.unshaped(),
         reference=parts.reference if config.fluency else None,
         reader=ObjectReader(stage.config.cluster.step_timeout_s),
         prompts=held_out.prompts[: config.prompts],

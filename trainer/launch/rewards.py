@@ -1,18 +1,15 @@
-"""Starts the reward side of an online run, and shows evaluation the raw scores."""
+"""Starts the reward side of an online run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from cluster.reserve import Reservation
 from cluster.runtime_env import RoleEnv
 from conf.errors import ConfigError
-from data.types import RewardOutcome
 from reward.server import RewardPool
 from reward.tokenizer_match import tokenizer_problems
-from rollout.interfaces import GroupHandle
 from trainer.launch.stage import Stage
 
 
@@ -38,14 +35,3 @@ async def start_rewards(
     )
     stack.callback(pool.stop)
     return pool
-
-
-@dataclass(frozen=True, slots=True)
-class RawScores:
-    """A loops.RewardPool for evaluation: scores before shaping, and the running statistics left alone."""
-
-    pool: RewardPool
-
-    async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
-        """One outcome a completion, in order."""
-        return await self.pool.raw_scores(groups)
