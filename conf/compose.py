@@ -97,24 +97,27 @@ def _choose(choices: dict[str, str], problems: list[Problem]) -> DictConfig:
     experiment = choices.pop("experiment", None)
     if experiment is not None:
         path = _EXPERIMENTS / f"{experiment}.yaml"
-        content = OmegaConf.load(path)
-        assert isinstance(content, DictConfig)
-        chosen = {**_defaults_of(content), **choices}
-        known = reference.keys(chosen.get("algorithm", "ppo"))
-        content.pop("defaults", None)
-        bad = [
-            arguments.unknown_key(leaf.key, known) for leaf in _leaves(_plain(content), known) if leaf.key not in known
-        ]
-        if bad:
-            problems += [Problem(p.keys, f"conf/experiment/{path.name}: {p.sentence}") for p in bad]
-            choices = chosen
-        else:
+        bad = experiment_problems(path, choices)
+        if not bad:
             try:
                 return _hydra({**choices, "+experiment": experiment})
             except HydraException as error:  # a value of the wrong type, or a defaults list that does not hold together
-                problems.append(Problem((), f"conf/experiment/{path.name}: {_first_line(error)}."))
-                choices = chosen
+                bad = [Problem((), f"conf/experiment/{path.name}: {_first_line(error)}.")]
+        problems += bad
+        choices = {**_defaults_of(path), **choices}
     return _hydra(choices)
+
+
+def experiment_problems(path: Path, choices: Mapping[str, str]) -> list[Problem]:
+    """Every key of an experiment file that no setting has, when used with these choices."""
+    known = reference.keys({"algorithm": "ppo", **_defaults_of(path), **choices}["algorithm"])
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
+    content.pop("defaults", None)
+    unknown = [
+        arguments.unknown_key(leaf.key, known) for leaf in _leaves(_plain(content), known) if leaf.key not in known
+    ]
+    return [Problem(p.keys, f"conf/experiment/{path.name}: {p.sentence}") for p in unknown]
 
 
 def _hydra(choices: Mapping[str, str]) -> DictConfig:
@@ -129,10 +132,12 @@ def _first_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 
-def _defaults_of(experiment: DictConfig) -> dict[str, str]:
+def _defaults_of(path: Path) -> dict[str, str]:
     """The groups an experiment file chooses, from its `override /group: option` lines."""
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
     found: dict[str, str] = {}
-    for entry in experiment.get("defaults", []):
+    for entry in content.get("defaults", []):
         if isinstance(entry, DictConfig):
             found |= {str(key).removeprefix("override /"): str(option) for key, option in entry.items()}
     return found

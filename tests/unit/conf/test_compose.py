@@ -1,0 +1,254 @@
+"""Composition: every shipped choice works, and everything wrong is told at once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from enum import Enum
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from conf import reference
+from conf.compose import experiment_problems
+from conf.errors import ConfigError
+from conf.ranges import leaves
+from conf.schema import AlgorithmConfig, Precision, RuleRewardConfig, RunConfig, Schedule
+from trainer.algorithms import ALGORITHMS
+from trainer.configuration import compose, from_resolved
+
+CONF = Path(reference.__file__).parent
+GOLDEN = Path(__file__).parents[2] / "golden"
+RULE = "reward.rules=[{rule: finished}]"
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What every run needs besides its experiment, with paths that are the same everywhere."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    return ["policy.model=model", "critic.model=model", "data.train=./rows.jsonl", RULE]
+
+
+def problems_of(overrides: list[str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize("experiment", reference.options("experiment"))
+def test_every_experiment_composes_to_what_is_recorded(experiment: str, start: list[str]):
+    # Refresh after a wanted change: RAYLIGN_REFRESH_GOLDEN=1 pytest tests/unit/conf; then read the diff.
+    resolved = compose([f"+experiment={experiment}", *start]).resolved_yaml
+    golden = GOLDEN / f"{experiment}.yaml"
+    if os.environ.get("RAYLIGN_REFRESH_GOLDEN"):
+        golden.write_text(resolved)
+    assert resolved == golden.read_text(), f"{experiment} changed; refresh {golden.name} if that is wanted"
+
+
+def test_no_golden_file_is_left_of_a_removed_experiment():
+    assert sorted(p.stem for p in GOLDEN.glob("*.yaml")) == reference.options("experiment")
+
+
+@pytest.mark.parametrize("algorithm", reference.options("algorithm"))
+@pytest.mark.parametrize("cluster", reference.options("cluster"))
+def test_every_algorithm_composes_on_every_cluster(algorithm: str, cluster: str, start: list[str]):
+    config = compose([f"algorithm={algorithm}", f"cluster={cluster}", *start]).config
+    assert type(config.algorithm) is ALGORITHMS[algorithm][0]
+    assert config.algorithm.name == algorithm
+
+
+@pytest.mark.parametrize("model", reference.options("model"))
+def test_every_model_choice_composes(model: str, start: list[str]):
+    compose([f"model={model}", "algorithm.sequences_per_update=32", *start])
+
+
+def test_algorithms_and_their_yaml_files_match_one_to_one():
+    assert reference.options("algorithm") == sorted(ALGORITHMS)
+    assert sorted(reference.algorithm_names()) == sorted(ALGORITHMS)
+
+
+def test_yaml_holds_no_value_that_is_the_default_already():
+    stated_twice = []
+    for path in sorted(CONF.rglob("*.yaml")):
+        content = OmegaConf.load(path)
+        assert isinstance(content, DictConfig)
+        content.pop("defaults", None)
+        packaged = "# @package _global_" in path.read_text()
+        prefix = "" if packaged or path.name == "config.yaml" else f"{path.parent.name}."
+        algorithm = path.stem if path.parent.name == "algorithm" else "ppo"
+        if path.parent.name == "experiment":
+            algorithm = reference.algorithm_of(path.stem) or "ppo"
+        defaults = dict(leaves(_defaults(ALGORITHMS[algorithm][0])))
+        for key, value in _flat(content, prefix):
+            default = defaults[key]
+            shown = default.value if isinstance(default, Enum) else default
+            under_choice = path.parent.name == "experiment"  # may restate what a chosen group changed
+            if shown == value and not under_choice:
+                stated_twice.append(f"{path.relative_to(CONF)}: {key}={value}")
+    assert stated_twice == []
+
+
+def _defaults(algorithm: type[AlgorithmConfig]) -> RunConfig:
+    return RunConfig(algorithm=algorithm())  # type: ignore[call-arg]  # subclasses give name its default
+
+
+def _flat(tree: DictConfig, prefix: str) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for key, value in tree.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [(f"{prefix}{key}", value)]
+    return found
+
+
+def test_conversion_gives_plain_typed_values(start: list[str]):
+    config = compose(
+        [*start, "policy.precision=float32", "policy.optim.betas=[0.8,0.9]", "policy.optim.lr=1e-5"]
+    ).config
+    assert config.policy.precision is Precision.float32
+    assert config.policy.optim.betas == (0.8, 0.9)
+    assert isinstance(config.policy.optim.lr, float)
+    assert config.reward.rules == [RuleRewardConfig(rule="finished", weight=1.0)]
+    assert config.policy.optim.schedule is Schedule.constant
+
+
+def test_a_run_can_be_composed_again_from_its_resolved_yaml(start: list[str]):
+    composed = compose(["+experiment=grpo_tiny_cpu", *start, "algorithm.kl_coef=0.125"])
+    again = from_resolved(composed.resolved_yaml)
+    assert again.config == composed.config
+    assert again.resolved_yaml == composed.resolved_yaml
+
+
+def test_composing_changes_nothing_of_an_earlier_run(start: list[str]):
+    first = compose(["+experiment=ppo_tiny_cpu", *start])
+    before = copy.deepcopy(first.config)
+    compose([*start, "policy.num_ranks=3", "algorithm.sequences_per_update=32"])
+    assert first.config == before
+    assert compose(["+experiment=ppo_tiny_cpu", *start]).config == before
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
+    told = problems_of(
+        [
+            "algorithm=pppo", "policy.lr=1", "rollout.samples_per_promt=2", "policy.precision=bf16", "seed=x",
+            "algorithm.kl_coef=abc", "data.overlong=drp", "nonsense", "~seed", "cluster@x=local", "policy=3",
+            "reward.rules=[{rul: finished}]", "policy.num_ranks=1,2", "algorithm.centering_coef=1", *start[:3],
+        ]
+    )  # fmt: skip
+    expected = [
+        "algorithm=pppo is not known; did you mean ppo?",
+        "policy.lr is not a setting; did you mean policy.optim.lr?",
+        "rollout.samples_per_promt is not a setting; did you mean rollout.samples_per_prompt?",
+        "policy.precision=bf16: expected one of float32, bfloat16 (default bfloat16). Did you mean bfloat16?",
+        "seed=x: expected a whole number (default 0).",
+        "algorithm.kl_coef=abc: expected a number",
+        "data.overlong=drp: expected one of drop, error, truncate_left (default drop). Did you mean drop?",
+        "nonsense is not of the form key=value.",
+        "~seed: settings cannot be removed",
+        "cluster@x=local: a choice cannot be put elsewhere",
+        "policy is a section, not a setting",
+        "reward.rules=[{'rul': 'finished'}]: Key 'rul' not in",
+        "policy.num_ranks=1,2 is several values",
+        "algorithm.centering_coef is a setting of algorithm=rm, not of this one.",
+    ]
+    for sentence in expected:
+        assert any(line.startswith(sentence) for line in told), f"{sentence!r} is not among {told}"
+    assert len(told) == len(expected), told  # no consequence of these beside them
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["policy.zero_stage=4"], "policy.zero_stage=4: must be at least 0 and at most 3."),
+        (["policy.optim.lr=nan"], "policy.optim.lr=nan: expected a finite number."),
+        (["policy.optim.lr=0"], "policy.optim.lr=0: must be above 0."),
+        (["rollout.temperature=0"], "rollout.temperature=0: must be above 0."),
+        (["rollout.prompts_per_step=10"], "10 x rollout.samples_per_prompt=4 = 40 sequences"),
+        (["data.max_prompt_tokens=2000"], "set it to 2512 or lower"),
+        (["cluster.device=cuda"], "policy.gpus_per_rank=0 with cluster.device=cuda"),
+        (["policy.gpus_per_rank=1"], "policy.gpus_per_rank=1 with cluster.device=cpu"),
+        (["policy.offload_optimizer=cpu"], "there is no GPU memory to spare"),
+        (["algorithm.kl_controller=adaptive", "algorithm.kl_target=0"], "algorithm.kl_target is 0"),
+        (["algorithm=grpo", "rollout.samples_per_prompt=1"], "needs at least 2"),
+        (["policy.model=nowhere"], "policy.model=nowhere: there is no such folder"),
+        (["policy.model=."], "holds no config.json"),
+        (["critic.model="], "critic.model is empty and there is no reward.model"),
+        (["reward.rules=[]"], "nothing scores the answers"),
+        (["reward.rules=[{rule: finishd}]"], "did you mean finished?"),
+        (["reward.rules=[{weight: 2}]"], "reward.rules has no value yet"),
+        (["data.train=gone.jsonl"], "data.train=gone.jsonl: there is no such file"),
+        (["name=a/b"], "a run's name is 1-64 of"),
+        (["name=.."], "a run's name is 1-64 of"),
+        (["seed=${nowhere}"], "seed cannot be resolved: Interpolation key 'nowhere' not found."),
+        (["num_steps=???"], "num_steps has no value yet"),
+        (["reward.rules.0.rule=finished"], "a list is set as a whole"),
+        (["policy.num_ranks=65"], "gives some of policy.num_ranks=65 nothing to do"),
+        (["policy.optim.betas=[0.9]"], "give two numbers from 0 to below 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_key_value_and_fix(overrides: list[str], sentence: str, start: list[str]):
+    told = problems_of([*start, *overrides])
+    assert any(sentence in line for line in told), told
+
+
+def test_the_plain_run_is_accepted_so_each_refusal_above_is_its_own(start: list[str]):
+    compose(start)
+    compose(["algorithm=grpo", *start])
+
+
+def test_interpolations_resolve(start: list[str]):
+    config = compose(
+        [*start, "evaluation.max_new_tokens=${rollout.max_new_tokens}", "rollout.max_new_tokens=100"]
+    ).config
+    assert config.evaluation.max_new_tokens == 100
+
+
+def test_paths_are_taken_as_typed(start: list[str], tmp_path: Path):
+    odd = tmp_path / "step=3,é (a) #[1]"
+    odd.mkdir()
+    (odd / "config.json").write_text("{}")
+    assert compose([*start, f"policy.model={odd}"]).config.policy.model == str(odd)
+
+
+def test_a_home_folder_is_looked_into_but_kept_as_typed(
+    start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compose([*start, "policy.model=~/model"]).config.policy.model == "~/model"
+
+
+def test_a_bad_experiment_file_names_all_its_bad_keys(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "defaults:\n  - override /algorithm: rloo\npolicy:\n  lr: 1\n  zero_stag: 2\nalgorithm:\n  gae_lambda: 1\n"
+    )
+    told = [problem.sentence.removeprefix("conf/experiment/mine.yaml: ") for problem in experiment_problems(path, {})]
+    assert [line.split(" ")[0] for line in told] == ["policy.lr", "policy.zero_stag", "algorithm.gae_lambda"]
+    assert len(experiment_problems(path, {"algorithm": "ppo"})) == 2  # the command line's choice wins
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_the_reference_read_from_source_is_the_dataclasses(algorithm: str):
+    config = _defaults(ALGORITHMS[algorithm][0])
+    actual = dict(leaves(config))
+    read = reference.keys(algorithm)
+    assert sorted(read) == sorted(actual)
+    for name, key in read.items():
+        value = actual[name]
+        shown = value.value if isinstance(value, Enum) else list(value) if isinstance(value, tuple) else value
+        text = str(shown).lower() if isinstance(shown, bool) else str(shown) or "''"
+        assert key.default == text, name
+        assert key.doc, f"{name} has no doc"
+        if isinstance(value, Enum):
+            assert key.choices == tuple(type(value).__members__)
+
+
+def test_enum_words_are_their_names():
+    for cls in (RunConfig, *(f.default_factory for f in dataclasses.fields(RunConfig) if callable(f.default_factory))):
+        for hint in get_type_hints(cls).values():
+            if isinstance(hint, type) and issubclass(hint, Enum):
+                assert all(member.name == member.value for member in hint)
