@@ -116,6 +116,8 @@ def test_epochs_reuse_the_windows_in_another_order() -> None:
         passes = [s.windows[e * 6 : (e + 1) * 6] for e in range(3)]
         assert {id(w) for w in passes[0]} == {id(w) for w in passes[1]} == {id(w) for w in passes[2]}
         assert [id(w) for w in passes[0]] != [id(w) for w in passes[1]] != [id(w) for w in passes[2]]
+    again = shard(experience, num_ranks=2, units_per_update=2, micro_batch_tokens=99, seed=5, epochs=3)
+    assert [_trained(again, w) for w in range(18)] == [_trained(shards, w) for w in range(18)]
     for w in range(18):  # both ranks are at the same window at the same time
         assert len(_trained(shards, w)) == 2
     assert len(pickle.dumps(shards[0])) < 1.2 * len(pickle.dumps(RankShard(shards[0].windows[:6])))
