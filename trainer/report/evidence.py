@@ -27,7 +27,7 @@ def checks(history: MetricHistory) -> tuple[Check, ...]:
     found = (
         _verified(history),
         _limited(history, "sync/canary_gap", "Canary gap, largest", "nats"),
-        _limited(history, "rollout/logprob_gap", "Engine against trainer, largest", "nats"),
+        _gap(history),
         _first_kl(history),
         _masks(history),
         _counted(history, "reward/failed", "Rewards that failed"),
@@ -66,6 +66,14 @@ def _limited(history: MetricHistory, name: str, label: str, unit: str) -> Check:
     worst = max(values)
     tone = Tone.GOOD if entry.high is None or worst <= entry.high else Tone.WARNING
     return Check(label, f"{short(worst)} {unit}", tone, entry.meaning)
+
+
+def _gap(history: MetricHistory) -> Check:
+    """Two programs never agree to the last bit over a whole run: all 0 says that the trainer computed none of its own."""
+    name, label = "rollout/logprob_gap_max", "Engine against trainer, largest"
+    if not any(_values(history, name)):
+        return _not_recorded(label, _meaning(name))
+    return _limited(history, name, label, "nats")
 
 
 def _first_kl(history: MetricHistory) -> Check:

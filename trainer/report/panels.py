@@ -108,7 +108,10 @@ def _questions(gold: str | None) -> tuple[tuple[str, tuple[tuple[str, ...], ...]
                 ("train/learning_rate", "train/lr"),
             ),
         ),
-        ("Do the parts agree?", (("rollout/logprob_gap",), ("sync/canary_gap",), ("reward/failed",))),
+        (
+            "Do the parts agree?",
+            (("rollout/logprob_gap",), ("rollout/logprob_gap_max",), ("sync/canary_gap",), ("reward/failed",)),
+        ),
     )
 
 

@@ -65,7 +65,8 @@ def ppo_metrics(step: int, num_steps: int, rng: np.random.Generator) -> dict[str
         "critic/loss": 0.9 * (1 - 0.8 * rise),
         "rollout/response_length": 52 - 24 * rise + noise[0],
         "rollout/truncated_ratio": 0.42 - 0.38 * rise,
-        "rollout/logprob_gap": 3e-5 + 2e-5 * abs(noise[1]),
+        "rollout/logprob_gap": 3e-6 + 2e-6 * abs(noise[1]),
+        "rollout/logprob_gap_max": 3e-5 + 2e-5 * abs(noise[1]),
         "rollout/workers": 2.0,
         "sync/seconds": 1.1,
         "sync/bytes": 538e6,
@@ -254,6 +255,16 @@ def test_a_live_run_without_summary_answers_or_manifest_has_a_report(tmp_path: P
     _, page = report(folder)
     assert "This run has not finished: 5 steps so far." in page.text
     assert "1 unreadable lines" in page.text
+
+
+def test_a_gap_that_was_never_measured_is_no_passed_check(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, "engine", resume=False) as folder:
+        log = MetricsLog(folder.metrics, keep_to_step=-1)
+        for step in (1, 2):
+            log.append(step, {"reward/mean": 1.0, "rollout/logprob_gap": 0.0, "rollout/logprob_gap_max": 0.0})
+        log.close()
+    _, page = report(folder.path)
+    assert re.search(r"·Engine against trainer, largest\s+not recorded", page.text)
 
 
 def test_an_offline_run_shows_its_own_curves(tmp_path: Path) -> None:
