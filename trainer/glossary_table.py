@@ -152,7 +152,7 @@ _ROLLOUT = (
     MetricHelp(
         "rollout/logprob_gap_max", "Largest difference", "nats",
         "Largest difference between the engine's log-prob of a sampled token and the trainer's.",
-        "As rollout/logprob_gap; a few large ones among rare tokens are rounding in bfloat16.", high=0.5, goal=Goal.DOWN,
+        "As rollout/logprob_gap; a few large ones on rare tokens are rounding in bfloat16.", high=0.5, goal=Goal.DOWN,
     ),
     MetricHelp(
         "rollout/tokens_per_s", "Generation speed", "tokens/s", "Tokens sampled a second by all rollout workers.",

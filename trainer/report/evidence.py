@@ -69,7 +69,7 @@ def _limited(history: MetricHistory, name: str, label: str, unit: str) -> Check:
 
 
 def _gap(history: MetricHistory) -> Check:
-    """Two programs never agree to the last bit over a whole run: all 0 says that the trainer computed none of its own."""
+    """Two programs never agree to the last bit over a whole run: all 0 says that the trainer computed none."""
     name, label = "rollout/logprob_gap_max", "Engine against trainer, largest"
     if not any(_values(history, name)):
         return _not_recorded(label, _meaning(name))
