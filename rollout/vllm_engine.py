@@ -16,13 +16,14 @@ from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from conf.schema import Device, RolloutConfig, SyncConfig
-from data.types import Completion, FinishReason, Prompt, RolloutGroup, SampleKey, SamplingParams
+from data.types import Completion, RolloutGroup, SampleKey, SamplingParams
+from rollout.completions import completion, refuse_overlong
 from rollout.gate import Phase, ServingGate, gather_or_cancel
 from rollout.interfaces import Canary, EngineDead, GenerationRequest, VerifyReport, WeightManifest, WeightUpdateError
 from rollout.reports import canary_gap, combine_ranks
@@ -186,20 +187,10 @@ class VLLMEngine:
         )
 
     async def _sample(self, request: GenerationRequest, key: SampleKey) -> Completion:
-        self._refuse(request.prompt, request.sampling)
+        refuse_overlong(request.prompt, request.sampling, self._config.max_model_len)
         params = _vllm_sampling(request.sampling, key)
         output = await self._final(request.prompt.token_ids, params, label=f"{key.epoch}-{key.prompt_id}-{key.k}")
-        return _completion(key, output.outputs[0])
-
-    def _refuse(self, prompt: Prompt, sampling: SamplingParams) -> None:
-        """Raises ValueError for what vLLM would cut silently or never finish."""
-        room = self._config.max_model_len - len(prompt.token_ids)
-        if not prompt.token_ids or room < sampling.max_new_tokens:
-            raise ValueError(
-                f"prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens: with max_new_tokens="
-                f"{sampling.max_new_tokens} it does not fit rollout.max_model_len={self._config.max_model_len}; "
-                "raise it or shorten the prompt"
-            )
+        return completion(key, output.outputs[0])
 
     async def _final(self, token_ids: Sequence[int], params: VLLMSampling, *, label: str) -> RequestOutput:
         self._requests += 1
@@ -259,22 +250,4 @@ def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:
         seed=None if sampling.seed is None else sample_seed(sampling.seed, key),
         logprobs=0,  # of the sampled token only
         output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def _completion(key: SampleKey, output: CompletionOutput) -> Completion:
-    """Raises EngineDead for a sample the engine gave up on (aborted)."""
-    if output.finish_reason not in ("stop", "length"):
-        raise EngineDead(f"sample {tuple(key)} ended with finish_reason={output.finish_reason!r}")
-    ids = tuple(output.token_ids)
-    rows = output.logprobs or []
-    versions = [int(span.version) for span in output.weight_versions or []]
-    return Completion(
-        key=key,
-        response_ids=ids,
-        rollout_logprobs=tuple(float(row[token].logprob) for row, token in zip(rows, ids, strict=True)),
-        finish_reason=FinishReason(output.finish_reason),
-        min_policy_version=min(versions),
-        max_policy_version=max(versions),
-        text=output.text,
     )

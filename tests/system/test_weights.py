@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +19,15 @@ from data.sample_model import tiny_model
 from data.types import Prompt, SampleKey, SamplingParams
 from rollout import environment
 from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import Canary, GenerationRequest, TensorSpec, VerifyReport, WeightManifest, WeightUpdateError
+from rollout.interfaces import (
+    Canary,
+    EngineDead,
+    GenerationRequest,
+    TensorSpec,
+    VerifyReport,
+    WeightManifest,
+    WeightUpdateError,
+)
 
 pytestmark = pytest.mark.system
 
@@ -231,5 +240,22 @@ def test_bfloat16_is_read_back_exactly_and_by_sampled_columns(folders: dict[bool
         sent = bench.weights()
         sent["model.layers.1.self_attn.o_proj.weight"] = sent["model.layers.0.self_attn.o_proj.weight"].clone()
         assert "model.layers.1.self_attn.o_proj.weight" in bench.publish(tmp_path, sent).mismatched
+    finally:
+        bench.close()
+
+
+def test_a_killed_engine_core_is_a_named_death_not_a_hang(folders: dict[bool, Path]) -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    bench = Bench(folders[True])
+    started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    core = next(p for p in started if "EngineCore" in "".join(p.cmdline()) or "EngineCore" in p.name())
+    try:
+        _greedy(bench)
+        core.kill()
+        with pytest.raises(EngineDead, match="rollout/0: generate"):
+            for _ in range(50):  # the first call may still be accepted while the death is being noticed
+                _greedy(bench)
+        with pytest.raises(EngineDead, match="rollout/0: ping"):
+            bench.run(bench.engine.ping())
     finally:
         bench.close()

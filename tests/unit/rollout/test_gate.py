@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 
-from data.types import SampleKey
+from data.types import Prompt, SampleKey, SamplingParams
+from rollout.completions import completion, refuse_overlong
 from rollout.gate import Phase, ServingGate, gather_or_cancel
 from rollout.interfaces import EngineDead, WeightUpdateError
 from rollout.sampling import sample_seed
@@ -78,3 +80,41 @@ def test_seeds_differ_by_key_and_never_change() -> None:
     seeds = {sample_seed(7, key) for key in keys}
     assert len(seeds) == len(keys) and all(0 <= seed < 2**63 for seed in seeds)
     assert sample_seed(7, SampleKey(0, "a", 0)) == 5503042152702538685
+
+
+@dataclass
+class Row:
+    logprob: float
+
+
+@dataclass
+class Span:
+    version: str
+
+
+@dataclass
+class Output:
+    token_ids: list[int]
+    logprobs: list[dict[int, Row]] | None
+    finish_reason: str | None
+    weight_versions: list[Span] | None
+    text: str = "x"
+
+
+def test_a_sample_carries_every_version_it_was_drawn_under() -> None:
+    output = Output([4, 2], [{4: Row(-0.5)}, {2: Row(-1.5), 9: Row(-0.1)}], "stop", [Span("3"), Span("4")])
+    made = completion(SampleKey(0, "p", 1), output)
+    assert made.response_ids == (4, 2) and made.rollout_logprobs == (-0.5, -1.5)
+    assert (made.min_policy_version, made.max_policy_version) == (3, 4)
+    with pytest.raises(EngineDead, match="finish_reason='abort'"):
+        completion(SampleKey(0, "p", 1), Output([], [], "abort", None))
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        completion(SampleKey(0, "p", 1), Output([4, 2], [{4: Row(-0.5)}], "stop", [Span("3")]))
+
+
+def test_a_prompt_that_would_be_cut_is_refused() -> None:
+    sampling = SamplingParams(temperature=1.0, max_new_tokens=6)
+    refuse_overlong(Prompt("p", (), (1, 2, 3, 4)), sampling, 10)
+    for tokens in ((1, 2, 3, 4, 5), ()):
+        with pytest.raises(ValueError, match=r"prompt p has .* does not fit rollout\.max_model_len=10"):
+            refuse_overlong(Prompt("p", (), tokens), sampling, 10)

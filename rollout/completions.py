@@ -1,0 +1,67 @@
+"""An engine's finished sample as ours, and what an engine must not be asked for. No vLLM import: its output is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from data.types import Completion, FinishReason, Prompt, SampleKey, SamplingParams
+from rollout.interfaces import EngineDead
+
+
+class TokenLogprob(Protocol):
+    """vLLM's Logprob."""
+
+    @property
+    def logprob(self) -> float: ...
+
+
+class VersionSpan(Protocol):
+    """vLLM's WeightVersionSpan: tokens sampled under one label."""
+
+    @property
+    def version(self) -> str: ...
+
+
+class EngineOutput(Protocol):
+    """vLLM's CompletionOutput, as far as it is used."""
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def logprobs(self) -> Sequence[Mapping[int, TokenLogprob]] | None: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def weight_versions(self) -> Sequence[VersionSpan] | None: ...
+    @property
+    def text(self) -> str: ...
+
+
+def completion(key: SampleKey, output: EngineOutput) -> Completion:
+    """Tokens as sampled, the end token among them. Raises EngineDead for a sample the engine gave up (aborted)."""
+    if output.finish_reason not in ("stop", "length"):
+        raise EngineDead(f"sample {tuple(key)} ended with finish_reason={output.finish_reason!r}")
+    ids = tuple(output.token_ids)
+    versions = [int(span.version) for span in output.weight_versions or ()]
+    return Completion(
+        key=key,
+        response_ids=ids,
+        rollout_logprobs=tuple(
+            float(row[token].logprob) for row, token in zip(output.logprobs or (), ids, strict=True)
+        ),
+        finish_reason=FinishReason(output.finish_reason),
+        min_policy_version=min(versions),
+        max_policy_version=max(versions),
+        text=output.text,
+    )
+
+
+def refuse_overlong(prompt: Prompt, sampling: SamplingParams, max_model_len: int) -> None:
+    """Raises ValueError for a prompt that is empty or would have its response cut by the context."""
+    if not prompt.token_ids or len(prompt.token_ids) + sampling.max_new_tokens > max_model_len:
+        raise ValueError(
+            f"prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens: with max_new_tokens="
+            f"{sampling.max_new_tokens} it does not fit rollout.max_model_len={max_model_len}; "
+            "raise it or shorten the prompt"
+        )
