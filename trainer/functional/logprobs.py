@@ -91,15 +91,16 @@ class _LinearLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ctx.chunk_tokens):
             rows = slice(start, start + ctx.chunk_tokens)
             log_p = _logits(hidden[rows], weight, ctx.temperature).sub_(normaliser[rows, None])
-            upstream = grad_logprobs[rows, None]
+            upstream = grad_logprobs[rows, None] / ctx.temperature  # here [C, 1], later it would be a pass over [C, V]
             if grad_entropy is None:
                 grad = log_p.exp_().mul_(-upstream)
             else:
                 # dH/dz_j = -p_j (log p_j + H); d log p_y / dz_j = [j = y] - p_j
                 p = log_p.exp()
-                grad = log_p.add_(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(upstream).mul_(p).neg_()
+                entropy_upstream = grad_entropy[rows, None] / ctx.temperature
+                grad = log_p.add_(entropy[rows, None]).mul_(entropy_upstream).add_(upstream).mul_(p).neg_()
             grad.scatter_add_(1, targets[rows, None], upstream)
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[rows])
             if grad_weight is not None:
