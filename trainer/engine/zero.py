@@ -13,7 +13,7 @@ path there refuses a step whose gradient is exactly zero.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,33 @@ class ZeroEngine:
         self._applied_steps = load_masters(folder, self._header(), self._masters(), self._adamw)
         self._refresh_working_weights()
         self.barrier()
+
+    def set_masters(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        """Start the float32 masters from `weights` (Hugging Face names) instead of the rounded working weights.
+
+        A bfloat16 model whose masters are exactly its own weights loses small steps: an update below half a bfloat16
+        spacing rounds back, for every weight at once. Masters from the unrounded checkpoint lie anywhere between two
+        spacings, so small updates move the working weights in proportion. Returns how many were set. Collective.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        parameters = {n.removeprefix(WRAPPER_PREFIX): p for n, p in self.module.named_parameters()}
+        whole: dict[int, Tensor] = {}  # stage 0 keeps unpartitioned masters, which DeepSpeed's accessor does not know
+        if self._config.zero_stage == 0:
+            groups = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
+            whole = {id(p): m for working, masters in groups for p, m in zip(working, masters, strict=True)}
+        count = 0
+        for name, weight in weights:
+            if name not in parameters:
+                continue
+            if whole:
+                whole[id(parameters[name])].data.copy_(weight)
+            else:
+                safe_set_full_fp32_param(parameters[name], weight.float())
+            count += 1
+        self._refresh_working_weights()
+        self.barrier()
+        return count
 
     def barrier(self) -> None:
         """Wait for all ranks, at most the group's timeout. Collective."""

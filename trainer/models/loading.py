@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -97,6 +98,15 @@ def read_head(folder: Path) -> str:
         f"{folder} holds {architecture} with {labels} labels; needed is a ForCausalLM or a "
         "ForSequenceClassification with one label"
     )
+
+
+def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
+    """A folder's float32 tensors one by one, as they are stored; nothing when it stores a smaller format."""
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
+                if opened.get_slice(name).get_dtype() == "F32":
+                    yield name, opened.get_tensor(name)
 
 
 def export_hf(

@@ -12,7 +12,7 @@ from conf.schema import Device, LearnerConfig, OptimConfig, Precision
 from trainer.engine.torch_engine import TorchEngine
 from trainer.engine.zero import Rendezvous, ZeroEngine
 from trainer.learner import Learner
-from trainer.models.loading import load_causal_lm, load_scalar_model
+from trainer.models.loading import load_causal_lm, load_scalar_model, stored_weights
 
 
 class LearnerSpec(Protocol):
@@ -100,4 +100,6 @@ class FrozenSpec:
 def _zero(model: nn.Module, spec: PolicySpec | ScalarSpec, info: RankInfo, meeting: MeetingPoint) -> Learner:
     rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
     engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
+    if spec.config.precision is Precision.bfloat16:
+        engine.set_masters(stored_weights(spec.folder))
     return Learner(engine)
