@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from conf.errors import RaylignError, UserError
@@ -124,23 +123,20 @@ def doctor(
 
 def main() -> None:
     """Entry point: runs a command and ends the process with the exit code of design, telling causes in sentences."""
-    sys.exit(run_command(lambda: app(standalone_mode=False)))
+    sys.exit(run_command(app))
 
 
 def run_command(command: Callable[[], object]) -> int:
     """The exit code of `command`. A mistake of the user's, and a run that ended badly, are told without a traceback."""
     try:
-        outcome = command()
+        command()
     except RaylignError as error:
         for problem in error.problems:
             typer.echo(problem, err=True)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return 130
-    return outcome if isinstance(outcome, int) else 0
+    except SystemExit as ended:  # how typer ends: help, a usage error it has told, or a command's own exit code
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
 
 
 def _run_folder(run: str, run_root: Path) -> Path:
