@@ -34,6 +34,8 @@ def test_separate_keeps_the_sides_on_disjoint_nodes() -> None:
     nodes = [node("1", gpus=4), node("2", gpus=4), node("3", gpus=8)]
     placement = plan_placement([policy(8), rollout(6)], SEPARATE, nodes)
     assert not set(placement.nodes_of("policy")) & set(placement.nodes_of("rollout"))
+    roomy = plan_placement([policy(1), rollout(3)], SEPARATE, [node("1"), node("2")])
+    assert not set(roomy.nodes_of("policy")) & set(roomy.nodes_of("rollout"))
 
 
 def test_separate_on_one_machine_is_refused_with_the_way_out() -> None:

@@ -56,7 +56,10 @@ def stages(groups: Sequence[RolloutGroup], *, values: bool = False) -> StageOutp
     ref = [engine_logprobs([g]) * 3 for g in groups]
     estimates = None
     if values:
-        estimates = [ValueEstimates(engine_logprobs([g]) * 5, torch.arange(float(len(g.completions)))) for g in groups]
+        bootstraps = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
+        estimates = [
+            ValueEstimates(engine_logprobs([g]) * 5, torch.tensor(bootstraps[g.prompt.prompt_id])) for g in groups
+        ]
     return StageOutputs(logprobs, ref, estimates)
 
 
