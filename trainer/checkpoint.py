@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,15 +39,15 @@ class CheckpointError(RuntimeError):
 class RngState:
     """The three random streams of a process, in JSON's terms."""
 
-    python: Json
-    numpy: Json
+    python: list[Any]  # version, the Mersenne twister's words, the cached Gaussian
+    numpy: list[Any]  # kind, words, position, whether a Gaussian is cached, that Gaussian
     torch: str  # base64 of the generator's bytes
 
     @classmethod
     def capture(cls) -> RngState:
         """Of this process, now."""
         version, internal, gauss = random.getstate()
-        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        kind, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
         return cls(
             python=[version, list(internal), gauss],
             numpy=[kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
@@ -55,9 +56,9 @@ class RngState:
 
     def restore(self) -> None:
         """Continue the streams in this process."""
-        version, internal, gauss = self.python  # type: ignore[misc]
+        version, internal, gauss = self.python
         random.setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = self.numpy  # type: ignore[misc]
+        kind, keys, *rest = self.numpy
         np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
         torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(self.torch)), dtype=torch.uint8))
 

@@ -257,7 +257,8 @@ def _gather_buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterat
     bucket: list[tuple[str, nn.Parameter]] = []
     size = 0
     for name, parameter in named:
-        num_bytes = parameter.ds_numel * parameter.element_size()
+        numel: int = parameter.ds_numel  # type: ignore[attr-defined]  # DeepSpeed's: the whole tensor's
+        num_bytes = numel * parameter.element_size()
         if bucket and size + num_bytes > limit:
             yield bucket
             bucket, size = [], 0

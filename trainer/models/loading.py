@@ -129,7 +129,12 @@ def export_hf(
 
 
 def _from_pretrained(
-    auto: type, path: Path, precision: Precision, attention: str, *, may_miss: frozenset[str]
+    auto: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
+    path: Path,
+    precision: Precision,
+    attention: str,
+    *,
+    may_miss: frozenset[str],
 ) -> PreTrainedModel:
     disable_progress_bar()
     labels = {"num_labels": 1} if auto is AutoModelForSequenceClassification else {}

@@ -8,7 +8,7 @@ registered under our name, transformers builds no mask at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,7 @@ def _varlen(
     output = varlen_attn(
         q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), enable_gqa=grouped
     )
-    return output[None]
+    return cast(Tensor, output)[None]
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
