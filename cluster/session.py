@@ -26,6 +26,7 @@ from conf.errors import ClusterError
 from conf.schema import ClusterConfig
 
 _GIB = 2**30
+_START_TIMEOUT = "timed out during startup"  # Ray's words; its 30 s are not a setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +83,25 @@ def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     cores = os.cpu_count() or 1
-    context = ray.init(
-        address="local",
-        num_cpus=config.num_cpus or max(cores, _ceil(num_cpus)),
-        object_store_memory=int(config.object_store_gb * _GIB),
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-        runtime_env=dict(job_runtime_env(local=True)),
-        _node_ip_address=LOOPBACK_IP,
-        _temp_dir=str(folder),
-    )
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=config.num_cpus or max(cores, _ceil(num_cpus)),
+            object_store_memory=int(config.object_store_gb * _GIB),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            runtime_env=dict(job_runtime_env(local=True)),
+            _node_ip_address=LOOPBACK_IP,
+            _temp_dir=str(folder),
+        )
+    except Exception as error:  # the bare class is what Ray raises here
+        if _START_TIMEOUT not in str(error):
+            raise
+        raise ClusterError(
+            "cluster.address=local: Ray did not start on this machine within its 30 s; the machine is too busy: end "
+            "what else runs on it and try again"
+        ) from error
     return Session(local=True, address=context.address_info["gcs_address"])
 
 
