@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 
 from conf.schema import LearnerConfig, OptimConfig, Precision, Schedule
@@ -26,7 +27,7 @@ from trainer.engine.rendezvous import Rendezvous
 from trainer.engine.torch_engine import TorchEngine
 from trainer.engine.zero import ZeroEngine
 from trainer.learner import Learner
-from trainer.models.loading import load_causal_lm
+from trainer.models.loading import load_causal_lm, stored_weights
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -109,6 +110,22 @@ def _resumed_gap(folder: str, rendezvous: Rendezvous, stage: int, precision: Pre
     return {"same_weights": same_weights, "same_curve": same_curve}
 
 
+def _masters_from_disk(folder: str, rendezvous: Rendezvous, stage: int) -> dict[str, Any]:
+    """A bfloat16 engine whose masters were set from the float32 folder: what it holds against what is stored."""
+    engine = _zero(folder, rendezvous, stage, Precision.bfloat16, checkpointing=False)
+    count = engine.set_masters(stored_weights(folder))
+    stored = dict(stored_weights(folder))
+    working = all(torch.equal(t, stored[n].bfloat16().float()) for n, t in _weights(engine).items())
+    rounded = {n: t.bfloat16().float() for n, t in stored.items()}
+    masters = {n.removeprefix("hf."): safe_get_full_fp32_param(p) for n, p in engine.module.named_parameters()}
+    unrounded = all(torch.equal(masters[n], t) for n, t in stored.items()) if stage else True
+    return {"count": count, "working": working, "unrounded": unrounded, "differ": not _equal(rounded, stored)}
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in other)
+
+
 def _uneven_logprobs(engine: Engine) -> list[float]:
     """Two batches on rank 0, none elsewhere: under ZeRO-3 the others must still join every gather."""
     tokens = _step_shard(0, 0, 1).windows[0].micro_batches[0].tokens
@@ -130,6 +147,7 @@ def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str) -> 
             for precision in Precision:
                 resumed = _resumed_gap(folder, rendezvous, stage, precision, Path(out))
                 record[f"resume-{stage}-{precision.value}"] = resumed
+            record[f"masters-{stage}"] = _masters_from_disk(folder, rendezvous, stage)
     engine.barrier()
     engine.close()
     (Path(out) / f"record-{world_size}-{rank}.json").write_text(json.dumps(record))
@@ -209,3 +227,10 @@ def test_saved_and_continued_is_uninterrupted_bit_for_bit(out: Path, stage: int,
     for rank in range(2):
         resumed = _record(out, 2, rank)[f"resume-{stage}-{precision.value}"]
         assert resumed == {"same_weights": True, "same_curve": True}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_masters_start_from_the_unrounded_folder(out: Path, stage: int) -> None:
+    for rank in range(2):
+        found = _record(out, 2, rank)[f"masters-{stage}"]
+        assert found == {"count": 20, "working": True, "unrounded": True, "differ": True}

@@ -6,8 +6,6 @@ What is different from DeepSpeed's defaults, and why:
 - The accumulation boundary is ours (`last`): the number of micro-batches varies from step to step.
 - A gradient that is not finite skips the step on all ranks, in float32 too.
 - State is saved as plain tensors (engine/state_file.py): DeepSpeed's own loader unpickles.
-In bfloat16, stages 2 and 3 accumulate gradients in float32; stages 0 and 1 in bfloat16, because DeepSpeed's float32
-path there refuses a step whose gradient is exactly zero.
 """
 
 from __future__ import annotations
@@ -21,11 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from conf.schema import Device, LearnerConfig, Offload, Precision
+from conf.schema import Device, LearnerConfig, Offload
 from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
 from trainer.engine.rendezvous import Rendezvous, join
 from trainer.engine.state_file import StateHeader, load_masters, save_masters
 from trainer.engine.torch_engine import clip_gradients
+from trainer.engine.zero_config import deepspeed_config
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -228,29 +227,6 @@ def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
         model=module, optimizer=optimizer, config=deepspeed_config(config), dist_init_required=False
     )
     return engine
-
-
-def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
-    """DeepSpeed's own configuration for one of our learners."""
-    bf16 = config.precision is Precision.bfloat16
-    plain = config.zero_stage == 0 and not bf16
-    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "round_robin_gradients": False}
-    if config.offload_optimizer is Offload.cpu:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # unused: batches are ours
-        "gradient_accumulation_steps": 1,  # boundaries are ours
-        "gradient_clipping": 0.0 if plain else config.optim.max_grad_norm,
-        "steps_per_print": None,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": zero,
-        "bf16": {"enabled": bf16, "check_grad_overflow": True},
-    }
-    if bf16:
-        settings["communication_data_type"] = "fp32"
-    if bf16 and config.zero_stage >= 2:
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return settings
 
 
 def _gather_buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

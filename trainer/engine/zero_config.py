@@ -1,0 +1,34 @@
+"""DeepSpeed's settings for one of our learners: a plain dictionary, DeepSpeed's own format.
+
+In bfloat16, stages 2 and 3 accumulate gradients in float32; stages 0 and 1 in bfloat16, because DeepSpeed's float32
+path there refuses a step whose gradient is exactly zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conf.schema import LearnerConfig, Offload, Precision
+
+
+def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed's own configuration for one of our learners."""
+    bf16 = config.precision is Precision.bfloat16
+    plain = config.zero_stage == 0 and not bf16
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "round_robin_gradients": False}
+    if config.offload_optimizer is Offload.cpu:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # unused: batches are ours
+        "gradient_accumulation_steps": 1,  # boundaries are ours
+        "gradient_clipping": 0.0 if plain else config.optim.max_grad_norm,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": zero,
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},
+    }
+    if bf16:
+        settings["communication_data_type"] = "fp32"
+    if bf16 and config.zero_stage >= 2:
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
