@@ -73,8 +73,8 @@ class _PairBuilder:
     def build(self, row: RawRow) -> PairExample:
         """Raises RowError, also for answers that differ in text but not in tokens."""
         parsed = pair_row(row.columns)
-        chosen = self._encoder.encode_answer(parsed.prompt, parsed.chosen)
-        rejected = self._encoder.encode_answer(parsed.prompt, parsed.rejected)
+        chosen = self._encoder.encode_answer(parsed.prompt, parsed.chosen, finished=parsed.chosen_finished)
+        rejected = self._encoder.encode_answer(parsed.prompt, parsed.rejected, finished=parsed.rejected_finished)
         if chosen.token_ids == rejected.token_ids:
             raise RowError("`chosen` and `rejected` are the same tokens")
         return PairExample(chosen, rejected, parsed.margin, parsed.weight)

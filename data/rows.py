@@ -41,6 +41,8 @@ class PairRow:
     rejected: Side
     margin: float
     weight: float
+    chosen_finished: bool  # False: the answer was cut off, so no end token follows it
+    rejected_finished: bool
 
 
 def prompt_row(columns: Mapping[str, object]) -> PromptRow:
@@ -86,7 +88,13 @@ def pair_row(columns: Mapping[str, object]) -> PairRow:
     if chosen == rejected:
         raise RowError("`chosen` and `rejected` are the same")
     return PairRow(
-        prompt, chosen, rejected, _number(columns, "margin", 0.0), _number(columns, "weight", 1.0, above=0.0)
+        prompt,
+        chosen,
+        rejected,
+        _number(columns, "margin", 0.0),
+        _number(columns, "weight", 1.0, above=0.0),
+        _flag(columns, "chosen_finished", default=True),
+        _flag(columns, "rejected_finished", default=True),
     )
 
 
@@ -156,6 +164,13 @@ def _number(columns: Mapping[str, object], name: str, default: float, above: flo
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
         raise RowError(f"`{name}` is {value!r}; expected a finite number{'' if above == -math.inf else ' above 0'}")
     return float(value)
+
+
+def _flag(columns: Mapping[str, object], name: str, *, default: bool) -> bool:
+    value = columns.get(name)
+    if value is None or isinstance(value, bool):
+        return default if value is None else value
+    raise RowError(f"`{name}` is {value!r}; expected true or false")
 
 
 def _text_or_none(columns: Mapping[str, object], name: str) -> str | None:

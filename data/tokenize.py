@@ -88,8 +88,19 @@ class Encoder:
             return self._plain_prompt(prompt)
         return tuple(self._ids(self._render(self.messages(prompt), open_answer=True)))
 
-    def encode_answer(self, prompt: Side, answer: Side) -> EncodedAnswer:
-        """Prompt and answer, tokenised together, ending with the end token and nothing after it."""
+    def encode_answer(self, prompt: Side, answer: Side, *, finished: bool = True) -> EncodedAnswer:
+        """Prompt and answer, tokenised together, ending with the end token and nothing after it.
+
+        An answer that was cut off (`finished=False`) ends with its last word: an end token there was never sampled.
+        """
+        encoded = self._encode_whole(prompt, answer)
+        if finished:
+            return encoded
+        if len(encoded.token_ids) - encoded.prompt_tokens < 2:
+            raise RowError("the answer has no tokens besides its end")
+        return EncodedAnswer(encoded.token_ids[:-1], encoded.prompt_tokens)
+
+    def _encode_whole(self, prompt: Side, answer: Side) -> EncodedAnswer:
         if not self.has_template:
             return self._plain_answer(prompt, answer)
         turns = self.messages(prompt)

@@ -14,6 +14,7 @@ import regex
 
 from conf.errors import ConfigError
 from data.types import Completion, FinishReason, Prompt
+from reward import taste
 from reward.interfaces import RewardRule, RewardRuleError
 from reward.math_rule import MathRule
 
@@ -108,6 +109,11 @@ def low_token_share(argument: str) -> RewardRule:
     return rule
 
 
+def concise(prompt: Prompt, completion: Completion) -> float:
+    """The taste of a user who likes short, direct, finished answers (reward/taste.py); about -5 to 4."""
+    return taste.score(prompt.text, completion.text, finished=completion.finish_reason is FinishReason.STOP)
+
+
 def _plain_rule(rule: RewardRule) -> Callable[[str], RewardRule]:
     def build(argument: str) -> RewardRule:
         if argument:
@@ -126,6 +132,7 @@ RULES: Mapping[str, RuleKind] = {
     "contains": RuleKind(contains, "text", "contains a text"),
     "matches": RuleKind(matches, "pattern", "matches a regular expression"),
     "letter_share": RuleKind(letter_share, "character", "share of characters"),
+    "concise": RuleKind(_plain_rule(concise), "", "short, direct, finished, no filler: a stated taste"),
     "low_token_share": RuleKind(low_token_share, "id", "share of token ids below a number"),
 }
 

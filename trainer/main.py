@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from cluster.session import session
+from cluster.session import Session, session
 from conf.compose import Composed
 from conf.errors import RaylignError, RunFailed, Stopped, UserError
 from conf.schema import RunConfig
@@ -29,7 +29,7 @@ from trainer.launch.offline import run_pairwise
 from trainer.launch.online import run_online
 from trainer.launch.stage import Stage
 from trainer.launch.summary import offline_summary, online_summary
-from trainer.metrics_log import read_history
+from trainer.metrics_log import MetricHistory, read_history
 from trainer.progress import RunProgress
 from trainer.redaction import Redactor
 from trainer.report import write_report
@@ -44,8 +44,8 @@ def train(composed: Composed) -> int:
     return 0
 
 
-def run(composed: Composed, *, console: Console) -> RunFolder:
-    """As `train`; returns the closed run folder."""
+def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
+    """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
     config = named(composed.config)
     redactor = Redactor.from_environ(os.environ)
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
@@ -62,7 +62,9 @@ def run(composed: Composed, *, console: Console) -> RunFolder:
         ended_well = False
         try:
             with ending_told(folder, composed):
-                summary = _play(config, folder, tracker, console, resumed, len(manifest.starts))
+                with open_session(config, ray_session) as opened:
+                    play = Play(config, folder, opened, tracker, console, resumed, len(manifest.starts))
+                    summary = play.run()
                 folder.write_summary(summary)
             ended_well = True
         finally:
@@ -72,30 +74,51 @@ def run(composed: Composed, *, console: Console) -> RunFolder:
         return folder
 
 
-def _play(
-    config: RunConfig,
-    folder: RunFolder,
-    tracker: Tracker,
-    console: Console,
-    resumed: Checkpoint | None,
-    run_generation: int,
-) -> RunSummary:
-    """The run itself, inside a Ray session and a progress line."""
-    started = time.monotonic()
+@contextmanager
+def open_session(config: RunConfig, given: Session | None) -> Iterator[Session]:
+    """`given`, which its owner closes, or one of this run's own, with room for its roles."""
+    if given is not None:
+        yield given
+        return
     algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
-    requests = role_requests(config, wanted_roles(config, algorithm.roles))
-    first = resumed.state.step if resumed else 0
-    with (
-        session(config.cluster, num_cpus=total_cpus(requests)) as ray_session,
-        RunProgress(console, total_steps=config.num_steps, first_step=first) as progress,
-        stop_signal() as should_stop,
-    ):
-        stage = Stage(config, folder, ray_session, tracker, progress, resumed, run_generation)
-        if Role.ROLLOUT in algorithm.roles:
-            outcome = asyncio.run(run_online(stage, algorithm, should_stop))
-            return online_summary(config, outcome, read_history(folder.metrics), time.monotonic() - started)
-        finished = asyncio.run(run_pairwise(stage, algorithm, should_stop))
-        return offline_summary(config, finished, read_history(folder.metrics), time.monotonic() - started)
+    with session(
+        config.cluster, num_cpus=total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))
+    ) as own:
+        yield own
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """One run between its folder being open and its summary."""
+
+    config: RunConfig
+    folder: RunFolder
+    ray_session: Session
+    tracker: Tracker
+    console: Console
+    resumed: Checkpoint | None
+    run_generation: int
+
+    def run(self) -> RunSummary:
+        """Train to the end."""
+        config, started = self.config, time.monotonic()
+        algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+        first = self.resumed.state.step if self.resumed else 0
+        with (
+            RunProgress(self.console, total_steps=config.num_steps, first_step=first) as progress,
+            stop_signal() as should_stop,
+        ):
+            stage = Stage(
+                config, self.folder, self.ray_session, self.tracker, progress, self.resumed, self.run_generation
+            )
+            if Role.ROLLOUT in algorithm.roles:
+                outcome = asyncio.run(run_online(stage, algorithm, should_stop))
+                return online_summary(config, outcome, self._history(), time.monotonic() - started)
+            finished = asyncio.run(run_pairwise(stage, algorithm, should_stop))
+            return offline_summary(config, finished, self._history(), time.monotonic() - started)
+
+    def _history(self) -> MetricHistory:
+        return read_history(self.folder.metrics)
 
 
 def named(config: RunConfig) -> RunConfig:

@@ -91,8 +91,8 @@ class HeldOutHook:
         return [answer.components.get(self._gold) for answer in answers]
 
     def _read(self, step: int) -> list[JudgedAnswer]:
-        lines = (self._folder / f"step-{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        lines = (self._folder / f"step-{step:06d}.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
         return [JudgedAnswer(**{**row, "finish_reason": FinishReason(row["finish_reason"])}) for row in rows]
 
     @staticmethod
