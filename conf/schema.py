@@ -212,8 +212,9 @@ class SyncConfig:
     """Bytes sent at once."""
     timeout_s: float = 300.0
     """Deadline of each phase."""
-    max_canary_gap: float = 0.05
-    """Nats; 1e-3 holds in float32."""
+    max_canary_gap: float = 0.2
+    """Nats, mean over the canary tokens. Two right bfloat16 implementations differ by about 0.06 (single tokens by
+    0.5, so the mean is compared); in float32 1e-3 holds, set it there."""
     canary_prompts: int = 2
     """Fixed prompts whose log-probs engine and trainer compare after every publication."""
     verify_columns: int = 0

@@ -20,6 +20,9 @@ def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
     if device is Device.cpu:
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process less: the worker lives in the engine core
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # Ray and the learners share these cores
+        # Roles outnumber cores: a thread that spins at a barrier burns the core its peer needs. Measured on a busy
+        # machine, two threads, SmolLM2-135M fp32: 37 ms of CPU a token spinning, 5 ms not.
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
         if config.threads_per_worker:
             variables["OMP_NUM_THREADS"] = str(config.threads_per_worker)
     return variables

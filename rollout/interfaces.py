@@ -72,7 +72,7 @@ class VerifyReport:
     digests: Mapping[str, str]  # of the *served* weights, by Hugging Face name
     mismatched: tuple[str, ...]  # names whose served weights differ from the manifest
     missing: tuple[str, ...]  # names of the manifest that never arrived
-    canary_gap: float  # max absolute difference over all canary tokens, nats
+    canary_gap: float  # mean absolute difference over the canary tokens, nats; infinite when one is not finite
 
     def passed(self, max_canary_gap: float) -> bool:
         """True when the engine may serve."""

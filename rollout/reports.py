@@ -10,9 +10,14 @@ from rollout.interfaces import Canary, VerifyReport
 
 
 def canary_gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) -> float:
-    """Largest absolute difference, nats; infinite when one side has a number that is not finite."""
+    """Mean absolute difference, nats; infinite when one side has a number that is not finite.
+
+    Not the largest one: between two correct bfloat16 implementations of SmolLM2-135M single unlikely tokens differ by
+    0.5 nats while the mean is 0.06; weights that are 1 % off move the mean to 0.11 and the largest to 0.9.
+    """
     gaps = [abs(a - b) for c, row in zip(canaries, scored, strict=True) for a, b in zip(c.logprobs, row, strict=True)]
-    return max((gap if math.isfinite(gap) else math.inf for gap in gaps), default=0.0)
+    mean = sum(gaps) / len(gaps) if gaps else 0.0
+    return mean if math.isfinite(mean) else math.inf
 
 
 def combine_ranks(version: int, ranks: Sequence[Sequence[Sequence]], gap: float) -> VerifyReport:

@@ -151,5 +151,5 @@ def test_ranks_become_one_report() -> None:
 
 def test_a_canary_that_is_not_a_number_fails() -> None:
     canary = Canary((1, 2), (-1.0,))
-    assert canary_gap([canary], [[-1.5]]) == 0.5
+    assert canary_gap([canary, Canary((1, 2, 3), (-1.0, -2.0))], [[-1.5], [-1.0, -2.25]]) == 0.25
     assert not combine_ranks(1, [], canary_gap([canary], [[float("nan")]])).passed(0.05)
