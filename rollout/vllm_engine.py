@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from vllm import SamplingParams as VLLMSampling
@@ -30,6 +31,10 @@ from rollout.reports import canary_gap, combine_ranks
 from rollout.sampling import sample_seed
 
 EXTENSION = "rollout.vllm_extension.WeightReceiver"
+
+
+CPU_BATCH_TOKENS = 4096
+"""Tokens of one engine step on CPU; a prompt that does not fit waits for the next step."""
 
 
 class VLLMEngine:
@@ -80,9 +85,8 @@ class VLLMEngine:
         (through the sampler, as generation does): exact but one request a token, meant for checks.
         """
         async with self._guard("score_tokens", self._sync.timeout_s):
-            if temperature == 1.0:
-                return await gather_or_cancel([self._prompt_logprobs(ids) for ids in token_ids])
-            return await gather_or_cancel([self._next_token_logprobs(ids, temperature) for ids in token_ids])
+            one = self._prompt_logprobs if temperature == 1.0 else partial(self._next_token_logprobs, temperature)
+            return await gather_or_cancel([one(ids) for ids in token_ids])
 
     async def begin_update(self, manifest: WeightManifest, *, native: bool = False) -> None:
         """Let running requests finish, hold new ones back, drop caches, announce the tensors.
@@ -114,9 +118,8 @@ class VLLMEngine:
             await self._engine.resume_generation()  # for the canaries; rollouts are held back by our own phase
         scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
         report = combine_ranks(manifest.version, ranks, canary_gap(canaries, scored))
-        passed = report.passed(self._sync.max_canary_gap)
         self._verified = manifest.version
-        await self._gate.enter(Phase.VERIFIED if passed else Phase.REFUSED)
+        await self._gate.enter(Phase.VERIFIED if report.passed(self._sync.max_canary_gap) else Phase.REFUSED)
         return report
 
     async def resume(self, version: int) -> None:
@@ -176,6 +179,10 @@ class VLLMEngine:
             max_num_seqs=config.max_concurrent,
             tensor_parallel_size=config.tensor_parallel_size,
             enforce_eager=config.enforce_eager,
+            # vLLM 0.32 cannot rewind a CPU generator: a seeded request whose prompt is split over two batches kills the
+            # engine ("CPU Generator does not use offset"). So on CPU a prompt is never split.
+            enable_chunked_prefill=False if on_cpu else None,
+            max_num_batched_tokens=max(config.max_model_len, CPU_BATCH_TOKENS) if on_cpu else None,
             enable_prefix_caching=True,  # the samples of one prompt share its keys and values
             kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30) if on_cpu else None,
             gpu_memory_utilization=config.gpu_memory_utilization,
@@ -206,7 +213,7 @@ class VLLMEngine:
         rows = output.prompt_logprobs or []
         return [float(row[token].logprob) for row, token in zip(rows[1:], ids[1:], strict=True) if row is not None]
 
-    async def _next_token_logprobs(self, ids: Sequence[int], temperature: float) -> list[float]:
+    async def _next_token_logprobs(self, temperature: float, ids: Sequence[int]) -> list[float]:
         async def one(position: int) -> float:
             params = VLLMSampling(
                 max_tokens=1, temperature=temperature, logprob_token_ids=[ids[position]], detokenize=False
