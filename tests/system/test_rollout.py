@@ -74,17 +74,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workers(folder: Path) -> Iterator[list[RayWorkerHandle]]:
+def cluster() -> Iterator[None]:
     with session(ClusterConfig(object_store_gb=0.2), num_cpus=2):
-        env = engine_environment(CONFIG, Device.cpu)
-        specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(2)]
-        handles = [spawn_worker(spec, options={"num_cpus": 0.5}, env_vars=env) for spec in specs]
+        yield
 
-        async def start() -> None:
-            await asyncio.gather(*(handle.start(300) for handle in handles))
 
-        asyncio.run(start())
-        yield handles
+@pytest.fixture(scope="module")
+def workers(folder: Path, cluster: None) -> list[RayWorkerHandle]:
+    env = engine_environment(CONFIG, Device.cpu)
+    specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(2)]
+    handles = [spawn_worker(spec, options={"num_cpus": 0.5}, env_vars=env) for spec in specs]
+
+    async def start() -> None:
+        await asyncio.gather(*(handle.start(300) for handle in handles))
+
+    asyncio.run(start())
+    return handles
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -185,20 +190,19 @@ class Recorder:
         return self.calls
 
 
-def test_native_control_calls_reach_every_worker_with_ranks_of_their_own_and_a_deadline() -> None:
-    with session(ClusterConfig(object_store_gb=0.1), num_cpus=2):
-        actors = {f"rollout/{i}": Recorder.remote() for i in range(2)}
-        client = NativeClient(actors, ranks_per_worker=2, timeout_s=60)
-        client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 5})
-        client.start_weight_update()
-        client.update_weights({"names": ["a"], "dtype_names": ["float32"], "shapes": [[1]]})
-        client.finish_weight_update()
-        seen = ray.get([actor.seen.remote() for actor in actors.values()], timeout=60)
-        assert [calls[0] for calls in seen] == [("init", 1), ("init", 3)]
-        assert all(calls[1:] == [("start", None), ("receive", ["a"]), ("finish", None)] for calls in seen)
-        impatient = NativeClient({"rollout/1": actors["rollout/1"]}, ranks_per_worker=2, timeout_s=0.5)
-        with pytest.raises(EngineDead, match=r"rollout/1 did not finish update_weights within 0\.5 s"):
-            impatient.update_weights({"names": ["hang"]})
+def test_native_control_calls_reach_every_worker_with_ranks_of_their_own_and_a_deadline(cluster: None) -> None:
+    actors = {f"rollout/{i}": Recorder.remote() for i in range(2)}
+    client = NativeClient(actors, ranks_per_worker=2, timeout_s=60)
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 5})
+    client.start_weight_update()
+    client.update_weights({"names": ["a"], "dtype_names": ["float32"], "shapes": [[1]]})
+    client.finish_weight_update()
+    seen = ray.get([actor.seen.remote() for actor in actors.values()], timeout=60)
+    assert [calls[0] for calls in seen] == [("init", 1), ("init", 3)]
+    assert all(calls[1:] == [("start", None), ("receive", ["a"]), ("finish", None)] for calls in seen)
+    impatient = NativeClient({"rollout/1": actors["rollout/1"]}, ranks_per_worker=2, timeout_s=0.5)
+    with pytest.raises(EngineDead, match=r"rollout/1 did not finish update_weights within 0\.5 s"):
+        impatient.update_weights({"names": ["hang"]})
 
 
 def test_what_the_native_sender_announces_is_what_it_sends() -> None:
