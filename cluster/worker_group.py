@@ -26,6 +26,7 @@ from ray.exceptions import (
 )
 
 from cluster.errors import FailureKind, RoleError
+from conf.errors import RaylignError, UserError
 
 _SETTLE_S = 3.0
 """After a first failure, how long the other ranks' failures are awaited: when a rank dies, its peers' broken
@@ -42,7 +43,7 @@ class WorkerGroup:
     def __init__(self, role: str, actors: Sequence[ActorHandle]) -> None:
         self.role = role
         self.actors = tuple(actors)
-        self._broken: RoleError | None = None
+        self._broken: RaylignError | None = None
 
     @classmethod
     def spawn(
@@ -71,7 +72,8 @@ class WorkerGroup:
     async def call(self, each: RankCall, *, verb: str, timeout_s: float) -> list[Any]:
         """`each(actor, rank)` on all ranks; the results in rank order.
 
-        Raises RoleError naming rank, verb and cause on the first failure, or all late ranks at the deadline.
+        Raises RoleError naming rank, verb and cause on the first failure, or all late ranks at the deadline. What a
+        rank refuses with a UserError (a folder that is no model) is the user's to mend and raised as it is.
         """
         if self._broken is not None:
             raise self._broken
@@ -108,14 +110,17 @@ class WorkerGroup:
 
     def _first_error(
         self, tasks: Sequence[asyncio.Future[Any]], ranks: tuple[int, ...], *, verb: str, timeout_s: float
-    ) -> RoleError | None:
+    ) -> RaylignError | None:
         failures = [
             (rank, *classify(task.exception())) for rank, task in zip(ranks, tasks, strict=True) if _failed(task)
         ]
         if failures:
             rank, kind, cause = max(failures, key=lambda f: f[1].severity)  # the earliest rank among equals
+            raised = tasks[ranks.index(rank)].exception()
+            if (refused := refusal(raised)) is not None:
+                return refused
             error = RoleError(role=self.role, ranks=(rank,), verb=verb, kind=kind, cause=cause)
-            error.__cause__ = tasks[ranks.index(rank)].exception()
+            error.__cause__ = raised
             return error
         late = tuple(rank for rank, task in zip(ranks, tasks, strict=True) if not task.done())
         if late:
@@ -157,6 +162,12 @@ def classify_cause(error: RayTaskError) -> tuple[FailureKind, str]:
     if isinstance(cause, RayError | TimeoutError) and not isinstance(cause, RayTaskError):
         return classify(cause)
     return FailureKind.RAISED, f"{type(cause).__name__}: {_line(cause)}"
+
+
+def refusal(error: BaseException | None) -> UserError | None:
+    """The UserError that a rank raised, as the rank raised it; None for any other failure."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return cause if isinstance(cause, UserError) else None
 
 
 def _awaited(ref: ray.ObjectRef[Any]) -> asyncio.Future[Any]:

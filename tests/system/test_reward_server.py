@@ -12,11 +12,11 @@ import pytest
 import ray
 from transformers import AutoTokenizer
 
-from cluster.errors import RoleError
 from cluster.placement import RoleRequest, plan_placement
 from cluster.reserve import reserve
 from cluster.runtime_env import RoleEnv
 from cluster.session import Session, session
+from conf.errors import ModelLoadError
 from conf.schema import ClusterConfig, Device, PlacementStrategy, Precision, RewardConfig, RuleRewardConfig
 from data.sample_model import tiny_model
 from data.types import (
@@ -145,5 +145,6 @@ def test_what_cannot_be_scored_fails_by_name_and_alone(cluster: Session, config:
 def test_a_model_that_cannot_be_loaded_is_named_at_start(
     cluster: Session, config: RewardConfig, tmp_path: Path
 ) -> None:
-    with pytest.raises(RoleError, match=r"reward rank 0 raised during start: ModelLoadError.*does not exist"):
+    with pytest.raises(ModelLoadError, match=r"^model folder .*nothing does not exist") as refused:
         asyncio.run(start(cluster, replace(config, model=str(tmp_path / "nothing")), replicas=1))
+    assert refused.value.exit_code == 2

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from conf.errors import ModelLoadError
 from conf.schema import Precision
 from data.types import TokenBatch
 from trainer.models.causal_lm import CausalLM
@@ -24,10 +25,6 @@ from trainer.models.packed_attention import PACKED_ATTENTION, packed_inputs
 from trainer.models.scalar_head import ScalarModel, init_score
 
 SCORE_WEIGHT = "score.weight"
-
-
-class ModelLoadError(ValueError):
-    """A folder that cannot be the model asked for; the message names the folder and the fix."""
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
+from conf.errors import ModelLoadError
 from conf.schema import Precision
-from trainer.models.loading import ModelLoadError, export_hf, load_causal_lm, load_scalar_model
+from trainer.models.loading import export_hf, load_causal_lm, load_scalar_model
 
 FP32 = Precision.float32
 
