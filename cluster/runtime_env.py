@@ -31,6 +31,22 @@ _OFFLINE = {
     "PYTHONFAULTHANDLER": "1",  # a native crash leaves a stack in the role's log
 }
 
+_PATIENT = {
+    # Roles take turns on the cores: a thread pool that spins while it waits burns the cores of the role whose turn it
+    # is (37 ms of CPU a token against 5 ms, measured with two engine threads).
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+}
+
+_CPU_MALLOC = {
+    # glibc hands every large block back to the kernel and faults it in again, page by page: 145 ms for a 100 MB tensor
+    # that is written once, against 13 ms when the heap keeps its pages (measured; the write itself takes 4 ms).
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class RoleEnv:
@@ -45,12 +61,13 @@ class RoleEnv:
         threads = str(max(1, self.threads))
         variables = {
             **_OFFLINE,
+            **_PATIENT,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
         }
         if self.device is Device.cpu:
-            variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+            variables |= {**_CPU_MALLOC, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         if self.loopback:
             variables |= {"GLOO_SOCKET_IFNAME": "lo"}
         return variables

@@ -44,6 +44,9 @@ USER_NOISE = 0.33
 
 MAX_NEW_TOKENS = 64
 
+NUM_QUESTIONS = 120
+"""Questions answered twice for the user to pick."""
+
 HELD_OUT_EVERY = 5
 """Every so-manieth pick is kept from the reward model, to measure it."""
 
@@ -129,7 +132,7 @@ async def _collect(model: Path, stage: Path, seed: int) -> tuple[Path, Path]:
             return [await reader.rollout_group(handle) for handle in await worker.generate(requests)]
 
         picks = await collect_picks(
-            demo_questions(),
+            demo_questions()[:NUM_QUESTIONS],
             ask,
             encode,
             SimulatedUser(concise, USER_NOISE, seed),
