@@ -107,6 +107,13 @@ _POLICY = (
         "Far from 1: see rollout/logprob_gap.", low=0.8, high=1.2,
     ),
     MetricHelp(
+        "policy/tokens", "Policy's tokens", "tokens",
+        "Prompt and answer tokens the policy's update went through, every pass counted.",
+    ),
+    MetricHelp(
+        "policy/seconds", "Policy update", "s", "Seconds of the policy's update, by its first rank.",
+    ),
+    MetricHelp(
         "critic/loss", "Critic loss", "loss", "Clipped squared error of the value estimates.",
         "Not falling: raise critic.optim.lr or start the critic from the reward model.", goal=Goal.DOWN,
     ),
@@ -130,6 +137,8 @@ _POLICY = (
     MetricHelp("critic/return_std", "Return spread", "score", "Standard deviation of the returns."),
     MetricHelp("critic/value_mean", "Value", "score", "Mean value estimate; it should follow critic/return_mean."),
     MetricHelp("critic/lr", "Critic's learning rate", "", "The critic's learning rate in this step."),
+    MetricHelp("critic/tokens", "Critic's tokens", "tokens", "As policy/tokens, of the critic's update."),
+    MetricHelp("critic/seconds", "Critic update", "s", "As policy/seconds, of the critic's update."),
 )  # fmt: skip
 
 _ROLLOUT = (

@@ -1,0 +1,111 @@
+"""README.md is run: every command as it stands there, its tree against the disk, its algorithm on real numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.sample_model import tiny_model
+from data.types import ScoredBatch, TokenBatch
+from tests.system.tiny_runs import question_rows
+from trainer.metrics_log import read_history
+from trainer.run_folder import RunPaths
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+DEADLINE_S = 500
+
+
+def blocks(kind: str) -> list[str]:
+    """The fenced blocks of one kind, in order."""
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    """One command each, continued lines joined."""
+    return block.replace("\\\n", " ").strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the files that README's commands name."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    tiny_model(folder / "my-model", tie=True)
+    (folder / "prompts.jsonl").write_text(question_rows(16))
+    pairs = ({"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": "I do not know " * 3} for i in range(32))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return folder
+
+
+@pytest.mark.system
+@pytest.mark.slow
+@pytest.mark.timeout(len(blocks("sh")) * DEADLINE_S)
+def test_the_commands_do_what_is_said(folder: Path) -> None:
+    """In the order of the page, as a person with the environment activated types them."""
+    env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    told: dict[str, str] = {}
+    for command in [command for block in blocks("sh") for command in commands(block)]:
+        done = subprocess.run(
+            command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        told[command.split()[1]] = done.stdout
+    assert told.keys() == {"doctor", "plan", "train", "export", "report"}
+    assert "raylign plan" in told["plan"] and "Placement" in told["plan"]
+    for name in ("my-ppo", "my-grpo", "my-rloo", "my-reinforce-pp"):
+        run = RunPaths(folder / "runs" / name)
+        assert [row.step for row in read_history(run.metrics).rows] == [1, 2, 3]
+        assert run.report.is_file() and run.summary.is_file()
+    assert Path(told["report"].strip()) == Path("runs/my-ppo/report.html")
+    config = json.loads((folder / "my-better-model" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_the_tree_is_the_disk() -> None:
+    (tree,) = [block for block in blocks("") if "trainer/ " in block]
+    shown = re.findall(r"^([a-z]+)/ ", tree, flags=re.MULTILINE)
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    on_disk = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in ignored and path.suffix != ".egg-info"
+    }
+    assert shown == sorted(on_disk)
+
+
+def test_the_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_the_algorithm_works_in_ten_lines() -> None:
+    """It is what the loop needs, and it does what its docstring says."""
+    (text,) = blocks("python")
+    code = [line for line in text.splitlines() if line.strip() and not line.startswith(("from", "import"))]
+    assert len(code) <= 10
+    names: dict[str, type] = {"__name__": "wins"}
+    sys.modules["wins"] = type(sys)("wins")  # where dataclasses look for the names of its annotations
+    exec(compile(text, "README.md", "exec"), names)
+    algorithm = names["Wins"](names["WinsConfig"]())
+    masks = [[False, True], [False, True], [False, True]]
+    tokens = TokenBatch.from_sequences([[0, 1]] * 3, masks)
+    flat = torch.where(tokens.response_mask, -1.0, 0.0)
+    batch = ScoredBatch(
+        tokens=tokens,
+        group=torch.tensor([0, 0, 0]),
+        scores=torch.tensor([9.0, 1.0, 2.0]),
+        truncated=torch.tensor([False, False, False]),
+        logprobs=flat,
+        ref_logprobs=flat,
+        estimates=None,
+    )
+    assert algorithm.estimate(batch, kl_coef=0.1).advantages.tolist() == [0, 1, 0, -1, 0, -1]
+    assert algorithm.config.name == "wins" and "rollout" in {role.value for role in algorithm.roles}
