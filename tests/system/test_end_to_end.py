@@ -1,0 +1,163 @@
+"""Each online algorithm with every role real: it learns, and what it leaves behind is what was promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.runtime_env import RoleEnv
+from cluster.session import Session
+from conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
+from rollout.interfaces import GenerationRequest
+from rollout.worker import WorkerSpec, spawn_worker
+from tests.system.tiny_runs import PPO_STEPS, RULE, play, run_settings
+from trainer.checkpoint import open_checkpoint
+from trainer.glossary import describe
+from trainer.metrics_log import MetricHistory, read_history
+from trainer.run_folder import RunPaths
+from trainer.samples import read_samples
+from trainer.summary import read_summary
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+STEPS = 12
+CONTRACT = {
+    "reward/mean", "reward/std", "reward/low_token_share", "reward/failed", "policy/loss", "policy/kl",
+    "policy/approx_kl", "policy/entropy", "policy/clip_fraction", "policy/grad_norm", "policy/lr", "policy/kl_coef",
+    "rollout/response_length", "rollout/truncated_ratio", "rollout/logprob_gap", "rollout/logprob_gap_max",
+    "sync/seconds", "sync/bytes", "sync/verified", "sync/canary_gap", "time/step", "time/generation", "time/sync",
+}  # fmt: skip
+CRITIC = {"critic/loss", "critic/explained_variance", "critic/clip_fraction", "critic/grad_norm"}
+
+
+def column(history: MetricHistory, name: str) -> list[float]:
+    """A metric of every trained step, none missing and none that is no number."""
+    values = [value for step, value in history.series(name) if step > 0]
+    assert all(value is not None for value in values), f"{name}: {values}"
+    return [value for value in values if value is not None]
+
+
+def check_metrics(run: RunPaths, steps: int, *, critic: bool) -> None:
+    """One line a step, in the words of the contract, and the numbers that must hold in float32."""
+    history = read_history(run.metrics)
+    trained = [row for row in history.rows if row.step > 0]
+    assert [row.step for row in trained] == list(range(1, steps + 1)) and history.unreadable_lines == 0
+    for row in trained:
+        assert row.values.keys() >= CONTRACT | (CRITIC if critic else set())
+        assert critic or not any(name.startswith("critic/") for name in row.values)
+    unknown = [n for n in history.names() if describe(n) is None]
+    assert not unknown, f"names that docs/metrics.md does not explain: {unknown}"
+    assert abs(column(history, "policy/kl")[0]) < 1e-4, "before the first update policy and reference are one model"
+    assert abs(column(history, "policy/kl")[-1]) > 1e-3, "the policy was trained, so it has left the reference"
+    assert max(column(history, "rollout/logprob_gap_max")) < 1e-3
+    assert max(column(history, "sync/canary_gap")) < 1e-3
+    assert column(history, "sync/verified") == [2.0] * steps
+    assert column(history, "reward/failed") == [0.0] * steps
+
+
+def check_samples(run: RunPaths, steps: int) -> None:
+    """Every sample of every step, drawn by the policy of the step before, with the reward its tokens earn."""
+    limit, means = int(RULE.partition(":")[2]), []
+    for step in range(1, steps + 1):
+        rows = read_samples(run.samples_file(step))
+        assert len(rows) == len({row.key for row in rows}) == 64
+        assert {(row.min_policy_version, row.max_policy_version) for row in rows} == {(step - 1, step - 1)}
+        for row in rows:
+            earned = sum(token < limit for token in row.response_ids) / len(row.response_ids)
+            assert row.reward_components["low_token_share"] == pytest.approx(earned)
+            assert len(row.rollout_logprobs) == len(row.response_ids) and row.advantage is not None
+        means.append(fmean(row.reward_components["low_token_share"] for row in rows))
+    assert means == pytest.approx(column(read_history(run.metrics), "reward/low_token_share"), abs=1e-5)
+
+
+def check_ending(run: RunPaths, algorithm: str, steps: int) -> None:
+    """Summary, checkpoint and report."""
+    summary = read_summary(run.summary)
+    assert (summary.algorithm, summary.steps) == (algorithm, steps) and summary.seconds_total > 0
+    newest = run.checkpoints / (run.checkpoints / "LATEST").read_text().strip()
+    assert open_checkpoint(newest).state.step == steps  # every byte is verified
+    page = run.report.read_text(encoding="utf-8")
+    assert algorithm in page
+    outside = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//[^"')\s]+|@import""", page)
+    assert not outside, outside
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo", "reinforce_pp"])
+def test_a_run_learns_and_leaves_what_it_promised(
+    algorithm: str, ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+) -> None:
+    settings = run_settings(algorithm, tiny_model_dir, questions, tmp_path)
+    run = play([*settings, f"num_steps={STEPS}", f"name={algorithm}"], ray_session)
+
+    check_metrics(run, STEPS, critic=algorithm == "ppo")
+    check_samples(run, STEPS)
+    check_ending(run, algorithm, STEPS)
+    rewards = column(read_history(run.metrics), "reward/low_token_share")
+    assert fmean(rewards[-3:]) > fmean(rewards[:3]) + LEARNED, rewards
+
+
+LEARNED = 0.1
+"""Rise of the mean reward from the first three steps to the last three. By chance it would be 0 +- 0.01: a mean over
+3 x 64 answers of 16 tokens."""
+
+
+def test_the_export_answers_as_the_engine_that_serves_it(
+    ppo_run: RunPaths, ray_session: Session, tiny_model_dir: Path
+) -> None:
+    """Transformers loads it, it is not the model the run began with, and a new engine gives its log-probs."""
+    folder = ppo_run.export / f"step-{PPO_STEPS}"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny_model_dir).chat_template
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    start = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    assert not torch.equal(model.model.embed_tokens.weight, start.model.embed_tokens.weight)
+
+    prompt = Prompt("p", (), tuple(tokenizer("What is a river?")["input_ids"]))
+    group = asyncio.run(_sample(folder, prompt))
+    for completion in group.completions:
+        tokens = torch.tensor([[*prompt.token_ids, *completion.response_ids]])
+        with torch.no_grad():
+            table = model(tokens).logits[0, :-1].log_softmax(-1)
+        own = table.gather(1, tokens[0, 1:, None])[len(prompt.token_ids) - 1 :, 0].tolist()
+        assert completion.rollout_logprobs == pytest.approx(own, abs=1e-3)
+
+
+async def _sample(folder: Path, prompt: Prompt) -> RolloutGroup:
+    rollout = RolloutConfig(precision=Precision.float32, max_model_len=128, kv_cache_gb=0.1, threads_per_worker=1)
+    worker = spawn_worker(
+        WorkerSpec("rollout/0", str(folder), rollout, SyncConfig(), Device.cpu),
+        options={"num_cpus": 0.5},
+        env_vars=RoleEnv(Device.cpu, threads=1).variables(),
+    )
+    try:
+        await worker.start(300)
+        keys = tuple(SampleKey(0, prompt.prompt_id, k) for k in range(3))
+        (handle,) = await worker.generate(
+            [GenerationRequest(prompt, keys, SamplingParams(temperature=1.0, max_new_tokens=16, seed=3))]
+        )
+        return ray.get(handle.ref, timeout=60)
+    finally:
+        worker.kill()
+
+
+def test_held_out_answers_are_scored_before_and_after(ppo_run: RunPaths) -> None:
+    """The figures of summary.json are the means of the answers that are on disk beside it."""
+    summary = read_summary(ppo_run.summary)
+    pairs = [json.loads(line) for line in ppo_run.answers.read_text().splitlines()]
+    assert len(pairs) == 4
+    assert summary.gold_score_before == pytest.approx(fmean(pair["gold_before"] for pair in pairs))
+    assert summary.gold_score_after == pytest.approx(fmean(pair["gold_after"] for pair in pairs))
+    assert any(pair["before"] != pair["after"] for pair in pairs)
+    assert summary.preference_comparisons == 4 and summary.preference_vs_start is not None
+    assert summary.fluency_before is not None and summary.fluency_after is not None
+    assert math.isfinite(summary.fluency_before) and summary.fluency_after != summary.fluency_before
