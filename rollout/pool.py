@@ -23,6 +23,10 @@ CALLS_PER_WORKER = 16
 """Calls a worker's share of one step is cut into: more lose less when it dies, fewer cost the controller less."""
 
 
+_LOOK_S = 1.0
+"""How often a wait for results looks up: a worker that `probe` found dead meanwhile is given up this soon."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolCounts:
     """Figures since the pool was made."""
@@ -125,7 +129,7 @@ class RolloutPool:
                 self._dispatch(queue, running, requests)
                 if not running:
                     raise EngineDead(f"no rollout worker serves: {self._states()}")
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     job, member = running.pop(task)
                     self._collect(task, job, member, results, queue)

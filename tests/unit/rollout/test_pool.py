@@ -243,3 +243,20 @@ async def test_what_would_make_wrong_numbers_is_refused() -> None:
         await pool.generate(prompts(1), epoch=0, samples_per_prompt=1, sampling=nucleus)
     with pytest.raises(ValueError, match="occurs twice"):
         await pool.generate(prompts(1) * 2, epoch=0, samples_per_prompt=1, sampling=SAMPLING)
+
+
+async def test_a_silent_worker_that_a_probe_finds_dead_is_not_waited_for():
+    async def hang(call: int) -> None:
+        await asyncio.sleep(3600)
+
+    silent, good = SimulatedWorker("silent", hang), SimulatedWorker("good")
+    pool = await pool_of(silent, good, timeout_s=20.0)
+    running = asyncio.create_task(pool.generate(prompts(4), epoch=0, samples_per_prompt=1, sampling=SAMPLING))
+    while not silent.calls or len(good.served) < 2:  # nothing but the silent worker's call is left to wait for
+        await asyncio.sleep(0.05)
+    silent.alive = False
+    await pool.probe()
+
+    async with asyncio.timeout(5.0):
+        handles = await running
+    assert len(handles) == 4 and len(good.served) == 4
