@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import AuthenticationError
 
 from cluster.placement import NodeSupply
+from cluster.probe import cluster_supply
 from cluster.runtime_env import LOOPBACK_IP, in_ray_job, job_runtime_env, ray_process_env
 from conf.errors import ClusterError
 from conf.schema import ClusterConfig
@@ -106,13 +107,18 @@ def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
 
 
 def _join(address: str) -> Session:
+    """Raises ClusterError also for an address where nothing answers, on which `ray.init` would wait for ever."""
+    if not in_ray_job():  # its cluster is the one that started it
+        cluster_supply(address)
+    return connect(address, job_runtime_env(local=False))
+
+
+def connect(address: str, runtime_env: Mapping[str, object]) -> Session:
+    """Join, however long Ray takes: see cluster/probe.py. Raises ClusterError when there is nothing to join."""
     ray_process_env(token_path=None)
     try:
         context = ray.init(
-            address=address,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            runtime_env=dict(job_runtime_env(local=False)),
+            address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=dict(runtime_env)
         )
     except AuthenticationError as error:
         raise ClusterError(

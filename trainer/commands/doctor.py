@@ -124,7 +124,7 @@ def _gpus() -> Finding:
 
 
 def _cluster(address: str) -> Finding:
-    from trainer.commands.supply import cluster_supply
+    from cluster.probe import cluster_supply
 
     try:
         nodes = cluster_supply(address)

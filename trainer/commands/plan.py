@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
+from cluster.probe import cluster_supply
 from cluster.runtime_env import in_ray_job
 from conf.checks import Needs
 from conf.compose import Composed
@@ -17,7 +18,6 @@ from data.preferences import load_pairs
 from data.prompts import load_prompts
 from data.quarantine import LoadReport
 from data.tokenize import load_tokenizer
-from trainer.commands.supply import cluster_supply
 from trainer.configuration import needs, roles
 from trainer.launch.demand import role_requests
 from trainer.tracking import resolve_mode
