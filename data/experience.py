@@ -96,6 +96,7 @@ def assemble(
         first = next((o.reason for o in outcomes if isinstance(o, RewardFailure)), "there were no samples")
         raise RunFailed(f"reward: none of the step's {len(keys)} samples has a score; first: {first}")
     batch, rollout_logprobs = _scored(groups, rows, rewards, stages)
+    _check_masks(batch.tokens)
     estimate = algorithm.estimate(batch, kl_coef=kl_coef)
     lengths = trained_tokens(batch.tokens).clamp(min=1)
     means = (sequence_sum(estimate.advantages, batch.tokens) / lengths).tolist()
@@ -103,6 +104,7 @@ def assemble(
     critic = None
     if batch.estimates is not None and estimate.returns is not None:
         critic = CriticExperience(batch.tokens, batch.estimates.values, estimate.returns)
+    gap = {} if stages.logprobs is None else _gap_metrics(batch, rollout_logprobs)
     mean_kl = math.nan
     if batch.ref_logprobs is not None:
         mean_kl = float(sequence_sum(batch.logprobs - batch.ref_logprobs, batch.tokens).mean())
@@ -110,7 +112,7 @@ def assemble(
         policy=policy,
         critic=critic,
         advantages={reward.key: mean for reward, mean in zip(rewards, means, strict=True)},
-        metrics={**_reward_metrics(rewards), **_rollout_metrics(batch, rollout_logprobs), **estimate.metrics},
+        metrics={**_reward_metrics(rewards), **_rollout_metrics(batch), **gap, **estimate.metrics},
         mean_kl=mean_kl,
     )
 
@@ -172,13 +174,22 @@ def _reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
     }
 
 
-def _rollout_metrics(batch: ScoredBatch, rollout_logprobs: Tensor) -> dict[str, float]:
-    """`logprob_gap`: mean absolute difference of engine and trainer over response tokens, nats; 0 if not recomputed."""
-    mask = batch.tokens.response_mask
-    gap = (batch.logprobs - rollout_logprobs)[mask].abs()
+def _rollout_metrics(batch: ScoredBatch) -> dict[str, float]:
     return {
         "rollout/response_length": float(trained_tokens(batch.tokens).float().mean()),
         "rollout/truncated_ratio": float(batch.truncated.float().mean()),
-        "rollout/logprob_gap": float(gap.mean()) if gap.numel() else 0.0,
-        "rollout/logprob_gap_max": float(gap.max()) if gap.numel() else 0.0,
     }
+
+
+def _gap_metrics(batch: ScoredBatch, rollout_logprobs: Tensor) -> dict[str, float]:
+    """Absolute difference of engine and trainer over response tokens, nats. Only where the trainer recomputed them."""
+    gap = (batch.logprobs - rollout_logprobs)[batch.tokens.response_mask].abs()
+    return {"rollout/logprob_gap": float(gap.mean()), "rollout/logprob_gap_max": float(gap.max())}
+
+
+def _check_masks(tokens: TokenBatch) -> None:
+    """Raises RunFailed when a sample would train nothing, or its prompt too."""
+    trained, lengths = trained_tokens(tokens), tokens.cu_seqlens.diff()
+    wrong = int(((trained < 1) | (trained >= lengths)).sum())
+    if wrong:
+        raise RunFailed(f"rollout: {wrong} of {tokens.num_sequences} samples have an empty answer or an empty prompt")

@@ -40,6 +40,10 @@ class MetricHistory:
         """(step, value) of one metric, over the steps that have it."""
         return tuple((row.step, row.values[name]) for row in self.rows if name in row.values)
 
+    def latest(self) -> Mapping[str, float]:
+        """The newest value of each metric that has one."""
+        return {name: value for row in self.rows for name, value in row.values.items() if value is not None}
+
     def names(self) -> tuple[str, ...]:
         """Every metric name, sorted."""
         return tuple(sorted({name for row in self.rows for name in row.values}))

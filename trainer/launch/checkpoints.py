@@ -113,10 +113,10 @@ async def restore_online(
     roles = {_POLICY: policy} | ({_CRITIC: critic} if critic else {})
     await asyncio.gather(*(role.restore(str(checkpoint.role(name))) for name, role in roles.items()))
     state = checkpoint.state
-    reward.restore(ShapingState(**{name: float(value) for name, value in state.reward.items()}))
+    reward.restore(ShapingState(**_numbers(state.reward)))
     state.rng.restore()
-    kl = dict(state.kl)
-    return OnlineProgress(state.step, KLState(KLController(kl.pop("controller")), **kl), _position(state.data))
+    kl = KLState(KLController(state.kl["controller"]), **_numbers(state.kl))
+    return OnlineProgress(state.step, kl, _position(state.data))
 
 
 async def restore_offline(checkpoint: Checkpoint, learner: Stateful) -> OfflineProgress:
@@ -130,6 +130,10 @@ async def _save(store: CheckpointStore, roles: Mapping[str, Stateful], state: Ru
     draft = store.begin(state.step)
     await asyncio.gather(*(role.save(str(draft.role(name))) for name, role in roles.items()))
     await asyncio.to_thread(store.commit, draft, state)
+
+
+def _numbers(state: Mapping[str, Json]) -> dict[str, float]:
+    return {name: float(value) for name, value in state.items() if isinstance(value, (int, float))}
 
 
 def _position(data: Mapping[str, Json]) -> dict[str, int | str]:

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from cluster.runtime_env import RoleEnv
 from conf.schema import LearnerConfig, OldLogprobs
 from data.prompts import PromptSet, load_prompts
 from data.tokenize import load_tokenizer
 from data.types import SamplingParams
+from reward.server import RewardPool
 from rollout.pool import RolloutPool
 from rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
-from trainer.algorithms.base import OnlineAlgorithm, Role
+from trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
 from trainer.algorithms.online import OnlineConfig
 from trainer.launch.checkpoints import OnlineSaver, restore_online
 from trainer.launch.demand import role_requests, wanted_roles
@@ -26,14 +27,35 @@ from trainer.launch.stage import Stage
 from trainer.loops.evaluate import Evaluator
 from trainer.loops.held_out import HeldOutHook
 from trainer.loops.hooks import LoopHook, OnlineProgress
+from trainer.loops.ledger import LedgerHook
 from trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
 from trainer.loops.publish import WeightPublisher
+from trainer.metrics_log import read_history
 from trainer.workers.critic import CriticGroup
 from trainer.workers.experience import Assembler, ObjectReader, ShardSettings
 from trainer.workers.learner_group import LearnerGroup
 from trainer.workers.policy import PolicyGroup
 from trainer.workers.reference import ReferenceGroup
 from trainer.workers.specs import FrozenSpec, PolicySpec, ScalarSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Roles:
+    """What the builder started, by what each really is: the loop knows the same ones by its Protocols."""
+
+    rollouts: RolloutPool
+    policy: PolicyGroup
+    reward: RewardPool
+    assembler: Assembler
+    publisher: WeightPublisher
+    critic: CriticGroup | None
+    reference: ReferenceGroup | None
+
+    def for_loop(self) -> OnlineRoles:
+        """As the loop holds them."""
+        return OnlineRoles(
+            self.rollouts, self.policy, self.reward, self.assembler, self.publisher, self.critic, self.reference
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +83,12 @@ async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Call
         hook = _held_out_hook(stage, parts, held_out)
         reader = ObjectReader(config.cluster.step_timeout_s)
         hooks: list[LoopHook] = [
+            LedgerHook(lambda: parts.rollouts.counts().serving, read_history(stage.folder.metrics).latest()),
             *([hook] if hook else []),
             SamplesHook(reader, stage.folder, stage.tracker, every=config.tracking.samples_every),
         ]
         loop = OnlineLoop(
-            parts,
+            parts.for_loop(),
             _loop_settings(stage, settings),
             prompts=source,
             progress=progress,
@@ -95,7 +118,7 @@ class _Builder:
         self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
         stack.callback(self._reservation.release)
 
-    async def start(self) -> OnlineRoles:
+    async def start(self) -> _Roles:
         """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
         config = self._config
         pool, reward, policy, critic, reference = await asyncio.gather(
@@ -116,7 +139,7 @@ class _Builder:
         publisher = WeightPublisher(
             policy, pool.members, timeout_s=config.sync.timeout_s, max_canary_gap=config.sync.max_canary_gap
         )
-        return OnlineRoles(
+        return _Roles(
             rollouts=pool,
             policy=policy,
             reward=reward,
@@ -157,7 +180,9 @@ class _Builder:
             config.cluster.step_timeout_s,
             new_head_seed=config.seed,  # used only where the folder has no head
         )
-        return CriticGroup(await self._learners("critic", config.critic, spec), self._algorithm)
+        # Only an algorithm with a value loss asks for this role.
+        algorithm = cast("ActorCriticAlgorithm", self._algorithm)
+        return CriticGroup(await self._learners("critic", config.critic, spec), algorithm)
 
     async def _start_reference(self) -> ReferenceGroup:
         config = self._config
@@ -229,7 +254,7 @@ def _loop_settings(stage: Stage, settings: OnlineConfig) -> OnlineSettings:
     )
 
 
-def _held_out_hook(stage: Stage, parts: OnlineRoles, held_out: PromptSet | None) -> HeldOutHook | None:
+def _held_out_hook(stage: Stage, parts: _Roles, held_out: PromptSet | None) -> HeldOutHook | None:
     if held_out is None:
         return None
     config = stage.config.evaluation

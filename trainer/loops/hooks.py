@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from data.types import RewardOutcome
+from data.types import Reward, RewardOutcome
 from trainer.functional.kl import KLState
 from trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
 
@@ -37,11 +37,19 @@ class StepReport:
         """The step's line in metrics.jsonl."""
         critic = {} if self.critic is None else {f"critic/{k}": v for k, v in self.critic.metrics.items()}
         failed = len(self.outcomes) - self.experience.num_sequences
+        metas = [meta for group in self.groups for meta in group.metas]
+        scored = {outcome.key for outcome in self.outcomes if isinstance(outcome, Reward)}
+        sampled = sum(meta.response_tokens for meta in metas)
+        trained = sum(meta.response_tokens for meta in metas if meta.key in scored)
         return {
             **self.experience.metrics,
             **{f"policy/{k}": v for k, v in self.policy.metrics.items()},
             **critic,
             "reward/failed": float(failed),
+            # Step s trains on what version s - 1 sampled, when nothing runs ahead.
+            "rollout/staleness_max": float(self.progress.step - 1 - min(meta.min_policy_version for meta in metas)),
+            "rollout/tokens_per_s": sampled / self.seconds["time/generation"],
+            "perf/tokens_per_s": trained / self.seconds["time/step"],
             "policy/kl_coef": self.progress.kl.coef,
             "sync/seconds": self.published.seconds,
             "sync/bytes": float(self.published.num_bytes),

@@ -120,6 +120,14 @@ def test_trusted_engine_logprobs_become_the_old_ones_and_no_reference_means_no_k
     done = assemble(GROUPS, scores([1, 2, 3, 4]), StageOutputs(None, None, None), RLOO(RLOOConfig()), kl_coef=0.0)
     assert torch.equal(done.policy.old_logprobs, done.policy.rollout_logprobs)
     assert math.isnan(done.mean_kl)
+    assert not [name for name in done.metrics if "logprob_gap" in name], "a gap nobody measured is absent, not 0"
+
+
+def test_an_empty_answer_ends_the_run() -> None:
+    empty = [group("a", (1, 2), ((10,), ()))]
+    outcomes: list[RewardOutcome] = [Reward(c.key, 1.0, {}) for c in empty[0].completions]
+    with pytest.raises(RunFailed, match="1 of 2 samples have an empty answer"):
+        assemble(empty, outcomes, StageOutputs(None, None, None), RLOO(RLOOConfig()), kl_coef=0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""A step's own figures, and the totals over a run."""
+
+from __future__ import annotations
+
+from conf.schema import KLController
+from data.types import FinishReason, Reward, RewardFailure, RolloutMeta, SampleKey
+from rollout.interfaces import GroupHandle, Ref
+from trainer.functional.kl import KLState
+from trainer.loops.hooks import OnlineProgress, StepReport
+from trainer.loops.interfaces import ExperienceHandles, PublishResult, UpdateResult
+from trainer.loops.ledger import LedgerHook
+
+
+def report(step: int, versions: tuple[int, ...]) -> StepReport:
+    """One sample a version, of 10 tokens each; the first one's reward failed."""
+    keys = [SampleKey(0, f"p{i}", 0) for i in range(len(versions))]
+    metas = [RolloutMeta(k, 4, 10, FinishReason.STOP, v, v) for k, v in zip(keys, versions, strict=True)]
+    return StepReport(
+        OnlineProgress(step, KLState(KLController.fixed, 0.1), {}),
+        [GroupHandle(Ref(None), (meta,)) for meta in metas],
+        [RewardFailure(keys[0], "late"), *(Reward(k, 1.0, {}) for k in keys[1:])],
+        ExperienceHandles((), (), Ref(None), {}, 0.0, len(keys) - 1),
+        UpdateResult({}, 1, 0),
+        None,
+        PublishResult(step, 0.1, 10, 2, 0.0),
+        {"time/generation": 2.0, "time/step": 5.0},
+    )
+
+
+def test_age_and_speed_of_a_step():
+    figures = report(7, versions=(6, 6, 4, 6)).metrics()
+    assert figures["rollout/staleness_max"] == 2.0
+    assert figures["rollout/tokens_per_s"] == 40 / 2.0
+    assert figures["perf/tokens_per_s"] == 30 / 5.0, "the failed sample was not trained on"
+    assert report(7, versions=(6, 6)).metrics()["rollout/staleness_max"] == 0.0
+
+
+async def test_totals_go_on_after_a_resume():
+    hook = LedgerHook(lambda: 2, {})
+    await hook.after_step(report(1, (0, 0, 0)), last=False)
+    before = await hook.after_step(report(2, (1, 1, 1)), last=False)
+    assert before == {"ledger/trained": 4.0, "ledger/failed": 2.0, "data/masks_checked": 4.0, "rollout/workers": 2.0}
+    resumed = LedgerHook(lambda: 1, before)
+    after = await resumed.after_step(report(3, (2, 2)), last=True)
+    assert after == {"ledger/trained": 5.0, "ledger/failed": 3.0, "data/masks_checked": 5.0, "rollout/workers": 1.0}
