@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from conf.schema import Device, LearnerConfig, Offload
 from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
+from trainer.engine.build_lock import free_build_locks
 from trainer.engine.rendezvous import Rendezvous, join
 from trainer.engine.state_file import StateHeader, load_masters, save_masters
 from trainer.engine.torch_engine import clip_gradients
@@ -210,6 +211,7 @@ def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
     from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import logger
 
+    free_build_locks()
     logger.setLevel(logging.ERROR)  # skipped steps are reported by StepResult, typed inputs are not worth a warning
     # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False
