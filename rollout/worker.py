@@ -191,9 +191,9 @@ class RayWorkerHandle:
             cause = error.cause
             if isinstance(cause, EngineDead | WeightUpdateError | ValueError):
                 raise type(cause)(str(cause)) from error
-            raise EngineDead(f"{self._name}: {verb}: {type(cause).__name__}: {cause}") from error
+            raise EngineDead(f"{self._name}: {verb}: {_one_line(cause)}") from error
         except RayError as error:
-            raise EngineDead(f"{self._name}: {verb}: {type(error).__name__}: {error}") from error
+            raise EngineDead(f"{self._name}: {verb}: {_one_line(error)}") from error
 
 
 def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: Mapping[str, str]) -> RayWorkerHandle:
@@ -213,6 +213,11 @@ def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: M
         update_s=spec.sync.timeout_s,
         native=spec.device is Device.cuda,
     )
+
+
+def _one_line(error: BaseException) -> str:
+    """Type and first line: Ray's own errors go on with pages of ids and advice, and a run's last line is one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _meta(group: RolloutGroup, completion: Completion) -> RolloutMeta:

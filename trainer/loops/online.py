@@ -19,8 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from cluster.errors import RoleError
 from conf.errors import Preempted, RunFailed
 from data.types import RewardFailure, RewardOutcome, SamplingParams
+from rollout.interfaces import EngineDead
 from trainer.loops.clock import PhaseClock
 from trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
 from trainer.loops.interfaces import (
@@ -37,6 +39,7 @@ from trainer.loops.interfaces import (
     TensorShards,
     UpdateResult,
 )
+from trainer.loops.publish import PublishError
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class OnlineLoop:
         if any(before):
             self._sink.log(self._progress.step, _merge(before))
         while self._progress.step < self._settings.num_steps:
-            report = await self._step(self._progress.step + 1)
+            report = await self._named_step(self._progress.step + 1)
             self._progress = report.progress
             last = report.progress.step == self._settings.num_steps
             extra = [await hook.after_step(report, last=last) for hook in self._hooks]
@@ -113,6 +116,16 @@ class OnlineLoop:
             if stopping:
                 raise Preempted(f"stopped on request after step {report.progress.step}; its state is saved")
         return self._progress
+
+    async def _named_step(self, step: int) -> StepReport:
+        """As `_step`; whatever role fails, the message says in which step."""
+        try:
+            return await self._step(step)
+        except EngineDead as error:
+            raise RunFailed(f"rollout, step {step}: {error}") from error
+        except (RoleError, PublishError) as error:
+            error.problems = (f"step {step}: {error}",)
+            raise
 
     async def _step(self, step: int) -> StepReport:
         roles, settings, clock = self._roles, self._settings, PhaseClock()
@@ -134,7 +147,7 @@ class OnlineLoop:
             )
         with clock.phase("updates"):
             policy, critic = await self._update(experience, kl.coef, clock)
-        for role, result in (("policy", policy), ("critic", critic)):
+        for role, result in (("critic", critic), ("policy", policy)):  # a broken critic breaks the policy's advantages
             if result is not None:
                 _check_update(role, step, result)
         with clock.phase("sync"):

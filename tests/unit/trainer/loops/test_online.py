@@ -10,7 +10,16 @@ import pytest
 
 from conf.errors import Preempted, RunFailed
 from conf.schema import KLController
-from data.types import FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey, SamplingParams
+from data.types import (
+    FinishReason,
+    Prompt,
+    Reward,
+    RewardFailure,
+    RewardOutcome,
+    RolloutMeta,
+    SampleKey,
+    SamplingParams,
+)
 from trainer.functional.kl import KLState
 from trainer.loops.hooks import OnlineProgress, StepReport
 from trainer.loops.interfaces import (
@@ -225,11 +234,12 @@ def test_a_few_failed_rewards_are_counted_and_training_goes_on() -> None:
 @pytest.mark.parametrize(
     ("world", "words"),
     [
-        (World(bad_step=2), "policy, step 2: loss is nan"),
-        (World(skipped_step=2), "policy, step 2: no optimizer step was applied"),
+        (World(bad_step=2), "critic, step 2: loss is nan"),
+        (World(skipped_step=2), "critic, step 2: no optimizer step was applied"),
     ],
 )
 def test_an_update_that_is_not_a_number_is_never_published(world: World, words: str) -> None:
+    """Both roles fail here; the critic is named, because its values are what spoils the policy's advantages."""
     with pytest.raises(RunFailed, match=words):
         asyncio.run(make_loop(world).run())
     assert "publish 1" in world.events and "publish 2" not in world.events
