@@ -31,7 +31,7 @@ _FILLER = (
 )  # fmt: skip
 _FUNCTION_WORDS = frozenset(
     (
-        "a about after all also an and any are as at be because been before but by can could do does for from had "
+        "a about after all also an and answer any are as at be because been before briefly but by can could do does for from had "
         "has have he her his how i if in into is it it's its like made make may might more most not of off on one "
         "or other our out over own she should so some such than that the their them then there these they this "
         "those through to too up us use used using very was way we were what when where which while who why will "
@@ -84,7 +84,7 @@ def _repetition(words: list[str], prompt_words: list[str]) -> float:
     lower = [word.lower() for word in words]
     pairs = list(pairwise(lower))
     repeated = 1.0 - len(set(pairs)) / len(pairs) if pairs else 0.0
-    echo = len(prompt_words) > 2 and lower[: len(prompt_words)] == prompt_words
+    echo = len(prompt_words) > 2 and lower[:3] == prompt_words[:3]
     return min(1.0, 5.0 * max(0.0, repeated - 0.05) + float(echo))
 
 

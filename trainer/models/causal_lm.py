@@ -15,6 +15,16 @@ from trainer.functional.logprobs import fused_linear_logprobs
 from trainer.models.packed_attention import packed_inputs
 
 
+HEAD_CHUNK_BYTES = 24 << 20
+"""Float32 logits that exist at once. Below 32 MB glibc keeps a freed block and hands it out again; above, every chunk
+would be given back to the kernel and faulted in anew, page by page (docs/log.md)."""
+
+
+def head_chunk_tokens(vocab_size: int) -> int:
+    """Tokens a chunk of the head, at least 32 so that the products stay worth a GEMM."""
+    return max(32, HEAD_CHUNK_BYTES // (4 * vocab_size))
+
+
 class FusedHead(nn.Module):
     """Takes the place of `lm_head`. A module of its own because ZeRO-3 gathers a weight around the forward (and
     backward) of the module that holds it; the parameter keeps its name, so the state dict stays Hugging Face's."""
@@ -27,7 +37,9 @@ class FusedHead(nn.Module):
         self, hidden: Tensor, targets: Tensor, temperature: float, with_entropy_grad: bool
     ) -> tuple[Tensor, Tensor]:
         """hidden `[M, H]`, targets `[M]` -> log-probs `[M]` and entropy `[M]`, float32."""
-        logprobs, entropy = fused_linear_logprobs(hidden, self.weight, targets, temperature=temperature)
+        logprobs, entropy = fused_linear_logprobs(
+            hidden, self.weight, targets, temperature=temperature, chunk_tokens=head_chunk_tokens(self.weight.shape[0])
+        )
         return logprobs, entropy if with_entropy_grad else entropy.detach()
 
 
