@@ -11,17 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
 from cluster.session import Session, session
 from conf.compose import Composed
+from conf.derive import run_name
 from conf.errors import RaylignError, RunFailed, Stopped, UserError
 from conf.schema import RunConfig
 from rollout.interfaces import EngineDead
 from trainer.algorithms import ALGORITHMS
-from trainer.algorithms.base import Role
+from trainer.algorithms.base import OnlineAlgorithm, PairwiseAlgorithm, Role
 from trainer.checkpoint import Checkpoint
 from trainer.launch.checkpoints import find_resume, last_good_step
 from trainer.launch.demand import role_requests, total_cpus, wanted_roles
@@ -30,7 +33,8 @@ from trainer.launch.online import run_online
 from trainer.launch.stage import Stage
 from trainer.launch.summary import offline_summary, online_summary
 from trainer.metrics_log import MetricHistory, read_history
-from trainer.progress import RunProgress
+from trainer.models.loading import read_head
+from trainer.progress import RunProgress, figures_of, show_ending
 from trainer.redaction import Redactor
 from trainer.report import write_report
 from trainer.run_folder import RunFolder
@@ -46,12 +50,15 @@ def train(composed: Composed) -> int:
 
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
-    config = named(composed.config)
+    config = settled(composed.config)
     redactor = Redactor.from_environ(os.environ)
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
         resumed = find_resume(config.checkpoint, folder)
         folder.write_config(config, composed.overrides, redactor)
-        manifest, _ = folder.write_manifest(sys.argv, inputs(config), redactor)
+        manifest, changed = folder.write_manifest(sys.argv, inputs(config), redactor)
+        if changed:
+            told = f"warning: other content than at this run's last start: {', '.join(changed)}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
         tracker = Tracker(
             folder,
             config.tracking,
@@ -69,9 +76,20 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             ended_well = True
         finally:
             tracker.finish(exit_code=0 if ended_well else 1)
-        report = write_report(folder.path)
-        console.print(f"run      {folder.path}\nreport   {report}", highlight=False, soft_wrap=True)
+        show_ending(console, config.name, figures_of(summary), whereabouts(folder, write_report(folder.path), summary))
         return folder
+
+
+def whereabouts(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, str]:
+    """What a finished run left, by name, and what can be done with it."""
+    export = folder.export / f"step-{summary.steps}"
+    left = {"run": str(folder.path), "report": str(report)}
+    if not export.is_dir():
+        return left
+    left["export"] = str(export)
+    if (export / "config.json").is_file() and read_head(export) == "causal":
+        left["serve"] = shlex.join(["vllm", "serve", str(export)])
+    return left
 
 
 @contextmanager
@@ -105,27 +123,40 @@ class Play:
         algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
         first = self.resumed.state.step if self.resumed else 0
         with (
-            RunProgress(self.console, total_steps=config.num_steps, first_step=first) as progress,
+            RunProgress(
+                self.console, total_steps=config.num_steps, first_step=first, gold=config.evaluation.gold
+            ) as progress,
             stop_signal() as should_stop,
         ):
             stage = Stage(
                 config, self.folder, self.ray_session, self.tracker, progress, self.resumed, self.run_generation
             )
             if Role.ROLLOUT in algorithm.roles:
-                outcome = asyncio.run(run_online(stage, algorithm, should_stop))
+                outcome = asyncio.run(run_online(stage, cast("OnlineAlgorithm", algorithm), should_stop))
                 return online_summary(config, outcome, self._history(), time.monotonic() - started)
-            finished = asyncio.run(run_pairwise(stage, algorithm, should_stop))
+            finished = asyncio.run(run_pairwise(stage, cast("PairwiseAlgorithm", algorithm), should_stop))
             return offline_summary(config, finished, self._history(), time.monotonic() - started)
 
     def _history(self) -> MetricHistory:
         return read_history(self.folder.metrics)
 
 
-def named(config: RunConfig) -> RunConfig:
-    """`name=auto` becomes the algorithm and the time, and model and data paths lose their ~."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{config.algorithm.name}-{stamp}" if config.name == "auto" else config.name
-    return replace(config, name=name)
+def settled(config: RunConfig) -> RunConfig:
+    """`name=auto` becomes the algorithm and the time, and every path loses its ~."""
+
+    def home(path: str) -> str:
+        return os.path.expanduser(path)
+
+    return replace(
+        config,
+        name=run_name(config, datetime.now(UTC).astimezone()),
+        run_root=home(config.run_root),
+        policy=replace(config.policy, model=home(config.policy.model)),
+        critic=replace(config.critic, model=home(config.critic.model)),
+        reference=replace(config.reference, model=home(config.reference.model)),
+        reward=replace(config.reward, model=home(config.reward.model)),
+        data=replace(config.data, train=home(config.data.train), eval=home(config.data.eval)),
+    )
 
 
 def inputs(config: RunConfig) -> dict[str, Path]:

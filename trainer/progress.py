@@ -19,7 +19,7 @@ from trainer.summary import RunSummary
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A metric on the line: the first of `names` that a step has."""
+    """A metric on the line: the first of `names` that a step has; `{gold}` in a name is the gold rule's."""
 
     label: str
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ _SHOWN = (
     _Shown("loss", ("train/loss",), "{:.4f}"),
     _Shown("accuracy", ("train/accuracy", "train/rewards/accuracies", "train/mean_token_accuracy"), "{:.3f}"),
     _Shown("margin", ("train/margin", "train/rewards/margins"), "{:.3f}"),
-    _Shown("gold", ("eval/held_out/gold_score",), "{:.3f}"),
+    _Shown("gold", ("eval/held_out/gold_score", "eval/held_out/{gold}", "reward/{gold}"), "{:.3f}"),
     _Shown("kl", ("policy/kl",), "{:.3f}"),
     _Shown("entropy", ("policy/entropy",), "{:.2f}"),
     _Shown("length", ("rollout/response_length",), "{:.0f}"),
@@ -53,11 +53,13 @@ class FigureRow:
 class RunProgress:
     """Shows steps and notices of one run on `console`. A context manager: the live line is always taken down.
 
-    `total_steps` 0: not known beforehand.
+    `total_steps` 0: not known beforehand, see `expect`. `gold`: the rule that stands for the truth, as
+    `evaluation.gold` names it.
     """
 
-    def __init__(self, console: Console, *, total_steps: int, first_step: int = 0) -> None:
+    def __init__(self, console: Console, *, total_steps: int, first_step: int = 0, gold: str = "") -> None:
         self._console = console
+        self._gold = gold
         self._total = total_steps
         self._done_at_start = first_step
         self._started = time.monotonic()
@@ -82,6 +84,12 @@ class RunProgress:
             self._live.stop()
             self._live = None
 
+    def expect(self, total_steps: int) -> None:
+        """The number of steps, once it is known."""
+        self._total = total_steps
+        if self._live is not None:
+            self._live.update(self._task, total=total_steps)
+
     def phase(self, name: str) -> None:
         """What is being done now; on a terminal only, where it overwrites itself."""
         if self._live is not None:
@@ -90,7 +98,7 @@ class RunProgress:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A finished step."""
         of = f"/{self._total}" if self._total else ""
-        line = f"step {step}{of}  {step_line(metrics)}  {self._remaining(step)}".rstrip()
+        line = f"step {step}{of}  {step_line(metrics, self._gold)}  {self._remaining(step)}".rstrip()
         if self._live is not None:
             self._live.update(self._task, completed=step, line=Text(line).plain)
         else:
@@ -138,11 +146,12 @@ def figures_of(summary: RunSummary) -> list[FigureRow]:
     return [row for row in rows if row.before is not None or row.after is not None]
 
 
-def step_line(metrics: Mapping[str, float]) -> str:
-    """The few numbers of a step worth a glance, in a fixed order."""
+def step_line(metrics: Mapping[str, float], gold: str = "") -> str:
+    """The few numbers of a step worth a glance, in a fixed order. `gold`: as of RunProgress."""
     parts = []
     for shown in _SHOWN:
-        name = next((n for n in shown.names if n in metrics), None)
+        names = tuple(name.format(gold=gold) for name in shown.names)
+        name = next((n for n in names if n in metrics), None)
         if name is not None:
             parts.append(f"{shown.label} {shown.form.format(metrics[name])}")
     if "time/step" in metrics:

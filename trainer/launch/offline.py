@@ -30,6 +30,7 @@ async def run_pairwise(stage: Stage, algorithm: PairwiseAlgorithm, should_stop: 
     num_steps = optimizer_steps(
         config.num_steps, config.num_epochs, len(train.pairs), config.algorithm.pairs_per_update
     )
+    stage.progress.expect(num_steps)
     with ExitStack() as stack:
         reservation, cores = stage.reserve(role_requests(config, algorithm.roles))
         stack.callback(reservation.release)

@@ -75,3 +75,17 @@ def test_durations_are_for_people() -> None:
     assert [duration(s) for s in (0.4, 59.4, 59.6, 725, 3600, 12_000)] == [
         "0 s", "59 s", "1 min 00 s", "12 min 05 s", "1 h 00 min", "3 h 20 min",
     ]  # fmt: skip
+
+
+def test_gold_is_the_held_out_figure_else_the_rule_of_that_name():
+    assert "gold 0.250" in step_line({"reward/concise": 0.25, "reward/mean": 1.0}, "concise")
+    assert "gold 0.500" in step_line({"reward/concise": 0.25, "eval/held_out/concise": 0.5}, "concise")
+    assert "gold" not in step_line({"reward/concise": 0.25}, "math")
+
+
+def test_a_number_of_steps_that_is_known_late_is_shown():
+    console, stream = plain_console()
+    with RunProgress(console, total_steps=0) as progress:
+        progress.expect(7)
+        progress.step(2, {"train/loss": 0.5})
+    assert "step 2/7 " in stream.getvalue()
