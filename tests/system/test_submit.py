@@ -19,6 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.system.tiny_runs import question_rows
+from trainer.metrics_log import read_history
+from trainer.run_folder import RunPaths
+
 START_TIMEOUT_S = 120
 JOB_TIMEOUT_S = 240
 BIN = Path(sys.executable).parent
@@ -155,3 +159,30 @@ def test_a_job_without_the_token_is_refused(head: Head, working_dir: Path, tmp_p
     done = run_submit(head, working_dir, head.env | {"RAY_AUTH_TOKEN_PATH": str(token)})
     log = done.stdout + done.stderr
     assert done.returncode != 0 and "ClusterError" in log and "token" in log, log
+
+
+PACKAGES = ("cluster", "conf", "data", "evals", "feedback", "reward", "rollout", "trainer")
+TRAIN_TIMEOUT_S = 600
+
+
+@pytest.mark.system
+@pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
+def test_the_readme_trains_on_a_running_cluster(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Its `ray job submit` as it stands, but for the place of the cluster and of the disk the machines share."""
+    checkout, shared = tmp_path / "checkout", tmp_path / "shared"
+    for package in PACKAGES:
+        shutil.copytree(PROJECT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(tiny_model_dir, shared / "my-model")
+    (shared / "prompts.jsonl").write_text(question_rows(16))
+    (block,) = re.findall(r"^```sh cluster\n(.*?)^```$", (PROJECT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    script = block.replace("http://127.0.0.1:8265", head.job_server).replace("/shared", str(shared))
+    assert "ray job submit --working-dir . -- raylign train" in script
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=checkout, env=head.env, capture_output=True, text=True, timeout=TRAIN_TIMEOUT_S
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0 and "succeeded" in log, log
+    run = RunPaths(shared / "runs" / "my-job")
+    assert [row.step for row in read_history(run.metrics).rows] == [1]
+    assert run.report.is_file() and (run.export / "step-1" / "model.safetensors").is_file()
+    assert not (checkout / "runs").exists()

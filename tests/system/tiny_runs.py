@@ -28,7 +28,7 @@ def question_rows(count: int) -> str:
 
 def run_settings(algorithm: str, model: Path, data: Path, root: Path) -> list[str]:
     """A run short enough for a test and long enough to learn `RULE`."""
-    critic = [f"critic.model={model}"] if algorithm == "ppo" else []
+    critic = [f"critic.model={model}", "algorithm.ppo_epochs=2"] if algorithm == "ppo" else []
     return [
         f"+experiment={algorithm}_tiny_cpu", f"policy.model={model}", *critic, f"data.train={data}",
         f"run_root={root}", f"reward.rules=[{{rule: '{RULE}'}}]", "policy.optim.lr=2e-3", "rollout.max_new_tokens=16",
