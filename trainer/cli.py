@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.runtime_env import quiet_driver
 from conf.errors import RaylignError, UserError
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ def train(
 
         typer.echo(train_help(overrides or []))
         return
+    quiet_driver()
     from trainer.configuration import compose
 
     composed = compose(overrides or [])
@@ -62,6 +64,7 @@ def demo(
     run_root: RunRoot = Path("runs"),
 ) -> None:
     """Watch a real small language model learn a simulated user's taste, on two CPU cores, in minutes."""
+    quiet_driver()
     from trainer.demo import run
 
     raise typer.Exit(run(seed=seed, run_root=run_root))

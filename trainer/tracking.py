@@ -193,9 +193,7 @@ class _WandbThread:
             self._calls.put_nowait(call)
         except queue.Full:
             if not self._lag_warned:
-                _log.warning(
-                    "Weights & Biases is %d steps behind and will miss some; metrics.jsonl has all", _QUEUE_SIZE
-                )
+                _log.warning("Weights & Biases is %d steps behind; metrics.jsonl has all of them", _QUEUE_SIZE)
             self._lag_warned = True
 
     def _work(self) -> None:
@@ -223,7 +221,8 @@ class _WandbThread:
         run.define_metric(STEP_AXIS, hidden=True)
         for group in groups():
             run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
-        self.where = run.url or str(Path(run.dir).parent)
+        address = None if run.offline else run.url  # asked offline, wandb would print a warning
+        self.where = address or str(Path(run.dir).parent)
         return run
 
     def _init(self, mode: WandbMode) -> wandb.Run:
