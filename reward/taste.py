@@ -29,15 +29,14 @@ _FILLER = (
     "it is important to note", "hope this helps", "in conclusion", "for centuries", "a simple yet", "feel free",
     "step-by-step guide", "here are some", "here's a", "here is a", "the world of", "as mentioned",
 )  # fmt: skip
-_FUNCTION_WORDS = frozenset(
-    (
-        "a about after all also an and answer any are as at be because been before briefly but by can could do does for from had "
-        "has have he her his how i if in into is it it's its like made make may might more most not of off on one "
-        "or other our out over own she should so some such than that the their them then there these they this "
-        "those through to too up us use used using very was way we were what when where which while who why will "
-        "with without would you your "
-    ).split()
+_LITTLE_WORDS = (
+    "a about after all also an and answer any are as at be because been before briefly but by can could do does for "
+    "from had has have he her his how i if in into is it it's its like made make may might more most not of off on "
+    "one or other our out over own she should so some such than that the their them then there these they this those "
+    "through to too up us use used using very was way we were what when where which while who why will with without "
+    "would you your"
 )
+_FUNCTION_WORDS = frozenset(_LITTLE_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)

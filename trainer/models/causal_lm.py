@@ -14,7 +14,6 @@ from data.types import TokenBatch, TokenOutputs
 from trainer.functional.logprobs import fused_linear_logprobs
 from trainer.models.packed_attention import packed_inputs
 
-
 HEAD_CHUNK_BYTES = 24 << 20
 """Float32 logits that exist at once. Below 32 MB glibc keeps a freed block and hands it out again; above, every chunk
 would be given back to the kernel and faulted in anew, page by page (docs/log.md)."""

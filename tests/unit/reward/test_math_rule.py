@@ -22,6 +22,6 @@ def test_equal_mathematics_is_equal_and_a_late_comparison_fails_alone() -> None:
         grade(rule, "no numbers here", "1")
     started = time.monotonic()
     with pytest.raises(RewardRuleError, match="did not finish within 2 s"):
-        grade(rule, "$\\int_0^1 x^{x^{x}} dx$", "$2$")
+        grade(rule, "$\\sum_{k=1}^{1000000} \\sin(k^2)$", "$2$")
     assert time.monotonic() - started < 10
     assert grade(rule, "$x^2-1$", "$(x-1)(x+1)$") == 1.0  # the next sample is judged as ever

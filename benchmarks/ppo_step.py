@@ -1,0 +1,187 @@
+"""Where a PPO step's time goes, and what our own code costs over bare vLLM and bare DeepSpeed.
+
+    python benchmarks/ppo_step.py --model FOLDER [--steps 4] [--json out.json]
+
+Runs a real PPO run (Ray, DeepSpeed, vLLM, a critic, a reference, a rule reward), reads its phases from metrics.jsonl,
+then repeats the last step's generation with vLLM's own AsyncLLM and the policy update with DeepSpeed's own engine on
+the same tokens, in this process. The first step of everything is left out: it warms caches up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+from rich.console import Console
+from rich.table import Table
+
+from conf.schema import Device, LearnerConfig, RunConfig
+from data.batching import shard
+from data.types import PolicyExperience, RankShard, TokenBatch
+from rollout import environment
+from trainer.configuration import compose
+from trainer.main import run
+from trainer.metrics_log import read_history
+from trainer.run_folder import RunPaths
+from trainer.samples import SampleRow, read_samples
+
+PHASES = ("generation", "reward", "reference", "values", "old_logprobs", "policy_update", "critic_update", "sync")
+SEQUENCES_PER_UPDATE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Seconds of the same work through the system and without it."""
+
+    ours_s: float
+    bare_s: float
+
+    @property
+    def share(self) -> float:
+        """What our code adds, as a share of the bare time."""
+        return self.ours_s / self.bare_s - 1
+
+
+def play(model: Path, steps: int, root: Path) -> tuple[RunConfig, RunPaths]:
+    """A PPO run with every role."""
+    prompts = root / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What is the number {i}?"}) + "\n" for i in range(64)))
+    composed = compose(
+        ["+experiment=demo_ppo", "name=benchmark", f"run_root={root}", f"policy.model={model}", f"num_steps={steps}",
+         f"critic.model={model}", f"data.train={prompts}", "evaluation.fluency=false", "tracking.wandb=disabled",
+         f"algorithm.sequences_per_update={SEQUENCES_PER_UPDATE}"]
+    )  # fmt: skip
+    return composed.config, run(composed, console=Console(stderr=True))
+
+
+def phases(folder: RunPaths) -> dict[str, float]:
+    """Median seconds of each phase after the first step; phases that run side by side overlap."""
+    history = read_history(folder.metrics)
+    found = {}
+    for name in (*PHASES, "scoring", "updates", "advantages", "step"):
+        values = [value for step, value in history.series(f"time/{name}") if step > 1 and value is not None]
+        if values:
+            found[name] = statistics.median(values)
+    busy = sum(found.get(name, 0.0) for name in ("generation", "scoring", "advantages", "updates", "sync"))
+    found["idle"] = found["step"] - busy
+    return found
+
+
+def bare_generation(config: RunConfig, rows: Sequence[SampleRow]) -> float:
+    """Seconds of vLLM's own AsyncLLM for the same prompts, each answer forced to the length it had."""
+    environment.prepare(config.rollout, Device.cpu)
+    from vllm import AsyncLLMEngine, SamplingParams  # after the environment
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    args = AsyncEngineArgs(
+        model=config.policy.model, dtype=config.rollout.precision.value, max_model_len=config.rollout.max_model_len,
+        kv_cache_memory_bytes=int(config.rollout.kv_cache_gb * 2**30), enforce_eager=True, disable_log_stats=True,
+        logprobs_mode="processed_logprobs", enable_chunked_prefill=False, max_num_batched_tokens=4096,
+    )  # fmt: skip
+
+    async def one(engine: AsyncLLMEngine, row: SampleRow, number: int, turn: int) -> None:
+        length = len(row.response_ids)
+        params = SamplingParams(
+            temperature=row.temperature, max_tokens=length, min_tokens=length, seed=number, logprobs=0
+        )
+        async for _ in engine.generate({"prompt_token_ids": list(row.prompt_ids)}, params, f"{turn}-{number}"):
+            pass
+
+    async def both() -> float:
+        engine = AsyncLLMEngine.from_engine_args(args)
+        for turn in range(2):  # the first one warms up
+            started = time.perf_counter()
+            await asyncio.gather(*(one(engine, row, i, turn) for i, row in enumerate(rows)))
+            seconds = time.perf_counter() - started
+        engine.shutdown()
+        return seconds
+
+    return asyncio.run(both())
+
+
+def bare_update(config: LearnerConfig, rows: Sequence[SampleRow]) -> float:
+    """Seconds of DeepSpeed's own engine on the same packed tokens, without Ray, learner, or metrics."""
+    from trainer.engine.rendezvous import Rendezvous
+    from trainer.engine.zero import ZeroEngine
+    from trainer.models.loading import load_causal_lm
+
+    engine = ZeroEngine(
+        load_causal_lm(config.model, precision=config.precision), config, Rendezvous(0, 1, "127.0.0.1", 29591, 300.0),
+        device=Device.cpu, total_steps=100,
+    )  # fmt: skip
+    part = packed_shard(config, rows)
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        for window in part.windows:
+            for i, batch in enumerate(window.micro_batches):
+                logprobs = engine.module(batch.tokens, temperature=0.8).logprobs
+                loss = -(logprobs * batch.advantages).sum() / window.denominators.tokens
+                engine.backward(loss, last=i == len(window.micro_batches) - 1)
+            engine.step()
+        seconds = time.perf_counter() - started
+    engine.close()
+    return seconds
+
+
+def packed_shard(config: LearnerConfig, rows: Sequence[SampleRow]) -> RankShard[PolicyExperience]:
+    """The step's samples, cut as the assembler cuts them."""
+    tokens = TokenBatch.from_sequences(
+        [(*row.prompt_ids, *row.response_ids) for row in rows],
+        [[False] * len(row.prompt_ids) + [True] * len(row.response_ids) for row in rows],
+    )
+    flat = tokens.response_mask.float()
+    batch = PolicyExperience(tokens, flat, flat, None, flat)
+    return shard(
+        batch, num_ranks=1, units_per_update=SEQUENCES_PER_UPDATE, micro_batch_tokens=config.micro_batch_tokens,
+        seed=0, epochs=1,
+    )[0]  # fmt: skip
+
+
+def main() -> None:
+    """Run, compare, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        config, folder = play(options.model.absolute(), options.steps, Path(root))
+        seconds = phases(folder)
+        history = read_history(folder.metrics)
+        rows = read_samples(folder.samples_file(options.steps))
+        ours = {name: dict(history.series(f"time/{name}"))[options.steps] or 0.0 for name in ("generation",)}
+        update = dict(history.series("policy/seconds"))[options.steps] or 0.0
+        generation = Overhead(ours["generation"], bare_generation(config, rows))
+        learner = Overhead(update, bare_update(config.policy, rows))
+    show(seconds, generation, learner)
+    if options.json:
+        options.json.write_text(
+            json.dumps({"phases_s": seconds, "generation": asdict(generation), "update": asdict(learner)}, indent=2)
+        )
+
+
+def show(seconds: dict[str, float], generation: Overhead, learner: Overhead) -> None:
+    """Two tables."""
+    console = Console()
+    table = Table("phase", "seconds", "share of the step", title="a PPO step (phases side by side overlap)")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.2f}", f"{value / seconds['step']:.0%}")
+    console.print(table)
+    table = Table("the same work", "ours, s", "bare, s", "overhead", title="our own code")
+    for name, overhead in (("generation", generation), ("policy update", learner)):
+        table.add_row(name, f"{overhead.ours_s:.2f}", f"{overhead.bare_s:.2f}", f"{overhead.share:+.1%}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
