@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from conf.schema import Device
@@ -40,6 +41,20 @@ _PATIENT = {
 }
 
 
+def _keep_pages() -> dict[str, str]:
+    """Variables that make a CPU role keep the memory it frees, through the jemalloc that comes inside ray's wheel.
+
+    glibc gives every block over 32 MB back to the kernel and faults it in again, page by page: a learner's step wrote
+    3 GB into fresh pages and took 4.5 s; with jemalloc keeping them it takes 2.1 s at the same peak (docs/log.md).
+    Empty when this build of ray carries no jemalloc.
+    """
+    spec = find_spec("ray")
+    library = Path(spec.origin or "").parent / "core" / "libjemalloc.so" if spec else None
+    if library is None or not library.is_file():
+        return {}
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"}
+
+
 @dataclass(frozen=True, slots=True)
 class RoleEnv:
     """What decides the environment of one process of a role. A vLLM worker adds rollout.environment's."""
@@ -59,7 +74,7 @@ class RoleEnv:
             "OPENBLAS_NUM_THREADS": threads,
         }
         if self.device is Device.cpu:
-            variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+            variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **_keep_pages()}
         else:
             variables |= {"DS_ACCELERATOR": self.device.value}  # not the driver's, which workers here would inherit
         if self.loopback:

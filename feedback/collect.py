@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 
 from data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
@@ -28,22 +27,31 @@ class Mood:
     temperature: float
 
 
-MOODS = (
-    Mood("", 1.0),
-    Mood(" Answer in one short sentence.", 0.7),
-    Mood(" Answer in one short sentence.", 1.2),
-    Mood(" Answer in three words.", 0.8),
+PLAIN, PLAIN_COOL = Mood("", 1.0), Mood("", 0.7)
+SHORT, SHORT_HOT = Mood(" Answer in one short sentence.", 0.7), Mood(" Answer in one short sentence.", 1.2)
+THREE_WORDS = Mood(" Answer in three words.", 0.8)
+
+MOOD_PAIRS = (
+    (PLAIN, PLAIN_COOL),
+    (PLAIN_COOL, SHORT),
+    (PLAIN, SHORT_HOT),
+    (SHORT, THREE_WORDS),
+    (PLAIN_COOL, PLAIN),
+    (SHORT_HOT, PLAIN_COOL),
+    (SHORT, SHORT_HOT),
+    (THREE_WORDS, PLAIN),
 )
+"""Taken in turn. Some pairs differ by kind and some only by chance: a reward model that saw no two plain answers side
+by side told them apart worse than a coin (docs/log.md)."""
 
 
 async def collect_picks(
     questions: Sequence[str], ask: Ask, encode: Encode, user: SimulatedUser, *, max_new_tokens: int, seed: int
 ) -> list[Pick]:
-    """One pick a question where there is something to choose; the pairs of moods take turns."""
-    pairs = list(combinations(MOODS, 2))
+    """One pick a question where there is something to choose; MOOD_PAIRS take turns."""
     requests = []
     for i, question in enumerate(questions):
-        for k, mood in enumerate(pairs[i % len(pairs)]):
+        for k, mood in enumerate(MOOD_PAIRS[i % len(MOOD_PAIRS)]):
             prompt = encode(question + mood.hint)
             sampling = SamplingParams(mood.temperature, max_new_tokens, seed=seed)
             requests.append(GenerationRequest(prompt, (SampleKey(0, f"{i}", k),), sampling))

@@ -36,15 +36,12 @@ from trainer.run_folder import RunPaths
 from trainer.summary import read_summary, write_summary
 from trainer.workers.experience import ObjectReader
 
-SYSTEM_PROMPT = "You are a helpful assistant."
-"""As in conf/experiment/demo_*.yaml: it says nothing of the taste."""
-
 USER_NOISE = 0.33
 """Taste units: the simulated user picks the better of two answers that differ by 1 in 95 of 100 cases."""
 
 MAX_NEW_TOKENS = 64
 
-NUM_QUESTIONS = 120
+NUM_QUESTIONS = 140
 """Questions answered twice for the user to pick."""
 
 HELD_OUT_EVERY = 5
@@ -120,7 +117,7 @@ async def _collect(model: Path, stage: Path, seed: int) -> tuple[Path, Path]:
         env_vars=RoleEnv(Device.cpu, threads=2).variables(),
     )
     reader = ObjectReader(DEADLINE_S)
-    encoder = Encoder(load_tokenizer(str(model)), system_prompt=SYSTEM_PROMPT)
+    encoder = Encoder(load_tokenizer(str(model)))
 
     def encode(question: str) -> Prompt:
         return Prompt(question, encoder.messages(question), encoder.encode_prompt(question))
