@@ -1,0 +1,31 @@
+"""What a built data set's rows look like: TRL's columns, plus weight, margin and where each row came from.
+
+The four kinds of output, as column schemas. `prompt` and answers are conversational (lists of turns).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+_TURNS = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+
+_PROVENANCE = {
+    "id": pl.String,  # stable: a hash of kind, prompt and answers
+    "weight": pl.Float64,
+    "events": pl.List(pl.String),  # event ids this row was made from
+    "rules": pl.List(pl.String),  # names of the rules that made it, in order
+    "split": pl.String,  # train, eval or test
+    "user_hash": pl.String,
+    "persona": pl.String,
+    "locale": pl.String,
+    "topic": pl.String,
+}
+
+SFT_SCHEMA = pl.Schema({"messages": _TURNS, **_PROVENANCE})
+"""An accepted answer: the conversation with it as last turn."""
+
+PAIR_SCHEMA = pl.Schema({"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS, "margin": pl.Float64, **_PROVENANCE})
+"""A preference, for reward models and DPO."""
+
+KTO_SCHEMA = pl.Schema({"prompt": _TURNS, "completion": _TURNS, "label": pl.Boolean, **_PROVENANCE})
+"""A judged answer: desirable or not."""
