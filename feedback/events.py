@@ -77,41 +77,43 @@ class Event:
     consent: bool | None = None  # False: never trained on
 
 
+Column = type[pl.DataType] | pl.DataType
+"""The type of a column."""
+
 _TURNS = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
-EVENT_SCHEMA = pl.Schema(
-    {
-        "event_id": pl.String,
-        "kind": pl.String,
-        "source": pl.String,
-        "source_row": pl.Int64,
-        "prompt": _TURNS,
-        "response_a": pl.String,
-        "response_b": pl.String,
-        "conversation_id": pl.String,
-        "turn": pl.Int32,
-        "user_hash": pl.String,
-        "annotator_hash": pl.String,
-        "time": pl.Datetime("us", "UTC"),
-        "seconds_taken": pl.Float64,
-        "model_a": pl.String,
-        "model_b": pl.String,
-        "model_version": pl.String,
-        "shown_left": pl.String,
-        "choice": pl.String,
-        "strength": pl.Float64,
-        "thumb": pl.Int8,
-        "rating": pl.Float64,
-        "corrected": pl.String,
-        "reasons": pl.List(pl.String),
-        "comment": pl.String,
-        "persona": pl.String,
-        "locale": pl.String,
-        "surface": pl.String,
-        "topic": pl.String,
-        "consent": pl.Boolean,
-    }
-)
+_COLUMNS: dict[str, Column] = {
+    "event_id": pl.String,
+    "kind": pl.String,
+    "source": pl.String,
+    "source_row": pl.Int64,
+    "prompt": _TURNS,
+    "response_a": pl.String,
+    "response_b": pl.String,
+    "conversation_id": pl.String,
+    "turn": pl.Int32,
+    "user_hash": pl.String,
+    "annotator_hash": pl.String,
+    "time": pl.Datetime("us", "UTC"),
+    "seconds_taken": pl.Float64,
+    "model_a": pl.String,
+    "model_b": pl.String,
+    "model_version": pl.String,
+    "shown_left": pl.String,
+    "choice": pl.String,
+    "strength": pl.Float64,
+    "thumb": pl.Int8,
+    "rating": pl.Float64,
+    "corrected": pl.String,
+    "reasons": pl.List(pl.String),
+    "comment": pl.String,
+    "persona": pl.String,
+    "locale": pl.String,
+    "surface": pl.String,
+    "topic": pl.String,
+    "consent": pl.Boolean,
+}
+EVENT_SCHEMA = pl.Schema(_COLUMNS)
 """The columns of an event frame, in this order. Enums are their values."""
 
 

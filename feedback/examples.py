@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import polars as pl
 
+from feedback.events import Column
+
 _TURNS = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
-_PROVENANCE = {
+_PROVENANCE: dict[str, Column] = {
     "id": pl.String,  # stable: a hash of kind, prompt and answers
     "weight": pl.Float64,
     "events": pl.List(pl.String),  # event ids this row was made from
