@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from data.types import TokenBatch
+from trainer.functional.attention import packed_causal_attention
 
 PACKED_ATTENTION = "raylign_packed"
 """The name to load a model with: `attn_implementation=PACKED_ATTENTION`."""
@@ -56,33 +56,10 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         output = _varlen(query, key, value, cu_seqlens, int(kwargs["max_length_q"]), scale, window)
     else:
-        output = _per_sequence(query, key, value, cu_seqlens.diff().tolist(), scale, window)
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, D]
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        output = packed_causal_attention(q, k, v, cu_seqlens.diff().tolist(), scale=scale, window=window)[None]
     return output, None
-
-
-def _per_sequence(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scale: float | None, window: int | None
-) -> Tensor:
-    # split, not slices: the backward of split writes one gradient, that of S slices writes S full-size ones.
-    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    grouped = query.shape[1] != key.shape[1]
-    outputs = []
-    for q, k, v in parts:
-        band = _band(q.shape[2], window, q.device)
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q, k, v, attn_mask=band, is_causal=band is None, scale=scale, enable_gqa=grouped
-            )
-        )
-    return torch.cat(outputs, 2).transpose(1, 2)
-
-
-def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """The mask of a sliding window, only for a sequence longer than it: token i sees (i - window, i]."""
-    if window is None or length <= window:
-        return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril() & ones.triu(1 - window)
 
 
 def _varlen(
