@@ -1,22 +1,28 @@
 """Log-probability and entropy of given tokens from hidden states, without the [tokens, vocabulary] tensor.
 
 The language-model head is the one layer whose output dwarfs its input: 8k tokens of a 150k vocabulary are 5 GB in
-float32. Here logits live for one chunk of tokens at a time, in forward and again in backward.
+float32. Here logits live for one tile of tokens times vocabulary at a time, in forward and again in backward. The
+vocabulary is the outer loop, so that each part of the weight gets its whole gradient at once: with tokens outermost
+the [V, H] sum would be read and written again for every chunk of tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-DEFAULT_CHUNK_TOKENS = 512
+DEFAULT_TILE_LOGITS = 4 << 20
+"""16 MB in float32: a CPU's cache holds most of it."""
+MAX_TILE_TOKENS = 2048
+"""More tokens than this make tiles of the vocabulary too narrow for a good product."""
 
 
 def fused_linear_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk_tokens: int = DEFAULT_CHUNK_TOKENS
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, tile_logits: int = DEFAULT_TILE_LOGITS
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), and that distribution's entropy.
 
@@ -25,13 +31,13 @@ def fused_linear_logprobs(
         weight: [V, H] of the head, same dtype as hidden.
         targets: [M] int64.
         temperature: the sampling temperature, above 0.
-        chunk_tokens: rows whose logits exist at once.
+        tile_logits: logits that exist at once.
 
     Returns:
         ([M], [M]) float32 (float64 for float64 inputs), entropy in nats. Both carry gradient to hidden and weight; the
         entropy's costs nothing unless it is used. The GEMMs run in the inputs' dtype, softmax and sums in float32.
     """
-    return _LinearLogprobs.apply(hidden, weight, targets, temperature, chunk_tokens)
+    return _LinearLogprobs.apply(hidden, weight, targets, temperature, tile_logits)
 
 
 def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -54,55 +60,97 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1 else logits.div_(temperature)
 
 
+class _Tiles:
+    """Where a [M, V] array of logits is cut: slabs of the vocabulary, and in each of them chunks of tokens."""
+
+    def __init__(self, num_tokens: int, vocab_size: int, tile_logits: int) -> None:
+        self._num_tokens, self._vocab_size = num_tokens, vocab_size
+        self._chunk = max(1, min(num_tokens, MAX_TILE_TOKENS, tile_logits))
+        self._slab = max(1, min(vocab_size, tile_logits // self._chunk))
+
+    def slabs(self) -> Iterator[slice]:
+        """Parts of the vocabulary."""
+        for start in range(0, self._vocab_size, self._slab):
+            yield slice(start, min(start + self._slab, self._vocab_size))
+
+    def chunks(self) -> Iterator[slice]:
+        """Parts of the tokens."""
+        for start in range(0, self._num_tokens, self._chunk):
+            yield slice(start, min(start + self._chunk, self._num_tokens))
+
+
+def _targets_in(targets: Tensor, slab: slice) -> tuple[Tensor, Tensor]:
+    """Rows whose target lies in the slab, and its place there. Two [K] int64."""
+    rows = ((targets >= slab.start) & (targets < slab.stop)).nonzero()[:, 0]
+    return rows, targets[rows] - slab.start
+
+
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_tokens: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, tile_logits: int
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.empty(hidden.shape[0], dtype=_accumulate_dtype(hidden), device=hidden.device)
-        entropy, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for start in range(0, hidden.shape[0], chunk_tokens):
-            rows = slice(start, start + chunk_tokens)
-            logits = _logits(hidden[rows], weight, temperature)
-            target = logits.gather(1, targets[rows, None]).squeeze(1)
-            highest = logits.amax(-1)
-            shifted = logits.sub_(highest[:, None])
-            weights = shifted.exp()
-            total = weights.sum(-1)
-            # H = log sum e^z - (sum z e^z) / (sum e^z), for any shift of z
-            entropy[rows] = total.log() - torch.linalg.vecdot(weights, shifted) / total
-            normaliser[rows] = highest + total.log()
-            logprobs[rows] = target - normaliser[rows]
+        tiles = _Tiles(hidden.shape[0], weight.shape[0], tile_logits)
+        target = torch.zeros(hidden.shape[0], dtype=_accumulate_dtype(hidden), device=hidden.device)
+        highest = torch.full_like(target, float("-inf"))
+        total, moment = torch.zeros_like(target), torch.zeros_like(target)  # sum e^x and sum x e^x, x = z - highest
+        for slab in tiles.slabs():
+            for rows in tiles.chunks():
+                logits = _logits(hidden[rows], weight[slab], temperature)
+                at, place = _targets_in(targets[rows], slab)
+                target[rows][at] = logits[at, place]
+                before = highest[rows]
+                now = torch.maximum(before, logits.amax(-1))
+                shift = (before - now).clamp_(min=torch.finfo(target.dtype).min)  # -inf at the first slab
+                shifted = logits.sub_(now[:, None])
+                weights = shifted.exp()
+                # sum (x + d) e^(x + d) = e^d (sum x e^x + d sum e^x)
+                moment[rows] = (moment[rows] + shift * total[rows]) * shift.exp()
+                moment[rows] += torch.linalg.vecdot(weights, shifted)
+                total[rows] = total[rows] * shift.exp() + weights.sum(-1)
+                highest[rows] = now
+        normaliser = highest + total.log()
+        entropy = total.log() - moment / total
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
-        ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
+        ctx.temperature, ctx.tiles = temperature, tiles
         ctx.set_materialize_grads(False)
-        return logprobs, entropy
+        return target - normaliser, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        # Chunks add up in float32: a bfloat16 sum over many chunks would lose its small terms.
-        grad_weight = torch.zeros_like(weight, dtype=_accumulate_dtype(weight)) if need_weight else None
-        if grad_logprobs is None:
-            grad_logprobs = torch.zeros_like(normaliser)
-        for start in range(0, hidden.shape[0], ctx.chunk_tokens):
-            rows = slice(start, start + ctx.chunk_tokens)
-            log_p = _logits(hidden[rows], weight, ctx.temperature).sub_(normaliser[rows, None])
-            upstream = grad_logprobs[rows, None] / ctx.temperature  # here [C, 1], later it would be a pass over [C, V]
-            if grad_entropy is None:
-                grad = log_p.exp_().mul_(-upstream)
-            else:
-                # dH/dz_j = -p_j (log p_j + H); d log p_y / dz_j = [j = y] - p_j
-                p = log_p.exp()
-                entropy_upstream = grad_entropy[rows, None] / ctx.temperature
-                grad = log_p.add_(entropy[rows, None]).mul_(entropy_upstream).add_(upstream).mul_(p).neg_()
-            grad.scatter_add_(1, targets[rows, None], upstream)
-            grad = grad.to(hidden.dtype)
-            if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[rows])
-            if grad_weight is not None:
-                grad_weight += grad.T @ hidden[rows]
-        return grad_hidden, grad_weight.to(weight.dtype) if grad_weight is not None else None, None, None, None
+        # Tiles add up in float32: a bfloat16 sum over many would lose its small terms.
+        grad_hidden = torch.zeros_like(hidden, dtype=normaliser.dtype) if need_hidden else None
+        grad_weight = torch.empty_like(weight) if need_weight else None
+        upstream = torch.zeros_like(normaliser) if grad_logprobs is None else grad_logprobs / ctx.temperature
+        entropy_upstream = None if grad_entropy is None else grad_entropy / ctx.temperature
+        for slab in ctx.tiles.slabs():
+            slab_sum = torch.zeros_like(weight[slab], dtype=normaliser.dtype) if need_weight else None
+            for rows in ctx.tiles.chunks():
+                log_p = _logits(hidden[rows], weight[slab], ctx.temperature).sub_(normaliser[rows, None])
+                grad = _logit_gradient(
+                    log_p, upstream[rows], None if entropy_upstream is None else entropy_upstream[rows], entropy[rows]
+                )
+                at, place = _targets_in(targets[rows], slab)
+                grad[at, place] += upstream[rows][at]
+                grad = grad.to(hidden.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[rows] += grad @ weight[slab]
+                if slab_sum is not None:
+                    slab_sum += grad.T @ hidden[rows]
+            if grad_weight is not None and slab_sum is not None:
+                grad_weight[slab] = slab_sum
+        return grad_hidden.to(hidden.dtype) if grad_hidden is not None else None, grad_weight, None, None, None
+
+
+def _logit_gradient(log_p: Tensor, upstream: Tensor, entropy_upstream: Tensor | None, entropy: Tensor) -> Tensor:
+    """Of every logit of a tile, but for the targets' own share of the log-prob. Overwrites `log_p` `[C, V']`.
+
+    d log p_y / dz_j = [j = y] - p_j;  dH / dz_j = -p_j (log p_j + H)
+    """
+    if entropy_upstream is None:
+        return log_p.exp_().mul_(-upstream[:, None])
+    p = log_p.exp()
+    return log_p.add_(entropy[:, None]).mul_(entropy_upstream[:, None]).add_(upstream[:, None]).mul_(p).neg_()

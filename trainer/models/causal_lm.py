@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.types import TokenBatch, TokenOutputs
-from trainer.functional.logprobs import fused_linear_logprobs
+from trainer.functional.logprobs import DEFAULT_TILE_LOGITS, fused_linear_logprobs
 from trainer.models.packed_attention import packed_inputs
 
-HEAD_CHUNK_BYTES = 24 << 20
-"""Float32 logits that exist at once. Below 32 MB glibc keeps a freed block and hands it out again; above, every chunk
-would be given back to the kernel and faulted in anew, page by page (docs/log.md)."""
-
-
-def head_chunk_tokens(vocab_size: int) -> int:
-    """Tokens a chunk of the head, at least 32 so that the products stay worth a GEMM."""
-    return max(32, HEAD_CHUNK_BYTES // (4 * vocab_size))
+GPU_TILE_LOGITS = 64 << 20
+"""256 MB of float32 logits at once on a GPU, where small products waste the machine."""
 
 
 class FusedHead(nn.Module):
@@ -36,8 +30,9 @@ class FusedHead(nn.Module):
         self, hidden: Tensor, targets: Tensor, temperature: float, with_entropy_grad: bool
     ) -> tuple[Tensor, Tensor]:
         """hidden `[M, H]`, targets `[M]` -> log-probs `[M]` and entropy `[M]`, float32."""
+        tile = GPU_TILE_LOGITS if hidden.is_cuda else DEFAULT_TILE_LOGITS
         logprobs, entropy = fused_linear_logprobs(
-            hidden, self.weight, targets, temperature=temperature, chunk_tokens=head_chunk_tokens(self.weight.shape[0])
+            hidden, self.weight, targets, temperature=temperature, tile_logits=tile
         )
         return logprobs, entropy if with_entropy_grad else entropy.detach()
 

@@ -18,11 +18,11 @@ def _inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.float64)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
-@pytest.mark.parametrize("chunk_tokens", [1, 5, 13, 64])
-def test_equals_the_definition_with_gradients(temperature: float, chunk_tokens: int) -> None:
+@pytest.mark.parametrize("tile_logits", [1, 13, 40, 143, 1000])
+def test_equals_the_definition_with_gradients(temperature: float, tile_logits: int) -> None:
     hidden, weight, targets = _inputs(13)
     upstream = torch.randn(2, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    fused = fused_linear_logprobs(hidden, weight, targets, temperature=temperature, chunk_tokens=chunk_tokens)
+    fused = fused_linear_logprobs(hidden, weight, targets, temperature=temperature, tile_logits=tile_logits)
     plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -39,7 +39,7 @@ def test_equals_the_definition_with_gradients(temperature: float, chunk_tokens: 
 def test_gradcheck() -> None:
     hidden, weight, targets = _inputs(6)
     assert torch.autograd.gradcheck(
-        lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, chunk_tokens=4), (hidden, weight)
+        lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, tile_logits=31), (hidden, weight)
     )
 
 
@@ -66,7 +66,7 @@ def test_large_logits_stay_finite() -> None:
 
 def test_bfloat16_inputs_give_float32_results_and_bfloat16_gradients() -> None:
     hidden, weight, targets = _inputs(40, v=64, h=16, dtype=torch.bfloat16)
-    logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, chunk_tokens=8)
+    logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, tile_logits=300)
     assert logprobs.dtype is entropy.dtype is torch.float32
     exact = [x.detach().float().requires_grad_() for x in (hidden, weight)]
     want, want_entropy = linear_logprobs(*exact, targets, temperature=0.7)
@@ -100,10 +100,10 @@ class _LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("with_entropy", [False, True])
-def test_logits_exist_for_one_chunk_at_a_time(with_entropy: bool) -> None:
-    m, v, h, chunk = 200, 300, 4, 10
+def test_logits_exist_for_one_tile_at_a_time(with_entropy: bool) -> None:
+    m, v, h, tile = 200, 300, 4, 3000
     hidden, weight, targets = _inputs(m, v, h)
     with _LargestTensor() as largest:
-        logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, chunk_tokens=chunk)
+        logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, tile_logits=tile)
         (logprobs.sum() + (entropy.sum() if with_entropy else 0)).backward()
-    assert largest.numel == chunk * v
+    assert largest.numel == tile
