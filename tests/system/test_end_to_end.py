@@ -96,6 +96,11 @@ def check_ending(run: RunPaths, algorithm: str, steps: int) -> None:
     assert not outside, outside
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _the_shared_run_comes_first(ppo_run: RunPaths) -> None:
+    """It starts a Ray of its own, which cannot be beside this module's."""
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo", "reinforce_pp"])
 def test_a_run_learns_and_leaves_what_it_promised(
     algorithm: str, ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
