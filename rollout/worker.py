@@ -211,7 +211,6 @@ def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: M
         actor,
         generate_s=spec.rollout.timeout_s,
         update_s=spec.sync.timeout_s,
-        native=spec.device is Device.cuda,
     )
 
 
