@@ -187,7 +187,8 @@ def _check_packing(hf: PreTrainedModel, path: Path) -> None:
     theirs = hf(input_ids=tokens.input_ids[None, 4:], use_cache=False).logits[0].float()
     hf.set_attn_implementation(packed)
     gap = float((ours - theirs).norm() / theirs.norm())
-    limit = 1e-4 if hf.dtype is torch.float32 else 3e-2
+    # Two right bfloat16 forwards of SmolLM2 differ by 0.03 here; a leak between sequences by 0.3 and more.
+    limit = 1e-4 if hf.dtype is torch.float32 else 0.1
     if not gap <= limit:
         raise ModelLoadError(
             f"{path}: {type(hf).__name__} does not give the same logits packed and alone (relative gap {gap:.1e}); "
