@@ -106,7 +106,7 @@ def _topic(battle: _Battle) -> str | None:
 
 def _table(row: Row, columns: Columns, context: Context) -> list[Event]:
     """One row of the 55k table: lists of user turns and of each model's answers; the winner one-hot."""
-    ones = [choice for name, choice in _ONE_HOT.items() if f"{columns[name]}" in ("1", "1.0", "True")]
+    ones = [choice for name, choice in _ONE_HOT.items() if f"{columns.get(name)}" in ("1", "1.0", "True")]
     if len(ones) != 1:
         raise RowProblem(f"unknown choice: {len(ones)} of {', '.join(_ONE_HOT)} are 1; expected exactly one")
     questions, answers_a, answers_b = (_texts(columns, name) for name in ("prompt", "response_a", "response_b"))
@@ -145,7 +145,7 @@ def _table(row: Row, columns: Columns, context: Context) -> list[Event]:
 
 def _texts(columns: Columns, name: str) -> list[str]:
     """A list of texts, as JSON in a cell."""
-    value = unpacked(columns[name])
+    value = unpacked(columns.get(name))
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise RowProblem(f"`{name}` is not a JSON list of texts")
     return value

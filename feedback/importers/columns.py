@@ -112,10 +112,10 @@ def _rules(now: datetime) -> list[tuple[pl.Expr, pl.Expr]]:
             pl.format("`strength` is {}; expected above 0 and at most 1", col("strength")),
         ),
         (col("turn") < 0, lit("`turn` is below 0")),
-        (col("seconds_taken") < 0, pl.format("it ends before it starts: {} seconds", col("seconds_taken"))),
-        (col("seconds_taken").is_nan() | col("seconds_taken").is_infinite(), lit("`seconds_taken` is no number")),
         (col("time") < EARLIEST, pl.format("impossible time {}: before 2015", _as_text("time"))),
         (col("time") > now + _CLOCK_SKEW, pl.format("impossible time {}: in the future", _as_text("time"))),
+        (col("seconds_taken") < 0, pl.format("it ends before it starts: {} seconds", col("seconds_taken"))),
+        (col("seconds_taken").is_nan() | col("seconds_taken").is_infinite(), lit("`seconds_taken` is no number")),
     ]
 
 

@@ -94,20 +94,17 @@ class Container:
         text = head.removeprefix(_BOM).lstrip()
         if not text:
             raise DataError(f"{self.path}: is empty.")
+        named_lines = self.path.name.removesuffix(".gz").lower().endswith((".jsonl", ".ndjson"))
         if text.startswith(b"["):
-            return "json"
+            return "jsonl" if named_lines and _objects_in(text) > 1 else "json"
         if text.startswith(b"{"):
             return "jsonl" if self._has_row_a_line(text) and not _is_wrapped(text) else "json"
-        if self.path.name.removesuffix(".gz").lower().endswith((".jsonl", ".ndjson")):
-            return "jsonl"
-        return "csv"
+        return "jsonl" if named_lines or _objects_in(text) > 1 else "csv"
 
     def _has_row_a_line(self, head: bytes) -> bool:
         """One line alone is an object, or the only line is cut off by the end of what was looked at."""
-        lines = [line for line in head.split(b"\n") if line.strip()]
-        if any(isinstance(_value_of(line), Mapping) for line in lines[:50]):
-            return True
-        return len(lines[0]) > 200  # printed for people, an object's first line is short
+        first = head.partition(b"\n")[0]
+        return _objects_in(head) > 0 or len(first) > 200  # printed for people, an object's first line is short
 
     def _lines(self) -> Iterator[Row]:
         for number, line in self.lines():
@@ -159,6 +156,12 @@ class Container:
                     yield Row(number, columns)
 
 
+def _objects_in(head: bytes) -> int:
+    """How many of the first lines are an object each. In a list with an object a line it is the last at most."""
+    lines = [line for line in head.split(b"\n") if line.strip()]
+    return sum(isinstance(_value_of(line), Mapping) for line in lines[:50])
+
+
 def _is_wrapped(head: bytes) -> bool:
     """One object around the list of rows, as an API answers."""
     if _WRAPPED.match(head):
@@ -183,7 +186,7 @@ def why_broken(row: bytes, error: Exception) -> str:
         return f"not UTF-8 (byte {wrong.start}: 0x{row[wrong.start]:02x}); is it in another encoding?"
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    if b"\\ud" in row.lower() and "surrogate" not in str(error) and _holds_half_a_pair(row):
+    if b"\\ud" in row.lower() and _holds_half_a_pair(row):
         return "holds half a surrogate pair, which is no character"
     return f"not JSON ({error})"
 

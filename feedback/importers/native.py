@@ -7,13 +7,14 @@ left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Annotated, Literal
 
 import msgspec
 
+from data.rows import ROLES
 from feedback.events import Choice, Event, EventKind, Side
 from feedback.importers.containers import Columns, Row, why_broken
 from feedback.importers.format import Context, Format, each, sentence
@@ -66,6 +67,13 @@ class NativeRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=Fal
     consent: bool | None = None
 
 
+_WORDS: dict[str, Sequence[object]] = {
+    "kind": [kind.value for kind in EventKind],
+    "choice": [choice.value for choice in Choice],
+    "shown_left": [side.value for side in Side],
+    "thumb": (1, -1),
+    "role": ROLES,
+}
 _FIELDS = msgspec.structs.fields(NativeRow)
 _NAMES = [field.name for field in _FIELDS]
 _REQUIRED = [field.name for field in _FIELDS if field.required]
@@ -131,9 +139,9 @@ def _say(error: msgspec.ValidationError) -> str:
         return f"unknown field `{unknown[1][:40]}`" + (f"; did you mean `{near[0]}`?" if near else "")
     if "Invalid enum value" in text:
         field = text.rpartition("$.")[2].rstrip("`")
-        allowed = {"kind": EventKind, "choice": Choice, "shown_left": Side}.get(field, Choice)
         value = text.partition("value ")[2].partition(" - at")[0]
-        return f"unknown {field} {value}; expected one of {', '.join(str(member.value) for member in allowed)}"
+        allowed = _WORDS[field.rpartition(".")[2]]
+        return f"unknown {field} {value}; expected one of {', '.join(f'{word}' for word in allowed)}"
     return sentence(error)
 
 

@@ -16,7 +16,7 @@ from feedback.importers.containers import Columns, Row
 from feedback.importers.format import Context, Format, Judgements, each
 from feedback.importers.outcome import RowProblem
 from feedback.importers.turns import turns_of
-from feedback.importers.values import in_order, scaled, thumb_of, time_of
+from feedback.importers.values import in_order, scaled, time_of
 
 _MOST_TURNS = 10_000  # a longer way to the root is a circle
 
@@ -79,7 +79,7 @@ def recognises(columns: Columns) -> bool:
 
 def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     feedback = msgspec.convert(columns, _Feedback)
-    thumb = thumb_of(feedback.data.rating)
+    thumb = {"1": 1, "-1": -1}.get(f"{feedback.data.rating}")
     if thumb is None:
         raise RowProblem(f"`data.rating` is {str(feedback.data.rating)[:40]}; expected 1 or -1")
     messages = _messages(feedback)

@@ -15,6 +15,7 @@ from feedback.importers.values import choice_of, thumb_of
 _MAX_COLUMNS = 24
 _EXAMPLE_CHARS = 60
 _EXAMPLES = 3
+_MOST_WORDS = 12  # of a column whose words need a meaning each
 
 _GUESSES: tuple[tuple[str, str], ...] = (
     ("event_id", r"(event|feedback|vote|row|record|request)?_?(id|uuid)$"),
@@ -44,7 +45,7 @@ def looks_like(path: Path, rows: Sequence[Columns], reasons: Sequence[str], know
         first = "; ".join(reasons[:_EXAMPLES]) or "it holds no row"
         return [f"{refusal} None of its first rows could be read: {first}."]
     columns = _columns(rows)
-    shown = "\n".join(f"  {name}: {', '.join(examples)}" for name, examples in columns.items())
+    shown = "\n".join(f"  {name}: {', '.join(examples[:_EXAMPLES])}" for name, examples in columns.items())
     return [
         f"{refusal} It looks like this:\n{shown}",
         f"To read it, save these lines as mapping.yaml, put right what is guessed wrong, and give the file as "
@@ -57,6 +58,8 @@ def mapping_for(columns: Mapping[str, Sequence[str]]) -> str:
     places: dict[str, str] = {}
     free = list(columns)
     for field, pattern in _GUESSES:
+        if field in ("thumb", "rating") and "choice" in places:
+            continue  # one judgement is enough for a start
         name = next((n for n in free if re.search(pattern, n.lower()) and _fits(field, columns[n])), None)
         if field not in places and name is not None:
             places[field] = name
@@ -74,12 +77,16 @@ def mapping_for(columns: Mapping[str, Sequence[str]]) -> str:
 
 def _fits(field: str, examples: Sequence[str]) -> bool:
     if field == "choice":
-        return all(not example.replace(".", "").lstrip("-").isdigit() for example in examples)
+        return len(examples) < _MOST_WORDS and not any(_is_number(example) for example in examples)
     if field == "thumb":
-        return all(thumb_of(example) is not None or len(example) < 20 for example in examples)
+        return all(thumb_of(example) is not None or not _is_number(example) for example in examples)
     if field == "rating":
-        return all(example.replace(".", "").lstrip("-").isdigit() for example in examples)
+        return all(_is_number(example) for example in examples)
     return True
+
+
+def _is_number(example: str) -> bool:
+    return example.replace(".", "", 1).removeprefix("-").isdigit()
 
 
 def _spec(field: str, name: str, examples: Sequence[str]) -> str:
@@ -118,7 +125,7 @@ def _columns(rows: Sequence[Columns]) -> dict[str, list[str]]:
                 continue
             examples = columns.setdefault(name, [])
             example = _example(name, value)
-            if len(examples) < _EXAMPLES and example and example not in examples:
+            if len(examples) < _MOST_WORDS and example and example not in examples:
                 examples.append(example)
     return columns
 

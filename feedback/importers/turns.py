@@ -31,6 +31,8 @@ def turns_of(value: object, name: str) -> tuple[Message, ...]:
         raise RowProblem(f"`{name}` is {type(value).__name__}; expected text or a list of messages")
     if len(value) == 1 and isinstance(value[0], list):
         value = value[0]  # LangChain batches: a list of one conversation
+    if not value:
+        raise RowProblem(f"`{name}` has no turns")
     return tuple(_turn(message, name) for message in value)
 
 

@@ -26,6 +26,9 @@ _SIDES = {
 }
 _CHOICES = {word: choice for choice, words in _SIDES.items() for word in words} | {"b is better": Choice.B}
 
+_SIGNS: dict[float, int] = {1: 1, 0: -1, -1: -1}
+_HUGE = 1e300  # compared, not converted: a JSON integer may be too large for a float
+
 TIE = ("tie",)
 """The reason an importer notes on a tie that does not say whether both were good: its choice is SKIPPED, because as
 `both_good` it would be trained on and as `both_bad` it would count against both."""
@@ -93,7 +96,7 @@ def number_of(raw: object, name: str) -> float:
             return number_of(float(raw), name)
         except ValueError:
             raise RowProblem(f"`{name}` is `{raw[:40]}`; expected a number") from None
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not -_HUGE < raw < _HUGE:
         raise RowProblem(f"`{name}` is {str(raw)[:40]}; expected a number")
     return float(raw)
 
@@ -111,7 +114,7 @@ def thumb_of(raw: object) -> int | None:
     if isinstance(raw, bool):
         return 1 if raw else -1
     if isinstance(raw, int | float):
-        return {1.0: 1, 0.0: -1, -1.0: -1}.get(float(raw))
+        return _SIGNS.get(raw)
     if not isinstance(raw, str):
         return None
     word = raw.strip().lower().replace("_", " ").replace("-", " ") if raw.strip() != "-1" else "-1"
