@@ -103,7 +103,9 @@ def _single(row: Row, feedback: _Feedback, context: Context) -> Event:
     if feedback.score is None:
         raise RowProblem("no score, no correction, and its value is no word for good or bad")
     if not 0 <= feedback.score <= 1:
-        raise RowProblem(f"score {feedback.score:g} is on a scale not known here; log it as 0 to 1, or use a mapping")
+        raise RowProblem(
+            f"score {str(feedback.score)[:20]} is on a scale not known here; log it as 0 to 1, or use a mapping"
+        )
     return replace(base, kind=EventKind.RATING, rating=float(feedback.score))
 
 
