@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def examples(job: Job) -> list[Example]:
     with Path(job.rows).open(encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(count + 1), file, strict=False)]
     found = []
-    for row, other in zip(rows, rows[1:], strict=False):
+    for row, other in pairwise(rows):
         good, bad = (encoder.encode_answer(row["question"], r["answer"]) for r in (row, other))
         cut = good.prompt_tokens
         found.append(Example(list(good.token_ids[:cut]), list(good.token_ids[cut:]), list(bad.token_ids[cut:])))
