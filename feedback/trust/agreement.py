@@ -10,7 +10,7 @@ import polars as pl
 from feedback.trust.intervals import CONFIDENCE, Estimate, Floats, ratio, wilson, z_of
 from feedback.trust.judgements import one_each
 
-_CATEGORIES = ("first", "second", "both_good", "both_bad")
+_COUNTS = {name: f"num_{name}" for name in ("first", "second", "both_good", "both_bad")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,13 @@ def agreement(judged: pl.DataFrame) -> Agreement:
     """Agreement of `judged` (JUDGEMENT_SCHEMA); each person counts once a pair."""
     rows = one_each(judged)
     counts = rows.group_by("prompt", "first", "second").agg(
-        **{name: (pl.col("picked") == name).sum().cast(pl.Int64) for name in _CATEGORIES}
+        *((pl.col("picked") == name).sum().cast(pl.Int64).alias(column) for name, column in _COUNTS.items())
     )
-    several = counts.filter(pl.sum_horizontal(_CATEGORIES) > 1)
+    columns = list(_COUNTS.values())
+    several = counts.filter(pl.sum_horizontal(columns) > 1)
     people = rows.join(several, on=["prompt", "first", "second"], how="semi")["rater"].n_unique()
     # Sorted: sums of floats depend on order, and groups come in any.
-    table = several.select(_CATEGORIES).sort(_CATEGORIES).to_numpy().astype(np.float64)
+    table = several.select(columns).sort(columns).to_numpy().astype(np.float64)
     decided = table[:, :2][table[:, :2].sum(1) > 1]
     return Agreement(
         pairs_judged=counts.height,
