@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from feedback.events import EventKind
 from feedback.trust.agreement import Agreement, agreement
 from feedback.trust.annotators import Annotators, annotators
 from feedback.trust.coverage import Concentration, Coverage, concentration, coverage
@@ -23,6 +24,7 @@ class Trust:
     events: int
     judgements: int
     ties: int
+    corrections: int
     agreement: Agreement
     position: PositionBias
     length: LengthBias
@@ -42,6 +44,7 @@ def measure_trust(events: pl.DataFrame) -> Trust:
         events=events.height,
         judgements=judged.height,
         ties=int((judged["score_a"] == 0.5).sum()),
+        corrections=int((events["kind"] == EventKind.CORRECTION.value).sum()),
         agreement=agreement(judged),
         position=position_bias(judged),
         length=length_bias(judged),
