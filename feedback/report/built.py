@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from feedback.build_result import KINDS, SPLITS, BuildResult, Example
-from feedback.report.charts import Scale, bar
+from feedback.report.charts import Scale, lost_bar
 from trainer.report.numbers import percent, short
 
 _SIGNAL_WORDS = {
@@ -17,6 +17,7 @@ _SIGNAL_WORDS = {
     "rating": "Ratings",
     "correction": "Corrections",
 }
+_STEP_WORDS = {"in": "came in", "quarantined": "could not be read"}
 _KIND_WORDS = {
     "sft": "Answers to imitate (SFT)",
     "pairs": "Preference pairs (reward model, DPO)",
@@ -72,6 +73,7 @@ class Built:
 
     result: BuildResult
     steps: tuple[Step, ...]
+    idle: tuple[str, ...]  # steps that took nothing
     dropped: tuple[Dropped, ...]
     produced: tuple[ProducedRow, ...]
     signals: tuple[SignalRow, ...]
@@ -81,24 +83,27 @@ class Built:
 def built(result: BuildResult) -> Built:
     """The sections of one build."""
     top = max((step.before for step in result.waterfall), default=1)
+    shown = [step for i, step in enumerate(result.waterfall) if step.lost or not i]
     steps = [
         Step(
-            step.name.replace("_", " "),
+            _name(step.name),
             step.why,
             f"{step.after:,}",
             f"\u2212{step.lost:,}" if step.lost else "",
-            bar(step.after, Scale(0.0, top), label=f"{step.after:,} left"),
+            lost_bar(step.before, step.after, Scale(0.0, top), label=f"{step.after:,} of {step.before:,} left"),
         )
-        for step in result.waterfall
+        for step in shown
     ]
+    idle = tuple(_name(step.name) for step in result.waterfall if step not in shown)
     events = [Dropped(_name(d.rule), d.why, f"{d.events:,} events", d.examples) for d in result.event_drops if d.events]
     rows = [Dropped(_name(d.rule), d.why, f"{d.rows:,} {d.kind} rows", d.examples) for d in result.row_drops if d.rows]
     total = result.quarantined + result.events_dropped + result.events_used
-    return Built(result, tuple(steps), (*events, *rows), _produced(result), _signals(result), total == result.rows_in)
+    adds_up = total == result.rows_in
+    return Built(result, tuple(steps), idle, (*events, *rows), _produced(result), _signals(result), adds_up)
 
 
 def _name(rule: str) -> str:
-    return rule.replace("_", " ")
+    return _STEP_WORDS.get(rule, rule.replace("_", " "))
 
 
 def _produced(result: BuildResult) -> tuple[ProducedRow, ...]:

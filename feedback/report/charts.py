@@ -41,6 +41,17 @@ def bar(value: float, scale: Scale, *, label: str, fill: int = 1) -> Markup:
     return _bar_svg(label, _track() + rect + _mark(scale))
 
 
+def lost_bar(before: float, after: float, scale: Scale, *, label: str) -> Markup:
+    """A bar up to `after`, and what was lost since `before` behind it."""
+    kept, all_ = scale.x(after), scale.x(before)
+    lost = max(all_ - kept, 0.4 if before > after else 0.0)  # a single row stays visible
+    parts = (
+        f'<rect class="fill1" x="0" y="3" width="{max(0.0, all_ - lost):.2f}" height="12"/>'
+        f'<rect class="gone" x="{max(0.0, all_ - lost):.2f}" y="3" width="{lost:.2f}" height="12"/>'
+    )
+    return _bar_svg(label, _track() + parts)
+
+
 def interval(low: float, value: float, high: float, scale: Scale, *, label: str, warning: bool = False) -> Markup:
     """A point with its interval on a track: what is known is the interval, so that is what is drawn wide."""
     left, right = scale.x(low), max(scale.x(high), scale.x(low) + 0.6)
@@ -60,7 +71,7 @@ def _mark(scale: Scale) -> str:
     if scale.mark is None:
         return ""
     x = f"{scale.x(scale.mark):.2f}"
-    return f'<line class="half" x1="{x}" x2="{x}" y1="0" y2="{_HEIGHT:.0f}"/>'
+    return f'<line class="target" x1="{x}" x2="{x}" y1="0" y2="{_HEIGHT:.0f}"/>'
 
 
 def _bar_svg(label: str, inside: str) -> Markup:

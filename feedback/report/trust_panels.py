@@ -87,6 +87,8 @@ def _noise(trust: Trust) -> Card:
         f"About {percent(rate.value)} of the choices name the worse answer, at least: from {_METHOD_WORDS[best.method]}"
     )
     text += f" ({rate.count:,} cases)."
+    if best.method is Method.BETWEEN:
+        text += " Honest differences of taste count too."
     text += "".join(f" {_other(e)}" for e in trust.noise.estimates[1:])
     action = f"Train with label_smoothing={trust.noise.label_smoothing:.2f}." if trust.noise.label_smoothing else ""
     tone = Tone.WARNING if rate.value > 0.3 else Tone.PLAIN if rate.value > 0.1 else Tone.GOOD

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from feedback.trust.intervals import CONFIDENCE, Estimate, Floats, ratio, wilson, z_of
-from feedback.trust.judgements import one_each
+from feedback.trust.judgements import judged_by_several
 
 _COUNTS = {name: f"num_{name}" for name in ("first", "second", "both_good", "both_bad")}
 
@@ -27,24 +27,35 @@ class Agreement:
 
 def agreement(judged: pl.DataFrame) -> Agreement:
     """Agreement of `judged` (JUDGEMENT_SCHEMA); each person counts once a pair."""
-    rows = one_each(judged)
-    counts = rows.group_by("prompt", "first", "second").agg(
+    rows = judged_by_several(judged)
+    several = rows.group_by("pair").agg(
         *((pl.col("picked") == name).sum().cast(pl.Int64).alias(column) for name, column in _COUNTS.items())
     )
     columns = list(_COUNTS.values())
-    several = counts.filter(pl.sum_horizontal(columns) > 1)
-    people = rows.join(several, on=["prompt", "first", "second"], how="semi")["rater"].n_unique()
     # Sorted: sums of floats depend on order, and groups come in any.
     table = several.select(columns).sort(columns).to_numpy().astype(np.float64)
     decided = table[:, :2][table[:, :2].sum(1) > 1]
     return Agreement(
-        pairs_judged=counts.height,
+        pairs_judged=judged["pair"].n_unique(),
         pairs_with_several=several.height,
-        raters=people,
+        raters=rows["rater"].n_unique(),
         alpha=alpha_nominal(table),
         agree=percent_agreement(table),
         agree_decided=percent_agreement(decided),
     )
+
+
+def agreement_with_others(judged: pl.DataFrame) -> pl.DataFrame:
+    """One row a rater: `shared` pairs on which others named a winner too, and `agree`, the sum over them of the share
+    of the others who named the same. Sorted by rater."""
+    decided = judged_by_several(judged.filter(pl.col("known"), pl.col("score_a") != 0.5))
+    firsts = pl.col("picked") == "first"
+    votes = decided.group_by("pair").agg(firsts=firsts.sum().cast(pl.Int64), n=pl.len().cast(pl.Int64))
+    mine = decided.select("pair", "rater", mine=firsts).join(votes, on="pair")
+    others = (pl.col("firsts") - pl.col("mine").cast(pl.Int64)) / (pl.col("n") - 1)
+    agree = pl.when("mine").then(others).otherwise(1 - others)
+    # Sorted before summing: a float sum depends on order, and joins keep none.
+    return mine.group_by("rater").agg(agree=agree.sort().sum(), shared=pl.len().cast(pl.Int64)).sort("rater")
 
 
 def alpha_nominal(counts: Floats) -> Estimate | None:

@@ -13,8 +13,9 @@ from enum import Enum
 import polars as pl
 
 from feedback.events import EventKind
+from feedback.trust.agreement import agreement_with_others
 from feedback.trust.intervals import Estimate, shared_confidence, wilson
-from feedback.trust.judgements import judgements, one_each, rater
+from feedback.trust.judgements import judgements, rater
 
 _MAD_TO_SD = 1.4826  # of a normal distribution
 
@@ -95,7 +96,7 @@ def annotators(
         totals.filter(pl.col("events") >= rules.least_events)
         .join(_left(judged), on="rater", how="left")
         .join(_most_frequent(known.collect()), on="rater", how="left")
-        .join(_peers(judged), on="rater", how="left")
+        .join(agreement_with_others(judged), on="rater", how="left")
         .sort("rater")
     )
     medians = table.filter(pl.col("timed") >= rules.least_events)["seconds"]
@@ -144,21 +145,6 @@ def _most_frequent(known: pl.DataFrame) -> pl.DataFrame:
     )
     ordered = counted.sort("rater", "excess", "asked", "answer", descending=[False, True, True, False])
     return ordered.unique("rater", keep="first").select("rater", "answer", "said", "asked", "others")
-
-
-def _peers(judged: pl.DataFrame) -> pl.DataFrame:
-    """Of each rater: comparisons with one other judgement of the same pair, both decided, and how many were equal.
-
-    One comparison a pair: with the share of the others, rounded, so that a popular pair counts once.
-    """
-    decided = one_each(judged.filter(pl.col("known"), pl.col("score_a") != 0.5))
-    pair = ["prompt", "first", "second"]
-    firsts = pl.col("picked") == "first"
-    votes = decided.group_by(pair).agg(firsts=firsts.sum().cast(pl.Int64), n=pl.len().cast(pl.Int64))
-    mine = decided.select(*pair, "rater", mine=firsts.cast(pl.Int64)).join(votes.filter(pl.col("n") > 1), on=pair)
-    others = (pl.col("firsts") - pl.col("mine")) / (pl.col("n") - 1)
-    agree = pl.when(pl.col("mine") == 1).then(others).otherwise(1 - others)
-    return mine.group_by("rater").agg(agree=agree.sort().sum(), shared=pl.len().cast(pl.Int64))
 
 
 def _typical(medians: pl.Series) -> tuple[float, float] | None:

@@ -17,6 +17,8 @@ _COLUMNS: dict[str, Column] = {
     "prompt": pl.UInt64,  # hash; equal prompts have equal values
     "first": pl.UInt64,  # hash of the answer that sorts first; the same pair has the same two, sides swapped or not
     "second": pl.UInt64,
+    "pair": pl.UInt64,  # hash of the three above
+    "judging": pl.UInt64,  # hash of pair and rater: equal where one person judged one pair again
     "picked": pl.String,  # first | second | both_good | both_bad
     "score_a": pl.Float64,  # 1 side a, 0 side b, one half a tie
     "picked_left": pl.Boolean,  # null for ties and where sides were not logged
@@ -70,9 +72,17 @@ def judgements(events: pl.DataFrame) -> pl.DataFrame:
         length_b=pl.col("response_b").str.len_chars().cast(pl.Int64),
         **{name: pl.col(name) for name in SLICES},
     )
-    return rows.sort("time", "event_id").select(JUDGEMENT_SCHEMA.names()).collect()
+    keyed = rows.with_columns(pair=pl.struct("prompt", "first", "second").hash())
+    keyed = keyed.with_columns(judging=pl.struct("pair", "rater").hash())
+    return keyed.sort("time", "event_id").select(JUDGEMENT_SCHEMA.names()).collect()
 
 
 def one_each(judged: pl.DataFrame) -> pl.DataFrame:
     """The latest judgement of each rater on each pair: a second thought counts once, and so does a double click."""
-    return judged.unique(subset=["prompt", "first", "second", "rater"], keep="last", maintain_order=True)
+    return judged.unique("judging", keep="last", maintain_order=True)
+
+
+def judged_by_several(judged: pl.DataFrame) -> pl.DataFrame:
+    """Of `one_each`, the judgements of pairs that two people or more judged: often few, so later steps are cheap."""
+    each = one_each(judged)
+    return each.filter(pl.col("pair").is_duplicated())

@@ -17,11 +17,9 @@ from enum import Enum
 
 import polars as pl
 
-from feedback.trust.agreement import agreement
+from feedback.trust.agreement import Agreement, agreement, agreement_with_others
 from feedback.trust.intervals import Estimate, ratio, wilson
-from feedback.trust.judgements import one_each
 
-_PAIR = ["prompt", "first", "second"]
 _MOST_SMOOTHING = 0.45  # at one half a label says nothing
 _SECOND_LOOK_SECONDS = 60  # a repeat sooner than this is a double click, not a second look
 
@@ -67,11 +65,14 @@ class RaterWeight:
     weight: float
 
 
-def noise(judged: pl.DataFrame, *, rules: NoiseRules | None = None) -> Noise:
-    """The flip rate of `judged` (JUDGEMENT_SCHEMA), and the smoothing that the best estimate suggests."""
+def noise(judged: pl.DataFrame, agreed: Agreement | None = None, *, rules: NoiseRules | None = None) -> Noise:
+    """The flip rate of `judged` (JUDGEMENT_SCHEMA), and the smoothing that the best estimate suggests.
+
+    `agreed` is `agreement(judged)` where it is at hand.
+    """
     rules = rules or NoiseRules()
     disagreements = (
-        (Method.BETWEEN, _halved(_between(judged))),
+        (Method.BETWEEN, _halved(_between(agreed or agreement(judged)))),
         (Method.WITHIN, _halved(_within(judged))),
         (Method.CIRCLES, _circles(judged)),
     )
@@ -95,8 +96,8 @@ def _halved(disagree: Estimate | None) -> Estimate | None:
     return Estimate(disagree.value / 2, disagree.low / 2, disagree.high / 2, disagree.count)
 
 
-def _between(judged: pl.DataFrame) -> Estimate | None:
-    agree = agreement(judged).agree_decided
+def _between(agreed: Agreement) -> Estimate | None:
+    agree = agreed.agree_decided
     if agree is None:
         return None
     return Estimate(1 - agree.value, max(0.0, 1 - agree.high), 1 - agree.low, agree.count)
@@ -104,19 +105,20 @@ def _between(judged: pl.DataFrame) -> Estimate | None:
 
 def _within(judged: pl.DataFrame) -> Estimate | None:
     decided = judged.filter(pl.col("known"), pl.col("score_a") != 0.5, pl.col("time").is_not_null())
-    before = pl.col("time").shift(1).over("rater", *_PAIR)
-    again = decided.filter((pl.col("time") - before) >= pl.duration(seconds=_SECOND_LOOK_SECONDS))
+    repeated = decided.filter(pl.col("judging").is_duplicated())
+    since = pl.col("time") - pl.col("time").shift(1).over("judging")
+    again = repeated.filter(since >= pl.duration(seconds=_SECOND_LOOK_SECONDS))
     # The first repeat of each: more by one person of one pair are not independent.
-    keys = ["rater", *_PAIR]
-    second = again.unique(keys, keep="first", maintain_order=True).select(*keys, again="picked")
-    first = decided.unique(keys, keep="first", maintain_order=True).select(*keys, once="picked")
-    both = second.join(first, on=keys)
+    second = again.unique("judging", keep="first", maintain_order=True).select("judging", again="picked")
+    first = repeated.unique("judging", keep="first", maintain_order=True).select("judging", once="picked")
+    both = second.join(first, on="judging")
     return wilson(int((both["again"] != both["once"]).sum()), both.height)
 
 
 def _circles(judged: pl.DataFrame) -> Estimate | None:
     """Triangles of answers to one prompt, each side judged by one choice: the first made of that pair."""
-    decided = judged.filter(pl.col("score_a") != 0.5).unique(_PAIR, keep="first", maintain_order=True)
+    decided = judged.filter(pl.col("score_a") != 0.5).unique("pair", keep="first", maintain_order=True)
+    decided = decided.filter(pl.col("prompt").is_duplicated())
     lower, upper = pl.min_horizontal("first", "second"), pl.max_horizontal("first", "second")
     lower_won = (pl.col("picked") == "first") == (pl.col("first") < pl.col("second"))
     edges = decided.select("prompt", x=lower, y=upper, won=lower_won)
@@ -138,18 +140,12 @@ def rater_weights(judged: pl.DataFrame, *, prior_judgements: float = 20.0) -> tu
     p m + (1 - p)(1 - m), so p = (rate - (1 - m)) / (2 m - 1). `prior_judgements` imaginary ones at the mean pull p
     towards it. The weight is 2 p - 1, the share of a choice that is signal, over its mean.
     """
-    decided = one_each(judged.filter(pl.col("known"), pl.col("score_a") != 0.5))
-    firsts = pl.col("picked") == "first"
-    votes = decided.group_by(_PAIR).agg(firsts=firsts.sum().cast(pl.Int64), n=pl.len().cast(pl.Int64))
-    mine = decided.select(*_PAIR, "rater", mine=firsts).join(votes.filter(pl.col("n") > 1), on=_PAIR)
-    others = (pl.col("firsts") - pl.col("mine").cast(pl.Int64)) / (pl.col("n") - 1)
-    agree = pl.when("mine").then(others).otherwise(1 - others)
-    people = mine.group_by("rater").agg(agree=agree.sort().sum(), n=pl.len().cast(pl.Int64)).sort("rater")
-    if not people.height or (mean := float(people["agree"].sum()) / int(people["n"].sum())) <= 0.5:
+    people = agreement_with_others(judged)
+    if not people.height or (mean := float(people["agree"].sum()) / int(people["shared"].sum())) <= 0.5:
         return ()
     right = (1 + math.sqrt(2 * mean - 1)) / 2  # p of a crowd of equals that agrees this often
     rows = []
-    for name, agreed, n in people.iter_rows():
+    for name, agreed, n in people.select("rater", "agree", "shared").iter_rows():
         rate = (agreed + prior_judgements * mean) / (n + prior_judgements)
         rows.append((name, n, min(1.0, max(0.5, (rate - (1 - right)) / (2 * right - 1)))))
     signal = sum(n * (2 * p - 1) for _, n, p in rows) / sum(n for _, n, _ in rows)

@@ -40,16 +40,17 @@ def measure_trust(events: pl.DataFrame) -> Trust:
     """All statistics of `events` (EVENT_SCHEMA). Pure: the same events in any order give the same figures."""
     events = events.sort("time", "event_id")
     judged = judgements(events)
+    agreed = agreement(judged)
     return Trust(
         events=events.height,
         judgements=judged.height,
         ties=int((judged["score_a"] == 0.5).sum()),
         corrections=int((events["kind"] == EventKind.CORRECTION.value).sum()),
-        agreement=agreement(judged),
+        agreement=agreed,
         position=position_bias(judged),
         length=length_bias(judged),
         annotators=annotators(events, judged),
-        noise=noise(judged),
+        noise=noise(judged, agreed),
         ranking=rank_models(judged),
         ranking_controlled=rank_models(judged, (Control.LENGTH, Control.POSITION)),
         coverage=coverage(events),

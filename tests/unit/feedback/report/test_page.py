@@ -196,14 +196,14 @@ def test_the_figures_of_the_build_are_on_the_page_and_add_up(page: str, events: 
     result, words = built(events), Page(page).words
 
     assert f"{result.events_used:,} of {result.rows_in:,} pieces of feedback became training data" in words
-    assert "200 answers to imitate, 790 preference pairs and 280 single judged answers" in words
+    assert "200 answers to imitate, 791 preference pairs and 280 single judged answers" in words
     assert "does not add up" not in words
     broken = replace(result, events_dropped=result.events_dropped + 1)
     assert "does not add up" in Page(render(broken, events)).words
 
 
 def test_the_planted_lazy_annotators_are_the_ones_to_look_at(page: str):
-    rows = re.findall(r"<code>([0-9a-f]{16})</code></th><td class=\"n\">", page)
+    rows = re.findall(r"<li><code>([0-9a-f]{16})</code>", page)
 
     assert set(rows) == {hash_user(f"lazy-{i}", "simulated") for i in range(2)}
     assert "2 people judge in a way that should be looked at" in Page(page).words
