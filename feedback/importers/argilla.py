@@ -1,0 +1,206 @@
+"""Argilla 2: records as `to_json`/`to_list` writes them, nested or flattened. Every submitted response is a judgement.
+
+A label on one answer is a thumb, on two a choice; a ranking of k answers is its k-1 neighbouring pairs; a rating needs
+its scale, which the data set's `settings.json` holds (the companion); a text is a correction when its question's name
+says so, else the comment on the same person's other responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+
+from feedback.events import Choice, Event, EventKind
+from feedback.importers.containers import Columns, Row
+from feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
+from feedback.importers.outcome import RowProblem
+from feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
+from feedback.importers.values import TIE, choice_of, scaled, thumb_of
+
+_CORRECTION_WORDS = ("correct", "edit", "improve", "rewrite", "revis")
+_FLAT = ".responses"
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """One person's answer to one question."""
+
+    question: str
+    value: object
+    user: object
+    status: object = None  # submitted, draft or discarded; the nested export does not say
+
+
+class _Nested(msgspec.Struct):
+    value: object
+    user_id: str | None = None
+    status: str | None = None
+
+
+class _Option(msgspec.Struct):
+    value: float | str
+
+
+class _Settings(msgspec.Struct):
+    type: str
+    options: list[_Option] = []
+
+
+class _Question(msgspec.Struct):
+    """A question of settings.json."""
+
+    name: str
+    settings: _Settings
+
+
+def recognises(columns: Columns) -> bool:
+    """Fields and responses by question, or flattened columns named after a question."""
+    if isinstance(columns.get("fields"), Mapping) and isinstance(columns.get("responses"), Mapping):
+        return True
+    return any(name.endswith(f"{_FLAT}.users") for name in columns)
+
+
+def _read(row: Row, columns: Columns, context: Context) -> Judgements:
+    fields = columns.get("fields")
+    fields = fields if isinstance(fields, Mapping) else columns
+    responses = list(_responses(columns))
+    comments = {r.user: r.value for r in responses if _is_comment(r)}
+    found: list[Event | str] = []
+    for response in responses:
+        if not _is_comment(response):
+            found += _events(row, columns, fields, response, comments.get(response.user), context)
+    if not found:
+        raise RowProblem("a record nobody has judged")
+    return found
+
+
+def _responses(columns: Columns) -> Iterator[_Response]:
+    """All responses in order of question and person."""
+    nested = columns.get("responses")
+    if isinstance(nested, Mapping):
+        for question, given in nested.items():
+            for response in msgspec.convert(given, list[_Nested]):
+                yield _Response(question, response.value, response.user_id, response.status)
+        return
+    for name in columns:
+        values = columns[name]
+        if not name.endswith(_FLAT) or not isinstance(values, list):
+            continue
+        users, status = columns.get(f"{name}.users"), columns.get(f"{name}.status")
+        if not (isinstance(users, list) and len(users) == len(values)):
+            raise RowProblem(f"`{name}` and `{name}.users` are not of one length")
+        states = status if isinstance(status, list) and len(status) == len(values) else [None] * len(values)
+        for value, user, state in zip(values, users, states, strict=True):
+            yield _Response(name.removesuffix(_FLAT), value, user, state)
+
+
+def _is_comment(response: _Response) -> bool:
+    return isinstance(response.value, str) and _says(response, "comment", "feedback", "explanation", "reason", "note")
+
+
+def _says(response: _Response, *words: str) -> bool:
+    return any(word in response.question.lower() for word in words)
+
+
+def _events(
+    row: Row, columns: Columns, fields: Columns, response: _Response, comment: object, context: Context
+) -> Iterator[Event | str]:
+    """One judgement; of a ranking one for each pair of neighbours."""
+    if response.status not in (None, "submitted"):
+        yield f"question `{response.question[:60]}`: {response.status}, not submitted"
+        return
+    ranking = response.value if isinstance(response.value, list) else []
+    pairs = list(pairwise(ranking)) or [(None, None)]
+    for place, (better, worse) in enumerate(pairs):
+
+        def make(better: object = better, worse: object = worse, place: int = place) -> Event:
+            judged = _judged(fields, response, better, worse, context)
+            who = context.hashed(response.user)
+            ends = "" if len(pairs) == 1 else f":{place}"
+            return Event(
+                event_id=f"argilla:{columns.get('id')}:{response.question}:{who}{ends}",
+                source=context.source,
+                source_row=row.line,
+                prompt=question_in(fields),
+                annotator_hash=who,
+                comment=comment if isinstance(comment, str) else None,
+                **judged,  # type: ignore[arg-type]
+            )
+
+        yield attempt(make)
+
+
+def _judged(fields: Columns, response: _Response, better: object, worse: object, context: Context) -> dict[str, object]:
+    """The fields of the event that depend on the kind of question."""
+    value = response.value
+    if isinstance(value, list):
+        if better is None:
+            raise RowProblem(f"question `{response.question[:60]}`: a ranking of fewer than two answers")
+        return {
+            "kind": EventKind.SIDE_BY_SIDE,
+            "response_a": text_in(fields, _ranked(better)),
+            "response_b": text_in(fields, _ranked(worse)),
+            "choice": Choice.A,
+        }
+    names, single = two_answers_in(fields), answer_name_in(fields)
+    if names is not None and isinstance(value, str):
+        tie = value.strip().lower() in TIE
+        choice = Choice.SKIPPED if tie else _side(value, names)
+        sides = {"response_a": text_in(fields, names[0]), "response_b": text_in(fields, names[1])}
+        return {"kind": EventKind.SIDE_BY_SIDE, "choice": choice, "reasons": TIE if tie else (), **sides}
+    if single is None:
+        raise RowProblem(f"question `{response.question[:60]}`: which answer it is about is not clear")
+    answer = {"response_a": text_in(fields, single), "reasons": (response.question,)}
+    if isinstance(value, str) and _says(response, *_CORRECTION_WORDS) and thumb_of(value) is None:
+        return {"kind": EventKind.CORRECTION, "corrected": value, **answer}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = _scale(response.question, context)
+        return {"kind": EventKind.RATING, "rating": scaled(value, low, high, response.question), **answer}
+    thumb = thumb_of(value)
+    if thumb is None:
+        raise RowProblem(f"question `{response.question[:60]}`: `{str(value)[:40]}` is no word for good or bad")
+    return {"kind": EventKind.THUMB, "thumb": thumb, **answer}
+
+
+def _ranked(value: object) -> str:
+    """Ranked answers are named after their fields; some versions wrap the name."""
+    return f"{value.get('value')}" if isinstance(value, Mapping) else f"{value}"
+
+
+def _side(value: str, names: tuple[str, str]) -> Choice:
+    choice = {names[0]: Choice.A, names[1]: Choice.B}.get(value) or choice_of(value)
+    if choice is None:
+        raise RowProblem(f"unknown choice `{value[:40]}`")
+    return choice
+
+
+def _scale(question: str, context: Context) -> tuple[float, float]:
+    settings = context.companion.get(question)
+    if settings is None:
+        raise RowProblem(
+            f"question `{question[:60]}` is a rating, and records do not say on which scale; "
+            "give the data set's settings.json as the companion file"
+        )
+    options = [option.value for option in msgspec.convert(settings, _Question).settings.options]
+    numbers = [float(option) for option in options if not isinstance(option, str)]
+    if len(numbers) < 2:
+        raise RowProblem(f"settings.json gives question `{question[:60]}` no scale")
+    return min(numbers), max(numbers)
+
+
+def _questions(settings: Columns) -> Iterable[tuple[object, Columns]]:
+    questions = settings.get("questions")
+    found = [question for question in questions if isinstance(question, Mapping)] if isinstance(questions, list) else []
+    return [(question.get("name"), question) for question in found]
+
+
+FORMAT = Format(
+    name="argilla",
+    title="Argilla 2 records",
+    recognises=recognises,
+    parse=each(_read),
+    companion=Companion("the data set's settings.json", _questions, required=False),
+)

@@ -1,0 +1,135 @@
+"""Langfuse: a file of scores, and a file of the traces or observations they are on. API (camelCase) or blob export
+(snake_case) field names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+import msgspec
+
+from feedback.events import Event, EventKind
+from feedback.importers.containers import Columns, Row
+from feedback.importers.format import Companion, Context, Format, each
+from feedback.importers.outcome import RowProblem
+from feedback.importers.turns import answer_of, prompt_of
+from feedback.importers.values import in_order, thumb_of, time_of
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+
+
+class _Score(msgspec.Struct):
+    """The fields of a score that are read."""
+
+    id: str
+    name: str
+    trace_id: str | None = None
+    observation_id: str | None = None
+    session_id: str | None = None
+    value: float | bool | str | None = None
+    string_value: str | None = None
+    long_string_value: str | None = None
+    data_type: str | None = None
+    source: str | None = None
+    comment: str | None = None
+    author_user_id: str | None = None
+    timestamp: object = None
+    created_at: object = None
+    updated_at: object = None
+
+
+class _Trace(msgspec.Struct):
+    """The fields of a trace or observation that are read."""
+
+    input: object = None
+    output: object = None
+    session_id: str | None = None
+    user_id: str | None = None
+    version: str | None = None
+    release: str | None = None
+    model: str | None = None
+    provided_model_name: str | None = None
+    environment: str | None = None
+    start_time: object = None
+    end_time: object = None
+
+
+def recognises(columns: Columns) -> bool:
+    """A named value of a data type, on a trace."""
+    names = set(_snake(columns))
+    return {"name", "value", "data_type"} <= names and bool(names & {"trace_id", "session_id"})
+
+
+def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
+    score = msgspec.convert(_snake(columns), _Score)
+    if score.source == "EVAL":
+        raise RowProblem("judged by a model, not by a person (source EVAL)")
+    created = time_of(score.timestamp, "timestamp") or time_of(score.created_at, "createdAt")
+    in_order(time_of(score.created_at, "createdAt"), time_of(score.updated_at, "updatedAt"), "the score")
+    trace = msgspec.convert(_snake(_about(score, context)), _Trace)
+    in_order(time_of(trace.start_time, "startTime"), time_of(trace.end_time, "endTime"), "the observation")
+    base = Event(
+        event_id=f"langfuse:{score.id}",
+        kind=EventKind.THUMB,
+        source=context.source,
+        source_row=row.line,
+        prompt=prompt_of(trace.input, "input"),
+        response_a=answer_of(trace.output, "output"),
+        conversation_id=score.session_id or trace.session_id,
+        user_hash=context.hashed(trace.user_id),
+        annotator_hash=context.hashed(score.author_user_id),
+        time=created,
+        model_a=trace.provided_model_name or trace.model,
+        model_version=trace.version or trace.release,
+        reasons=(score.name,),
+        comment=score.comment,
+        surface=trace.environment,
+    )
+    return [_judged(base, score)]
+
+
+def _judged(base: Event, score: _Score) -> Event:
+    words = score.string_value or score.long_string_value
+    kind = (score.data_type or "").upper()
+    if kind == "CORRECTION":
+        corrected = score.value if isinstance(score.value, str) else words
+        return replace(base, kind=EventKind.CORRECTION, corrected=corrected, reasons=())
+    if kind == "TEXT":
+        raise RowProblem("a text score says neither good nor bad")
+    thumb = thumb_of(words if kind == "CATEGORICAL" or score.value is None else score.value)
+    if thumb is not None:
+        return replace(base, thumb=thumb)
+    if kind == "CATEGORICAL":
+        raise RowProblem(f"category `{(words or '')[:40]}` is no word for good or bad; use a mapping")
+    if isinstance(score.value, str) or score.value is None or not 0 <= score.value <= 1:
+        raise RowProblem(f"value {score.value} is on a scale not known here; log it as 0 to 1, or use a mapping")
+    return replace(base, kind=EventKind.RATING, rating=float(score.value))
+
+
+def _about(score: _Score, context: Context) -> Columns:
+    """What the score is on: the observation if it names one that is there, else the trace."""
+    if score.observation_id and score.observation_id in context.companion:
+        return context.companion[score.observation_id]
+    return context.look_up(score.trace_id, "trace")
+
+
+def _entries(columns: Columns) -> Iterable[tuple[object, Columns]]:
+    """A trace by its id; an observation by its own, and when it is the outermost also by its trace's."""
+    row = _snake(columns)
+    outermost = row.get("trace_id") if not row.get("parent_observation_id") else None
+    return (row.get("id"), columns), (outermost, columns)
+
+
+def _snake(columns: Columns) -> Columns:
+    return {_CAMEL.sub(r"_\1", name).lower(): value for name, value in columns.items()}
+
+
+FORMAT = Format(
+    name="langfuse",
+    title="Langfuse scores, with their traces or observations",
+    recognises=recognises,
+    parse=each(_read),
+    companion=Companion("the exported traces or observations (id, input, output)", _entries),
+)

@@ -1,0 +1,178 @@
+"""LangSmith: a file of feedback, and a file of the runs it is about (prompts, answers, models, users).
+
+A row of feedback is a correction, one half of a comparison (`comparative_experiment_id`; the other half is the row of
+the same `feedback_group_id`), a thumb (score 0, 1, -1 or true/false, or a word) or a rating (score between 0 and 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+
+from feedback.events import Choice, Event, EventKind
+from feedback.importers.containers import Columns, Row
+from feedback.importers.format import Companion, Context, Format, parsed
+from feedback.importers.outcome import Parsed, RowProblem
+from feedback.importers.turns import answer_of, prompt_of
+from feedback.importers.values import TIE, in_order, seconds_between, thumb_of, time_of
+
+
+class _Source(msgspec.Struct):
+    type: str | None = None
+    user_id: str | int | None = None
+
+
+class _Feedback(msgspec.Struct):
+    """The fields of a feedback record that are read."""
+
+    id: str
+    key: str
+    run_id: str | None = None
+    score: float | int | bool | None = None
+    value: object = None
+    comment: str | None = None
+    correction: str | dict[str, object] | None = None
+    created_at: object = None
+    modified_at: object = None
+    feedback_source: _Source | None = None
+    comparative_experiment_id: str | None = None
+    feedback_group_id: str | None = None
+
+
+class _Run(msgspec.Struct):
+    """The fields of a run that are read."""
+
+    id: str
+    inputs: object = None
+    outputs: object = None
+    start_time: object = None
+    end_time: object = None
+    session_id: str | None = None
+    extra: dict[str, object] | None = None
+
+
+def recognises(columns: Columns) -> bool:
+    """A key and a score, about a run."""
+    return {"run_id", "key", "score"} <= set(columns)
+
+
+def parse(rows: Iterable[Row], context: Context) -> Iterator[Parsed]:
+    """Row by row; the first half of a comparison waits for the second, or for the end of the file."""
+    waiting: dict[str, tuple[Row, _Feedback]] = {}
+    joined: list[int] = []
+
+    def read(row: Row, columns: Columns, context: Context) -> list[Event | str]:
+        feedback = msgspec.convert(columns, _Feedback)
+        if feedback.comparative_experiment_id is None or feedback.feedback_group_id is None:
+            return [_single(row, feedback, context)]
+        other = waiting.pop(feedback.feedback_group_id, None)
+        if other is None:
+            waiting[feedback.feedback_group_id] = (row, feedback)
+            raise _Waits
+        joined.append(other[0].line)
+        return [_comparison(other[1], row, feedback, context)]
+
+    for row in rows:
+        joined.clear()
+        try:
+            yield parsed(row, context, read)
+        except _Waits:
+            continue
+        for line in joined:
+            yield Parsed(line)  # a row whose judgement is the later row's
+    for group, (row, _) in waiting.items():
+        reason = f"half a comparison: no other feedback of group `{group[:60]}`"
+        yield Parsed(row.line, problems=(reason,), excerpt=row.excerpt)
+
+
+class _Waits(Exception):
+    """This row's judgement comes with a later row."""
+
+
+def _single(row: Row, feedback: _Feedback, context: Context) -> Event:
+    base = _base(row, feedback, context)
+    if feedback.correction is not None:
+        corrected = answer_of(feedback.correction, "correction")
+        return replace(base, kind=EventKind.CORRECTION, corrected=corrected)
+    thumb = thumb_of(feedback.value if feedback.score is None else feedback.score)
+    if thumb is not None:
+        return replace(base, kind=EventKind.THUMB, thumb=thumb)
+    if feedback.score is None:
+        raise RowProblem("no score, no correction, and its value is no word for good or bad")
+    if not 0 <= feedback.score <= 1:
+        raise RowProblem(f"score {feedback.score:g} is on a scale not known here; log it as 0 to 1, or use a mapping")
+    return replace(base, kind=EventKind.RATING, rating=float(feedback.score))
+
+
+def _comparison(first: _Feedback, row: Row, second: _Feedback, context: Context) -> Event:
+    """Both halves as one event: side a is the run that came first in the file."""
+    base, other = _base(row, first, context), _base(row, second, context)
+    if base.prompt != other.prompt:
+        raise RowProblem("the two runs compared were asked different things")
+    if first.score is None or second.score is None:
+        raise RowProblem("a comparison without scores")
+    tie = first.score == second.score
+    choice = Choice.SKIPPED if tie else Choice.A if first.score > second.score else Choice.B
+    return replace(
+        base,
+        kind=EventKind.SIDE_BY_SIDE,
+        response_b=other.response_a,
+        model_b=other.model_a,
+        choice=choice,
+        reasons=(first.key, *TIE) if tie else (first.key,),
+    )
+
+
+def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
+    """All but the judgement."""
+    source = feedback.feedback_source or _Source()
+    if source.type in ("model", "auto_eval"):
+        raise RowProblem("judged by a model, not by a person")
+    created = time_of(feedback.created_at, "created_at")
+    in_order(created, time_of(feedback.modified_at, "modified_at"), "the feedback")
+    run = msgspec.convert(context.look_up(feedback.run_id, "run"), _Run)
+    ended = time_of(run.end_time, "end_time")
+    in_order(time_of(run.start_time, "start_time"), ended, "the run")
+    about = (run.extra or {}).get("metadata")
+    metadata = partial(_text_in, about if isinstance(about, Mapping) else {})
+    user = metadata("user_id", "user")
+    judge = source.user_id
+    return Event(
+        event_id=f"langsmith:{feedback.id}",
+        kind=EventKind.THUMB,
+        source=context.source,
+        source_row=row.line,
+        prompt=prompt_of(run.inputs, "inputs"),
+        response_a=answer_of(run.outputs, "outputs"),
+        conversation_id=metadata("thread_id", "conversation_id", "session_id"),
+        user_hash=context.hashed(user if user is not None else judge),
+        annotator_hash=context.hashed(judge) if user is not None and judge is not None and judge != user else None,
+        time=created,
+        seconds_taken=seconds_between(ended, created),
+        model_a=metadata("ls_model_name", "model_name", "model"),
+        model_version=metadata("revision_id", "version"),
+        reasons=(feedback.key,),
+        comment=feedback.comment,
+        locale=metadata("locale"),
+        persona=metadata("persona"),
+        surface=metadata("surface"),
+    )
+
+
+def _text_in(metadata: Mapping[str, object], *names: str) -> str | None:
+    found = next((metadata[name] for name in names if metadata.get(name)), None)
+    return found if isinstance(found, str) else None
+
+
+FORMAT = Format(
+    name="langsmith",
+    title="LangSmith feedback, with its runs",
+    recognises=recognises,
+    parse=parse,
+    companion=Companion(
+        "the exported runs (id, inputs, outputs)", lambda run: ((run.get("id"), run), (run.get("run_id"), run))
+    ),
+)

@@ -1,0 +1,104 @@
+"""A table of feedback by request id, and the log of the requests (OpenAI's request and response JSON).
+
+The table: `request_id` and any of `rating`/`thumb`/`feedback`/`score`, `correction`, `comment`, `reason`, `user_id`,
+`created_at`, `choice_index` (which of several choices; from 0). JSON lines or CSV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from feedback.events import Event, EventKind
+from feedback.importers.containers import Columns, Row
+from feedback.importers.format import Companion, Context, Format, each
+from feedback.importers.outcome import RowProblem
+from feedback.importers.turns import turns_of, unpacked
+from feedback.importers.values import content_id, number_of, seconds_between, thumb_of, time_of
+
+_REQUEST = ("request_id", "completion_id", "response_id")
+_JUDGED = ("rating", "thumb", "thumbs", "feedback", "score", "label", "vote")
+_CORRECTED = ("correction", "corrected", "corrected_text", "edited", "expected")
+_TIME = ("created_at", "time", "timestamp", "created", "ts")
+_USER = ("user_id", "user", "end_user")
+
+
+def recognises(columns: Columns) -> bool:
+    """A request's id, and something said about it."""
+    return any(name in columns for name in _REQUEST) and any(name in columns for name in (*_JUDGED, *_CORRECTED))
+
+
+def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
+    request_id = _first(columns, _REQUEST)
+    logged = context.look_up(request_id, "request")
+    request = _object(logged.get("request"), logged)
+    response = _object(logged.get("response"), logged)
+    judged, corrected = _first(columns, _JUDGED), _first(columns, _CORRECTED)
+    thumb = thumb_of(judged)
+    if corrected is None and thumb is None:
+        raise RowProblem("holds no judgement" if judged is None else f"`{str(judged)[:40]}` is no word for good or bad")
+    answered, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
+    user = _first(request, _USER) or _first(logged, _USER)
+    judge = _first(columns, _USER)
+    own_id = columns.get("feedback_id") or columns.get("id")
+    model = _text(response.get("model")) or _text(request.get("model"))
+    return [
+        Event(
+            event_id=f"openai_log:{own_id}"
+            if own_id
+            else content_id("openai_log", f"{request_id}", f"{judged}", f"{corrected}", f"{created}"),
+            kind=EventKind.THUMB if corrected is None else EventKind.CORRECTION,
+            source=context.source,
+            source_row=row.line,
+            prompt=turns_of(unpacked(request.get("messages")), "messages"),
+            response_a=_answer(response, columns.get("choice_index")),
+            conversation_id=_text(_first(logged, ("conversation_id", "session_id"))),
+            user_hash=context.hashed(judge if user is None else user),
+            annotator_hash=context.hashed(judge) if user is not None and judge not in (None, user) else None,
+            time=created,
+            seconds_taken=seconds_between(answered, created),
+            model_a=model,
+            thumb=thumb,
+            corrected=_text(corrected),
+            reasons=(reason,) if (reason := _text(_first(columns, ("reason", "category")))) else (),
+            comment=_text(columns.get("comment")),
+        )
+    ]
+
+
+def _answer(response: Columns, index: object) -> str:
+    choices = unpacked(response.get("choices"))
+    if not isinstance(choices, list) or not choices:
+        raise RowProblem("the logged response has no `choices`")
+    place = 0 if index in (None, "") else int(number_of(index, "choice_index"))
+    if not 0 <= place < len(choices) or not isinstance(choices[place], Mapping):
+        raise RowProblem(f"`choice_index` is {place}, and the response has {len(choices)} choices")
+    return turns_of([choices[place].get("message")], "choices")[0].content
+
+
+def _object(value: object, otherwise: Columns) -> Columns:
+    """The part of a logged row, which may be JSON as text, or be spread over the row itself."""
+    value = unpacked(value)
+    return value if isinstance(value, Mapping) else otherwise
+
+
+def _first(columns: Columns, names: Iterable[str]) -> object:
+    return next((columns[name] for name in names if columns.get(name) not in (None, "")), None)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _entries(logged: Columns) -> Iterable[tuple[object, Columns]]:
+    response = _object(logged.get("response"), logged)
+    return [(key, logged) for key in (_first(logged, _REQUEST), logged.get("id"), response.get("id"))]
+
+
+FORMAT = Format(
+    name="openai_log",
+    title="a feedback table by request id, with the OpenAI-style request log",
+    recognises=recognises,
+    parse=each(_read),
+    companion=Companion("the request log (request_id, messages, choices)", _entries),
+    ids_from_content=True,
+)

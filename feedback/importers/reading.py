@@ -1,0 +1,216 @@
+"""Any feedback log to events: told by content, read in chunks, every row an event or put aside with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from conf.errors import DataError
+from feedback.events import EVENT_SCHEMA
+from feedback.importers.columns import frame_of, problems_of
+from feedback.importers.containers import Columns, Container
+from feedback.importers.format import Companion, Context, Format
+from feedback.importers.mapping import mapped_format
+from feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
+from feedback.importers.sniff import format_named, recognise
+from feedback.importers.values import CONTENT_ID, hasher
+
+_CHUNK_EVENTS = 25_000
+_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gz")
+_FILE = "_file"  # which of the files, beside the event's columns until ids are compared
+
+OnRows = Callable[[int], None]
+"""Told how many rows more have been read, for a progress bar."""
+
+
+def read_log(
+    paths: Sequence[Path],
+    *,
+    format: str | None = None,
+    mapping: Path | None = None,
+    companion: Path | None = None,
+    user_salt: str,
+    now: datetime | None = None,
+    on_rows: OnRows = lambda rows: None,
+) -> ImportResult:
+    """Events of a log in one or several files of one format.
+
+    `format` names it when it should not be guessed; `mapping` says how to read columns of one's own; `companion` is
+    the second file some formats need. People's ids are hashed with `user_salt`. Times more than a day after `now`
+    (default: the clock) are impossible. Raises DataError when there is nothing to read or nobody knows the format.
+    """
+    if mapping is not None and format not in (None, "mapping"):
+        raise DataError(f"format={format} and a mapping file exclude each other; give one of them.")
+    files = [Container(path) for path in _files_of(paths)]
+    if mapping is not None:
+        chosen = mapped_format(mapping)
+    else:
+        chosen = format_named(format) if format is not None else recognise(files)
+    context = Context(chosen.name, hasher(user_salt))
+    side = _Side()
+    if _takes(chosen, companion):
+        assert companion is not None and chosen.companion is not None
+        side = _read_companion(companion, chosen.companion)
+        context = replace(context, companion=side.by_id, companion_name=companion.name)
+    tally = _Tally(now or datetime.now(UTC))
+    for number, file in enumerate(files):
+        for batch in _batches(_parse(chosen, file, context)):
+            tally.add(number, file.path.name, batch)
+            on_rows(len(batch))
+    return tally.result(chosen, [file.path.name for file in files], side)
+
+
+def _files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves; of a folder those that may hold a log. Raises DataError for all missing at once."""
+    files: list[Path] = []
+    problems = [] if paths else ["no file given; name at least one feedback log."]
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(f for f in path.rglob("*") if f.is_file() and f.name.lower().endswith(_SUFFIXES))
+            if not inside:
+                problems.append(f"{path}: the folder holds no {', '.join(_SUFFIXES)} file.")
+        elif not path.is_file():
+            problems.append(f"{path}: there is no such file or folder.")
+        files += inside
+    if problems:
+        raise DataError(problems)
+    return files
+
+
+def _takes(chosen: Format, companion: Path | None) -> bool:
+    """Whether there is a companion to read. Raises DataError when one is missing or not wanted."""
+    wanted = chosen.companion
+    if companion is not None and wanted is None:
+        raise DataError(f"companion {companion}: format {chosen.name} holds everything in one file and takes none.")
+    if companion is None and wanted is not None and wanted.required:
+        raise DataError(
+            f"format {chosen.name}: these rows hold judgements without prompts and answers; "
+            f"give {wanted.holds} as the companion file."
+        )
+    return companion is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The companion file, read."""
+
+    rows: int = 0
+    by_id: dict[str, Columns] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def _read_companion(path: Path, companion: Companion) -> _Side:
+    by_id: dict[str, Columns] = {}
+    rejected = []
+    rows = 0
+    for row in Container(path).rows():
+        rows += 1
+        entries = companion.entries(row.columns) if row.columns is not None else ()
+        found = {f"{key}": value for key, value in entries if isinstance(key, str | int)}
+        if not found:
+            reason = row.problem or "has no id to be found by"
+            rejected.append(Rejected(path.name, row.line, reason, row.excerpt))
+        for key, value in found.items():
+            by_id.setdefault(key, value)
+    if not by_id:
+        raise DataError(f"companion {path}: none of its {rows} rows has an id; expected {companion.holds}.")
+    return _Side(rows, by_id, rejected)
+
+
+def _parse(chosen: Format, file: Container, context: Context) -> Iterator[Parsed]:
+    if chosen.parse_lines is not None and file.kind == "jsonl":
+        return chosen.parse_lines(file.lines(), context)
+    return chosen.parse(file.rows(), context)
+
+
+def _batches(rows: Iterator[Parsed]) -> Iterator[list[Parsed]]:
+    batch: list[Parsed] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _CHUNK_EVENTS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Tally:
+    """Collects batches as columns and keeps count."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._frames: list[pl.DataFrame] = [frame_of([]).with_columns(pl.lit(0, pl.Int32).alias(_FILE))]
+        self._rejected: list[tuple[int, Rejected]] = []
+        self._rows: Counter[int] = Counter()  # judgements in a row -> rows
+
+    def add(self, file: int, name: str, batch: Sequence[Parsed]) -> None:
+        """Count every row, keep the events that hold, put the others aside."""
+        for row in batch:
+            self._rows[len(row.events) + len(row.problems)] += 1
+            for problem in row.problems:
+                self._rejected.append((file, Rejected(name, row.line, problem, row.excerpt)))
+        events = frame_of([event for row in batch for event in row.events])
+        problems = problems_of(events, self._now)
+        bad = events.filter(problems.is_not_null())
+        for event, reason in zip(bad.iter_rows(named=True), problems.drop_nulls(), strict=True):
+            self._rejected.append((file, Rejected(name, event["source_row"], reason, _shown(event))))
+        self._frames.append(events.filter(problems.is_null()).with_columns(pl.lit(file, pl.Int32).alias(_FILE)))
+
+    def result(self, chosen: Format, names: Sequence[str], side: _Side) -> ImportResult:
+        """Compare ids over all files, put everything in reading order and check that nothing was lost."""
+        events = pl.concat(self._frames, rechunk=False)
+        self._frames = []
+        if chosen.ids_from_content:
+            events = _numbered(events)
+        events = self._without_repeats(events, names)
+        self._rejected.sort(key=lambda entry: (entry[0], entry[1].line))
+        result = ImportResult(
+            format=chosen.name,
+            events=events.select(EVENT_SCHEMA.names()),
+            quarantined=quarantine_frame([rejected for _, rejected in self._rejected]),
+            rows_in=sum(self._rows.values()),
+            rows_by_judgements=dict(sorted(self._rows.items())),
+            companion_rows=side.rows,
+            companion_quarantined=quarantine_frame(side.rejected),
+        )
+        result.check()
+        return result
+
+    def _without_repeats(self, events: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+        """The first of each id stays; the others say where it stands."""
+        first = events["event_id"].is_first_distinct()
+        if first.all():
+            return events
+        kept = events.filter(first)
+        where = kept.select("event_id", pl.col(_FILE).alias("first_file"), pl.col("source_row").alias("first_row"))
+        for event in events.filter(~first).join(where, on="event_id", how="left").iter_rows(named=True):
+            reason = (
+                f"duplicate id `{event['event_id'][:60]}`: it was in {names[event['first_file']]}, "
+                f"line {event['first_row']}, already"
+            )
+            rejected = Rejected(names[event[_FILE]], event["source_row"], reason, _shown(event))
+            self._rejected.append((event[_FILE], rejected))
+        return kept
+
+
+def _numbered(events: pl.DataFrame) -> pl.DataFrame:
+    """Equal rows told apart by a number after the id, in reading order."""
+    made = pl.col("event_id").str.contains(CONTENT_ID)
+    again = pl.int_range(pl.len()).over("event_id")
+    numbered = pl.format("{}#{}", "event_id", again + 1)
+    return events.with_columns(pl.when(made & (again > 0)).then(numbered).otherwise("event_id").alias("event_id"))
+
+
+_SHOWN = ("event_id", "kind", "choice", "thumb", "rating", "time", "response_a", "response_b")
+
+
+def _shown(event: dict[str, object]) -> str:
+    parts = {name: event[name] for name in _SHOWN if event[name] is not None}
+    return excerpt(json.dumps(parts, ensure_ascii=False, default=str))
