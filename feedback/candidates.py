@@ -45,6 +45,6 @@ def merge(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     joined = repeated.group_by("key", maintain_order=True).agg(
         *(pl.col(name).first() for name in about),
         pl.col("margin", "weight").max(),
-        *(pl.col(name).flatten().unique(maintain_order=True) for name in ("events", "rules")),
+        *(pl.col(name).list.explode(keep_nulls=False, empty_as_null=False).unique(maintain_order=True) for name in ("events", "rules")),
     )
     return pl.concat([single, joined.select(single.columns)]).drop("key").sort("row_order", maintain_order=True)

@@ -85,8 +85,8 @@ def judge(verdicts: pl.DataFrame) -> Filtered:
         *(pl.col(name).first() for name in (*ABOUT, "answer", "other", "margin")),
         label=pl.col("vote").sum() > 0,
         weight=pl.col("vote").sum().abs() / pl.len(),
-        events=pl.col("events").flatten().unique(maintain_order=True),
-        rules=pl.col("rules").flatten().unique(maintain_order=True),
+        events=pl.col("events").list.explode(keep_nulls=False, empty_as_null=False).unique(maintain_order=True),
+        rules=pl.col("rules").list.explode(keep_nulls=False, empty_as_null=False).unique(maintain_order=True),
     )
     return apply_rules(rows.select(verdicts.columns), {"mixed_verdict": pl.col("weight") == 0})
 
@@ -152,7 +152,7 @@ def choice_pairs(work: pl.DataFrame, *, margin_scale: float, min_agreement: floa
         label=pl.lit(None, pl.Boolean),
         margin=pl.col("margin").filter(winner).mean(),
         share=pl.max_horizontal(forward.mean(), (~forward).mean()),
-        events=pl.col("events").flatten(),
+        events=pl.col("events").list.explode(keep_nulls=False, empty_as_null=False),
     )  # fmt: skip
     voted = voted.with_columns(
         weight=2 * pl.col("share") - 1, rules=pl.lit(["choice", "majority"], pl.List(pl.String))
@@ -234,7 +234,7 @@ def _rating_pairs(work: pl.DataFrame, *, gap: float, scale: float) -> pl.DataFra
         *(pl.col(name).first() for name in ABOUT),
         answer=pl.col("answer_a").first(),
         weight=pl.col("rating").mean(),
-        events=pl.col("events").flatten(),
+        events=pl.col("events").list.explode(keep_nulls=False, empty_as_null=False),
     )
     best = _best_of(answers, "weight").rename({"weight": "best"})
     both = answers.join(best, on="prompt_id", how="inner", maintain_order="left")
@@ -265,5 +265,6 @@ def _without_events(rows: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     """Rows without those that only these events made."""
     if events.is_empty():
         return rows
-    known = events["event_id"].to_list()
-    return rows.filter(pl.col("events").list.set_difference(pl.lit(known, pl.List(pl.String))).list.len() > 0)
+    numbered = rows.with_row_index("number")
+    others = numbered.select("number", event_id="events").explode("event_id").join(events, on="event_id", how="anti")
+    return numbered.join(others.select("number").unique(), on="number", how="semi", maintain_order="left").drop("number")
