@@ -9,17 +9,16 @@ The same input and settings give the same bytes.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
 
-from conf.errors import DataError
+from conf.errors import ConfigError, UserError
 from feedback.build_result import KINDS, BuildResult, InputFile
 from feedback.card import write_card
 from feedback.clean.personal_data import redact_frame, redact_text
@@ -31,56 +30,16 @@ from feedback.overrides import parse_settings
 from feedback.result import Parts, make_result
 from feedback.settings import BuildSettings
 from feedback.signals import make_rows, unused
+from feedback.source import SOURCE, Source
 from feedback.tombstones import FILE as TOMBSTONES
 from feedback.tombstones import Tombstones, read_tombstones
 from feedback.working import public_events, working_frame
 from feedback.writing import file_hash, with_ids, write_kind
 
-SOURCE = "source.json"
-"""What a rebuild needs: paths, salt and settings. For the build's owner only; leave it out when you share the rest."""
-
 STEPS = ("reading", "redacting", "cleaning", "splitting", "making rows", "writing", "reporting")
 
 OnStep = Callable[[str], None]
 OnRows = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Logs and how they are read."""
-
-    logs: tuple[Path, ...]
-    format: str | None = None
-    mapping: Path | None = None
-    companion: Path | None = None
-    overrides: tuple[str, ...] = ()  # key=value
-
-    def to_json(self) -> str:
-        """The text of source.json. Paths are absolute, so that a rebuild works from anywhere."""
-        content = {
-            "logs": [str(path.expanduser().resolve()) for path in self.logs],
-            "format": self.format,
-            "mapping": str(self.mapping.expanduser().resolve()) if self.mapping else None,
-            "companion": str(self.companion.expanduser().resolve()) if self.companion else None,
-            "overrides": list(self.overrides),
-        }
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    @staticmethod
-    def read(folder: Path) -> Source:
-        """Of a build. Raises DataError when the folder is no build."""
-        try:
-            content = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: not the folder of a build ({SOURCE} is missing or unreadable).") from error
-        mapping, companion = content["mapping"], content["companion"]
-        return Source(
-            logs=tuple(Path(path) for path in content["logs"]),
-            format=content["format"],
-            mapping=Path(mapping) if mapping else None,
-            companion=Path(companion) if companion else None,
-            overrides=tuple(content["overrides"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +60,9 @@ def build(
 ) -> BuildResult:
     """Build `source` into the folder `out`, which must be new or empty; it appears only when it is complete.
 
-    Raises ConfigError for settings, DataError for logs and folders.
+    Raises UserError: what is wrong with settings, logs and the folder.
     """
-    settings = parse_settings(source.overrides)
-    _refuse_occupied(out)
+    settings = _accepted(source, out)
     staging = out.parent / f".{out.name}.{os.getpid()}.partial"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -240,11 +198,22 @@ def _write_private(path: Path, text: str) -> None:
     path.chmod(0o600)
 
 
-def _refuse_occupied(out: Path) -> None:
-    problems: Sequence[str] = ()
+def _accepted(source: Source, out: Path) -> BuildSettings:
+    """The settings. Raises UserError with everything that is wrong with settings, files and folder."""
+    problems: list[str] = []
+    settings = BuildSettings()
+    try:
+        settings = parse_settings(source.overrides)
+    except ConfigError as error:
+        problems += error.problems
+    extra = [path for path in (source.mapping, source.companion) if path is not None]
+    problems += [f"{path}: there is no such file." for path in (*source.logs, *extra) if not path.exists()]
+    if not source.logs:
+        problems.append("no log given: name the files to read, as in logs/*.jsonl.")
     if out.is_dir() and any(out.iterdir()):
-        problems = [f"--out {out}: the folder is not empty; name a new one."]
+        problems.append(f"--out {out}: the folder is not empty; name a new one.")
     elif out.exists() and not out.is_dir():
-        problems = [f"--out {out}: that is a file; name a folder."]
+        problems.append(f"--out {out}: that is a file; name a folder.")
     if problems:
-        raise DataError(problems)
+        raise UserError(problems)
+    return settings

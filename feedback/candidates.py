@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from feedback.events import Column
+
 ABOUT = ("prompt", "prompt_id", "cluster", "split", "user_hash", "persona", "locale", "topic", "row_order")
 """What a row takes from its (first) event."""
 
-_MADE = {
+_MADE: dict[str, Column] = {
     "answer": pl.String,  # SFT and KTO: the answer; pairs: the chosen one
     "other": pl.String,  # pairs: the rejected one
     "label": pl.Boolean,  # KTO
@@ -45,6 +47,9 @@ def merge(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     joined = repeated.group_by("key", maintain_order=True).agg(
         *(pl.col(name).first() for name in about),
         pl.col("margin", "weight").max(),
-        *(pl.col(name).list.explode(keep_nulls=False, empty_as_null=False).unique(maintain_order=True) for name in ("events", "rules")),
+        *(
+            pl.col(name).list.explode(keep_nulls=False, empty_as_null=False).unique(maintain_order=True)
+            for name in ("events", "rules")
+        ),
     )
     return pl.concat([single, joined.select(single.columns)]).drop("key").sort("row_order", maintain_order=True)

@@ -72,4 +72,3 @@ def clean_rows(kind: str, rows: pl.DataFrame, settings: BuildSettings, ledger: L
         rows = ledger.rows(kind, drop_near_duplicates(rows))
     capped = drop_above_caps(rows, per_user=chosen.rows_per_user, per_prompt=chosen.rows_per_prompt)
     return ledger.rows(kind, capped)
-

@@ -26,7 +26,7 @@ _CORRECTS = "|".join(
         rf"^{_LEAD}(?:that|this|it|the code|your code|the formula) (?:still )?(?:does not|doesn'?t|did not|didn'?t) "
         r"(?:work|answer|compile|run|help|match|add up)",
         rf"^{_LEAD}(?:wrong|incorrect|not quite|not right|not correct|not true|not what i|not exactly)\b",
-        rf"^{_LEAD}you(?:'ve| have| are|'re)? (?:clearly |completely |still )?(?:misunderstood|misunderstanding|misread|"
+        rf"^{_LEAD}you(?:'ve| have| are|'re)? (?:clearly |completely |still )?(?:misunderst|misread|"
         r"mixed up|confus|got (?:it|that|this|the [a-z]+) wrong|made (?:a|an) (?:mistake|error|typo)|forgot|missed|"
         r"ignored|skipped|didn'?t (?:answer|read|include|use|follow)|did not (?:answer|read|include|use|follow)|wrong)",
         rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:try|do it|do that|answer|write it|generate it) "
@@ -67,10 +67,13 @@ _RETRY = (
     rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:try|do it|do that|answer|write it|generate it|re-?generate|"
     r"redo|re-?try|re-?do)\b"
 )
-_TELLS_ANSWER = r"\b(?:should|must) (?:be|have been|say|read)\b|\b(?:correct|right) (?:answer|one|result|value|name|date)"
+_TELLS_ANSWER = (
+    r"\b(?:should|must) (?:be|have been|say|read)\b|\b(?:correct|right) (?:answer|one|result|value|name|date)"
+)
 _COMPLAINT = (
     r"(?i)^(?:(?:no|nope|nah|sorry|wait|hmm+|well|ok(?:ay)?|wrong|incorrect|not quite|actually|"
-    r"(?:that|this|it)(?:'s| is| was) (?:wrong|not right|not correct|incorrect|not what i (?:asked(?: for)?|meant|wanted))|"
+    r"(?:that|this|it)(?:'s| is| was) (?:wrong|not right|not correct|incorrect|"
+    r"not what i (?:asked(?: for)?|meant|wanted))|"
     r"(?:that|this|it) (?:isn'?t|wasn'?t) (?:right|correct|what i (?:asked(?: for)?|meant|wanted))|"
     r"you misunderstood(?: me| my question)?)\b[\s,.!:;\u2014-]*)+"
 )

@@ -97,7 +97,9 @@ class Ledger:
     def row_drops(self) -> tuple[RowDrop, ...]:
         """By kind and rule."""
         return tuple(
-            RowDrop(rule, kind, DROP_RULES[rule][1], self._rows[kind, rule].count, tuple(self._rows[kind, rule].examples))
+            RowDrop(
+                rule, kind, DROP_RULES[rule][1], self._rows[kind, rule].count, tuple(self._rows[kind, rule].examples)
+            )
             for kind, rule in sorted(self._rows, key=lambda key: (key[0], list(DROP_RULES).index(key[1])))
         )
 

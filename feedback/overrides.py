@@ -126,6 +126,11 @@ def _impossible(settings: BuildSettings) -> Iterator[str]:
     for name in _WEIGHTS:
         if not 0 < _number(values[name]) <= 1:
             yield f"{name}={show(values[name])}: expected a weight above 0, at most 1."
+    yield from _contradictions(settings)
+    yield from _missing_files(settings)
+
+
+def _contradictions(settings: BuildSettings) -> Iterator[str]:
     if not 0 <= settings.pairs.min_agreement < 1:
         yield f"pairs.min_agreement={settings.pairs.min_agreement:g}: expected a share from 0 to below 1."
     if settings.clean.benchmark_ngram < 1:
@@ -134,6 +139,9 @@ def _impossible(settings: BuildSettings) -> Iterator[str]:
         yield f"split.eval={settings.split.eval:g} and split.test={settings.split.test:g} leave nothing to train on."
     if settings.ratings.bad >= settings.ratings.good:
         yield f"ratings.bad={settings.ratings.bad:g} must be below ratings.good={settings.ratings.good:g}."
+
+
+def _missing_files(settings: BuildSettings) -> Iterator[str]:
     for name in (*settings.clean.benchmarks, *filter(None, (settings.privacy.forgotten,))):
         if not Path(name).expanduser().is_file():
             key = "privacy.forgotten" if name == settings.privacy.forgotten else "clean.benchmarks"

@@ -1,4 +1,4 @@
-"""The names of all rules, and what each means in a sentence a person can read. Nothing is dropped under another name."""
+"""The names of all rules, and what each means in a sentence. Nothing is dropped under another name."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from feedback.events import EVENT_SCHEMA
+from feedback.events import EVENT_SCHEMA, EventKind
 from feedback.turns import ROLE, TURN, TURNS_TYPE, pack, unpack
 
 IN_CONVERSATION = "in_conversation"
@@ -51,6 +51,16 @@ def public_events(events: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
         comment=pl.lit(None, pl.String), reasons=pl.lit([], pl.List(pl.String))
     )
     return rest.join(texts, on="event_id", how="inner", maintain_order="right").select(EVENT_SCHEMA.names())
+
+
+def is_kind(kind: EventKind) -> pl.Expr:
+    """True for events of a kind."""
+    return pl.col("kind") == kind.value
+
+
+def found_in_conversation() -> pl.Expr:
+    """True for what feedback/corrections.py found."""
+    return pl.col("kind") == IN_CONVERSATION
 
 
 def normalised(text: pl.Expr) -> pl.Expr:

@@ -6,12 +6,14 @@ import polars as pl
 
 _REFUSAL = (
     r"(?i)^\W*(?:(?:i(?:'m| am) )?(?:very |so |really )?(?:sorry|afraid)|unfortunately|apologies|i apologi[sz]e)?"
-    r"[\s,.!;:\u2014-]*(?:but |that |however,? )?(?:as an? (?:ai|artificial intelligence|(?:large )?language model|assistant)"
-    r"[^.!?\n]{0,60}?[,\s]+)?i(?:'m| am)? ?(?:can ?not|can't|can\u2019t|won't|won\u2019t|will not|must decline|unable to|"
+    r"[\s,.!;:\u2014-]*(?:but |that |however,? )?(?:as an? (?:ai|artificial intelligence|"
+    r"(?:large )?language model|assistant)"
+    r"[^.!?\n]{0,60}?[,\s]+)?i(?:'m| am)? ?(?:can ?not|can't|won't|will not|must decline|unable to|"
     r"not able to|not comfortable|do not feel comfortable|don't feel comfortable)\s+"
     r"(?:\w+ ){0,2}?(?:help|assist|provide|answer|fulfil+|comply|create|generate|write|do|support|engage|continue|"
     r"discuss|offer|give|share|with|that|this|your|creating|helping|providing|writing)\b"
-    r"|^\W*as an? (?:ai|artificial intelligence|(?:large )?language model)[^.!?\n]{0,80}\b(?:cannot|can't|unable|not able)\b"
+    r"|^\W*as an? (?:ai|artificial intelligence|(?:large )?language model)[^.!?\n]{0,80}"
+    r"\b(?:cannot|can't|unable|not able)\b"
     r"|^\W*(?:i(?:'m| am) sorry,? (?:but )?)?(?:this|that|your) (?:request|question|content)[^.!?\n]{0,60}"
     r"(?:against|violates?)\b[^.!?\n]{0,40}(?:policy|policies|guidelines)"
 )

@@ -17,7 +17,7 @@ from feedback.working import normalised
 
 
 def benchmark_texts(files: Sequence[str]) -> pl.Series:
-    """All texts of the files: the lines of a .txt, every string of a .jsonl. Raises DataError when one is unreadable."""
+    """All texts of the files: the lines of a .txt, every string of a .jsonl. Raises DataError."""
     return pl.Series([text for name in files for text in _texts(Path(name).expanduser())], dtype=pl.String)
 
 

@@ -20,7 +20,8 @@ _NAME = re.compile(NAME_INTRODUCED)
 _COMPILED = tuple((pattern, re.compile(pattern.regex)) for pattern in PATTERNS)
 _PLACED = re.compile(r"<[A-Z_]+_\d+>")
 _RAW_ID = re.compile(
-    r"""(["']?(?:user|annotator|owner|author|email|username|login|completed_by)[\w ]*["']?\s*[:=]\s*)("[^"]*"?|[^\s,}\]]+)""",
+    r"""(["']?(?:user|annotator|owner|author|email|username|login|completed_by)[\w ]*["']?\s*[:=]\s*)"""
+    r"""("[^"]*"?|[^\s,}\]]+)""",
     re.IGNORECASE,
 )
 
@@ -94,7 +95,7 @@ def redact_frame(work: pl.DataFrame) -> Redacted:
     counts: Counter[str] = Counter()
     rewritten = pl.DataFrame(
         list(_rewrite(touched, counts)),
-        schema={"row": pl.UInt32, **{name: pl.String for name in (*TEXTS, *_LABELS)}},
+        schema={"row": pl.UInt32, **dict.fromkeys((*TEXTS, *_LABELS), pl.String)},
         orient="row",
     )
     rest = marked.drop("scope", "found")

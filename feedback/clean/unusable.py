@@ -62,7 +62,5 @@ def drop_forgotten(work: pl.DataFrame, people: frozenset[str], events: frozenset
     return apply_rules(work, {"forgotten": theirs.fill_null(False) | pl.col("event_id").is_in(list(events))})
 
 
-
-
 def _blank(text: pl.Expr) -> pl.Expr:
     return text.str.strip_chars().fill_null("") == ""
