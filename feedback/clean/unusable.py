@@ -1,0 +1,66 @@
+"""Events that cannot or may not become training data, whatever the rest of the log says."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from feedback.events import EventKind
+from feedback.filtering import Filtered, apply_rules, keep_first
+from feedback.turns import ROLE, TURN
+from feedback.working import TEXTS, normalised
+
+_INSTRUCTION = (
+    r"(?i)^\s*(please\s+)?(make|keep) (it|this|that|the answer|your answer)\b"
+    r"|^\s*(please\s+)?(shorten|rewrite|rephrase|redo|regenerate|translate|simplify|expand|improve|fix) "
+    r"(it|this|that|the answer|your answer|please)\b"
+    r"|^\s*(please\s+)?(be|use|add|remove|write|answer|try)\b[^.!?\n]{0,60}\b(more|less|fewer|again|shorter|longer)\b"
+    r"|^\s*(it |this |the answer |answer )?(should|needs to|must) (be|have been) [^.!?\n]{0,40}"
+    r"(shorter|longer|friendlier|clearer|polite|concise|formal|detailed|simpler)"
+    r"|^\s*(too|way too|a bit too) (long|short|vague|wordy|formal|generic|technical)\b[^\n]{0,40}$"
+)
+_WITH_VERDICT = {
+    EventKind.SIDE_BY_SIDE: pl.col("choice").is_not_null() & pl.col("answer_b").is_not_null(),
+    EventKind.THUMB: pl.col("thumb").is_in([1, -1]),
+    EventKind.RATING: pl.col("rating").is_between(0, 1),
+    EventKind.CORRECTION: pl.lit(True),
+}
+
+
+def drop_unusable(work: pl.DataFrame, *, trivial_edits: bool) -> Filtered:
+    """No consent, no question, empty answers, events without a verdict, corrections that are none."""
+    kind, original, corrected = pl.col("kind"), pl.col("answer_a"), pl.col("corrected")
+    correction = kind == EventKind.CORRECTION.value
+    choice = kind == EventKind.SIDE_BY_SIDE.value
+    verdict = pl.any_horizontal(*((kind == which.value) & has for which, has in _WITH_VERDICT.items()))
+    last_turn = rf"(?:^|{TURN})(?:user|tool){ROLE}[^{TURN}]*\S[^{TURN}]*$"
+    rules = {
+        "no_consent": ~pl.col("consent"),
+        "no_question": ~pl.col("prompt").str.contains(last_turn),
+        "no_verdict": ~verdict.fill_null(False),
+        "empty_answer": _blank(original) & ~correction | (choice & _blank(pl.col("answer_b"))),
+        "identical_answers": choice & (original.str.strip_chars() == pl.col("answer_b").str.strip_chars()),
+        "empty_correction": correction & (_blank(corrected) | _blank(original)),
+    }
+    if trivial_edits:
+        rules["trivial_edit"] = correction & (normalised(original) == normalised(corrected))
+        rules["instruction_not_answer"] = correction & corrected.str.contains(_INSTRUCTION)
+    return apply_rules(work, rules)
+
+
+def drop_repeated_events(work: pl.DataFrame) -> Filtered:
+    """Keep the first of what one person said about the same answers; without a known person, of one conversation."""
+    someone = pl.coalesce("annotator_hash", "user_hash", "conversation_id")
+    said = pl.struct(someone, "kind", *TEXTS, "choice", "thumb", "rating").hash()
+    # Events of nobody in particular may come from many people: only the same moment makes them one.
+    key = pl.when(someone.is_null()).then(pl.struct("time", said.alias("said")).hash()).otherwise(said)
+    return keep_first(work, key, "duplicate_event")
+
+
+def drop_forgotten(work: pl.DataFrame, people: frozenset[str], events: frozenset[str]) -> Filtered:
+    """Everything of or by forgotten people (their hashes), and forgotten events."""
+    theirs = pl.col("user_hash").is_in(list(people)) | pl.col("annotator_hash").is_in(list(people))
+    return apply_rules(work, {"forgotten": theirs.fill_null(False) | pl.col("event_id").is_in(list(events))})
+
+
+def _blank(text: pl.Expr) -> pl.Expr:
+    return text.str.strip_chars().fill_null("") == ""

@@ -1,0 +1,74 @@
+"""The order in which a working frame is cleaned, and candidate rows after it."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from feedback.clean.answers import is_refusal, quality_rules
+from feedback.clean.contamination import benchmark_texts, drop_contaminated
+from feedback.clean.language import drop_other_languages
+from feedback.clean.repeats import drop_above_caps, drop_near_duplicates
+from feedback.clean.similarity import clusters
+from feedback.clean.unusable import drop_repeated_events, drop_unusable
+from feedback.corrections import find_corrections, find_edits
+from feedback.filtering import apply_rules
+from feedback.ledger import Ledger
+from feedback.settings import BuildSettings
+from feedback.splits import add_split, drop_overlap
+from feedback.turns import user_text
+
+
+def clean_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:
+    """Redacted events without what is unusable, repeated, contaminated or in another language.
+
+    Corrections found in conversations are added. Has `row_order` [rows], the order of time.
+    """
+    chosen = settings.clean
+    work = ledger.events(drop_unusable(work, trivial_edits=chosen.trivial_edits))
+    work = ledger.events(drop_repeated_events(work)).with_row_index("row_order")
+    found = [find_corrections(work, good_rating=settings.ratings.good), find_edits(work)]
+    work = pl.concat([work, *found]).sort("row_order", maintain_order=True)
+    if chosen.benchmarks:
+        texts = benchmark_texts(chosen.benchmarks)
+        work = ledger.events(drop_contaminated(work, texts, ngram=chosen.benchmark_ngram))
+    if chosen.languages:
+        work = ledger.events(drop_other_languages(work, chosen.languages))
+    return work
+
+
+def place_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:
+    """Events with `prompt_id`, `cluster` and `split`, without those whose question belongs to another split."""
+    prompts = work.select("prompt").unique(maintain_order=True).with_row_index("prompt_id")
+    said = prompts.select(user_text(pl.col("prompt")))["prompt"]
+    near = settings.clean.near_duplicates
+    groups = clusters(said, settings.clean.near_threshold) if near else np.arange(len(said))
+    prompts = prompts.with_columns(cluster=pl.Series(groups.astype(np.uint32)))
+    work = work.join(prompts, on="prompt", how="left", maintain_order="left")
+    return ledger.events(drop_overlap(add_split(work, settings.split)))
+
+
+def clean_rows(kind: str, rows: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:
+    """Candidate rows of one kind without what should not be learned from, the heaviest first."""
+    chosen = settings.clean
+    rules: dict[str, pl.Expr] = {}
+    # Only what the model is to imitate matters: a disliked refusal is a good lesson, a preferred one may be.
+    refused = is_refusal(pl.col("answer"))
+    if kind == "sft" and chosen.refusals:
+        rules["refusal"] = refused
+    if kind == "kto" and chosen.refusals:
+        rules["refusal"] = refused & pl.col("label")
+    if kind == "pairs" and chosen.refusals_in_pairs:
+        rules["refusal"] = refused
+    if kind == "sft":
+        rules |= quality_rules(
+            min_chars=settings.sft.min_chars,
+            max_chars=settings.sft.max_chars,
+            min_distinct_words=settings.sft.min_distinct_words,
+        )
+    rows = ledger.rows(kind, apply_rules(rows, rules))
+    rows = rows.sort("weight", "row_order", descending=[True, False], maintain_order=True)
+    if chosen.near_duplicates:
+        rows = ledger.rows(kind, drop_near_duplicates(rows))
+    capped = drop_above_caps(rows, per_user=chosen.rows_per_user, per_prompt=chosen.rows_per_prompt)
+    return ledger.rows(kind, capped)

@@ -1,0 +1,51 @@
+"""Forgetting: a tombstone beside the build, then the build again without whatever it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from conf.errors import DataError
+from feedback.build import Watch, build
+from feedback.build_result import BuildResult
+from feedback.events import hash_user
+from feedback.overrides import parse_settings
+from feedback.source import Source
+from feedback.tombstones import FILE, Tombstones, read_tombstones
+
+_HASH = re.compile(r"[0-9a-f]{16}")
+
+
+def forget(
+    folder: Path,
+    *,
+    users: Sequence[str] = (),
+    events: Sequence[str] = (),
+    watch: Watch | None = None,
+    with_report: bool = True,
+) -> BuildResult:
+    """Rebuild `folder` from its logs without these people and events, and without all that were forgotten before.
+
+    A user is given by raw id, which is hashed with the build's salt and kept nowhere, or by hash. The old build stays
+    as it was until the new one is complete. Raises DataError when the folder is no build or its logs are gone.
+    """
+    if not users and not events:
+        raise DataError("nothing to forget: give --user or --event.")
+    source = Source.read(folder)
+    missing = [path for path in source.logs if not path.exists()]
+    if missing:
+        raise DataError([f"{path}: the log this build was made from is gone; a rebuild needs it." for path in missing])
+    salt = parse_settings(source.overrides).privacy.user_salt
+    hashes = {user for user in users if _HASH.fullmatch(user)} | {hash_user(user, salt) for user in users}
+    tombstones = read_tombstones(folder / FILE) | Tombstones(frozenset(hashes), frozenset(events))
+    fresh = folder.parent / f".{folder.name}.{os.getpid()}.rebuilt"
+    old = folder.parent / f".{folder.name}.{os.getpid()}.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    result = build(source, fresh, watch=watch, tombstones=tombstones, with_report=with_report)
+    os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old)
+    return result

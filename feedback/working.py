@@ -1,0 +1,68 @@
+"""The working frame of a build: one row an event, conversations packed into text, in the order events happened."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from feedback.events import EVENT_SCHEMA, EventKind
+from feedback.turns import ROLE, TURN, TURNS_TYPE, pack, unpack
+
+IN_CONVERSATION = "in_conversation"
+"""`kind` of what feedback/corrections.py finds; every other kind is an EventKind."""
+
+TEXTS = ("prompt", "answer_a", "answer_b", "corrected")
+_KEPT = (
+    "event_id", "kind", "conversation_id", "turn", "user_hash", "annotator_hash", "time", "model_a", "model_b",
+    "choice", "strength", "thumb", "rating", "persona", "locale", "topic", "consent",
+)  # fmt: skip
+
+
+def working_frame(events: pl.DataFrame) -> pl.DataFrame:
+    """An event frame (EVENT_SCHEMA) as a working frame: TEXTS are strings, `events` lists the event ids of a row.
+
+    Sorted by time, then event id; events without a time come last.
+    """
+    clean = {name: pl.col(name).str.replace_all(f"[{TURN}{ROLE}]", " ") for name in ("response_a", "response_b")}
+    return events.select(
+        *_KEPT,
+        pack(pl.col("prompt")).alias("prompt"),
+        clean["response_a"].alias("answer_a"),
+        clean["response_b"].alias("answer_b"),
+        pl.col("corrected").str.replace_all(f"[{TURN}{ROLE}]", " "),
+        pl.concat_list("event_id").alias("events"),
+    ).sort("time", "event_id", nulls_last=True, maintain_order=True)
+
+
+def public_events(events: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
+    """`events` (EVENT_SCHEMA) that are in `work`, with the texts of `work`: what a report may show.
+
+    Comments and reasons are left out: nobody has redacted them.
+    """
+    texts = work.select(
+        "event_id",
+        unpack(pl.col("prompt")).cast(TURNS_TYPE).alias("prompt"),
+        pl.col("answer_a").alias("response_a"),
+        pl.col("answer_b").alias("response_b"),
+        "corrected",
+        "persona",
+        "topic",
+    )
+    rest = events.drop("prompt", "response_a", "response_b", "corrected", "persona", "topic").with_columns(
+        comment=pl.lit(None, pl.String), reasons=pl.lit([], pl.List(pl.String))
+    )
+    return rest.join(texts, on="event_id", how="inner", maintain_order="right").select(EVENT_SCHEMA.names())
+
+
+def is_kind(kind: EventKind) -> pl.Expr:
+    """True for events of a kind."""
+    return pl.col("kind") == kind.value
+
+
+def found_in_conversation() -> pl.Expr:
+    """True for what feedback/corrections.py found."""
+    return pl.col("kind") == IN_CONVERSATION
+
+
+def normalised(text: pl.Expr) -> pl.Expr:
+    """Lower case, letters and digits only, one space between words: what is left when only looks differ."""
+    return text.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(" ")

@@ -1,0 +1,83 @@
+"""Rows to files: TRL's columns, stable ids, sorted by id, so that equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import polars as pl
+
+from feedback.build_result import SPLITS, Produced
+from feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from feedback.turns import TURN, turn, unpack
+
+_SCHEMAS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
+
+
+def with_ids(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Candidate rows with `id`: a BLAKE2b hash of kind, question, answers and label. Sorted by it."""
+    texts = rows.select(
+        pl.concat_str(
+            "prompt",
+            "answer",
+            pl.col("other").fill_null(""),
+            pl.col("label").cast(pl.String).fill_null(""),
+            separator="\x1d",
+        )
+    ).to_series()
+    prefix = f"{kind}\x1d".encode()
+    ids = [hashlib.blake2b(prefix + text.encode(), digest_size=10).hexdigest() for text in texts]
+    return rows.with_columns(id=pl.Series(ids, dtype=pl.String)).sort("id")
+
+
+def training_columns(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows as feedback/examples.py declares them for a kind."""
+    said = {name: turn("assistant", pl.col(name)) for name in ("answer", "other")}
+    if kind == "sft":
+        made = {"messages": unpack(pl.concat_str(pl.col("prompt"), pl.lit(TURN), said["answer"]))}
+    elif kind == "pairs":
+        made = {name: unpack(text) for name, text in (("chosen", said["answer"]), ("rejected", said["other"]))}
+        made["prompt"] = unpack(pl.col("prompt"))
+    else:
+        made = {"prompt": unpack(pl.col("prompt")), "completion": unpack(said["answer"])}
+    schema = _SCHEMAS[kind]
+    return rows.with_columns(**made).select(pl.col(name).cast(kind_of) for name, kind_of in schema.items())
+
+
+def write_kind(folder: Path, kind: str, rows: pl.DataFrame) -> list[Produced]:
+    """The three files of a kind, and what is in them."""
+    (folder / kind).mkdir(parents=True)
+    produced = []
+    for split in SPLITS:
+        part = rows.filter(pl.col("split") == split)
+        path = folder / kind / f"{split}.jsonl"
+        training_columns(kind, part).write_ndjson(path)
+        digest, size = file_hash(path)
+        produced.append(
+            Produced(
+                kind=kind,
+                split=split,
+                path=f"{kind}/{split}.jsonl",
+                rows=part.height,
+                desirable=int(part["label"].sum() or 0),
+                weight_sum=round(float(part["weight"].sum()), 6),
+                mean_answer_chars=_mean_length(part["answer"]),
+                mean_rejected_chars=_mean_length(part["other"]),
+                users=part["user_hash"].drop_nulls().n_unique(),
+                bytes=size,
+                sha256=digest,
+            )
+        )
+    return produced
+
+
+def file_hash(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest, path.stat().st_size
+
+
+def _mean_length(texts: pl.Series) -> float:
+    lengths = texts.str.len_chars().drop_nulls()
+    return round(int(lengths.sum()) / len(lengths), 2) if len(lengths) else 0.0
