@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from conf.derive import offline_steps
 from conf.held_out import held_out_sets
 from conf.schema import RunConfig
+from data.mask_view import mask_warnings
 from data.row_feed import FeedSettings, RowFeed
 from data.row_kinds import TrainRows, load_rows
-from data.tokenize import load_tokenizer
+from data.tokenize import Encoder, load_tokenizer
 from trainer.algorithms.base import ModelKind, OfflineAlgorithm, OfflineNeeds, Role
 from trainer.launch.checkpoints import OfflineRunSaver, restore_offline
 from trainer.launch.demand import role_requests
@@ -79,7 +80,9 @@ async def _load(stage: Stage, algorithm: OfflineAlgorithm) -> dict[str, TrainRow
             train_prompts=needs.train_prompts,
         )
     }
-    for warning in config.algorithm.data_warnings(rows[TRAIN].counts):
+    warnings = config.algorithm.data_warnings(rows[TRAIN].counts)
+    warnings += mask_warnings(rows[TRAIN], Encoder(tokenizer, system_prompt=config.data.system_prompt), tokenizer)
+    for warning in warnings:
         stage.progress.notice(f"warning: {warning}")
     for name, source in held_out_sets(config.data.eval).items():
         rows[name] = load_rows(needs.rows, source, config.data, tokenizer, train_prompts=needs.train_prompts)
