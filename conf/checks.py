@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from conf.held_out import DEFAULT_NAME, held_out_sets
+from conf.model_folder import model_folder
 from conf.problems import Problem
 from conf.ranges import check_numbers
 from conf.schema import Device, LearnerConfig, Offload, RunConfig
@@ -54,10 +56,36 @@ def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:
         yield Problem(("data.train",), "data.train is empty; give a JSONL or parquet file, a folder or a dataset name.")
     elif _is_path(config.data.train) and not Path(config.data.train).expanduser().exists():
         yield Problem(("data.train",), f"data.train={config.data.train}: there is no such file or folder.")
-    if config.data.eval and _is_path(config.data.eval) and not Path(config.data.eval).expanduser().exists():
-        yield Problem(("data.eval",), f"data.eval={config.data.eval}: there is no such file or folder.")
+    yield from _held_out(config, needs)
     if needs.rollout and config.num_steps == 0:
         yield Problem(("num_steps",), "num_steps=0: an online run counts its steps; give a number of at least 1.")
+
+
+def _held_out(config: RunConfig, needs: Needs) -> Iterator[Problem]:
+    """The held-out sets, and the metric of theirs that tells the best step."""
+    try:
+        sets = held_out_sets(config.data.eval)
+    except ValueError as error:
+        yield Problem(("data.eval",), f"data.eval={config.data.eval}: {error}.")
+        return
+    for name, source in sets.items():
+        if _is_path(source) and not Path(source).expanduser().exists():
+            key = "data.eval" if name == DEFAULT_NAME else f"data.eval, set {name}"
+            yield Problem(("data.eval",), f"{key}={source}: there is no such file or folder.")
+    if needs.rollout and len(sets) > 1:
+        yield Problem(
+            ("data.eval",),
+            f"data.eval names {len(sets)} sets ({', '.join(sets)}), and an online run answers one; give one.",
+        )
+    best = config.evaluation.best
+    if best and needs.rollout:
+        yield Problem(("evaluation.best",), f"evaluation.best={best}: only offline runs keep a best step.")
+    elif best and not any(best.startswith(f"eval/{name}/") for name in sets):
+        known = ", ".join(f"eval/{name}/loss" for name in sets) or "none, for data.eval is empty"
+        yield Problem(
+            ("evaluation.best", "data.eval"),
+            f"evaluation.best={best}: name a metric of a held-out set, eval/<set>/<metric> ({known}).",
+        )
 
 
 def _learner(role: str, learner: LearnerConfig, config: RunConfig) -> Iterator[Problem]:
@@ -109,15 +137,9 @@ def _models(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     if needs.reward:
         named["reward.model"] = config.reward.model
     for key, folder in named.items():
-        if not folder:
-            continue
-        path = Path(folder).expanduser()
-        if not path.is_dir():
-            yield Problem((key,), f"{key}={folder}: there is no such folder; give a Hugging Face model folder.")
-        elif not (path / "config.json").is_file():
-            yield Problem(
-                (key,), f"{key}={folder}: the folder holds no config.json, so it is not a Hugging Face model."
-            )
+        sentence = _model_problem(folder) if folder else None
+        if sentence:
+            yield Problem((key,), f"{key}={folder}: {sentence}")
     if not config.policy.model:
         yield Problem(("policy.model",), "policy.model is empty; give the folder of the model to train.")
     if needs.critic and not config.critic.model and not config.reward.model:
@@ -126,6 +148,19 @@ def _models(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             "critic.model is empty and there is no reward.model to start it from; set critic.model "
             "(the policy's folder will do).",
         )
+
+
+def _model_problem(named: str) -> str | None:
+    """What is wrong with a model's folder, by itself; None when nothing is."""
+    if not Path(named).expanduser().is_dir():
+        return "there is no such folder; give a Hugging Face model folder, or a finished run's."
+    try:
+        path = Path(model_folder(named).path)
+    except ValueError as error:
+        return f"{error}."
+    if not (path / "config.json").is_file():
+        return "the folder holds no config.json, so it is not a Hugging Face model (nor is it a run)."
+    return None
 
 
 def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:

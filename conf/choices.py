@@ -71,6 +71,29 @@ class LossAggregation(Enum):
     sequence_mean = "sequence_mean"  # every sequence counts the same, whatever its length
 
 
+class DPOLoss(Enum):
+    """What DPO does with h, the gap of chosen and rejected log-ratios to the reference."""
+
+    sigmoid = "sigmoid"  # -log sigmoid(beta h); with label_smoothing: conservative DPO
+    robust = "robust"  # unbiased under labels flipped with probability label_smoothing
+    ipo = "ipo"  # (h - 1 / (2 beta))^2
+    hinge = "hinge"  # max(0, 1 - beta h)
+
+
+class IPONormalisation(Enum):
+    """Whether IPO's log-ratios are means over an answer's tokens, as its authors confirmed, or sums."""
+
+    token_mean = "token_mean"
+    sum = "sum"
+
+
+class Better(Enum):
+    """Which way a metric improves."""
+
+    lower = "lower"
+    higher = "higher"
+
+
 class WandbMode(Enum):
     """auto: WANDB_MODE, else online when a key is in the environment, else offline; never a prompt for one."""
 

@@ -77,7 +77,7 @@ def batch_plan(config: RunConfig, needs: Needs, num_rows: int | None) -> BatchPl
         updates_per_step=1,
         total_updates=steps,
         units_per_rank=math.ceil(per_update / ranks),
-        max_tokens_per_step=per_update * 2 * config.data.max_length,  # a row is a pair
+        max_tokens_per_step=per_update * algorithm.sequences_per_unit * config.data.max_length,
         num_rows=num_rows,
         epochs=steps * per_update / num_rows if num_rows else None,
     )

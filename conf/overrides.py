@@ -109,7 +109,7 @@ def _read_one(text: str) -> Problem | Assignment | tuple[str, str]:
 
 
 def _read_value(key: str, text: str) -> Problem | Assignment:
-    if _is_text(key) and not text.startswith(("'", '"')) and "${" not in text and text != "null":
+    if _is_text(key, text) and not text.startswith(("'", '"')) and "${" not in text and text != "null":
         return Assignment(key, text)  # paths and names as typed: Hydra's grammar has no place for ~, #, = or an umlaut
     try:
         parsed = OverridesParser.create().parse_override(f"x={text}")
@@ -122,8 +122,10 @@ def _read_value(key: str, text: str) -> Problem | Assignment:
     return Assignment(key, parsed.value())
 
 
-def _is_text(key: str) -> bool:
-    return any(reference.keys(a)[key].type == "str" for a in reference.algorithm_names() if key in reference.keys(a))
+def _is_text(key: str, text: str) -> bool:
+    """True when `text` is to be taken as typed: where text belongs, and where it may but a list or mapping as well."""
+    types = {reference.keys(a)[key].type for a in reference.algorithm_names() if key in reference.keys(a)}
+    return "str" in types or ("Any" in types and not text.startswith(("[", "{")))
 
 
 def _shown(value: Value) -> str:

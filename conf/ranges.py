@@ -49,7 +49,7 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
         (_NOT_NEGATIVE, ("clip", "truncation_penalty")),
         (_NOT_NEGATIVE, ("evaluation.temperature",)),  # 0: the most likely token
-        (_FRACTION, ("max_failed_fraction", "max_bad_fraction")),
+        (_FRACTION, ("max_failed_fraction", "max_bad_fraction", "max_overlong_fraction")),
         (Range(0, 1, above=True), ("gpu_memory_utilization",)),
         (Range(0, 3), ("zero_stage",)),
     )

@@ -185,6 +185,8 @@ def _expected(classes: dict[str, _Class], annotation: str) -> str:
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     if annotation in words:
         return words[annotation]
+    if annotation == "Any":
+        return "text, a list of texts or a mapping of names to texts"
     if annotation in classes:
         return f"one of {', '.join(classes[annotation].members)}"
     element = annotation.partition("[")[2].rstrip("]")

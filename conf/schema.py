@@ -7,10 +7,15 @@ Nothing is rewritten; only the words `auto`, 0 or empty that a field documents a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from conf.choices import (  # noqa: F401  every choice is part of the schema and imported from here
+    Better,
     Device,
+    DPOLoss,
+    IPONormalisation,
     KLController,
     KLEstimator,
     LossAggregation,
@@ -39,6 +44,15 @@ class AlgorithmConfig:
     def units_per_update(self) -> int:
         """Sequences (online) or rows (offline) of one optimizer step."""
         raise NotImplementedError(f"{type(self).__name__} does not say how much one optimizer step takes")
+
+    @property
+    def sequences_per_unit(self) -> int:
+        """Sequences a unit is made of: 2 for a pair of answers."""
+        return 1
+
+    def data_warnings(self, counts: Mapping[str, int]) -> list[str]:
+        """What is odd about a training set of these counts, as sentences with a fix. None of them ends the run."""
+        return []
 
     @property
     def passes_per_step(self) -> int:
@@ -79,7 +93,7 @@ class LearnerConfig:
     """One DeepSpeed learner group: the policy, the critic, or a reward model in training."""
 
     model: str = ""
-    """Hugging Face folder. Empty for the critic: start from the reward model."""
+    """Hugging Face folder, or the folder of a finished run. Empty for the critic: start from the reward model."""
     precision: Precision = Precision.bfloat16
     """Weights and activations; the optimizer's copy is always float32."""
     zero_stage: int = 2
@@ -107,7 +121,9 @@ class ReferenceConfig:
     """The frozen reference (absent when no KL term needs it)."""
 
     model: str = ""
-    """Hugging Face folder; empty: the policy's start."""
+    """Hugging Face folder or finished run; empty: the policy's start."""
+    cache: str = ""
+    """Offline: folder that keeps the reference's log-probs of a data set; empty: run_root/.reference."""
     precision: Precision = Precision.bfloat16
     """Weights and activations."""
     num_ranks: int = 1
@@ -137,7 +153,7 @@ class RewardConfig:
     """What scores a response: a reward model, rules, or both, summed by weight."""
 
     model: str = ""
-    """Folder of a scalar-head model; empty: rules only."""
+    """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
     model_weight: float = 1.0
     """Weight of the reward model's score."""
     rules: list[RuleRewardConfig] = field(default_factory=list)
@@ -227,14 +243,16 @@ class DataConfig:
 
     train: str = ""
     """JSONL or parquet file, folder, or Hugging Face dataset name."""
-    eval: str = ""
-    """Held-out rows in the same form; empty: none."""
+    eval: Any = ""
+    """Held-out rows in the same form; several as [a.jsonl,b.jsonl] or {name: a.jsonl}; empty: none."""
     max_prompt_tokens: int = 1024
     """Online and held-out prompts, tokens of the rendered template."""
     max_length: int = 2048
     """Offline rows: prompt and response together, tokens."""
     overlong: Overlong = Overlong.drop
     """What happens to longer rows; truncate_left cuts the prompt's beginning."""
+    max_overlong_fraction: float = 0.5
+    """A larger share of overlong rows refuses the run, whatever is done with them."""
     max_bad_fraction: float = 0.01
     """More quarantined rows than this refuse the run."""
     shuffle: bool = True
@@ -291,10 +309,14 @@ class CheckpointConfig:
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """Held-out prompts answered by the present policy."""
+    """Online: held-out prompts answered by the present policy. Offline: held-out loss and figures by set."""
 
     every: int = 0
     """Steps between evaluations; 0: first and last only."""
+    best: str = ""
+    """Offline: the metric that tells the best step, as eval/held_out/loss; its checkpoint and export are kept."""
+    best_is: Better = Better.lower
+    """Which way that metric improves."""
     prompts: int = 64
     """Held-out prompts answered, from the head of data.eval."""
     temperature: float = 0.0

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from data.types import Denominators, RankShard, TokenBatch, TrainBatch, UpdateWindow
+from data.types import Denominators, PairBatch, RankShard, TrainBatch, UpdateWindow
 
 B = TypeVar("B", bound=TrainBatch)
 
@@ -80,7 +80,7 @@ def shard(
         seed=seed,
     )
     _require_positive(epochs=epochs)
-    denominators = [_denominators(batch.select(window.units).tokens) for window in plan.windows]
+    denominators = [_denominators(batch.select(window.units)) for window in plan.windows]
     filler = batch.filler() if plan.num_fillers else batch
     orders = [list(range(len(plan.windows))) for _ in range(epochs)]
     for epoch, order in enumerate(orders[1:], start=1):
@@ -151,13 +151,15 @@ def _even_out(
     return tuple(tuple(bin_) for bin_ in sorted(bins, key=lambda bin_: -sum(lengths[u] for u in bin_)))
 
 
-def _denominators(tokens: TokenBatch) -> Denominators:
+def _denominators(batch: TrainBatch) -> Denominators:
+    tokens = batch.tokens
     per_token = torch.cat([torch.zeros(1, dtype=torch.int64), tokens.response_mask.long().cumsum(0)])
     trained = per_token[tokens.cu_seqlens.long()].diff()
     count = int(trained.sum())
     if count == 0:
         raise ValueError(f"none of the {tokens.num_sequences} sequences of an optimizer step has a token to train on")
-    return Denominators(tokens=float(count), sequences=float((trained > 0).sum()))
+    chosen = float(trained[::2].sum()) if isinstance(batch, PairBatch) else 0.0
+    return Denominators(tokens=float(count), sequences=float((trained > 0).sum()), chosen_tokens=chosen)
 
 
 def _require_positive(**values: int) -> None:

@@ -1,13 +1,14 @@
-"""Preference sets: rows -> tokenised pairs, and pairs -> the PairBatch a reward model is trained on."""
+"""Preference sets: rows -> tokenised pairs, and pairs -> the PairBatch that reward models and DPO are trained on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from conf.schema import DataConfig
@@ -31,15 +32,46 @@ class PairExample:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Preferences in file order; the sampler shuffles."""
+    """Preferences in file order; the sampler shuffles. A data.row_kinds.TrainRows."""
 
     pairs: tuple[PairExample, ...]
     digest: str  # a data position is only valid for the same digest
     report: LoadReport
+    train_prompts: bool = False  # the chosen sides' prompts are trained too
+    ref_logps: Tensor | None = None  # [2P]: of chosen and rejected, alternating
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Rows by kind."""
+        return {"pairs": len(self.pairs)}
+
+    def batch(self, rows: Sequence[int]) -> PairBatch:
+        """The given pairs."""
+        made = pair_batch([self.pairs[row] for row in rows], train_prompts=self.train_prompts)
+        if self.ref_logps is None:
+            return made
+        index = torch.tensor([side for row in rows for side in (2 * row, 2 * row + 1)], dtype=torch.int64)
+        return replace(made, ref_logps=self.ref_logps[index])
+
+    def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:
+        """Token ids and answer tokens: chosen and rejected of every row, alternating."""
+        return [(side.token_ids, side.mask) for pair in self.pairs for side in (pair.chosen, pair.rejected)]
+
+    def with_reference(self, logps: Tensor) -> PairSet:
+        """With the reference's log-prob of each of `sequences`."""
+        return replace(self, ref_logps=logps)
 
 
 def load_pairs(
-    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    quarantine: Path | None = None,
+    train_prompts: bool = False,
 ) -> PairSet:
     """Every usable preference of `name` (`config.train` or `config.eval`).
 
@@ -48,16 +80,25 @@ def load_pairs(
     """
     builder = _PairBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
     read = read_row_set(name, config, builder, quarantine)
-    return PairSet(read.items, read.digest, read.report)
+    return PairSet(read.items, read.digest, read.report, train_prompts)
 
 
-def pair_batch(pairs: Sequence[PairExample]) -> PairBatch:
-    """P pairs as 2P sequences, chosen and rejected alternating; the answers' tokens are the masked ones."""
+def pair_batch(pairs: Sequence[PairExample], *, train_prompts: bool = False) -> PairBatch:
+    """P pairs as 2P sequences, chosen and rejected alternating; the answers' tokens are the masked ones.
+
+    `train_prompts`: the chosen sides' prompts are masked too, but for the first token, and `answers` tells them apart.
+    """
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    masks = [side.mask for side in sides]
+    answers = None
+    if train_prompts:
+        answers = torch.tensor([trained for mask in masks for trained in mask], dtype=torch.bool)
+        masks[::2] = [[i > 0 for i in range(len(mask))] for mask in masks[::2]]
     return PairBatch(
-        tokens=TokenBatch.from_sequences([side.token_ids for side in sides], [side.mask for side in sides]),
+        tokens=TokenBatch.from_sequences([side.token_ids for side in sides], masks),
         margin=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
         weight=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
+        answers=answers,
     )
 
 

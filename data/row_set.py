@@ -54,7 +54,7 @@ def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quaranti
     """Every usable row of `name`.
 
     Raises DataError for a set that is empty or unreadable, holds more bad rows than `config.max_bad_fraction`, has
-    overlong rows under `overlong=error`, or has nothing left.
+    overlong rows under `overlong=error` or more of them than `config.max_overlong_fraction`, or has nothing left.
     """
     items: list[T] = []
     overlong: list[BadRow] = []
@@ -94,6 +94,12 @@ def _refuse(config: DataConfig, key: str, report: LoadReport, overlong: list[Bad
         problems = [
             f"data {report.name}: {len(overlong)} of {report.total} rows are longer than {key} allows; raise it, or "
             "set data.overlong to drop or truncate_left."
+        ]
+        raise DataError(problems + [f"{row.source}: {row.reason}" for row in overlong[:_EXAMPLES]])
+    if report.kept > 0 and report.overlong > config.max_overlong_fraction * report.total:
+        problems = [
+            f"data {report.name}: {report.overlong} of {report.total} rows are longer than {key} allows, a larger "
+            f"share than data.max_overlong_fraction={config.max_overlong_fraction:g}; raise {key}, or the limit."
         ]
         raise DataError(problems + [f"{row.source}: {row.reason}" for row in overlong[:_EXAMPLES]])
     if report.kept == 0:

@@ -1,7 +1,8 @@
 """What a row means, by TRL's column names: standard (strings) or conversational (lists of role and content).
 
-`prompt` | `prompt`/`completion` | `messages` | `prompt`/`chosen`/`rejected` (or `chosen`/`rejected` as whole
-conversations), with the optional columns `id`, `ground_truth`, `data_source`, `margin`, `weight`. Others are ignored.
+`prompt` | `text` | `prompt`/`completion` | `messages` | `prompt`/`chosen`/`rejected` (or `chosen`/`rejected` as whole
+conversations) | `prompt`/`completion`/`label`, with the optional columns `id`, `ground_truth`, `data_source`, `margin`,
+`weight`, and `weight` of a message. Others are ignored.
 """
 
 from __future__ import annotations
@@ -43,6 +44,86 @@ class PairRow:
     weight: float
     chosen_finished: bool  # False: the answer was cut off, so no end token follows it
     rejected_finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRow:
+    """A prompt and the answer to learn."""
+
+    prompt: Side
+    completion: Side
+    weight: float
+    finished: bool  # False: the answer was cut off, so no end token follows it
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRow:
+    """Turns of which every assistant's is learned, times its own weight (0: read, not learned)."""
+
+    turns: tuple[Message, ...]
+    turn_weights: tuple[float, ...]  # 0 for whoever is not the assistant
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """Raw text."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRow:
+    """An answer and whether it is desirable."""
+
+    prompt: Side
+    completion: Side
+    desirable: bool
+    weight: float
+    finished: bool
+
+
+def completion_or_conversation(columns: Mapping[str, object]) -> CompletionRow | ConversationRow:
+    """A row of supervised fine-tuning. Raises RowError."""
+    weight = _number(columns, "weight", 1.0, above=0.0)
+    if _present(columns, "messages"):
+        turns = _turns(columns["messages"], "messages")
+        weights = tuple(
+            _turn_weight(raw) if turn.role == "assistant" else 0.0
+            for turn, raw in zip(turns, _list(columns["messages"]), strict=True)
+        )
+        if not any(turn.role == "assistant" for turn in turns):
+            raise RowError("`messages` has no assistant turn, so nothing of it would be trained")
+        if not any(weights):
+            raise RowError("every assistant turn of `messages` has weight 0, so nothing of it would be trained")
+        return ConversationRow(turns, weights, weight)
+    if _present(columns, "prompt") and _present(columns, "completion"):
+        prompt, completion = _question_and_answer(columns)
+        return CompletionRow(prompt, completion, weight, _flag(columns, "completion_finished", default=True))
+    hint = "; raw `text` is for algorithm=pretrain" if _present(columns, "text") else ""
+    raise RowError(f"no `messages`, and no `prompt` with `completion`; the row has {_names(columns)}{hint}")
+
+
+def document_row(columns: Mapping[str, object]) -> DocumentRow:
+    """A row of plain next-token training. Raises RowError."""
+    if not _present(columns, "text"):
+        raise RowError(f"no column `text`; the row has {_names(columns)}")
+    text = _side(columns, "text")
+    if not isinstance(text, str):
+        raise RowError("`text` is a list of turns; conversations are for algorithm=sft, in `messages`")
+    return DocumentRow(text, _number(columns, "weight", 1.0, above=0.0))
+
+
+def judged_row(columns: Mapping[str, object]) -> JudgedRow:
+    """An unpaired preference. Raises RowError."""
+    for name in ("prompt", "completion", "label"):
+        if not _present(columns, name):
+            raise RowError(f"no column `{name}`; the row has {_names(columns)}")
+    prompt, completion = _question_and_answer(columns)
+    desirable = _flag(columns, "label", default=True)
+    weight = _number(columns, "weight", 1.0, above=0.0)
+    return JudgedRow(prompt, completion, desirable, weight, _flag(columns, "completion_finished", default=True))
 
 
 def prompt_row(columns: Mapping[str, object]) -> PromptRow:
@@ -109,6 +190,28 @@ def _common_prompt(
     if not prompt or not all(ends):
         raise RowError("`chosen` and `rejected` are not two ends of one conversation; give the shared part as `prompt`")
     return prompt, *ends
+
+
+def _question_and_answer(columns: Mapping[str, object]) -> tuple[Side, Side]:
+    prompt, completion = _side(columns, "prompt"), _side(columns, "completion")
+    if isinstance(prompt, str) and not isinstance(completion, str):
+        raise RowError("`completion` is a list of turns, so `prompt` must be too")
+    if not isinstance(prompt, str) and isinstance(completion, str):
+        raise RowError("`prompt` is a list of turns, so `completion` must be too")
+    return prompt, completion
+
+
+def _turn_weight(turn: object) -> float:
+    assert isinstance(turn, Mapping)
+    weight = _number(turn, "weight", 1.0, above=-math.inf)
+    if weight < 0:
+        raise RowError(f"`weight` of a turn is {weight:g}; expected 0 or more")
+    return weight
+
+
+def _list(value: object) -> list[object]:
+    assert isinstance(value, list)
+    return value
 
 
 def _without_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -37,6 +37,20 @@ class EncodedAnswer:
         return EncodedAnswer(self.token_ids[cut:], self.prompt_tokens - cut)
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One sequence of which some tokens are trained."""
+
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]  # of each token's loss; 0: not trained
+
+    def without_first(self, cut: int) -> EncodedText | None:
+        """Without the first `cut` tokens; None when that takes a trained one, or leaves nothing before the first."""
+        if any(self.weights[: cut + 1]):
+            return None
+        return EncodedText(self.token_ids[cut:], self.weights[cut:])
+
+
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, without running code from it.
 
@@ -99,6 +113,72 @@ class Encoder:
         if len(encoded.token_ids) - encoded.prompt_tokens < 2:
             raise RowError("the answer has no tokens besides its end")
         return EncodedAnswer(encoded.token_ids[:-1], encoded.prompt_tokens)
+
+    def encode_conversation(self, turns: Sequence[Message], turn_weights: Sequence[float]) -> EncodedText:
+        """Whole conversation in one tokenisation; a turn with a weight is trained from its first word to its end token.
+
+        Where a turn lies is told by rendering the conversation up to it, with and without it, and verified: a template
+        that renders earlier turns otherwise once more follow is refused with RowError. What follows the last trained
+        token is left out.
+        """
+        if not self.has_template:
+            raise RowError(
+                "`messages` needs a chat template and the model's tokenizer has none; use a chat model, or give "
+                "`prompt` and `completion` as text"
+            )
+        messages = self.messages(tuple(turns))
+        added = len(messages) - len(turns)  # the system prompt
+        whole = self._render(messages, open_answer=False)
+        spans = [
+            (*self._span(messages, i + added, whole), weight) for i, weight in enumerate(turn_weights) if weight > 0
+        ]
+        encoded = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids: list[int] = encoded["input_ids"]
+        weights = [0.0] * len(ids)
+        last_end = 0
+        for start, end, weight in spans:
+            inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < end and b > a]
+            trained = self._through_end(ids, inside)
+            if not trained or trained[0] == 0:
+                raise RowError("an assistant turn has no tokens, or none before it that would predict its first")
+            for i in trained:
+                weights[i] = weight
+            last_end = trained[-1] + 1
+        ids, weights = ids[:last_end], weights[:last_end]
+        if messages[-1].role == "assistant" and turn_weights[-1] > 0 and ids[-1] not in self._end_ids:
+            ids, weights = [*ids, int(self._tokenizer.eos_token_id)], [*weights, turn_weights[-1]]
+        return EncodedText(tuple(ids), tuple(weights))
+
+    def encode_document(self, text: str) -> EncodedText:
+        """Raw text with the tokenizer's own special tokens and one end token; all but the first token trained."""
+        ids: list[int] = list(self._tokenizer(text, verbose=False)["input_ids"])
+        if ids[-1:] != [self._tokenizer.eos_token_id]:
+            ids.append(int(self._tokenizer.eos_token_id))
+        if len(ids) < 2:
+            raise RowError("`text` has no tokens")
+        return EncodedText(tuple(ids), (0.0, *[1.0] * (len(ids) - 1)))
+
+    def is_end(self, token_id: int) -> bool:
+        """True for a token that can end an answer: the end of sequence, or a template's end of a turn."""
+        return token_id in self._end_ids
+
+    def _span(self, messages: Sequence[Message], turn: int, whole: str) -> tuple[int, int]:
+        """Characters of `whole` that the assistant's `turn` wrote, what the template puts after it included."""
+        opening = self._render(messages[:turn], open_answer=True)
+        closed = self._render(messages[: turn + 1], open_answer=False)
+        if not whole.startswith(closed) or not closed.startswith(opening):
+            raise RowError(
+                "the chat template rewrites earlier turns once more follow, so what of them was said cannot be told; "
+                "use a template that keeps them, or rows of `prompt` and `completion` (the last answer only)"
+            )
+        return len(opening), len(closed)
+
+    def _through_end(self, ids: Sequence[int], inside: Sequence[int]) -> Sequence[int]:
+        """The tokens of a turn up to its end token, when only white space follows that; else all of them."""
+        ends = [k for k, i in enumerate(inside) if ids[i] in self._end_ids]
+        if ends and not self._tokenizer.decode([ids[i] for i in inside[ends[-1] + 1 :]]).strip():
+            return inside[: ends[-1] + 1]
+        return inside
 
     def _encode_whole(self, prompt: Side, answer: Side) -> EncodedAnswer:
         if not self.has_template:

@@ -27,6 +27,15 @@ class SampleKey(NamedTuple):
     k: int
 
 
+class RowKind(Enum):
+    """What one row of a training set is."""
+
+    CONVERSATIONS = "conversations"  # a prompt and its completion, or turns: the assistant's words are trained
+    DOCUMENTS = "documents"  # raw text, every token but the first trained
+    PAIRS = "pairs"  # two answers to one prompt, the better one first
+    JUDGED = "judged"  # an answer and whether it is desirable
+
+
 class FinishReason(Enum):
     """Why the engine stopped, by the engine's own word (never by scanning tokens)."""
 
@@ -185,6 +194,7 @@ class Denominators:
 
     tokens: float  # trained tokens (response_mask)
     sequences: float  # sequences with at least one trained token
+    chosen_tokens: float = 0.0  # of pairs: trained tokens of the chosen sides
 
 
 @dataclass(frozen=True)  # no slots: ZeRO-3's forward hook reads vars(output)
@@ -267,6 +277,8 @@ class PairBatch:
     tokens: TokenBatch
     margin: Tensor  # [P] float32: by how much chosen should beat rejected, 0 when unknown
     weight: Tensor  # [P] float32, 0 for a filler
+    answers: Tensor | None = None  # [N] bool: the answers' tokens, where `response_mask` has more; None: it has not
+    ref_logps: Tensor | None = None  # [2P] float32: each answer's log-prob under the reference; None without one
 
     def unit_lengths(self) -> list[int]:
         """Tokens of each indivisible unit (here: both sides of a pair)."""
@@ -276,14 +288,21 @@ class PairBatch:
         """A new batch of the given pairs."""
         index = torch.tensor(list(units), dtype=torch.int64)
         rows = [row for p in units for row in (2 * p, 2 * p + 1)]
-        return PairBatch(self.tokens.select(rows), self.margin[index], self.weight[index])
+        return PairBatch(
+            self.tokens.select(rows),
+            self.margin[index],
+            self.weight[index],
+            None if self.answers is None else self.answers[self.tokens.token_index(rows)],
+            None if self.ref_logps is None else self.ref_logps[torch.tensor(rows, dtype=torch.int64)],
+        )
 
     def filler(self) -> PairBatch:
         """The shortest pair with weight 0 and nothing to train."""
         lengths = self.unit_lengths()
         pair = self.select([min(range(len(lengths)), key=lengths.__getitem__)])
         tokens = replace(pair.tokens, response_mask=torch.zeros_like(pair.tokens.response_mask))
-        return PairBatch(tokens, pair.margin, torch.zeros_like(pair.weight))
+        answers = None if pair.answers is None else torch.zeros_like(pair.answers)
+        return replace(pair, tokens=tokens, weight=torch.zeros_like(pair.weight), answers=answers)
 
 
 class TrainBatch(Protocol):

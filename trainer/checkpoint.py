@@ -15,7 +15,7 @@ import json
 import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +73,7 @@ class RunState:
     kl: Mapping[str, Json]  # the KL controller
     reward: Mapping[str, Json]  # the running reward normaliser; empty when off
     rng: RngState  # of the driver
+    best: Mapping[str, Json] = field(default_factory=dict)  # step and value of the best one; empty without a metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,11 @@ class CheckpointStore:
     def __init__(self, root: Path, *, keep: int) -> None:
         self._root = root
         self._keep = keep
+        self._protected: int | None = None
+
+    def protect(self, step: int | None) -> None:
+        """This step's checkpoint does not retire, however old it gets."""
+        self._protected = step
 
     def begin(self, step: int) -> Draft:
         """Open a draft, dropping what an interrupted save left."""
@@ -168,7 +174,8 @@ class CheckpointStore:
 
     def _retire(self) -> None:
         for path in self._saved(up_to=self._named_by_latest())[max(self._keep, 1) :]:
-            shutil.rmtree(path)
+            if _step_of(path) != self._protected:
+                shutil.rmtree(path)
         for leftover in self._root.glob(f"{_TMP_PREFIX}*"):
             shutil.rmtree(leftover)
 

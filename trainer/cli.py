@@ -59,7 +59,7 @@ def plan(overrides: Overrides = None) -> None:
     from trainer.commands.plan import plan as describe
     from trainer.configuration import compose
 
-    for part in describe(compose(overrides or [])):
+    for part in describe(compose(overrides or []), colour=sys.stdout.isatty()):
         typer.echo(part)
 
 

@@ -219,6 +219,16 @@ _TRAIN = (
                "higher implicit reward.", "Near 0.5: nothing learned.", low=0.5, high=1.0, goal=Goal.UP),
     MetricHelp("train/logps/chosen", "Log-prob, chosen", "nats", "Log-prob of chosen answers under the policy.",
                "Falling fast: the policy forgets good answers too; raise beta."),
+    MetricHelp("train/kl", "KL estimate", "nats an answer", "KTO's reference point: how much likelier than under the "
+               "reference the policy finds answers to other prompts, cut off at 0.", "Rising without end: raise beta."),
+    MetricHelp("train/nll_loss", "Next-token loss, chosen", "nats a token", "Negative log-likelihood of the chosen "
+               "answers, where it is a part of the objective.", goal=Goal.DOWN),
+    MetricHelp("train/log_odds_ratio", "Log sigmoid of the odds gap", "nats", "ORPO's preference term before its "
+               "weight.", goal=Goal.UP),
+    MetricHelp("train/log_odds_chosen", "Odds gap", "nats", "Log odds of chosen minus rejected answers (ORPO).",
+               "Below 0: check chosen and rejected.", goal=Goal.UP),
+    MetricHelp("train/tokens", "Step's tokens", "tokens", "Tokens the step's update went through, all ranks."),
+    MetricHelp("train/seconds", "Update", "s", "Seconds of the update, by its first rank."),
     MetricHelp("train/logps/rejected", "Log-prob, rejected", "nats", "Log-prob of rejected answers under the policy."),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,26 @@ from torch import Tensor, nn
 from data.types import B, Denominators, RankShard, TokenBatch, UpdateWindow, ValueEstimates
 from trainer.algorithms.base import LossOutput, MetricSum
 from trainer.engine.base import Engine, StepResult
+from trainer.functional.segments import sequence_sum
 from trainer.loops.interfaces import UpdateResult
 from trainer.models.scalar_head import last_states, values_from_states
 
 Objective = Callable[[nn.Module, B, Denominators], LossOutput]
 """(model, micro-batch, global denominators of the step) -> a loss to be summed, and metrics to be averaged."""
+
+
+@runtime_checkable
+class MeasuredObjective(Protocol):
+    """An objective that needs a figure of the whole step before its first gradient."""
+
+    def measure(self, model: nn.Module, batch: Any, denominators: Denominators) -> Tensor:
+        """A micro-batch's share `[]`; shares of all ranks and micro-batches add up."""
+        ...
+
+    def given(self, figure: Tensor) -> Objective[Any]:
+        """The objective with the figure `[]` known."""
+        ...
+
 
 T = TypeVar("T")
 
@@ -44,6 +59,11 @@ class Learner:
     def logprobs(self, batches: Sequence[TokenBatch], *, temperature: float) -> list[Tensor]:
         """Log-probs `[N]` of each batch's response tokens, float32 on the CPU. Collective."""
         return self._forward(batches, lambda b: self._engine.module(b, temperature=temperature).logprobs.cpu())
+
+    def sequence_logprobs(self, batches: Sequence[TokenBatch]) -> list[Tensor]:
+        """Log-prob `[S]` of each sequence's response tokens together, at temperature 1, on the CPU. Collective."""
+        per_token = self.logprobs(batches, temperature=1.0)
+        return [sequence_sum(p.double(), b).float() for p, b in zip(per_token, batches, strict=True)]
 
     def values(self, batches: Sequence[TokenBatch]) -> list[ValueEstimates]:
         """A scalar model's values of each batch, on the CPU. Collective."""
@@ -81,12 +101,14 @@ class Learner:
         self._check_ranks_agree(shard)
         module, tally = self._engine.module.eval(), _Tally()
         for window in shard.windows:
+            ready = self._measured(window, objective)
             for micro_batch in window.micro_batches:
                 batch = to_device(micro_batch, self._engine.device)
-                tally.add(objective(module, batch, window.denominators), batch.tokens)
+                tally.add(ready(module, batch, window.denominators), batch.tokens)
         return tally.reduce(self._engine, num_windows=len(shard.windows))
 
     def _window(self, window: UpdateWindow[B], objective: Objective[B], tally: _Tally) -> StepResult:
+        objective = self._measured(window, objective)
         module = self._engine.module.train()
         for i, micro_batch in enumerate(window.micro_batches):
             batch = to_device(micro_batch, self._engine.device)
@@ -94,6 +116,17 @@ class Learner:
             self._engine.backward(output.loss, last=i == len(window.micro_batches) - 1)
             tally.add(output, batch.tokens)
         return self._engine.step()
+
+    @torch.no_grad()
+    def _measured(self, window: UpdateWindow[B], objective: Objective[B] | MeasuredObjective) -> Objective[B]:
+        """The objective, with its figure of the whole window when it needs one. Collective."""
+        if not isinstance(objective, MeasuredObjective):
+            return objective
+        module, total = self._engine.module.eval(), torch.zeros((), dtype=torch.float64)
+        for micro_batch in window.micro_batches:
+            batch = to_device(micro_batch, self._engine.device)
+            total += objective.measure(module, batch, window.denominators).double().cpu()
+        return objective.given(self._engine.all_reduce_sum(total))
 
     @torch.no_grad()
     def _forward(self, batches: Sequence[TokenBatch], run: Callable[[TokenBatch], T]) -> list[T]:
@@ -140,6 +173,8 @@ class _Tally:
         if not names:
             return {}
         total = engine.all_reduce_sum(torch.stack([self._sums[name] for name in names])).cpu()
+        counted = (total[:, 1] > 0).tolist()  # nothing counted, nothing to say: no desirable answer in this step
+        names, total = [name for name, any_ in zip(names, counted, strict=True) if any_], total[total[:, 1] > 0]
         metrics = dict(zip(names, (total[:, 0] / total[:, 1]).tolist(), strict=True))
         sums = dict(zip(names, total[:, 0].tolist(), strict=True))
         return {**metrics, "loss": sums["loss"] / num_windows, "tokens": sums["tokens"]}

@@ -21,14 +21,16 @@ from cluster.session import Session, session
 from conf.compose import Composed
 from conf.derive import run_name
 from conf.errors import RaylignError, RunFailed, Stopped, UserError
+from conf.held_out import DEFAULT_NAME, held_out_sets
 from conf.schema import RunConfig
 from rollout.interfaces import EngineDead
 from trainer.algorithms import ALGORITHMS
-from trainer.algorithms.base import OnlineAlgorithm, PairwiseAlgorithm, Role
+from trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm, Role
 from trainer.checkpoint import Checkpoint
+from trainer.launch.chain import named_runs, with_model_folders
 from trainer.launch.checkpoints import find_resume, last_good_step
 from trainer.launch.demand import role_requests, total_cpus, wanted_roles
-from trainer.launch.offline import run_pairwise
+from trainer.launch.offline import run_offline
 from trainer.launch.online import run_online
 from trainer.launch.stage import Stage
 from trainer.launch.summary import offline_summary, online_summary
@@ -51,6 +53,8 @@ def train(composed: Composed) -> int:
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
     config = settled(composed.config)
+    for told in named_runs(composed.config):
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     redactor = Redactor.from_environ(os.environ)
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
         resumed = find_resume(config.checkpoint, folder)
@@ -134,7 +138,7 @@ class Play:
             if Role.ROLLOUT in algorithm.roles:
                 outcome = asyncio.run(run_online(stage, cast("OnlineAlgorithm", algorithm), should_stop))
                 return online_summary(config, outcome, self._history(), time.monotonic() - started)
-            finished = asyncio.run(run_pairwise(stage, cast("PairwiseAlgorithm", algorithm), should_stop))
+            finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), should_stop))
             return offline_summary(config, finished, self._history(), time.monotonic() - started)
 
     def _history(self) -> MetricHistory:
@@ -142,20 +146,22 @@ class Play:
 
 
 def settled(config: RunConfig) -> RunConfig:
-    """`name=auto` becomes the algorithm and the time, and every path loses its ~."""
+    """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path loses its ~."""
 
     def home(path: str) -> str:
         return os.path.expanduser(path)
 
+    resolved = with_model_folders(config)
+    sets = {name: home(source) for name, source in held_out_sets(config.data.eval).items()}
     return replace(
-        config,
+        resolved,
         name=run_name(config, datetime.now(UTC).astimezone()),
         run_root=home(config.run_root),
-        policy=replace(config.policy, model=home(config.policy.model)),
-        critic=replace(config.critic, model=home(config.critic.model)),
-        reference=replace(config.reference, model=home(config.reference.model)),
-        reward=replace(config.reward, model=home(config.reward.model)),
-        data=replace(config.data, train=home(config.data.train), eval=home(config.data.eval)),
+        data=replace(
+            config.data,
+            train=home(config.data.train),
+            eval=home(config.data.eval) if isinstance(config.data.eval, str) else sets,
+        ),
     )
 
 
@@ -167,7 +173,10 @@ def inputs(config: RunConfig) -> dict[str, Path]:
         "reference.model": config.reference.model,
         "reward.model": config.reward.model,
         "data.train": config.data.train,
-        "data.eval": config.data.eval,
+        **{
+            "data.eval" if name == DEFAULT_NAME else f"data.eval.{name}": source
+            for name, source in held_out_sets(config.data.eval).items()
+        },
     }
     return {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
 

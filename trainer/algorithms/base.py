@@ -8,11 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from data.types import CriticExperience, Denominators, PairBatch, PolicyExperience, ScoredBatch, TokenOutputs
+from data.types import (
+    CriticExperience,
+    Denominators,
+    PolicyExperience,
+    RowKind,
+    ScoredBatch,
+    TokenBatch,
+    TokenOutputs,
+)
 
 
 class Role(Enum):
@@ -73,12 +81,63 @@ class ActorCriticAlgorithm(OnlineAlgorithm, Protocol):
         ...
 
 
-class PairwiseAlgorithm(Protocol):
-    """An offline algorithm over preference pairs with a scalar model (reward-model training)."""
+class ModelKind(Enum):
+    """The head of the model in training."""
+
+    CAUSAL = "causal"
+    SCALAR = "scalar"
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineNeeds:
+    """What an offline algorithm learns from and what it trains."""
+
+    rows: RowKind
+    model: ModelKind
+    train_prompts: bool = False  # of pairs: the chosen side's prompt is trained too
+
+
+class CausalAlgorithm(Protocol):
+    """An offline algorithm with a language model. `loss` sums to the loss of the step over all of its micro-batches."""
 
     @property
     def roles(self) -> frozenset[Role]: ...
+    @property
+    def needs(self) -> OfflineNeeds: ...
 
-    def pair_loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
-        """`scores` is `[2P]`: the scalar of each sequence's last token, chosen and rejected alternating."""
+    def loss(self, outputs: TokenOutputs, batch: Any, denominators: Denominators) -> LossOutput:
+        """`batch` is of the type that `needs.rows` stands for."""
         ...
+
+
+class ScalarAlgorithm(Protocol):
+    """An offline algorithm with a scalar head (reward-model training)."""
+
+    @property
+    def roles(self) -> frozenset[Role]: ...
+    @property
+    def needs(self) -> OfflineNeeds: ...
+
+    def loss(self, scores: Tensor, batch: Any, denominators: Denominators) -> LossOutput:
+        """`scores` is `[S]`: the scalar of each sequence's last token."""
+        ...
+
+
+@runtime_checkable
+class MeasuringAlgorithm(Protocol):
+    """A causal algorithm whose loss needs a figure of the whole step before the first gradient (KTO's KL)."""
+
+    def measured_tokens(self, batch: Any) -> TokenBatch:
+        """The sequences to be looked at for it."""
+        ...
+
+    def measure(self, outputs: TokenOutputs, batch: Any, denominators: Denominators) -> Tensor:
+        """This micro-batch's share `[]`; the shares of all ranks and micro-batches add up to the figure."""
+        ...
+
+    def given(self, figure: Tensor) -> CausalAlgorithm:
+        """The algorithm with the step's figure `[]` known."""
+        ...
+
+
+OfflineAlgorithm = CausalAlgorithm | ScalarAlgorithm

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from conf.schema import AlgorithmConfig
-from data.types import Denominators, PairBatch
-from trainer.algorithms.base import LossOutput, MetricSum, Role
+from data.types import Denominators, PairBatch, RowKind
+from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
+from trainer.algorithms.offline import over_real, pair_mean
 from trainer.algorithms.online import range_problems
 from trainer.functional.losses import bradley_terry_loss
 
@@ -31,6 +32,11 @@ class RMConfig(AlgorithmConfig):
         """Pairs of one optimizer step."""
         return self.pairs_per_update
 
+    @property
+    def sequences_per_unit(self) -> int:
+        """Chosen and rejected."""
+        return 2
+
     def check(self) -> list[str]:
         """Every problem of these values, as sentences."""
         return range_problems(
@@ -42,7 +48,7 @@ class RMConfig(AlgorithmConfig):
 
 @dataclass(frozen=True, slots=True)
 class RewardModelling:
-    """The algorithm; a PairwiseAlgorithm."""
+    """The algorithm; a ScalarAlgorithm."""
 
     config: RMConfig
 
@@ -51,7 +57,12 @@ class RewardModelling:
         """Only the model in training."""
         return frozenset({Role.POLICY})
 
-    def pair_loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
+    @property
+    def needs(self) -> OfflineNeeds:
+        """Pairs, scored by their last token."""
+        return OfflineNeeds(RowKind.PAIRS, ModelKind.SCALAR)
+
+    def loss(self, scores: Tensor, batch: PairBatch, denominators: Denominators) -> LossOutput:
         """Mean over all the step's pairs of weight times loss. `scores` is `[2P]`, chosen and rejected alternating.
 
         A pair counts by its two trained sequences; a filler has none, and weight 0.
@@ -59,14 +70,13 @@ class RewardModelling:
         chosen, rejected = scores.view(-1, 2).unbind(1)
         margin = batch.margin if self.config.use_margin else torch.zeros_like(batch.margin)
         per_pair = bradley_terry_loss(chosen, rejected, margin, centering_coef=self.config.centering_coef)
-        loss = torch.where(batch.weight > 0, batch.weight * per_pair, 0).sum() / (denominators.sequences / 2)
-        real = batch.weight > 0
-        count = real.sum().float()
+        loss = pair_mean(per_pair, batch, denominators)
         chosen, rejected = chosen.detach().float(), rejected.detach().float()
         terms = {
             "accuracy": (chosen > rejected).float(),
             "margin": chosen - rejected,
+            "mean_reward": (chosen + rejected) / 2,
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
         }
-        return LossOutput(loss, {k: MetricSum(torch.where(real, term, 0).sum(), count) for k, term in terms.items()})
+        return LossOutput(loss, over_real(terms, batch.weight > 0))

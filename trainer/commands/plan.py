@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
 from cluster.probe import cluster_supply
@@ -13,27 +14,36 @@ from cluster.runtime_env import in_ray_job
 from conf.checks import Needs
 from conf.compose import Composed
 from conf.derive import Surroundings, batch_plan, resolve, run_name
+from conf.held_out import held_out_sets
 from conf.schema import RunConfig
-from data.preferences import load_pairs
+from data.mask_view import first_row, mask_warnings
 from data.prompts import load_prompts
 from data.quarantine import LoadReport
-from data.tokenize import load_tokenizer
+from data.row_kinds import load_rows
+from data.tokenize import Encoder, load_tokenizer
+from trainer.algorithms import ALGORITHMS
+from trainer.algorithms.base import OfflineAlgorithm
+from trainer.commands.marked import marked
 from trainer.configuration import needs, roles
+from trainer.launch.chain import named_runs, with_model_folders
 from trainer.launch.demand import role_requests
 from trainer.tracking import resolve_mode
 
 
-def plan(composed: Composed) -> Iterator[str]:
-    """The plan, part by part. Raises DataError, ModelLoadError or ClusterError where the run itself would.
+def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
+    """The plan, part by part; `colour`: for a terminal.
 
+    Raises DataError, ModelLoadError or ClusterError where the run itself would.
     Reads and tokenises all of the data, asks the cluster when the run would join one, and starts nothing.
     """
-    config = composed.config
+    config = with_model_folders(composed.config)
     now = datetime.now(UTC).astimezone()
     needed = needs(config)
     requests = role_requests(config, roles(config))
     yield f"raylign plan: {run_name(config, now)}, algorithm={config.algorithm.name}\n"
-    reports, sample = _read_data(config, needed)
+    if told := named_runs(composed.config):
+        yield "\n".join(told) + "\n"
+    reports, sample = _read_data(config, needed, colour=colour)
     yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
     yield f"The first row, as the model sees it:\n{sample}\n"
     arithmetic = batch_plan(config, needed, reports[0].kept)
@@ -45,21 +55,23 @@ def plan(composed: Composed) -> Iterator[str]:
     yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), _placement_rows(placement, nodes))
 
 
-def _read_data(config: RunConfig, needed: Needs) -> tuple[list[LoadReport], str]:
-    """Reports of data.train and, when there is one, data.eval; and the first training row in words."""
+def _read_data(config: RunConfig, needed: Needs, *, colour: bool) -> tuple[list[LoadReport], str]:
+    """Reports of data.train and every held-out set; and the first training row with what is odd, in words."""
     tokenizer = load_tokenizer(config.policy.model)
-    names = [name for name in (config.data.train, config.data.eval) if name]
+    names = [config.data.train, *held_out_sets(config.data.eval).values()]
     if needed.rollout:
         prompt_sets = [load_prompts(name, config.data, tokenizer) for name in names]
         first = prompt_sets[0].prompts[0]
         shown = f"{tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
         return [loaded.report for loaded in prompt_sets], shown
-    pair_sets = [load_pairs(name, config.data, tokenizer) for name in names]
-    chosen = pair_sets[0].pairs[0].chosen
-    prompt, answer = chosen.token_ids[: chosen.prompt_tokens], chosen.token_ids[chosen.prompt_tokens :]
-    shown = f"prompt {tokenizer.decode(prompt)!r} ({len(prompt)} tokens)\n"
-    shown += f"chosen {tokenizer.decode(answer)!r} ({len(answer)} tokens, trained)"
-    return [loaded.report for loaded in pair_sets], shown
+    algorithm = cast("OfflineAlgorithm", ALGORITHMS[config.algorithm.name][1](config.algorithm))
+    kind, prompts = algorithm.needs.rows, algorithm.needs.train_prompts
+    sets = [load_rows(kind, name, config.data, tokenizer, train_prompts=prompts) for name in names]
+    warnings = config.algorithm.data_warnings(sets[0].counts)
+    warnings += mask_warnings(sets[0], Encoder(tokenizer, system_prompt=config.data.system_prompt), tokenizer)
+    parts = [marked(runs, colour=colour) for runs in first_row(sets[0], tokenizer)]
+    parts += [f"warning: {warning}" for warning in warnings] or ["The masks of the first rows: nothing odd."]
+    return [loaded.report for loaded in sets], "\n".join(parts)
 
 
 def _open_settings(

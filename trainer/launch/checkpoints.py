@@ -13,8 +13,11 @@ from conf.schema import CheckpointConfig, KLController
 from reward.interfaces import ShapingState
 from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, Json, RngState, RunState, open_checkpoint
 from trainer.functional.kl import KLState
+from trainer.launch.export import export_step, mark_best
+from trainer.loops.best import BestStep
 from trainer.loops.hooks import OnlineProgress
 from trainer.loops.offline import OfflineProgress
+from trainer.model_card import ModelCard
 from trainer.run_folder import RunPaths
 
 _POLICY, _CRITIC = "policy", "critic"
@@ -66,18 +69,44 @@ class OnlineSaver:
         await _save(self._store, self._roles, state)
 
 
-class OfflineRunSaver:
-    """A loops.offline.OfflineSaver: the model in training and the data position."""
+class ExportingModel(Stateful, Protocol):
+    """A role that can also write itself as a plain folder."""
 
-    def __init__(self, store: CheckpointStore, learner: Stateful, *, run_generation: int) -> None:
+    async def export(self, folder: str) -> None: ...
+
+
+class OfflineRunSaver:
+    """A loops.offline.OfflineSaver: the model in training, the data position, the best step, and the exports."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        learner: ExportingModel,
+        folder: RunPaths,
+        card: ModelCard,
+        *,
+        run_generation: int,
+    ) -> None:
         self._store = store
-        self._roles = {_POLICY: learner}
+        self._learner = learner
+        self._folder = folder
+        self._card = card
         self._run_generation = run_generation
 
     async def save(self, progress: OfflineProgress) -> None:
-        """As OnlineSaver.save."""
-        state = RunState(progress.step, self._run_generation, dict(progress.data), {}, {}, RngState.capture())
-        await _save(self._store, self._roles, state)
+        """As OnlineSaver.save; the best step's checkpoint does not retire."""
+        best = asdict(progress.best) if progress.best else {}
+        state = RunState(
+            progress.step, self._run_generation, dict(progress.data), {}, {}, RngState.capture(), best=best
+        )
+        self._store.protect(progress.best.step if progress.best else None)
+        await _save(self._store, {_POLICY: self._learner}, state)
+
+    async def export(self, progress: OfflineProgress) -> None:
+        """`export/step-N`, and `export/BEST` when this step is the best one."""
+        await export_step(self._folder.export, progress.step, self._learner.export, self._card)
+        if progress.best and progress.best.step == progress.step:
+            mark_best(self._folder.export, progress.step)
 
 
 def find_resume(config: CheckpointConfig, folder: RunPaths) -> Checkpoint | None:
@@ -123,7 +152,12 @@ async def restore_offline(checkpoint: Checkpoint, learner: Stateful) -> OfflineP
     """The model's state back in place, and where the loop stood."""
     await learner.restore(str(checkpoint.role(_POLICY)))
     checkpoint.state.rng.restore()
-    return OfflineProgress(checkpoint.state.step, _position(checkpoint.state.data))
+    best = _numbers(checkpoint.state.best)
+    return OfflineProgress(
+        checkpoint.state.step,
+        _position(checkpoint.state.data),
+        BestStep(int(best["step"]), best["value"]) if best else None,
+    )
 
 
 async def _save(store: CheckpointStore, roles: Mapping[str, Stateful], state: RunState) -> None:

@@ -1,83 +1,125 @@
-"""Builds the roles of an offline run, hands them to the loop, and takes them down whatever happens."""
+"""Builds the roles of an offline run, hands them to the loop, and takes them down whatever happens.
+
+One path for every offline algorithm: what rows it reads and what model it trains follow from its declared needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
-from data.pair_feed import FeedSettings, PairFeed
-from data.preferences import PairSet, load_pairs
-from data.tokenize import load_tokenizer
-from trainer.algorithms.base import PairwiseAlgorithm
-from trainer.algorithms.rm import RMConfig
+from conf.derive import offline_steps
+from conf.held_out import held_out_sets
+from conf.schema import RunConfig
+from data.mask_view import mask_warnings
+from data.row_feed import FeedSettings, RowFeed
+from data.row_kinds import TrainRows, load_rows
+from data.tokenize import Encoder, load_tokenizer
+from trainer.algorithms.base import ModelKind, OfflineAlgorithm, OfflineNeeds, Role
 from trainer.launch.checkpoints import OfflineRunSaver, restore_offline
 from trainer.launch.demand import role_requests
+from trainer.launch.reference import with_reference
 from trainer.launch.stage import Stage
+from trainer.loops.best import BestRule
 from trainer.loops.offline import OfflineLoop, OfflineProgress, OfflineSettings
 from trainer.workers.feeder import Feeder
 from trainer.workers.learner_group import LearnerGroup
-from trainer.workers.reward_model import RewardModelGroup
-from trainer.workers.specs import ScalarSpec
+from trainer.workers.offline_model import OfflineModelGroup
+from trainer.workers.specs import LearnerSpec, PolicySpec, ScalarSpec
+
+TRAIN = "train"
 
 
-async def run_pairwise(stage: Stage, algorithm: PairwiseAlgorithm, should_stop: Callable[[], bool]) -> OfflineProgress:
-    """Train a scalar model on preference pairs. Raises what the roles, the data and the loop raise."""
+async def run_offline(stage: Stage, algorithm: OfflineAlgorithm, should_stop: Callable[[], bool]) -> OfflineProgress:
+    """Train on rows to the last step. Raises what the roles, the data and the loop raise."""
     config = stage.config
-    assert isinstance(config.algorithm, RMConfig)
-    tokenizer = load_tokenizer(config.policy.model)
-    train = load_pairs(config.data.train, config.data, tokenizer, quarantine=stage.folder.path / "quarantine.jsonl")
-    held_out = load_pairs(config.data.eval, config.data, tokenizer) if config.data.eval else None
-    num_steps = optimizer_steps(
-        config.num_steps, config.num_epochs, len(train.pairs), config.algorithm.pairs_per_update
+    rows = await _load(stage, algorithm)
+    num_steps = config.num_steps or offline_steps(
+        len(rows[TRAIN]), config.algorithm.units_per_update, config.num_epochs
     )
     stage.progress.expect(num_steps)
     with ExitStack() as stack:
-        reservation, cores = stage.reserve(role_requests(config, algorithm.roles))
-        stack.callback(reservation.release)
-        spec = ScalarSpec(
-            config.policy.model,
-            config.policy,
-            config.cluster.device,
-            num_steps,
-            config.cluster.step_timeout_s,
-            new_head_seed=config.seed,
-        )
-        settings = stage.group_settings("policy", config.policy)
-        learners = await LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
-        stack.callback(learners.stop)
-        group = RewardModelGroup(learners, algorithm)
+        group = await _start_model(stage, algorithm, num_steps, stack)
         progress = OfflineProgress(0, {})
         if stage.resumed is not None:
             progress = await restore_offline(stage.resumed, group)
-        feeder = Feeder(_feed(stage, train, held_out, progress), timeout_s=config.cluster.step_timeout_s)
+        feeder = Feeder(_feed(config, rows, progress), timeout_s=config.cluster.step_timeout_s)
         stack.callback(feeder.stop)
+        best = config.evaluation.best
         loop = OfflineLoop(
             feeder,
             group,
-            OfflineSettings(num_steps, config.evaluation.every, config.checkpoint.every),
+            OfflineSettings(
+                num_steps,
+                config.evaluation.every,
+                config.checkpoint.every,
+                BestRule(best, config.evaluation.best_is) if best else None,
+            ),
             progress=progress,
             sink=stage.sink(),
-            saver=OfflineRunSaver(stage.store(), group, run_generation=stage.run_generation),
+            saver=OfflineRunSaver(
+                stage.store(), group, stage.folder, stage.model_card(), run_generation=stage.run_generation
+            ),
             should_stop=should_stop,
         )
-        finished = await loop.run()
-        await group.export(str(stage.folder.export / f"step-{finished.step}"))
-    return finished
+        stage.progress.phase("training")
+        return await loop.run()
 
 
-def optimizer_steps(num_steps: int, num_epochs: int, rows: int, per_update: int) -> int:
-    """`num_steps` when it is given, else as many as `num_epochs` passes take, the last step filled from the next."""
-    return num_steps or -(-num_epochs * rows // per_update)
+async def _load(stage: Stage, algorithm: OfflineAlgorithm) -> dict[str, TrainRows]:
+    """`train` and the held-out sets by name, with the reference's log-probs where the algorithm compares with it."""
+    config, needs = stage.config, algorithm.needs
+    tokenizer = load_tokenizer(config.policy.model)
+    rows = {
+        TRAIN: load_rows(
+            needs.rows,
+            config.data.train,
+            config.data,
+            tokenizer,
+            quarantine=stage.folder.path / "quarantine.jsonl",
+            train_prompts=needs.train_prompts,
+        )
+    }
+    warnings = config.algorithm.data_warnings(rows[TRAIN].counts)
+    warnings += mask_warnings(rows[TRAIN], Encoder(tokenizer, system_prompt=config.data.system_prompt), tokenizer)
+    for warning in warnings:
+        stage.progress.notice(f"warning: {warning}")
+    for name, source in held_out_sets(config.data.eval).items():
+        rows[name] = load_rows(needs.rows, source, config.data, tokenizer, train_prompts=needs.train_prompts)
+    return await with_reference(stage, rows, tokenizer) if Role.REFERENCE in algorithm.roles else rows
 
 
-def _feed(stage: Stage, train: PairSet, held_out: PairSet | None, progress: OfflineProgress) -> PairFeed:
+async def _start_model(
+    stage: Stage, algorithm: OfflineAlgorithm, num_steps: int, stack: ExitStack
+) -> OfflineModelGroup:
+    """The ranks of the model in training, placed; the stack takes them down."""
     config = stage.config
-    assert isinstance(config.algorithm, RMConfig)
+    reservation, cores = stage.reserve(role_requests(config, frozenset({Role.POLICY})))
+    stack.callback(reservation.release)
+    spec = model_spec(config, algorithm.needs, num_steps)
+    settings = stage.group_settings("policy", config.policy)
+    learners = await LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
+    stack.callback(learners.stop)
+    return OfflineModelGroup(learners, algorithm)
+
+
+def model_spec(config: RunConfig, needs: OfflineNeeds, num_steps: int) -> LearnerSpec:
+    """The model in training by its head."""
+    policy, cluster = config.policy, config.cluster
+    if needs.model is ModelKind.CAUSAL:
+        return PolicySpec(policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s)
+    return ScalarSpec(
+        policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s, new_head_seed=config.seed
+    )
+
+
+def _feed(config: RunConfig, rows: Mapping[str, TrainRows], progress: OfflineProgress) -> RowFeed:
     settings = FeedSettings(
         num_ranks=config.policy.num_ranks,
-        pairs_per_update=config.algorithm.pairs_per_update,
+        rows_per_update=config.algorithm.units_per_update,
         micro_batch_tokens=config.policy.micro_batch_tokens,
         seed=config.seed,
         shuffle=config.data.shuffle,
     )
-    return PairFeed(train, held_out, settings, progress.data)
+    held_out = {name: one for name, one in rows.items() if name != TRAIN}
+    return RowFeed(rows[TRAIN], held_out, settings, progress.data)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cluster.runtime_env import RoleEnv
+from conf.held_out import held_out_sets
 from conf.schema import LearnerConfig, OldLogprobs
 from data.prompts import PromptSet, load_prompts
 from data.tokenize import load_tokenizer
@@ -20,6 +21,7 @@ from trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
 from trainer.algorithms.online import OnlineConfig
 from trainer.launch.checkpoints import OnlineSaver, restore_online
 from trainer.launch.demand import role_requests, wanted_roles
+from trainer.launch.export import export_step
 from trainer.launch.prompts import SampledPrompts
 from trainer.launch.rewards import start_rewards
 from trainer.launch.samples_hook import SamplesHook
@@ -72,7 +74,7 @@ async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Call
     settings = _online_config(config.algorithm)
     tokenizer = load_tokenizer(config.policy.model)
     prompts = load_prompts(config.data.train, config.data, tokenizer, quarantine=stage.folder.path / "quarantine.jsonl")
-    held_out = load_prompts(config.data.eval, config.data, tokenizer) if config.data.eval else None
+    held_out = next((load_prompts(e, config.data, tokenizer) for e in held_out_sets(config.data.eval).values()), None)
     with ExitStack() as stack:
         builder = _Builder(stage, algorithm, settings, stack)
         parts = await builder.start()
@@ -101,7 +103,7 @@ async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Call
         )
         stage.progress.phase("training")
         finished = await loop.run()
-        await parts.policy.export(str(stage.folder.export / f"step-{finished.step}"))
+        await export_step(stage.folder.export, finished.step, parts.policy.export, stage.model_card())
     return OnlineOutcome(finished, hook)
 
 

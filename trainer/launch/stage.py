@@ -9,7 +9,10 @@ from cluster.placement import Placement, RoleRequest, plan_placement
 from cluster.reserve import Reservation, reserve
 from cluster.session import Session
 from conf.schema import LearnerConfig, ReferenceConfig, RunConfig
+from trainer.algorithms import ALGORITHMS
+from trainer.algorithms.base import Role
 from trainer.checkpoint import Checkpoint, CheckpointStore
+from trainer.model_card import ModelCard, model_card
 from trainer.progress import RunProgress
 from trainer.run_folder import RunFolder
 from trainer.tracking import Tracker
@@ -53,6 +56,11 @@ class Stage:
     def store(self) -> CheckpointStore:
         """Where the run's checkpoints lie."""
         return CheckpointStore(self.folder.checkpoints, keep=self.config.checkpoint.keep)
+
+    def model_card(self) -> ModelCard:
+        """What the run's exports say of themselves."""
+        roles = ALGORITHMS[self.config.algorithm.name][1](self.config.algorithm).roles
+        return model_card(self.config, with_reference=Role.REFERENCE in roles)
 
     def sink(self) -> ShownMetrics:
         """Where a loop's steps go."""

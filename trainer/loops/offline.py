@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conf.errors import Preempted, RunFailed
+from trainer.loops.best import BestRule, BestStep
 from trainer.loops.clock import PhaseClock
 from trainer.loops.hooks import MetricSink, due
 from trainer.loops.interfaces import Ref, UpdateResult
@@ -25,14 +26,15 @@ class OfflineProgress:
 
     step: int
     data: Mapping[str, int | str]
+    best: BestStep | None = None  # by the metric of choice; None without one, or before the first evaluation
 
 
 class Feeder(Protocol):
     """Cuts the row order into updates; each is one RankShard reference a rank."""
 
     async def next_update(self) -> Sequence[Ref]: ...
-    async def held_out(self) -> Sequence[Ref]:
-        """The held-out rows as one shard a rank; empty when there are none."""
+    async def held_out(self) -> Mapping[str, Sequence[Ref]]:
+        """Each held-out set by name, as one shard a rank."""
         ...
 
     async def state(self) -> Mapping[str, int | str]: ...
@@ -50,7 +52,13 @@ class OfflineLearner(Protocol):
 class OfflineSaver(Protocol):
     """Makes a step resumable."""
 
-    async def save(self, progress: OfflineProgress) -> None: ...
+    async def save(self, progress: OfflineProgress) -> None:
+        """The state of `progress.best` is kept however old it gets."""
+        ...
+
+    async def export(self, progress: OfflineProgress) -> None:
+        """The present model as a plain folder; the best one's is kept besides the last."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,7 @@ class OfflineSettings:
     num_steps: int
     eval_every: int  # optimizer steps; 0: only before the first and after the last
     save_every: int  # optimizer steps; 0: only at the end
+    best: BestRule | None = None
 
 
 class OfflineLoop:
@@ -85,24 +94,38 @@ class OfflineLoop:
         self._should_stop = should_stop
 
     async def run(self) -> OfflineProgress:
-        """Train to the last step and return where the run stands."""
+        """Train to the last step, leave its model as a folder, and return where the run stands."""
         held_out = await self._feeder.held_out()
         if self._progress.step == 0 and held_out:
             self._sink.log(0, await self._evaluate(held_out))
         while self._progress.step < self._settings.num_steps:
-            step = self._progress.step + 1
-            last = step == self._settings.num_steps
-            metrics = await self._step(step)
-            if held_out and (last or due(step, self._settings.eval_every)):
-                metrics |= await self._evaluate(held_out)
-            self._sink.log(step, metrics)
-            self._progress = OfflineProgress(step, await self._feeder.state())
+            last = self._progress.step + 1 == self._settings.num_steps
+            found_best = await self._advance(held_out, last=last)
             stopping = self._should_stop() and not last
-            if last or stopping or due(step, self._settings.save_every):
+            if last or stopping or found_best or due(self._progress.step, self._settings.save_every):
                 await self._saver.save(self._progress)
+            if found_best and not last:
+                await self._saver.export(self._progress)
             if stopping:
-                raise Preempted(f"stopped on request after step {step}; its state is saved")
+                raise Preempted(f"stopped on request after step {self._progress.step}; its state is saved")
+        await self._saver.export(self._progress)
         return self._progress
+
+    async def _advance(self, held_out: Mapping[str, Sequence[Ref]], *, last: bool) -> bool:
+        """One step, measured and logged. True when it is the best so far."""
+        step = self._progress.step + 1
+        metrics = await self._step(step)
+        best = None
+        if held_out and (last or due(step, self._settings.eval_every)):
+            metrics |= await self._evaluate(held_out)
+            rule = self._settings.best
+            best = rule.improved(self._progress.best, step, metrics) if rule else None
+        state = await self._feeder.state()
+        if "num_tokens" in state:
+            metrics["train/num_tokens"] = float(state["num_tokens"])
+        self._sink.log(step, metrics)
+        self._progress = OfflineProgress(step, state, best or self._progress.best)
+        return best is not None
 
     async def _step(self, step: int) -> dict[str, float]:
         clock = PhaseClock()
@@ -115,6 +138,9 @@ class OfflineLoop:
             raise RunFailed(f"learner, step {step}: loss is {loss} and {result.steps_skipped} optimizer steps skipped")
         return {**{f"train/{name}": value for name, value in result.metrics.items()}, **clock.seconds()}
 
-    async def _evaluate(self, held_out: Sequence[Ref]) -> dict[str, float]:
-        figures = await self._learner.evaluate(held_out)
-        return {f"eval/held_out/{name}": value for name, value in figures.items()}
+    async def _evaluate(self, held_out: Mapping[str, Sequence[Ref]]) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for name, shards in held_out.items():
+            found = await self._learner.evaluate(shards)
+            figures |= {f"eval/{name}/{metric}": value for metric, value in found.items()}
+        return figures

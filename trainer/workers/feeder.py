@@ -10,23 +10,23 @@ import ray
 from cluster.runtime_env import RoleEnv
 from cluster.worker_group import WorkerGroup
 from conf.schema import Device
-from data.pair_feed import PairFeed
+from data.row_feed import RowFeed
 from rollout.interfaces import Ref
 
 
 class FeederWorker:
     """The actor. Shards are put by it, so they live as long as it does."""
 
-    def __init__(self, feed: PairFeed) -> None:
+    def __init__(self, feed: RowFeed) -> None:
         self._feed = feed
 
     def next_update(self) -> list[ray.ObjectRef]:
         """References to one RankShard a rank."""
         return [ray.put(one) for one in self._feed.next_update()]
 
-    def held_out(self) -> list[ray.ObjectRef]:
-        """References to one RankShard a rank; empty without held-out rows."""
-        return [ray.put(one) for one in self._feed.held_out()]
+    def held_out(self) -> dict[str, list[ray.ObjectRef]]:
+        """References to one RankShard a rank, for each held-out set by name."""
+        return {name: [ray.put(one) for one in shards] for name, shards in self._feed.held_out().items()}
 
     def state(self) -> Mapping[str, int | str]:
         """Position between two updates."""
@@ -36,7 +36,7 @@ class FeederWorker:
 class Feeder:
     """Facade: a loops.offline.Feeder."""
 
-    def __init__(self, feed: PairFeed, *, timeout_s: float) -> None:
+    def __init__(self, feed: RowFeed, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._worker = WorkerGroup.spawn(
             FeederWorker,
@@ -50,9 +50,10 @@ class Feeder:
         """One reference a rank."""
         return [Ref(ref) for ref in await self._call(lambda a, _: a.next_update.remote(), "next rows")]
 
-    async def held_out(self) -> list[Ref]:
-        """One reference a rank."""
-        return [Ref(ref) for ref in await self._call(lambda a, _: a.held_out.remote(), "held-out rows")]
+    async def held_out(self) -> dict[str, list[Ref]]:
+        """One reference a rank, for each held-out set by name."""
+        sets = await self._call(lambda a, _: a.held_out.remote(), "held-out rows")
+        return {name: [Ref(ref) for ref in refs] for name, refs in sets.items()}
 
     async def state(self) -> Mapping[str, int | str]:
         """Position, for the checkpoint."""

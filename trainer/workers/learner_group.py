@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from cluster.placement import Slot
 from cluster.rank import RankInfo
 from cluster.reserve import Reservation
 from cluster.runtime_env import RoleEnv
 from cluster.worker_group import WorkerGroup
 from conf.schema import Device
+from data.types import TokenBatch
 from rollout.interfaces import Canary, GroupHandle, Ref
 from trainer.learner import Objective
 from trainer.loops.interfaces import TensorShards, UpdateResult
@@ -81,6 +84,10 @@ class LearnerGroup:
             timeout_s=self._settings.step_timeout_s,
         )
         return TensorShards(tuple(refs), tuple(p.groups for p in passes))
+
+    async def sequence_logprobs(self, batches: Sequence[Sequence[TokenBatch]]) -> list[list[Tensor]]:
+        """Summed log-probs `[S]` of every batch; rank r looks at `batches[r]`."""
+        return await self._all(lambda a, r: a.sequence_logprobs.remote(batches[r]), verb="log-probs")
 
     async def values(self, groups: Sequence[GroupHandle]) -> TensorShards:
         """References to list[ValueEstimates]."""

@@ -71,6 +71,10 @@ class LearnerWorker:
         parts = self._ready.values([tokens.select(m) for m in share.micro_batches])
         return ray.put(scatter_values(parts, share.micro_batches, tokens, _sizes(groups)))
 
+    def sequence_logprobs(self, batches: Sequence[TokenBatch]) -> list[Tensor]:
+        """Summed log-probs `[S]` of each batch's sequences."""
+        return self._ready.sequence_logprobs(batches)
+
     def update(self, shard: RankShard[Any], objective: Objective[Any]) -> UpdateResult:
         """Train on this rank's shard (Ray hands over the object behind the reference)."""
         return self._ready.update(shard, objective)

@@ -236,7 +236,8 @@ def test_a_cut_pair_keeps_both_answers_whole_behind_the_same_prompt(tmp_path: Pa
     rows: list[object] = [{"prompt": "many words here " * 9, "chosen": "yes", "rejected": "no no no no"}]
     name = jsonl(tmp_path / "a.jsonl", rows)
     whole = load_pairs(name, DataConfig(), tokenizer).pairs[0]
-    config = DataConfig(max_length=len(whole.rejected.token_ids) - 5, overlong=Overlong.truncate_left)
+    length = len(whole.rejected.token_ids) - 5
+    config = DataConfig(max_length=length, overlong=Overlong.truncate_left, max_overlong_fraction=1.0)
     cut = load_pairs(name, config, tokenizer).pairs[0]
     assert cut.rejected.token_ids == whole.rejected.token_ids[5:]
     assert cut.chosen.token_ids == whole.chosen.token_ids[5:]

@@ -165,7 +165,7 @@ def test_reward_model_separates_separable_pairs() -> None:
     algorithm = RewardModelling(RMConfig(centering_coef=0.01))
 
     def output(pairs: PairBatch, denominators: Denominators) -> LossOutput:
-        return algorithm.pair_loss(features.view(-1, 8)[pairs.tokens.input_ids] @ weight, pairs, denominators)
+        return algorithm.loss(features.view(-1, 8)[pairs.tokens.input_ids] @ weight, pairs, denominators)
 
     for epoch in range(12):
         for window in shard(train, num_ranks=1, units_per_update=40, micro_batch_tokens=30, seed=epoch)[0].windows:

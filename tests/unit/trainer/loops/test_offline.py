@@ -23,8 +23,8 @@ class Rows:
         self.position += 1
         return [Ref(self.position)]
 
-    async def held_out(self) -> Sequence[Ref]:
-        return [Ref("held out")]
+    async def held_out(self) -> Mapping[str, Sequence[Ref]]:
+        return {"held_out": [Ref("held out")]}
 
     async def state(self) -> Mapping[str, int | str]:
         return {"position": self.position}
@@ -52,6 +52,7 @@ class Adder:
 class Book:
     lines: dict[int, Mapping[str, float]] = field(default_factory=dict)
     saved: list[OfflineProgress] = field(default_factory=list)
+    exported: list[int] = field(default_factory=list)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.lines[step] = metrics
@@ -59,6 +60,9 @@ class Book:
     async def save(self, progress: OfflineProgress) -> None:
         assert progress.step in self.lines, "a checkpoint may not be ahead of metrics.jsonl"
         self.saved.append(progress)
+
+    async def export(self, progress: OfflineProgress) -> None:
+        self.exported.append(progress.step)
 
 
 def make_loop(rows: Rows, learner: Adder, book: Book, *, start: int = 0, stop_after: int = 10**9) -> OfflineLoop:

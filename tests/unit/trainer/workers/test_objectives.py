@@ -15,7 +15,7 @@ from trainer.algorithms.rm import RewardModelling, RMConfig
 from trainer.engine.torch_engine import TorchEngine
 from trainer.learner import Learner
 from trainer.models.loading import load_scalar_model
-from trainer.workers.reward_model import PairObjective
+from trainer.workers.offline_model import ScalarObjective
 
 
 def test_evaluation_reports_the_loss_and_leaves_the_weights(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_evaluation_reports_the_loss_and_leaves_the_weights(tmp_path: Path) -> N
     tokens = TokenBatch.from_sequences(rows, [[False] + [True] * (len(r) - 1) for r in rows])
     pairs = PairBatch(tokens, torch.zeros(4), torch.ones(4))
     [one] = shard(pairs, num_ranks=1, units_per_update=4, micro_batch_tokens=8, seed=0)
-    objective = PairObjective(RewardModelling(RMConfig()))
+    objective = ScalarObjective(RewardModelling(RMConfig()))
     before = [p.detach().clone() for p in model.parameters()]
     evaluated = learner.evaluate(one, objective)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

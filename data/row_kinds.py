@@ -1,0 +1,67 @@
+"""One way in for every kind of offline rows: what a training set can do, and its loader by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from conf.schema import DataConfig
+from data.judged import load_judged
+from data.preferences import load_pairs
+from data.quarantine import LoadReport
+from data.texts import load_conversations, load_documents
+from data.types import RowKind
+
+
+class TrainRows(Protocol):
+    """A tokenised training set."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of its rows: a data position and cached log-probs are only valid for the same."""
+        ...
+
+    @property
+    def report(self) -> LoadReport: ...
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Rows by kind, for the algorithm's `data_warnings`."""
+        ...
+
+    def __len__(self) -> int: ...
+    def batch(self, rows: Sequence[int]) -> Any:
+        """The given rows as a TrainBatch."""
+        ...
+
+    def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:
+        """Token ids and answer tokens of every sequence of every row, in row order."""
+        ...
+
+    def with_reference(self, logps: Tensor) -> Self:
+        """With the reference's summed log-prob of each of `sequences`."""
+        ...
+
+
+def load_rows(
+    kind: RowKind,
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    quarantine: Path | None = None,
+    train_prompts: bool = False,
+) -> TrainRows:
+    """Every usable row of `name`. `train_prompts`: of pairs. Raises DataError naming what is wrong with the set."""
+    match kind:
+        case RowKind.CONVERSATIONS:
+            return load_conversations(name, config, tokenizer, quarantine=quarantine)
+        case RowKind.DOCUMENTS:
+            return load_documents(name, config, tokenizer, quarantine=quarantine)
+        case RowKind.PAIRS:
+            return load_pairs(name, config, tokenizer, quarantine=quarantine, train_prompts=train_prompts)
+        case RowKind.JUDGED:
+            return load_judged(name, config, tokenizer, quarantine=quarantine)

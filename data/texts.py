@@ -1,0 +1,140 @@
+"""Texts to be learned: conversations and completions, or raw documents -> the TextBatch they are trained in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from conf.errors import DataError
+from conf.schema import DataConfig
+from data.loading import RawRow
+from data.quarantine import LoadReport
+from data.row_batches import TextBatch
+from data.row_set import RowBuilder, read_row_set
+from data.rows import CompletionRow, completion_or_conversation, document_row
+from data.tokenize import EncodedText, Encoder
+from data.types import TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class TextSet:
+    """Texts in file order; a data.row_kinds.TrainRows."""
+
+    texts: tuple[EncodedText, ...]
+    digest: str
+    report: LoadReport
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Rows by kind."""
+        return {"rows": len(self.texts)}
+
+    def batch(self, rows: Sequence[int]) -> TextBatch:
+        """The given texts, end to end."""
+        texts = [self.texts[row] for row in rows]
+        return TextBatch(
+            TokenBatch.from_sequences([t.token_ids for t in texts], [[w > 0 for w in t.weights] for t in texts]),
+            torch.tensor([w for t in texts for w in t.weights], dtype=torch.float32),
+        )
+
+    def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:
+        """Token ids and trained tokens of every text."""
+        return [(text.token_ids, [w > 0 for w in text.weights]) for text in self.texts]
+
+    def with_reference(self, logps: Tensor) -> TextSet:
+        """Texts are learned without a reference."""
+        raise TypeError("texts have no use for a reference")
+
+
+def load_conversations(
+    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+) -> TextSet:
+    """Every usable conversation or completion of `name`.
+
+    Raises DataError for a set that is empty, unreadable, too bad or too long.
+    """
+    builder = _ConversationBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
+    return _read(name, config, builder, quarantine)
+
+
+def load_documents(
+    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+) -> TextSet:
+    """Every usable document of `name`. Raises DataError as `load_conversations`."""
+    return _read(name, config, _DocumentBuilder(Encoder(tokenizer), config), quarantine)
+
+
+def _read(name: str, config: DataConfig, builder: RowBuilder[EncodedText], quarantine: Path | None) -> TextSet:
+    read = read_row_set(name, config, builder, quarantine)
+    if not any(any(text.weights) for text in read.items):
+        raise DataError(f"data {name}: no token of its {len(read.items)} rows would be trained.")
+    return TextSet(read.items, read.digest, read.report)
+
+
+class _ConversationBuilder:
+    """A RowBuilder of conversations and completions."""
+
+    max_tokens_key = "data.max_length"
+
+    def __init__(self, encoder: Encoder, config: DataConfig) -> None:
+        self._encoder = encoder
+        self.max_tokens = config.max_length
+
+    def build(self, row: RawRow) -> EncodedText:
+        """Raises RowError."""
+        parsed = completion_or_conversation(row.columns)
+        if isinstance(parsed, CompletionRow):
+            answer = self._encoder.encode_answer(parsed.prompt, parsed.completion, finished=parsed.finished)
+            return EncodedText(answer.token_ids, tuple(parsed.weight if trained else 0.0 for trained in answer.mask))
+        text = self._encoder.encode_conversation(parsed.turns, parsed.turn_weights)
+        return EncodedText(text.token_ids, tuple(weight * parsed.weight for weight in text.weights))
+
+    def num_tokens(self, item: EncodedText) -> int:
+        """All tokens."""
+        return len(item.token_ids)
+
+    def truncate_left(self, item: EncodedText) -> EncodedText | None:
+        """The end stays; None when that would cut into what is trained."""
+        return item.without_first(len(item.token_ids) - self.max_tokens)
+
+    def fingerprint(self, item: EncodedText) -> str:
+        """Everything of it."""
+        return json.dumps(asdict(item))
+
+
+class _DocumentBuilder:
+    """A RowBuilder of raw text."""
+
+    max_tokens_key = "data.max_length"
+
+    def __init__(self, encoder: Encoder, config: DataConfig) -> None:
+        self._encoder = encoder
+        self.max_tokens = config.max_length
+
+    def build(self, row: RawRow) -> EncodedText:
+        """Raises RowError."""
+        parsed = document_row(row.columns)
+        text = self._encoder.encode_document(parsed.text)
+        return EncodedText(text.token_ids, tuple(weight * parsed.weight for weight in text.weights))
+
+    def num_tokens(self, item: EncodedText) -> int:
+        """All tokens."""
+        return len(item.token_ids)
+
+    def truncate_left(self, item: EncodedText) -> EncodedText:
+        """The end stays; its first token is then read only."""
+        ids, weights = item.token_ids[-self.max_tokens :], item.weights[-self.max_tokens :]
+        return EncodedText(ids, (0.0, *weights[1:]))
+
+    def fingerprint(self, item: EncodedText) -> str:
+        """Everything of it."""
+        return json.dumps(asdict(item))
