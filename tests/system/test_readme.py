@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,9 @@ import torch
 
 from data.sample_model import tiny_model
 from data.types import ScoredBatch, TokenBatch
+from feedback.simulate.answers import PlantedModel, TemplateAnswers
+from feedback.simulate.judge import SignalMix
+from feedback.simulate.run import Simulation, simulate
 from tests.system.tiny_runs import question_rows
 from trainer.metrics_log import read_history
 from trainer.run_folder import RunPaths
@@ -42,6 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts.jsonl").write_text(question_rows(16))
     pairs = ({"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": "I do not know " * 3} for i in range(32))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    mix = SignalMix(side_by_side=0.6, thumb=0.2, correction=0.2)
+    models = (PlantedModel("amber", strength=0.9), PlantedModel("dune", strength=-0.9))
+    log = asyncio.run(simulate(Simulation(conversations=150, mix=mix), TemplateAnswers(models)))
+    log.write(folder / "events.jsonl")
     return folder
 
 
@@ -58,9 +66,9 @@ def test_the_commands_do_what_is_said(folder: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         told[command.split()[1]] = done.stdout
-    assert told.keys() == {"doctor", "plan", "train", "export", "report"}
+    assert told.keys() == {"doctor", "plan", "train", "export", "report", "feedback"}
     assert "raylign plan" in told["plan"] and "Placement" in told["plan"]
-    for name in ("my-ppo", "my-grpo", "my-rloo", "my-reinforce-pp"):
+    for name in ("my-sft", "my-dpo", "my-ppo", "my-grpo", "my-rloo", "my-reinforce-pp"):
         run = RunPaths(folder / "runs" / name)
         assert [row.step for row in read_history(run.metrics).rows] == [1, 2, 3]
         assert run.report.is_file() and run.summary.is_file()
