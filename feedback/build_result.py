@@ -149,7 +149,7 @@ class BuildResult:
     log_format: str
     inputs: tuple[InputFile, ...]
     settings: tuple[Setting, ...]
-    rows_in: int  # rows of the logs
+    rows_in: int  # judgements in the logs: one a row in most formats
     quarantined: int
     quarantine_reasons: tuple[Count, ...]  # most frequent first
     events_dropped: int
@@ -164,6 +164,7 @@ class BuildResult:
     pairs_to_look_at: tuple[ShownPair, ...]  # up to five
     warnings: tuple[str, ...]  # sentences: what a reader should know before training
     forgotten: int  # tombstones that were applied
+    log_rows: int = 0  # rows of the logs, whatever each holds
 
     def to_json(self) -> str:
         """The text of build.json."""
