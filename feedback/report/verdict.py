@@ -76,7 +76,12 @@ def _remarks(trust: Trust) -> list[Remark]:
         who = "1 person judges" if len(flagged) == 1 else f"{len(flagged):,} people judge"
         found.append(Remark(Tone.WARNING, f"{who} in a way that should be looked at; {events:,} events are theirs."))
     elif trust.annotators.with_enough:
-        found.append(Remark(Tone.GOOD, f"None of {trust.annotators.with_enough:,} people stands out as careless."))
+        found.append(
+            Remark(
+                Tone.GOOD,
+                f"None of the {trust.annotators.with_enough:,} people who judged 20 times or more looks careless.",
+            )
+        )
     if position.left is not None and not position.biased:
         found.append(Remark(Tone.GOOD, "The side of the screen does not decide."))
     if trust.length.longer is not None and trust.length.longer.low > 0.6:
