@@ -13,24 +13,25 @@ from feedback.events import EventKind
 from feedback.turns import ROLE, TURN
 from feedback.working import IN_CONVERSATION, normalised
 
-_LEAD = r"(?:(?:no|nope|nah|hmm+|hm|sorry|ok(?:ay)?|well|but|wait|oh|uh|um|please|hey|ugh)\b[\s,.!:;\u2014-]*)*"
+_LEAD = r"(?:(?:no|nope|nah|hmm+|hm|sorry|ok(?:ay)?|well|but|wait|oh|uh|um|please|hey|ugh|i think)\b[\s,.!:;\u2014-]*)*"
 _CORRECTS = "|".join(
     (
-        rf"^{_LEAD}(?:what )?i (?:actually |really )?(?:meant|was asking|wanted|asked|was looking|was talking|said)\b",
-        rf"^{_LEAD}i (?:did not|didn'?t|never) (?:mean|ask|want|say)\b",
+        rf"^{_LEAD}(?:what )?i (?:actually |really )?(?:meant?|was asking|asked|was looking|was talking|said|"
+        r"(?:want|need)ed (?:it|you|the|this|that|one|something))\b",
+        rf"^{_LEAD}i (?:did not|didn'?t|never) (?:mean|meant|ask|asked|want|wanted|say|said)\b",
         rf"^{_LEAD}(?:that|this|it|these|those|your (?:answer|reply|response|code|result|translation|number|math))"
         r"(?:'s|s| is| was| are| were|'re| looks| seems)? (?:still |also |just |simply |clearly |completely |totally )?"
-        r"(?:wrong|incorrect|false|mistaken|not (?:right|correct|true|quite|what)|"
-        r"n(?:o|')t (?:right|correct|true|what|quite))",
-        rf"^{_LEAD}(?:that|this|it|the code|your code) (?:isn'?t|wasn'?t|aren'?t) (?:right|correct|true|quite|what)",
+        r"(?:wrong|incorrect|false|mistaken|not (?:right|correct|quite)|not true(?:[.,;:!]|$)|the wrong|not what i (?:asked|mean|meant|want|wanted|need|said)|"
+        r"n'?t (?:right|correct|true|quite))",
+        rf"^{_LEAD}(?:that|this|it|the code|your code) (?:isn'?t|wasn'?t|aren'?t) (?:right|correct|true|quite|what i)",
         rf"^{_LEAD}(?:that|this|it|the code|your code|the formula) (?:still )?(?:does not|doesn'?t|did not|didn'?t) "
         r"(?:work|answer|compile|run|help|match|add up)",
         rf"^{_LEAD}(?:wrong|incorrect|not quite|not right|not correct|not true|not what i|not exactly)\b",
         rf"^{_LEAD}you(?:'ve| have| are|'re)? (?:clearly |completely |still )?(?:misunderst|misread|"
         r"mixed up|confus|got (?:it|that|this|the [a-z]+) wrong|made (?:a|an) (?:mistake|error|typo)|forgot|missed|"
         r"ignored|skipped|didn'?t (?:answer|read|include|use|follow)|did not (?:answer|read|include|use|follow)|wrong)",
-        rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:try|do it|do that|answer|write it|generate it) "
-        r"(?:it |that )?again\b",
+        rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:try|do it|answer|read|write it|generate it) "
+        r"(?:it |that |this )?again\b",
         rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:re-?generate|redo|re-?try|re-?do)\b",
         rf"^{_LEAD}(?:it|that|the (?:answer|result|output|correct answer|right answer|capital|date|year|sum))"
         r" (?:should|must) (?:be|have been|say|read)\b",
@@ -38,6 +39,12 @@ _CORRECTS = "|".join(
         rf"^{_LEAD}actually,? (?:no\b|i (?:meant|wanted|need|asked)|it'?s\b|the (?:answer|correct))",
         rf"^{_LEAD}not [^,.;!?\n]{{1,50}}[,;\u2014-]+ ?(?:but |i |the |rather )?",
         r"^no[,.!\s]+(?:it|that|he|she|they|the|there)(?:'s| is| was| are| were)\b",
+        r"^no[,.! ]+no\b",
+        r"^(?:no|nope|nah)[,.!]+\s*(?:the (?:\w+er|other|first|second|third|last) (?:one|way)?|"
+        r"i (?:want|need|live|am|have|mean|don'?t|did)\b|(?:it )?still (?:does|is|do)|you\b)",
+        r"^(?:no[,.! ]+)?(?:it|he|she|that|they|my \w+)(?:'s|'re| is| are| was| were) [^.,;?!]{1,40}, not\b",
+        r"^your (?:answer|reply|code|list|summary|text|translation) (?:still )?(?:ignores|misses|leaves out|lacks|contradicts|has)\b",
+        rf"^{_LEAD}(?:it |that |this )?still (?:does not|doesn'?t|won'?t|isn'?t|fails|wrong|not)\b",
         r"^no[,.!\u2014-]+\s*(?:not|in|for|the one|with|as in|like|use|just)\b",
         r"\b(?:what i (?:actually |really )?meant|i meant)\b",
         r"\b(?:again|still) (?:wrong|incorrect)\b",
@@ -45,7 +52,7 @@ _CORRECTS = "|".join(
 )
 _DOES_NOT = "|".join(
     (
-        r"^no[,.!]*\s*(?:thanks|thank you|thx|ty|problem|worries|need|more|further|questions?\b|"
+        r"^no[,.!]*\s*(?:not yet|not now|not really|not today|thanks|thank you|thx|ty|problem|worries|need|more|further|questions?\b|"
         r"that'?s (?:all|it|fine|great|perfect|ok|okay|good|enough|everything)|"
         r"that is (?:all|it|fine|great|perfect|good)|it'?s (?:fine|ok|okay|good|perfect|great|all)|"
         r"i'?m (?:good|fine|done|all))",
@@ -53,13 +60,20 @@ _DOES_NOT = "|".join(
         r"(?:question|topic|thing|subject)\b",
         r"\bnot (?:bad|wrong|a (?:problem|bad)|necessary|too|an issue|that bad)\b",
         r"^(?:i )?(?:said|meant|mean) it as a (?:joke|compliment)",
-        r"^(?:is|was|are|were|am|did|do|does|why|what|how|who|when|where|which|can|could) "
+        r"^(?:is|was|are|were|am|did|do|does|why|what|how|who|when|where|which) "
         r"(?:that|this|it|i|you|he|she|they|we|the|would|is|are|does|do|did|happens|if)\b[^.!]*\?",
         r"\b(?:my|his|her|their|the teacher'?s|our) (?:code|answer|homework|solution|essay|boss|friend|guess) "
         r"(?:is|was|were) (?:wrong|incorrect)",
         r"\bwrong with (?:my|me|him|her|the|this|our)\b",
         r"\bi meant (?:to (?:thank|say thank|ask|tell|mention)|no (?:harm|offen[cs]e)|well|every word)",
+        r"\bas you (?:said|wrote|explained|suggested)\b",
         r"^(?:i'?ll|let me|i will|i can) (?:try|do)",
+        r"^(?:translate|write|spell|rephrase|say|summari[sz]e|explain|tell)\b",
+        r"\bi (?:wanted|meant) to (?:thank|say|tell|let|share)\b",
+        r"\bi (?:asked|told|said) (?:my|her|him|them|his|our|yes|no to|the \w+ and)\b",
+        r"\bshould be (?:fine|ok|okay|good|enough|great|easy|possible)\b",
+        r"\b(?:not right|not fair|not true|wrong) of\b|^wrong (?:number|turn|place|way|side)\b",
+        r"\bis (?:that|this|it) (?:normal|expected|a problem|dangerous)\?",
         r"^not (?:sure|yet|now|really|that i|only|at all|much|today|bad)\b",
     )
 )
@@ -78,9 +92,12 @@ _COMPLAINT = (
     r"you misunderstood(?: me| my question)?)\b[\s,.!:;\u2014-]*)+"
 )
 _THANKS = (
-    r"(?i)^\s*(?:ok(?:ay)?|great|yes|yeah|ah|oh|much better|that'?s (?:it|right|better|correct)|perfect|exactly|"
-    r"thank|thanks|thx|awesome|excellent|lovely|wonderful|brilliant|cool)\b[^?]{0,120}$"
+    r"(?i)^\s*(?:(?:ok(?:ay)?|great|yes|yeah|ah|oh|ha)\b[,.! ]*)?"
+    r"(?:thank|thanks|thx|perfect|exactly|awesome|excellent|brilliant|wonderful|much better|"
+    r"that'?s (?:it|right|better|correct|perfect|great)|that is (?:right|better|correct|perfect|great)|"
+    r"(?:that |it )works|works now)\b"
 )
+_BUT = r"(?i)^[^.!?\n]{0,60}\b(?:but|however|except|although|still)\b"
 _APOLOGY = (
     r"(?i)^\s*(?:(?:oh|ah)[,!. ]+)?(?:you(?:'re| are) (?:absolutely |completely |quite )?right|(?:i(?:'m| am) )?"
     r"(?:so |very )?sorry|(?:my|i) apolog(?:ies|i[sz]e)|apologies|my mistake|thank you for (?:the|your) correction|"
@@ -92,6 +109,11 @@ def is_correction(text: pl.Expr) -> pl.Expr:
     """Whether a user's turn says that the answer before it was wrong or not meant."""
     said = text.str.to_lowercase().str.replace_all("\u2019", "'").str.strip_chars()
     return said.str.contains(_CORRECTS) & ~said.str.contains(_DOES_NOT)
+
+
+def _thanks(text: pl.Expr) -> pl.Expr:
+    """Whether a user's turn opens with thanks for the answer before it, without a but."""
+    return text.str.contains(_THANKS) & ~text.str.contains(_BUT) & ~is_correction(text)
 
 
 def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
@@ -106,7 +128,7 @@ def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
         & (pl.col("role_2") == "user")
         & (pl.col("role_3") == "assistant")
         & is_correction(pl.col("content_2"))
-        & (pl.col("accepted") | (pl.col("content_4").str.contains(_THANKS) & ~is_correction(pl.col("content_4"))))
+        & (pl.col("accepted") | _thanks(pl.col("content_4")))
     )
     accepted = pl.col("content_3").str.replace(_APOLOGY, "")
     found = window.with_columns(intent=_intent(), corrected=accepted)

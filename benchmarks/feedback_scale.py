@@ -1,0 +1,174 @@
+"""How the default feedback build grows: time and peak memory at 10k, 100k and 1M events.
+
+    python benchmarks/feedback_scale.py [--sizes 10000,100000,1000000] [--json out.json]
+
+Each build runs in a process of its own, so that its peak memory is its own. Goal: 1M events in under 5 minutes and
+4 GB on 2 cores, and linear growth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+CHUNK = 20_000
+GOAL_S, GOAL_GB = 300.0, 4.0
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One size."""
+
+    events: int
+    log_mb: float
+    seconds: float
+    peak_gb: float
+    steps: dict[str, float]  # seconds by step of the build
+    rows: int  # of all kinds
+    log_rate: float = 0.0  # growth: log(time ratio) / log(size ratio) to the size before; 1 is linear
+
+
+def write_log(path: Path, events: int, seed: int = 0) -> None:
+    """A product's log: mostly thumbs, some choices, ratings and corrections; repeats, near repeats, e-mail addresses.
+
+    One user has twenty events on average, a conversation two; one question in ten was asked before in other words.
+    """
+    draw = random.Random(seed)
+    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "ou") for c in ("n", "rt", "ssel", "ment", "")]
+    with path.open("w") as log:
+        for start in range(0, events, CHUNK):
+            lines = [json.dumps(event) for event in _events(draw, words, start, min(events, start + CHUNK), events)]
+            log.write("\n".join(lines) + "\n")
+
+
+def _events(draw: random.Random, words: list[str], first: int, last: int, total: int) -> Iterator[dict[str, object]]:
+    recent: list[str] = []
+    for number in range(first, last):
+        prompt = " ".join(draw.choices(words, k=draw.randint(6, 25)))
+        kind = draw.choices(("thumb", "side_by_side", "rating", "correction"), (60, 25, 10, 5))[0]
+        if recent and number % 10 == 0:
+            prompt = f"{draw.choice(recent)} please"
+        elif number % 50 == 1:
+            prompt += f" write to someone{number}@example.com"
+        recent = [*recent[-200:], prompt]
+        turns = [{"role": "user", "content": prompt}]
+        if number % 3 == 0:
+            before = " ".join(draw.choices(words, k=12))
+            turns = [{"role": "user", "content": before}, {"role": "assistant", "content": prompt[::-1]}, *turns]
+        event: dict[str, object] = {
+            "event_id": f"event-{number}",
+            "kind": kind,
+            "prompt": turns,
+            "response_a": " ".join(draw.choices(words, k=draw.randint(10, 80))),
+            "conversation_id": f"conversation-{number // 2}",
+            "user_id": f"user-{draw.randrange(max(1, total // 20))}",
+            "time": (START + timedelta(seconds=number)).isoformat(),
+            "model_a": f"model-{number % 3}",
+            "persona": f"persona-{number % 5}",
+            "locale": "en-GB",
+        }
+        other = " ".join(draw.choices(words, k=draw.randint(10, 80)))
+        if kind == "thumb":
+            event["thumb"] = draw.choice((1, -1))
+        elif kind == "rating":
+            event["rating"] = draw.random()
+        elif kind == "correction":
+            event["corrected"] = other
+        else:
+            choice = draw.choices(("a", "b", "both_good", "both_bad"), (40, 40, 10, 10))[0]
+            event |= {"response_b": other, "choice": choice, "shown_left": draw.choice("ab"), "model_b": "model-9"}
+        yield event
+
+
+def build_here(log: Path, out: Path) -> None:
+    """The build, in the process that is measured; the figures go to stdout as JSON."""
+    from feedback.build import Watch, build
+    from feedback.source import Source
+
+    begun = time.perf_counter()
+    marks: list[tuple[str, float]] = []
+    watch = Watch(on_step=lambda step: marks.append((step, time.perf_counter())))
+    result = build(Source(logs=(log,)), out, watch=watch)
+    end = time.perf_counter()
+    ends = [at for _, at in marks[1:]] + [end]
+    steps = {step: round(stop - at, 2) for (step, at), stop in zip(marks, ends, strict=True)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    rows = sum(file.rows for file in result.produced)
+    sys.stdout.write(json.dumps({"seconds": end - begun, "peak_gb": peak, "steps": steps, "rows": rows}))
+
+
+def measure(events: int, folder: Path) -> Measured:
+    """Write a log, build it in a child, remove both."""
+    log, out = folder / f"{events}.jsonl", folder / f"built-{events}"
+    write_log(log, events)
+    command = [sys.executable, __file__, "--child", str(log), "--out", str(out)]
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=3600, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+    if done.returncode:
+        sys.exit(f"the build of {events} events ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    found = json.loads(done.stdout)
+    size = log.stat().st_size / 1e6
+    log.unlink()
+    return Measured(events, size, **found)
+
+
+def main() -> None:
+    """Measure every size, print the table, say whether the goal is met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        build_here(given.child, given.out)
+        return
+    measured: list[Measured] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in map(int, given.sizes.split(",")):
+            now = measure(size, Path(folder))
+            if measured:
+                before = measured[-1]
+                rate = math.log(now.seconds / before.seconds) / math.log(now.events / before.events)
+                now = Measured(**{**asdict(now), "log_rate": round(rate, 2)})
+            measured.append(now)
+    table = Table(title="feedback build, default settings")
+    for head in ("events", "log MB", "seconds", "us/event", "peak GB", "growth", "rows", "by step"):
+        table.add_column(head, justify="right" if head != "by step" else "left")
+    for m in measured:
+        steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in m.steps.items())
+        table.add_row(
+            f"{m.events:,}", f"{m.log_mb:,.0f}", f"{m.seconds:.1f}", f"{m.seconds / m.events * 1e6:.0f}",
+            f"{m.peak_gb:.2f}", f"{m.log_rate:.2f}" if m.log_rate else "", f"{m.rows:,}", steps,
+        )  # fmt: skip
+    console = Console(width=160)
+    console.print(table)
+    last = measured[-1]
+    if last.events >= 1_000_000:
+        met = last.seconds < GOAL_S and last.peak_gb < GOAL_GB
+        console.print(f"goal ({GOAL_S:.0f} s, {GOAL_GB:.0f} GB at 1M): {'met' if met else 'missed'}")
+    if given.json:
+        given.json.write_text(json.dumps([asdict(m) for m in measured], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
