@@ -1,4 +1,4 @@
-"""Every offline algorithm from rows on disk to a lower held-out loss, in one process: loader, feed, reference, learner."""
+"""Every offline algorithm from rows on disk to a lower held-out loss, in one process."""
 
 from __future__ import annotations
 
