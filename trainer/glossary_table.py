@@ -249,6 +249,7 @@ _REST = (
                "Mean log-prob a token of held-out answers under the untouched start model, end token left out.",
                "More than 0.3 below its start: the language is going; raise the KL coefficient.", goal=Goal.UP),
     MetricHelp("eval/<set>/<metric>", "Held out", "", "A figure of a held-out set."),
+    MetricHelp("eval/<set>/<group>/<metric>", "Held out", "", "The same figure as under train/, of a held-out set."),
     MetricHelp("ledger/non_finite_metrics", "Numbers that were not finite", "values",
                "Values of this step that were NaN or infinite; they stand as null.",
                "Find the null in metrics.jsonl: the loss or reward of that step is broken.", high=0, goal=Goal.DOWN),

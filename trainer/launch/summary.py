@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
+from conf.held_out import held_out_sets
 from conf.schema import RunConfig
 from trainer.launch.online import OnlineOutcome
 from trainer.loops.offline import OfflineProgress
 from trainer.metrics_log import MetricHistory
 from trainer.summary import RunSummary
 
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9_]")
 _Z95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
@@ -46,9 +49,12 @@ def online_summary(config: RunConfig, outcome: OnlineOutcome, history: MetricHis
 
 
 def offline_summary(config: RunConfig, progress: OfflineProgress, history: MetricHistory, seconds: float) -> RunSummary:
-    """The last loss and, with held-out rows, their last figures."""
-    names = ("train/loss", "eval/held_out/accuracy", "eval/held_out/loss", "eval/held_out/margin")
-    found = {name.replace("/", "_"): _last(history, name) for name in names}
+    """The last loss, the last figures of every held-out set, and the best step."""
+    figures = ("loss", "accuracy", "margin", "rewards/accuracies", "rewards/margins")
+    held_out = [f"eval/{name}/{figure}" for name in held_out_sets(config.data.eval) for figure in figures]
+    found = {_NOT_IN_NAMES.sub("_", name.lower()): _last(history, name) for name in ("train/loss", *held_out)}
+    if progress.best is not None:
+        found |= {"best_step": float(progress.best.step), "best_value": progress.best.value}
     return RunSummary(
         algorithm=config.algorithm.name,
         policy_start=config.policy.model,

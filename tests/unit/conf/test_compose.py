@@ -181,6 +181,20 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["reward.rules=[{rule: finishd}]"], "did you mean finished?"),
         (["reward.rules=[{weight: 2}]"], "reward.rules has no value yet"),
         (["data.train=gone.jsonl"], "data.train=gone.jsonl: there is no such file"),
+        (["data.eval=gone.jsonl"], "data.eval=gone.jsonl: there is no such file"),
+        (["algorithm=sft", "data.eval={math: gone.jsonl}"], "data.eval, set math=gone.jsonl: there is no such file"),
+        (["algorithm=sft", "data.eval=[./rows.jsonl, rows.jsonl]"], "two sets are called 'rows'"),
+        (["algorithm=sft", "data.eval={a/b: ./rows.jsonl}"], "'a/b' cannot name a set"),
+        (["data.eval={a: ./rows.jsonl, b: ./rows.jsonl}"], "an online run answers one; give one"),
+        (["algorithm=sft", "evaluation.best=eval/held_out/loss"], "name a metric of a held-out set"),
+        (["data.eval=./rows.jsonl", "evaluation.best=eval/held_out/loss"], "only offline runs keep a best step"),
+        (["data.max_overlong_fraction=2"], "must be at least 0 and at most 1"),
+        (["algorithm=dpo", "algorithm.label_smoothing=0.5"], "algorithm.label_smoothing is 0.5; set it to"),
+        (["algorithm=dpo", "algorithm.loss=ipo", "algorithm.label_smoothing=0.1"], "which loss=ipo does not use"),
+        (["algorithm=dpo", "algorithm.beta=0"], "algorithm.beta is 0"),
+        (["algorithm=kto", "algorithm.desirable_weight=0"], "algorithm.desirable_weight is 0"),
+        (["algorithm=simpo", "algorithm.gamma=-1"], "algorithm.gamma is -1"),
+        (["algorithm=dpo", "reference.model=nowhere"], "reference.model=nowhere: there is no such folder"),
         (["name=a/b"], "a run's name is 1-64 of"),
         (["name=.."], "a run's name is 1-64 of"),
         (["seed=${nowhere}"], "seed cannot be resolved: Interpolation key 'nowhere' not found."),
@@ -198,6 +212,18 @@ def test_what_cannot_work_is_refused_with_key_value_and_fix(overrides: list[str]
 def test_the_plain_run_is_accepted_so_each_refusal_above_is_its_own(start: list[str]):
     compose(start)
     compose(["algorithm=grpo", *start])
+
+
+def test_held_out_sets_are_given_in_three_forms(start: list[str], tmp_path: Path):
+    (tmp_path / "chat rows.jsonl").write_text("{}")
+    for given, read in (
+        ("./chat rows.jsonl", "./chat rows.jsonl"),
+        ("[./rows.jsonl]", ["./rows.jsonl"]),
+        ("{math: ./rows.jsonl}", {"math": "./rows.jsonl"}),
+    ):
+        composed = compose(["algorithm=sft", *start, f"data.eval={given}"])
+        assert composed.config.data.eval == read
+        assert from_resolved(composed.resolved_yaml).config == composed.config
 
 
 def test_interpolations_resolve(start: list[str]):

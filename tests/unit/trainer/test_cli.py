@@ -164,3 +164,36 @@ def test_doctor_finds_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixt
     code, text, _ = call(capsys, "doctor", "--run-root", "/proc/nowhere")
     assert code == 2
     assert "cannot be written" in text
+
+
+def test_plan_marks_what_is_trained_and_says_what_is_odd(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path
+):
+    def write(name: str, rows: list[dict[str, object]]) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    sft = write("sft.jsonl", [{"messages": turns * 2}])
+    model = f"policy.model={tiny_model_dir}"
+    code, text, _ = call(capsys, "plan", "+experiment=sft_tiny_cpu", model, f"data.train={sft}", f"data.eval=[{sft}]")
+    assert code == 0
+    assert text.count("[[So.<|im_end|>]]") == 2 and "user\\nWhy?" in text and "\x1b" not in text
+    assert "The masks of the first rows: nothing odd." in text
+    verdicts = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i == 0} for i in range(4)]
+    kto = write("kto.jsonl", verdicts)
+    code, text, _ = call(capsys, "plan", "+experiment=kto_tiny_cpu", model, f"data.train={kto}")
+    assert code == 0 and "between 3.00 and 4.00 would balance them" in text and "reference" in text
+    only = write("only.jsonl", verdicts[1:])
+    code, _, told = call(capsys, "plan", "+experiment=kto_tiny_cpu", model, f"data.train={only}")
+    assert code == 2 and "`label` is false in all of its 3 rows" in told
+
+
+def test_trained_parts_are_coloured_on_a_terminal_and_control_characters_never_reach_it():
+    from data.mask_view import Run
+    from trainer.commands.marked import marked
+
+    runs = [Run("read\x1b[2J", False, 2), Run("said", True, 1)]
+    assert marked(runs, colour=False) == "read\\x1b[2J[[said]]  (1 of 3 tokens trained)"
+    coloured = marked(runs, colour=True)
+    assert "\x1b[1;30;42msaid" in coloured and "\x1b[2J" not in coloured

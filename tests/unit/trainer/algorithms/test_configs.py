@@ -11,6 +11,7 @@ from conf.schema import AlgorithmConfig, KLController
 from trainer.algorithms import ALGORITHMS
 from trainer.algorithms.base import Role
 from trainer.algorithms.grpo import GRPOConfig
+from trainer.algorithms.kto import KTOConfig
 from trainer.algorithms.ppo import PPO, PPOConfig
 from trainer.algorithms.reinforce_pp import ReinforcePPConfig
 from trainer.algorithms.rloo import RLOO, RLOOConfig
@@ -61,6 +62,15 @@ def test_roles() -> None:
 def test_impossible_values_are_told(config: AlgorithmConfig, key: str) -> None:
     (problem,) = config.check()
     assert problem.startswith(f"algorithm.{key}") and "set" in problem
+
+
+def test_an_unbalanced_set_of_verdicts_is_told_with_the_weight_that_mends_it() -> None:
+    counts = {"desirable": 100, "undesirable": 300}
+    (told,) = KTOConfig().data_warnings(counts)
+    assert "0.33 to 1" in told and "between 3.00 and 4.00" in told
+    assert KTOConfig(desirable_weight=3.0).data_warnings(counts) == []
+    assert KTOConfig(desirable_weight=4.0).data_warnings(counts) == []
+    assert KTOConfig(desirable_weight=4.1).data_warnings(counts) != []
 
 
 def test_all_problems_at_once() -> None:

@@ -1,0 +1,159 @@
+"""The chain with every role real: SFT, then DPO and KTO from the SFT run; each learns and leaves a model that loads."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.session import Session
+from conf.model_folder import model_folder
+from conf.schema import Precision
+from data.types import TokenBatch
+from tests.system.tiny_runs import play
+from trainer.checkpoint import open_checkpoint
+from trainer.configuration import compose
+from trainer.glossary import describe
+from trainer.main import run
+from trainer.metrics_log import MetricHistory, read_history
+from trainer.models.loading import load_causal_lm
+from trainer.run_folder import RunPaths
+from trainer.summary import read_summary
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+STEPS = 10
+WORDS = ("apple", "river", "train", "letter", "light")
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def question(i: int) -> str:
+    return f"What is a {WORDS[i % 5]} {i}?"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Forty rows of each kind: the good answer names the word, the bad one does not."""
+    root = tmp_path_factory.mktemp("rows")
+    good, bad = [f"It is the {WORDS[i % 5]}." for i in range(40)], [f"No idea {i}." for i in range(40)]
+    asked = [{"role": "user", "content": question(i)} for i in range(40)]
+    return {
+        "sft": write(
+            root / "sft.jsonl",
+            [{"messages": [asked[i], {"role": "assistant", "content": good[i]}]} for i in range(40)],
+        ),
+        "dpo": write(
+            root / "dpo.jsonl", [{"prompt": question(i), "chosen": good[i], "rejected": bad[i]} for i in range(40)]
+        ),
+        "kto": write(
+            root / "kto.jsonl",
+            [{"prompt": question(i), "completion": (good, bad)[i % 2][i], "label": i % 2 == 0} for i in range(40)],
+        ),
+    }
+
+
+def settings(algorithm: str, model: Path, rows: Path, root: Path, name: str = "") -> list[str]:
+    return [
+        f"+experiment={algorithm}_tiny_cpu", f"policy.model={model}", f"data.train={rows}",
+        f"data.eval={{known: {rows}, again: {rows}}}", f"run_root={root}", f"name={name or algorithm}",
+        f"num_steps={STEPS}", "evaluation.every=5", "evaluation.best=eval/known/loss", "checkpoint.keep=1",
+        "policy.optim.lr=1e-3", "tracking.wandb=disabled",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def sft_run(data: dict[str, Path], root: Path, tiny_model_dir: Path, ray_session: Session) -> RunPaths:
+    return play(settings("sft", tiny_model_dir, data["sft"], root), ray_session)
+
+
+def losses(history: MetricHistory) -> list[float]:
+    return [value for step, value in history.series("train/loss") if step > 0 and value is not None]
+
+
+def check_run(done: RunPaths, start: Path) -> Path:
+    """It learned, said what it did in known words, and its export is the trained model. Returns the export."""
+    history = read_history(done.metrics)
+    found = losses(history)
+    assert len(found) == STEPS and fmean(found[-3:]) < 0.95 * fmean(found[:3]), found
+    assert [n for n in history.names() if describe(n) is None] == []
+    for name in ("known", "again"):
+        held_out = [value for _, value in history.series(f"eval/{name}/loss") if value is not None]
+        assert len(held_out) == 3 and held_out[-1] < held_out[0]
+    newest = done.checkpoints / (done.checkpoints / "LATEST").read_text().strip()
+    assert open_checkpoint(newest).state.best["step"] == STEPS
+    assert read_summary(done.summary).extra["best_step"] == STEPS
+    export = Path(model_folder(str(done.path)).path)
+    assert export.name == f"step-{STEPS}" and (done.export / "BEST").read_text() == f"step-{STEPS}\n"
+    model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
+    before = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    assert not torch.equal(model.model.embed_tokens.weight, before.model.embed_tokens.weight)
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(start).chat_template
+    assert (export / "README.md").read_text().startswith("---\n")
+    same_logprobs(export, model, tokenizer)
+    return export
+
+
+def same_logprobs(export: Path, model: torch.nn.Module, tokenizer: object) -> None:
+    """transformers' own forward and ours give the same log-probs."""
+    ids = tokenizer("What is a river?")["input_ids"]  # type: ignore[operator]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        own = load_causal_lm(export, precision=Precision.float32)(
+            TokenBatch.from_sequences([ids], [[False, *[True] * (len(ids) - 1)]]), temperature=1.0
+        )
+    theirs = logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    torch.testing.assert_close(own.logprobs[1:], theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_sft_learns_and_counts_its_tokens(sft_run: RunPaths, tiny_model_dir: Path) -> None:
+    check_run(sft_run, tiny_model_dir)
+    counted = [value for _, value in read_history(sft_run.metrics).series("train/num_tokens") if value is not None]
+    assert counted == sorted(counted) and len(set(counted)) == STEPS
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_preferences_are_learned_from_the_sft_run_with_a_reference_computed_once(
+    algorithm: str, sft_run: RunPaths, data: dict[str, Path], root: Path, ray_session: Session
+) -> None:
+    given = settings(algorithm, sft_run.path, data[algorithm], root)
+    said = StringIO()
+    done = run(
+        compose([*given, "policy.optim.lr=2e-4"]), console=Console(file=said, width=400), ray_session=ray_session
+    )
+    check_run(done, Path(model_folder(str(sft_run.path)).path))
+    history = read_history(done.metrics)
+    first = history.rows[1].values  # before the first update policy and reference are one model
+    assert first["train/rewards/chosen"] == pytest.approx(0, abs=1e-3)
+    last = history.rows[-1].values
+    assert last["eval/known/rewards/chosen"] - last["eval/known/rewards/rejected"] > 0.05
+    told = said.getvalue()
+    assert "is a run; its best export step-10 is used" in told and "computed now, kept in" in told
+    caches = {path: path.stat().st_mtime_ns for path in (root / ".reference").glob("*.safetensors")}
+
+    again = StringIO()
+    second = [s for s in given if not s.startswith(("name=", "num_steps="))]
+    run(
+        compose([*second, f"name={algorithm}-again", "num_steps=1", "policy.optim.lr=2e-4"]),
+        console=Console(file=again, width=400),
+        ray_session=ray_session,
+    )
+    assert "taken from" in again.getvalue() and "computed now" not in again.getvalue()
+    assert {path: path.stat().st_mtime_ns for path in (root / ".reference").glob("*.safetensors")} == caches
+    repeated = read_history(RunPaths(root / f"{algorithm}-again").metrics).rows[1].values
+    assert repeated["train/loss"] == pytest.approx(first["train/loss"], rel=1e-6)
