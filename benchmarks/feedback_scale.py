@@ -50,7 +50,9 @@ def write_log(path: Path, events: int, seed: int = 0) -> None:
     One user has twenty events on average, a conversation two; one question in ten was asked before in other words.
     """
     draw = random.Random(seed)
-    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "ou") for c in ("n", "rt", "ssel", "ment", "")]
+    words = [
+        f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "ou") for c in ("n", "rt", "ssel", "ment", "")
+    ]
     with path.open("w") as log:
         for start in range(0, events, CHUNK):
             lines = [json.dumps(event) for event in _events(draw, words, start, min(events, start + CHUNK), events)]
