@@ -129,7 +129,7 @@ def _step(algorithm: CausalAlgorithm, batch: Any, ranks: int, budget: int, seed:
     loss = sum(o.loss for o in outputs)
     gradients = list(torch.autograd.grad(loss, [model.embedding, model.head]))
     metrics = {name: _merged([o.metrics[name] for o in outputs]) for name in outputs[0].metrics}
-    return float(loss), gradients, metrics
+    return float(loss.detach()), gradients, metrics
 
 
 def _merged(sums: list[MetricSum]) -> float:
