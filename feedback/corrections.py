@@ -21,7 +21,8 @@ _CORRECTS = "|".join(
         rf"^{_LEAD}i (?:did not|didn'?t|never) (?:mean|meant|ask|asked|want|wanted|say|said)\b",
         rf"^{_LEAD}(?:that|this|it|these|those|your (?:answer|reply|response|code|result|translation|number|math))"
         r"(?:'s|s| is| was| are| were|'re| looks| seems)? (?:still |also |just |simply |clearly |completely |totally )?"
-        r"(?:wrong|incorrect|false|mistaken|not (?:right|correct|quite)|not true(?:[.,;:!]|$)|the wrong|not what i (?:asked|mean|meant|want|wanted|need|said)|"
+        r"(?:wrong|incorrect|false|mistaken|not (?:right|correct|quite)|not true(?:[.,;:!]|$)|the wrong|"
+        r"not what i (?:asked|mean|meant|want|wanted|need|said)|"
         r"n'?t (?:right|correct|true|quite))",
         rf"^{_LEAD}(?:that|this|it|the code|your code) (?:isn'?t|wasn'?t|aren'?t) (?:right|correct|true|quite|what i)",
         rf"^{_LEAD}(?:that|this|it|the code|your code|the formula) (?:still )?(?:does not|doesn'?t|did not|didn'?t) "
@@ -43,7 +44,8 @@ _CORRECTS = "|".join(
         r"^(?:no|nope|nah)[,.!]+\s*(?:the (?:\w+er|other|first|second|third|last) (?:one|way)?|"
         r"i (?:want|need|live|am|have|mean|don'?t|did)\b|(?:it )?still (?:does|is|do)|you\b)",
         r"^(?:no[,.! ]+)?(?:it|he|she|that|they|my \w+)(?:'s|'re| is| are| was| were) [^.,;?!]{1,40}, not\b",
-        r"^your (?:answer|reply|code|list|summary|text|translation) (?:still )?(?:ignores|misses|leaves out|lacks|contradicts|has)\b",
+        r"^your (?:answer|reply|code|list|summary|text|translation) (?:still )?"
+        r"(?:ignores|misses|leaves out|lacks|contradicts|has)\b",
         rf"^{_LEAD}(?:it |that |this )?still (?:does not|doesn'?t|won'?t|isn'?t|fails|wrong|not)\b",
         r"^no[,.!\u2014-]+\s*(?:not|in|for|the one|with|as in|like|use|just)\b",
         r"\b(?:what i (?:actually |really )?meant|i meant)\b",
@@ -52,7 +54,8 @@ _CORRECTS = "|".join(
 )
 _DOES_NOT = "|".join(
     (
-        r"^no[,.!]*\s*(?:not yet|not now|not really|not today|thanks|thank you|thx|ty|problem|worries|need|more|further|questions?\b|"
+        r"^no[,.!]*\s*(?:not yet|not now|not really|not today|thanks|thank you|thx|ty|"
+        r"problem|worries|need|more|further|questions?\b|"
         r"that'?s (?:all|it|fine|great|perfect|ok|okay|good|enough|everything)|"
         r"that is (?:all|it|fine|great|perfect|good)|it'?s (?:fine|ok|okay|good|perfect|great|all)|"
         r"i'?m (?:good|fine|done|all))",
