@@ -101,6 +101,9 @@ def test_the_same_input_and_settings_give_the_same_bytes(make, run_build):
 
 def test_the_files_are_what_the_trainers_and_the_schemas_say(make, run_build):
     built = run_build(mixed(make))
+    for kind in KINDS:
+        ids = [row["id"] for row in built.rows(kind, "train")]
+        assert ids == sorted(set(ids)) and len(ids) > 5
     for split in SPLITS:
         for row in read_rows(str(built.folder / "pairs" / f"{split}.jsonl")):
             pair = pair_row(row.columns)
@@ -114,6 +117,12 @@ def test_the_files_are_what_the_trainers_and_the_schemas_say(make, run_build):
             assert prompt_row(row.columns).prompt[-1].role == "user"
             assert isinstance(row.columns["label"], bool) and row.columns["completion"][0]["role"] == "assistant"
             assert list(row.columns) == KTO_SCHEMA.names()
+
+
+def test_a_row_keeps_its_id_for_good(make, run_build):
+    # Tombstones and notes of other tools name ids: another way to make them would orphan those.
+    (row,) = run_build([make(1, "thumb", "What is it?", response_a="It is this.", thumb=1)]).rows("sft")
+    assert row["id"] == "a39fab4ec55648702e18"
 
 
 def test_figures_agree_with_the_files_and_are_read_back(make, run_build):

@@ -77,6 +77,13 @@ def test_a_correction_that_tells_the_answer_does_not_put_it_into_the_question(ma
     assert messages(row) == [("user", "What is 6 times 7?"), ("assistant", "It is 42.")]
 
 
+def test_an_apology_alone_is_no_answer(make, run_build):
+    history = conversation("How do I sort a list?", "Use list.sort().", "No, I meant in Java")
+    said = make(1, "thumb", history, response_a="You're right, sorry!", thumb=1)
+    rows = run_build([said], *ALL_TRAIN, "sft.min_chars=0").rows("sft")
+    assert [row["messages"][-1]["content"] for row in rows] == ["You're right, sorry!"]  # as it stood, nothing cut
+
+
 def test_what_is_no_correction_stays_a_conversation(make, run_build):
     history = conversation("Hello?", "Hello!", "No, thanks, that's all.")
     (row,) = run_build([make(1, "thumb", history, response_a="Goodbye.", thumb=1)], *ALL_TRAIN).rows("sft")

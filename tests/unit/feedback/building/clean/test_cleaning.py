@@ -97,8 +97,9 @@ def test_near_duplicates_and_caps_keep_the_heaviest(make, run_build):
     assert len(capped.rows("kto")) == 2
     assert "answer 4" not in {row["completion"][0]["content"] for row in capped.rows("kto")}  # one of each: no weight
     busy = [make(n, "thumb", thumb=1, user_id="one") for n in range(5)] + [make(7, "thumb", thumb=1)]
-    by_user = run_build(busy, *ALL_TRAIN, "clean.rows_per_user=3")
-    assert len(by_user.rows("sft")) == 4
+    unknown = [make(n, "thumb", thumb=1, user_id=None) for n in range(10, 15)]
+    by_user = run_build([*busy, *unknown], *ALL_TRAIN, "clean.rows_per_user=3")
+    assert len(by_user.rows("sft")) == 3 + 1 + 5
     assert list(by_user.dropped.values()) == ["user_cap", "user_cap"]
 
 
@@ -116,6 +117,16 @@ def test_clusters_find_nearly_all_near_copies_among_many_others():
     found = clusters(pl.Series(texts + copies), 0.8)
     assert (found[:2_000] == range(2_000)).all()
     assert (found[2_000:] == range(1_000)).mean() > 0.98
+
+
+def test_clusters_hold_to_the_threshold():
+    draw = random.Random(4)
+    texts = [[f"w{draw.randrange(5_000)}" for _ in range(20)] for _ in range(300)]
+    # 16 of 26 word pairs in common: similarity 0.62, so that many of them agree in a band.
+    edited = [[*text[:8], "x", *text[9:18], "y", "z"] for text in texts]
+    both = pl.Series([" ".join(text) for text in texts + edited])
+    assert (clusters(both, 0.8) == range(600)).all()
+    assert (clusters(both, 0.5)[300:] == range(300)).mean() > 0.6
 
 
 def test_benchmarks_are_kept_out(make, run_build, tmp_path: Path):
