@@ -21,7 +21,7 @@ import polars as pl
 from conf.errors import ConfigError, UserError
 from feedback.build_result import KINDS, BuildResult, InputFile
 from feedback.card import write_card
-from feedback.clean.personal_data import redact_frame, redact_text
+from feedback.clean.personal_data import Redacted, redact_excerpt, redact_frame, redact_text
 from feedback.clean.unusable import drop_forgotten
 from feedback.cleaning import clean_events, clean_rows, place_events
 from feedback.importers import ImportResult, read_log
@@ -76,30 +76,29 @@ def build(
     return result
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """Logs that have been read and redacted. What is as it was read, is in `rest` alone, without texts."""
+
+    work: pl.DataFrame  # the working frame, without what is forgotten
+    rest: pl.DataFrame  # columns of the event frame that the working frame has not
+    quarantined: pl.DataFrame
+    num_events: int
+    num_rows: int
+    format: str
+    redactions: dict[str, int]
+
+
 def _build_into(
     folder: Path, source: Source, settings: BuildSettings, watch: Watch, given: Tombstones, with_report: bool
 ) -> BuildResult:
     forgotten = given
     if settings.privacy.forgotten:
         forgotten = given | read_tombstones(Path(settings.privacy.forgotten).expanduser())
-    watch.on_step("reading")
-    log = read(source, settings, watch.on_rows)
-    inputs = _inputs(source)
     ledger = Ledger()
-    work = working_frame(log.events)
-    work = ledger.events(drop_forgotten(work, forgotten.users, forgotten.events))
-    watch.on_step("redacting")
-    redacted = redact_frame(work) if settings.privacy.redact else None
-    work = redacted.frame if redacted else work
-    _write_quarantine(folder, log.quarantined, hide=len(forgotten) > 0)
-    events = public_events(log.events, work.filter(pl.col("consent").fill_null(True))) if with_report else None
-    counts = (log.events.height, log.quarantined)
-    read_as, rows_read = log.format, log.rows_in
-    del log
-    gc.collect()
+    opened = _open(folder, source, settings, watch, forgotten, ledger)
     watch.on_step("cleaning")
-    everything = work.select("event_id", "kind", "thumb")
-    work = clean_events(work, settings, ledger)
+    work = clean_events(opened.work, settings, ledger)
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
     watch.on_step("making rows")
@@ -110,18 +109,18 @@ def _build_into(
     result = make_result(
         Parts(
             settings=settings,
-            log_format=read_as,
-            log_rows=rows_read,
-            inputs=inputs,
-            num_events=counts[0],
-            quarantined=counts[1],
-            everything=everything,
+            log_format=opened.format,
+            log_rows=opened.num_rows,
+            inputs=_inputs(source),
+            num_events=opened.num_events,
+            quarantined=opened.quarantined,
+            everything=opened.work.select("event_id", "kind", "thumb"),
             work=work,
             rows=rows,
             used=used,
             ledger=ledger,
             produced=tuple(files),
-            redactions=redacted.counts if redacted else {},
+            redactions=opened.redactions,
             forgotten=len(forgotten),
         )
     )
@@ -129,10 +128,37 @@ def _build_into(
     write_card(folder, result)
     _write_private(folder / SOURCE, source.to_json())
     _write_private(folder / TOMBSTONES, forgotten.to_json())
-    if events is not None:
+    if with_report:
+        del work, rows
+        gc.collect()
         watch.on_step("reporting")
-        write_report_page(folder, result, events)
+        agreed = opened.work.filter(pl.col("consent").fill_null(True))
+        write_report_page(folder, result, public_events(opened.rest, agreed))
     return result
+
+
+def _open(
+    folder: Path, source: Source, settings: BuildSettings, watch: Watch, forgotten: Tombstones, ledger: Ledger
+) -> _Opened:
+    """Read, forget, redact, and write what is broken: from here on nothing personal is in any frame."""
+    watch.on_step("reading")
+    log = read(source, settings, watch.on_rows)
+    work = ledger.events(drop_forgotten(working_frame(log.events), forgotten.users, forgotten.events))
+    watch.on_step("redacting")
+    redacted = redact_frame(work) if settings.privacy.redact else Redacted(work, {})
+    hide = len(forgotten) > 0
+    _write_quarantine(folder / "quarantine.jsonl", log.quarantined, hide=hide)
+    if log.companion_quarantined.height:  # in no count: a companion is only looked things up in
+        _write_quarantine(folder / "quarantine-companion.jsonl", log.companion_quarantined, hide=hide)
+    return _Opened(
+        work=redacted.frame,
+        rest=log.events.drop("prompt", "response_a", "response_b", "corrected", "comment", "reasons"),
+        quarantined=log.quarantined,
+        num_events=log.events.height,
+        num_rows=log.rows_in,
+        format=log.format,
+        redactions=redacted.counts,
+    )
 
 
 def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows: None) -> ImportResult:
@@ -179,18 +205,18 @@ def _inputs(source: Source) -> tuple[InputFile, ...]:
     return tuple(found)
 
 
-def _write_quarantine(folder: Path, quarantined: pl.DataFrame, *, hide: bool) -> None:
+def _write_quarantine(file: Path, quarantined: pl.DataFrame, *, hide: bool) -> None:
     """Broken rows with what they looked like, redacted; without the look once anything was to be forgotten.
 
     A broken row cannot be told to be somebody's, so none may show.
     """
-    texts = {text: redact_text(text) for name in ("reason", "excerpt") for text in quarantined[name].unique()}
     shown = quarantined.with_columns(
-        pl.col(name).map_elements(texts.__getitem__, return_dtype=pl.String) for name in ("reason", "excerpt")
+        pl.Series(name, [redact(text) for text in quarantined[name]], dtype=pl.String)
+        for name, redact in (("reason", redact_text), ("excerpt", redact_excerpt))
     )
     if hide:
         shown = shown.with_columns(excerpt=pl.lit(""), reason=pl.col("reason").str.replace_all("`[^`]*`", "`...`"))
-    shown.write_ndjson(folder / "quarantine.jsonl")
+    shown.write_ndjson(file)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from feedback.ledger import Ledger
 from feedback.settings import BuildSettings
 from feedback.splits import add_split, drop_overlap
 from feedback.turns import user_text
+from feedback.working import found_in_conversation
 
 
 def clean_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:
@@ -45,7 +46,16 @@ def place_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) ->
     groups = clusters(said, settings.clean.near_threshold) if near else np.arange(len(said))
     prompts = prompts.with_columns(cluster=pl.Series(groups.astype(np.uint32)))
     work = work.join(prompts, on="prompt", how="left", maintain_order="left")
-    return ledger.events(drop_overlap(add_split(work, settings.split)))
+    return _with_their_events(ledger.events(drop_overlap(add_split(work, settings.split))))
+
+
+def _with_their_events(work: pl.DataFrame) -> pl.DataFrame:
+    """Without corrections found in conversations of which an event has been dropped: it may not come back by them."""
+    found = work.with_row_index("number").filter(found_in_conversation())
+    present = work.filter(~found_in_conversation()).select("event_id")
+    named = found.select("number", event_id="events").explode("event_id")
+    orphans = named.join(present, on="event_id", how="anti").select("number").unique()
+    return work.with_row_index("number").join(orphans, on="number", how="anti", maintain_order="left").drop("number")
 
 
 def clean_rows(kind: str, rows: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:

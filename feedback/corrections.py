@@ -44,8 +44,8 @@ _CORRECTS = "|".join(
         r"^(?:no|nope|nah)[,.!]+\s*(?:the (?:\w+er|other|first|second|third|last) (?:one|way)?|"
         r"i (?:want|need|live|am|have|mean|don'?t|did)\b|(?:it )?still (?:does|is|do)|you\b)",
         r"^(?:no[,.! ]+)?(?:it|he|she|that|they|my \w+)(?:'s|'re| is| are| was| were) [^.,;?!]{1,40}, not\b",
-        r"^your (?:answer|reply|code|list|summary|text|translation) (?:still )?(?:ignores|misses|leaves out|"
-        r"lacks|contradicts|has)\b",
+        r"^your (?:answer|reply|code|list|summary|text|translation) (?:still )?"
+        r"(?:ignores|misses|leaves out|lacks|contradicts|has)\b",
         rf"^{_LEAD}(?:it |that |this )?still (?:does not|doesn'?t|won'?t|isn'?t|fails|wrong|not)\b",
         r"^no[,.!\u2014-]+\s*(?:not|in|for|the one|with|as in|like|use|just)\b",
         r"\b(?:what i (?:actually |really )?meant|i meant)\b",
@@ -54,8 +54,8 @@ _CORRECTS = "|".join(
 )
 _DOES_NOT = "|".join(
     (
-        r"^no[,.!]*\s*(?:not yet|not now|not really|not today|thanks|thank you|thx|ty|problem|worries|need|"
-        r"more|further|questions?\b|"
+        r"^no[,.!]*\s*(?:not yet|not now|not really|not today|thanks|thank you|thx|ty|"
+        r"problem|worries|need|more|further|questions?\b|"
         r"that'?s (?:all|it|fine|great|perfect|ok|okay|good|enough|everything)|"
         r"that is (?:all|it|fine|great|perfect|good)|it'?s (?:fine|ok|okay|good|perfect|great|all)|"
         r"i'?m (?:good|fine|done|all))",

@@ -16,7 +16,7 @@ from feedback.working import IN_CONVERSATION
 
 _EXAMPLES = 5
 _EXCERPT = 300
-_NO_TEXT = frozenset({"no_consent", "forgotten"})  # nobody may look at these
+_NO_TEXT = frozenset({"no_consent"})  # nobody may look at these; of forgotten events not even the ids remain
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class Ledger:
         for rule, gone in _by_rule(filtered.dropped.filter(pl.col("kind") != IN_CONVERSATION)):
             kept = self._events.setdefault(rule, _Dropped())
             kept.ids.append(gone["event_id"])
+            if rule == "forgotten":
+                continue
             texts = gone.select(pl.concat_list("event_id").alias("events"), "prompt", answer="answer_a",
                                 other=pl.coalesce("answer_b", "corrected"))  # fmt: skip
             kept.examples += _examples(texts, _EXAMPLES - len(kept.examples), hidden=rule in _NO_TEXT)

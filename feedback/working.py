@@ -33,10 +33,11 @@ def working_frame(events: pl.DataFrame) -> pl.DataFrame:
     ).sort("time", "event_id", nulls_last=True, maintain_order=True)
 
 
-def public_events(events: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
-    """`events` (EVENT_SCHEMA) that are in `work`, with the texts of `work`: what a report may show.
+def public_events(rest: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
+    """An event frame (EVENT_SCHEMA) of the events in `work`, with its texts and labels: what a report may show.
 
-    Comments and reasons are left out: nobody has redacted them.
+    `rest` has the other columns of the event frame as read. Comments and reasons are left out: nobody has redacted
+    them.
     """
     texts = work.select(
         "event_id",
@@ -47,10 +48,10 @@ def public_events(events: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
         "persona",
         "topic",
     )
-    rest = events.drop("prompt", "response_a", "response_b", "corrected", "persona", "topic").with_columns(
-        comment=pl.lit(None, pl.String), reasons=pl.lit([], pl.List(pl.String))
-    )
-    return rest.join(texts, on="event_id", how="inner", maintain_order="right").select(EVENT_SCHEMA.names())
+    others = rest.select(pl.exclude("persona", "topic"))
+    joined = others.join(texts, on="event_id", how="inner", maintain_order="right")
+    blank = {"comment": pl.lit(None, pl.String), "reasons": pl.lit([], pl.List(pl.String))}
+    return joined.with_columns(**blank).select(EVENT_SCHEMA.names())
 
 
 def is_kind(kind: EventKind) -> pl.Expr:

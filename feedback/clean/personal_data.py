@@ -20,7 +20,7 @@ _NAME = re.compile(NAME_INTRODUCED)
 _COMPILED = tuple((pattern, re.compile(pattern.regex)) for pattern in PATTERNS)
 _PLACED = re.compile(r"<[A-Z_]+_\d+>")
 _RAW_ID = re.compile(
-    r"""(["']?(?:user|annotator|owner|author|email|username|login|completed_by)[\w ]*["']?\s*[:=]\s*)"""
+    r"""(\b(?:user|annotator|owner|author|email|login|completed_by)(?:_?(?:id|name|hash))?["']?\s*[:=]\s*)"""
     r"""("[^"]*"?|[^\s,}\]]+)""",
     re.IGNORECASE,
 )
@@ -75,10 +75,15 @@ class Scope:
 
 
 def redact_text(text: str) -> str:
-    """One text on its own: for excerpts, file names and labels. Raw ids beside words like "user" go too."""
+    """One text on its own."""
     scope = Scope()
     scope.introduce(text)
-    return scope.redact(_RAW_ID.sub(r'\1"<ID>"', text))
+    return scope.redact(text)
+
+
+def redact_excerpt(text: str) -> str:
+    """The beginning of a broken row: ids beside names like `user_id` go too."""
+    return redact_text(_RAW_ID.sub(r'\1"<ID>"', text))
 
 
 def redact_frame(work: pl.DataFrame) -> Redacted:

@@ -57,9 +57,12 @@ def drop_repeated_events(work: pl.DataFrame) -> Filtered:
 
 
 def drop_forgotten(work: pl.DataFrame, people: frozenset[str], events: frozenset[str]) -> Filtered:
-    """Everything of or by forgotten people (their hashes), and forgotten events."""
-    theirs = pl.col("user_hash").is_in(list(people)) | pl.col("annotator_hash").is_in(list(people))
-    return apply_rules(work, {"forgotten": theirs.fill_null(False) | pl.col("event_id").is_in(list(events))})
+    """Everything of or by forgotten people (their hashes) with all of their conversations, and forgotten events."""
+    own = pl.col("user_hash").is_in(list(people)).fill_null(False)
+    judged = pl.col("annotator_hash").is_in(list(people)).fill_null(False)
+    held = work.filter(own & pl.col("conversation_id").is_not_null())["conversation_id"].unique()
+    talked = pl.col("conversation_id").is_in(held.implode()).fill_null(False)
+    return apply_rules(work, {"forgotten": own | judged | talked | pl.col("event_id").is_in(list(events))})
 
 
 def _blank(text: pl.Expr) -> pl.Expr:

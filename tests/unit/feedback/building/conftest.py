@@ -81,6 +81,11 @@ class Built:
 
 
 @pytest.fixture
+def built_type() -> type[Built]:
+    return Built
+
+
+@pytest.fixture
 def run_build(tmp_path: Path) -> Callable[..., Built]:
     """Events (or raw lines) to a built folder."""
     count = iter(range(1000))

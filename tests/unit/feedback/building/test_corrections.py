@@ -9,6 +9,9 @@ import polars as pl
 import pytest
 
 from feedback.corrections import is_correction
+from feedback.events import hash_user
+from feedback.settings import SplitSettings
+from feedback.splits import draw
 
 TURNS = Path(__file__).with_name("correction_turns.jsonl")
 ALL_TRAIN = ("split.eval=0", "split.test=0")
@@ -74,6 +77,13 @@ def test_a_correction_that_tells_the_answer_does_not_put_it_into_the_question(ma
     assert messages(row) == [("user", "What is 6 times 7?"), ("assistant", "It is 42.")]
 
 
+def test_an_apology_alone_is_no_answer(make, run_build):
+    history = conversation("How do I sort a list?", "Use list.sort().", "No, I meant in Java")
+    said = make(1, "thumb", history, response_a="You're right, sorry!", thumb=1)
+    rows = run_build([said], *ALL_TRAIN, "sft.min_chars=0").rows("sft")
+    assert [row["messages"][-1]["content"] for row in rows] == ["You're right, sorry!"]  # as it stood, nothing cut
+
+
 def test_what_is_no_correction_stays_a_conversation(make, run_build):
     history = conversation("Hello?", "Hello!", "No, thanks, that's all.")
     (row,) = run_build([make(1, "thumb", history, response_a="Goodbye.", thumb=1)], *ALL_TRAIN).rows("sft")
@@ -101,3 +111,16 @@ def test_an_answer_edited_in_place_beats_what_was_logged(make, run_build):
     (pair,) = built.rows("pairs")
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("The Danube, in Europe.", "The Danub.")
     assert pair["events"] == ["e1", "e2"]
+
+
+def test_an_event_that_was_dropped_does_not_come_back_by_its_correction(make, run_build):
+    shares = SplitSettings(eval=0.4, test=0.1)
+    people = {draw(f"user:{hash_user(f'u{i}', 'raylign')}", shares): f"u{i}" for i in range(60)}
+    history = conversation("How do I sort a list?", "Use list.sort().", "No, I meant in Java")
+    events = [
+        make(1, "thumb", history, response_a="It has none.", thumb=-1, user_id=people["eval"]),
+        make(2, "thumb", history, response_a="Use Collections.sort().", thumb=1, user_id=people["train"]),
+    ]
+    built = run_build(events, "split.eval=0.4", "split.test=0.1")
+    assert built.dropped == {"e2": "split_overlap"}
+    assert built.rows("sft") == []

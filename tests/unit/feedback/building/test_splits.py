@@ -109,6 +109,10 @@ def test_a_bridge_between_two_groups_drops_the_later_and_moves_none():
     assert joined["cluster"].n_unique() == 1
     assert dict(joined.select("event_id", "split").iter_rows()) == {"e1": "train", "e3": "train"}
 
+    # The question that was held out does not turn up in train now, whoever asks it.
+    asked_again = placed([*ends, asked(3, train, words), asked(4, train, right)])
+    assert dict(asked_again.select("event_id", "split").iter_rows()) == {"e1": "train", "e3": "train"}
+
 
 def test_shares_are_as_asked_and_another_salt_draws_otherwise():
     chosen = SplitSettings(eval=0.1, test=0.2)
