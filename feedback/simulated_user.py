@@ -24,6 +24,13 @@ class Pick:
     rejected_finished: bool
 
 
+def prefers_first(gap: float, *, noise: float, draw: float) -> bool:
+    """Bradley and Terry's choice: True with probability sigmoid(gap / noise). `draw` is uniform in [0, 1)."""
+    if noise == 0:
+        return gap > 0
+    return draw < 1 / (1 + math.exp(-max(-50.0, min(50.0, gap / noise))))
+
+
 @dataclass(frozen=True, slots=True)
 class SimulatedUser:
     """Picks by Bradley and Terry (1952): P(a over b) = sigmoid((taste(a) - taste(b)) / noise).
@@ -45,7 +52,7 @@ class SimulatedUser:
         if gap == 0:
             return None
         draw = random.Random(f"{self.seed}/{prompt.prompt_id}").random()
-        wins = gap > 0 if self.noise == 0 else draw < 1 / (1 + math.exp(-max(-50.0, min(50.0, gap / self.noise))))
+        wins = prefers_first(gap, noise=self.noise, draw=draw)
         chosen, rejected = (first, second) if wins else (second, first)
         finished = [c.finish_reason is FinishReason.STOP for c in (chosen, rejected)]
         return Pick(prompt.prompt_id, prompt.text, chosen.text, rejected.text, *finished)

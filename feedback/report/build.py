@@ -1,0 +1,60 @@
+"""Puts the page together. All text from a log is escaped by the template; only our own SVG is not.
+
+The page holds no time and no path of this machine: the same log and settings give the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import trainer.report
+from feedback.build_result import BuildResult
+from feedback.report.built import built
+from feedback.report.incoming import incoming
+from feedback.report.models import slices, tables
+from feedback.report.trust_panels import cards, flagged_people, length_rows
+from feedback.report.verdict import advice, judge
+from feedback.trust.summary import Trust, measure_trust
+from trainer.atomic import write_atomic
+
+_HERE = Path(__file__).parent
+_SHARED_STYLE = Path(trainer.report.__file__).parent / "report.css"  # colours, type and tables of the run report
+
+
+def write_report(folder: Path, result: BuildResult | None, events: pl.DataFrame) -> Path:
+    """Write `<folder>/report.html` and return its path.
+
+    `events` (EVENT_SCHEMA) are all that were read. Without a `result` the page is about the log alone, and shows no
+    text of it: only a build has its texts redacted.
+    """
+    path = folder / "report.html"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, render(result, events))
+    return path
+
+
+def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | None = None) -> str:
+    """The page's text; `trust` is `measure_trust(events)` where it is at hand."""
+    trust = trust or measure_trust(events)
+    came = incoming(events)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(_HERE), trim_blocks=True, lstrip_blocks=True
+    )
+    style = "\n".join(path.read_text(encoding="utf-8") for path in (_SHARED_STYLE, _HERE / "report.css"))
+    return environment.get_template("report.html").render(
+        style=Markup(style),
+        verdict=judge(trust, came, result),
+        came=came,
+        built=built(result) if result else None,
+        trust=trust,
+        cards=cards(trust),
+        length_rows=length_rows(trust.length),
+        flagged=flagged_people(trust.annotators),
+        tables=tables(trust),
+        slices=slices(trust),
+        advice=advice(trust),
+    )

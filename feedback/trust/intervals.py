@@ -1,0 +1,69 @@
+"""Shares with intervals. A share without its interval is not shown anywhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with the interval that holds the truth in 95 % of such logs; `count` is what it was made from."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def holds(self, truth: float) -> bool:
+        """Whether the interval holds `truth`."""
+        return self.low <= truth <= self.high
+
+
+def z_of(confidence: float) -> float:
+    """Half width, in standard errors, of a two-sided normal interval."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def wilson(successes: float, total: int, *, confidence: float = CONFIDENCE) -> Estimate | None:
+    """A share with its Wilson (1927) score interval, sound near 0 and 1 and for few counts; None for no counts."""
+    if total <= 0:
+        return None
+    z = z_of(confidence)
+    share = successes / total
+    scale = 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    # At shares of 0 and 1 the bound is exact; rounding must not put the share outside its own interval.
+    low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+    return Estimate(share, low, high, total)
+
+
+def shared_confidence(num_tests: int, *, confidence: float = CONFIDENCE) -> float:
+    """Sidak (1967): the confidence each of `num_tests` tests needs so that all are right together with `confidence`."""
+    return confidence ** (1 / max(1, num_tests))
+
+
+def ratio(parts: Floats, wholes: Floats) -> Estimate | None:
+    """Total of `parts` over total of `wholes`, [U] each, one entry an independent unit: the delta method's interval.
+
+    None for no units. Where no unit differs from the ratio there is no spread to measure: Wilson's over units.
+    """
+    units = len(parts)
+    if not units or not wholes.sum():
+        return None
+    value = float(parts.sum() / wholes.sum())
+    residual = parts - value * wholes
+    if not residual.any():
+        return wilson(value * units, units)
+    error = math.sqrt(float((residual**2).sum()) * units / max(1, units - 1)) / float(wholes.sum())
+    half = z_of(CONFIDENCE) * error
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), units)

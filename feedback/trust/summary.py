@@ -1,0 +1,58 @@
+"""Everything the trust statistics say about one log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from feedback.events import EventKind
+from feedback.trust.agreement import Agreement, agreement
+from feedback.trust.annotators import Annotators, annotators
+from feedback.trust.coverage import Concentration, Coverage, concentration, coverage
+from feedback.trust.judgements import judgements
+from feedback.trust.length import LengthBias, length_bias
+from feedback.trust.noise import Noise, noise
+from feedback.trust.position import PositionBias, position_bias
+from feedback.trust.ranking import Control, Ranking, rank_models
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """All statistics of one log; each is empty or None where the log says nothing about it."""
+
+    events: int
+    judgements: int
+    ties: int
+    corrections: int
+    agreement: Agreement
+    position: PositionBias
+    length: LengthBias
+    annotators: Annotators
+    noise: Noise
+    ranking: Ranking | None
+    ranking_controlled: Ranking | None  # at equal length and position
+    coverage: tuple[Coverage, ...]
+    concentration: Concentration | None
+
+
+def measure_trust(events: pl.DataFrame) -> Trust:
+    """All statistics of `events` (EVENT_SCHEMA). Pure: the same events in any order give the same figures."""
+    events = events.sort("time", "event_id")
+    judged = judgements(events)
+    agreed = agreement(judged)
+    return Trust(
+        events=events.height,
+        judgements=judged.height,
+        ties=int((judged["score_a"] == 0.5).sum()),
+        corrections=int((events["kind"] == EventKind.CORRECTION.value).sum()),
+        agreement=agreed,
+        position=position_bias(judged),
+        length=length_bias(judged),
+        annotators=annotators(events, judged),
+        noise=noise(judged, agreed),
+        ranking=rank_models(judged),
+        ranking_controlled=rank_models(judged, (Control.LENGTH, Control.POSITION)),
+        coverage=coverage(events),
+        concentration=concentration(events),
+    )
