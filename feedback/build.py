@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +26,7 @@ from feedback.cleaning import clean_events, clean_rows, place_events
 from feedback.importers import ImportResult, read_log
 from feedback.ledger import Ledger
 from feedback.overrides import parse_settings
+from feedback.report import write_report
 from feedback.result import Parts, make_result
 from feedback.settings import BuildSettings
 from feedback.signals import make_rows, unused
@@ -133,7 +133,7 @@ def _build_into(
         gc.collect()
         watch.on_step("reporting")
         agreed = opened.work.filter(pl.col("consent").fill_null(True))
-        write_report_page(folder, result, public_events(opened.rest, agreed))
+        write_report(folder, result, public_events(opened.rest, agreed))
     return result
 
 
@@ -171,15 +171,6 @@ def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows:
         user_salt=settings.privacy.user_salt,
         on_rows=on_rows,
     )
-
-
-def write_report_page(folder: Path, result: BuildResult, events: pl.DataFrame) -> Path | None:
-    """SEAM: the HTML report. None where the report package is not there."""
-    if find_spec("feedback.report") is None:
-        return None
-    from feedback.report import write_report
-
-    return write_report(folder, result, events)
 
 
 def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[dict[str, pl.DataFrame], pl.Series]:

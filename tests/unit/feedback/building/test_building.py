@@ -151,6 +151,18 @@ def test_no_row_names_a_user_of_another_split(make, run_build):
         assert sum(map(len, kept_apart.values())) == len(set().union(*kept_apart.values()))
 
 
+def test_the_report_is_written_with_the_build_and_shows_nobody(make, tmp_path: Path):
+    log = tmp_path / "log.jsonl"
+    secret = make(900, "thumb", "a private matter", response_a="private", thumb=1, consent=False)
+    told = make(901, "thumb", "mail a@x.org", response_a="a@x.org", thumb=1, comment="ring +44 20 7946 0958")
+    log.write_text("".join(json.dumps(event) + "\n" for event in [*mixed(make), secret, told]))
+    for name in ("one", "two"):
+        build(Source(logs=(log,)), tmp_path / name)
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "x.org" not in page and "private" not in page and "7946" not in page
+    assert (tmp_path / "two" / "report.html").read_text() == page
+
+
 def test_forgetting_a_person_leaves_no_trace_of_them_and_keeps_the_rest(make, tmp_path: Path):
     log = tmp_path / "log.jsonl"
     events = [
