@@ -12,7 +12,7 @@ from conf.schema import LearnerConfig, Offload, Precision
 
 REDUCE_BUCKET_NUMEL = 1 << 25
 """Gradient elements reduced at once. DeepSpeed's 500 million make a bfloat16 learner copy its whole gradient to float32
-on the way (2.1 GB more for SmolLM2); 128 MB at a time keeps any network busy."""
+on the way (0.9 GB more for SmolLM2); 128 MB at a time keeps any network busy."""
 
 
 def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def packed_causal_attention(
     """
     num_tokens, num_heads, dim = query.shape
     groups = key.shape[1]
-    tiles = plan_tiles(tuple(lengths), groups)
+    tiles = plan_tiles(tuple(lengths), groups, query.device)
     together = num_heads // groups
     q = query.reshape(num_tokens * groups, together, dim)
     k, v = key.reshape(-1, dim), value.reshape(-1, dim)
@@ -58,7 +58,7 @@ def packed_causal_attention(
 
 
 @lru_cache(maxsize=32)
-def plan_tiles(lengths: tuple[int, ...], groups: int) -> tuple[Tile, ...]:
+def plan_tiles(lengths: tuple[int, ...], groups: int, device: torch.device) -> tuple[Tile, ...]:
     """Sequences in order of length, cut into tiles within MAX_PADDING and MAX_TILE_TOKENS. Kept for the next layer."""
     starts = [0]
     for length in lengths:
@@ -75,10 +75,10 @@ def plan_tiles(lengths: tuple[int, ...], groups: int) -> tuple[Tile, ...]:
                 tiles[-1] = members
                 continue
         tiles.append([s])
-    return tuple(_tile([(starts[s], lengths[s]) for s in members], groups) for members in tiles)
+    return tuple(_tile([(starts[s], lengths[s]) for s in members], groups, device) for members in tiles)
 
 
-def _tile(sequences: Sequence[tuple[int, int]], groups: int) -> Tile:
+def _tile(sequences: Sequence[tuple[int, int]], groups: int, device: torch.device) -> Tile:
     length = max(n for _, n in sequences)
     begin = torch.tensor([start for start, _ in sequences])[:, None, None]
     count = torch.tensor([n for _, n in sequences])[:, None, None]
@@ -86,7 +86,8 @@ def _tile(sequences: Sequence[tuple[int, int]], groups: int) -> Tile:
     real = (position < count).expand(-1, groups, -1)
     token = begin + position.minimum(count - 1)
     rows = token * groups + torch.arange(groups)[None, :, None]
-    return Tile(rows.flatten(), None if bool(real.all()) else real.flatten().nonzero()[:, 0], length)
+    real_at = None if bool(real.all()) else real.flatten().nonzero()[:, 0].to(device)
+    return Tile(rows.flatten().to(device), real_at, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,13 @@ class _Block:
         return x[:, self.start * together : self.stop * together]
 
 
-def _blocks(length: int, together: int, window: int | None, dtype: torch.dtype) -> Iterator[_Block]:
+def _blocks(length: int, together: int, window: int | None, like: Tensor) -> Iterator[_Block]:
     for start in range(0, length, BLOCK_QUERIES):
         stop = min(length, start + BLOCK_QUERIES)
-        ahead = torch.arange(stop)[None, :] - torch.arange(start, stop)[:, None]  # key position minus query position
+        keys, queries = torch.arange(stop, device=like.device), torch.arange(start, stop, device=like.device)
+        ahead = keys[None, :] - queries[:, None]
         hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
-        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+        mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
         yield _Block(start, stop, mask.repeat_interleave(together, 0)[None])
 
 
@@ -122,12 +124,13 @@ class _PackedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, tiles: tuple[Tile, ...], scale: float, window: int | None
     ) -> Tensor:
+        """Keeps q, k and v only; scores are made again in backward."""
         together = q.shape[1]
         output = torch.empty_like(q)
         for tile in tiles:
             tq, tk, tv = (_gather(x, tile) for x in (q, k, v))
             out = torch.empty_like(tq)
-            for block in _blocks(tile.length, together, window, q.dtype):
+            for block in _blocks(tile.length, together, window, q):
                 p = _probabilities(block.rows(tq, together), tk[:, : block.stop], block, scale)
                 torch.bmm(p, tv[:, : block.stop], out=block.rows(out, together))
             _scatter(output, out, tile)
@@ -159,7 +162,7 @@ def _tile_gradients(
     wide = torch.float64 if q.dtype is torch.float64 else torch.float32  # blocks add up in float32
     grad_q = torch.empty_like(q)
     grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-    for block in _blocks(length, together, window, q.dtype):
+    for block in _blocks(length, together, window, q):
         seen = slice(0, block.stop)
         bq, g = block.rows(q, together), block.rows(upstream, together)
         p = _probabilities(bq, k[:, seen], block, scale)

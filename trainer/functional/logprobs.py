@@ -90,6 +90,7 @@ class _LinearLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, tile_logits: int
     ) -> tuple[Tensor, Tensor]:
+        """A running maximum, sum and first moment over the slabs of the vocabulary."""
         tiles = _Tiles(hidden.shape[0], weight.shape[0], tile_logits)
         target = torch.zeros(hidden.shape[0], dtype=_accumulate_dtype(hidden), device=hidden.device)
         highest = torch.full_like(target, float("-inf"))
@@ -119,6 +120,7 @@ class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Makes each tile's logits again; a slab's weight gradient is whole when its tokens are through."""
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         # Tiles add up in float32: a bfloat16 sum over many would lose its small terms.

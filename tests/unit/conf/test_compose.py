@@ -65,7 +65,8 @@ def test_every_algorithm_composes_on_every_cluster(algorithm: str, cluster: str,
 
 @pytest.mark.parametrize("model", reference.options("model"))
 def test_every_model_choice_composes(model: str, start: list[str]):
-    compose([f"model={model}", "algorithm.sequences_per_update=32", *start])
+    composed = compose([f"model={model}", "algorithm.sequences_per_update=32", *start])
+    assert composed.config.algorithm.units_per_update == 32
 
 
 def test_algorithms_and_their_yaml_files_match_one_to_one():
@@ -210,8 +211,8 @@ def test_what_cannot_work_is_refused_with_key_value_and_fix(overrides: list[str]
 
 
 def test_the_plain_run_is_accepted_so_each_refusal_above_is_its_own(start: list[str]):
-    compose(start)
-    compose(["algorithm=grpo", *start])
+    assert compose(start).config.algorithm.name == "ppo"
+    assert compose(["algorithm=grpo", *start]).config.algorithm.name == "grpo"
 
 
 def test_held_out_sets_are_given_in_three_forms(start: list[str], tmp_path: Path):

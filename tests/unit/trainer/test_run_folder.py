@@ -41,7 +41,8 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path: Path) -> None:
 
 def test_a_start_that_wrote_nothing_leaves_the_name_free(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, "demo", resume=False).close()
-    RunFolder.open(tmp_path, "demo", resume=False).close()
+    with RunFolder.open(tmp_path, "demo", resume=False) as folder:
+        assert not folder.is_used
 
 
 @pytest.mark.parametrize("resume", [False, True])

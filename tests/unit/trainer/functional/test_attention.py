@@ -80,7 +80,7 @@ def test_bfloat16_stays_as_close_to_the_truth_as_torchs_own_kernel() -> None:
 @settings(max_examples=60, deadline=None)
 def test_every_token_is_in_one_tile_and_tiles_waste_little(lengths: list[int]) -> None:
     seen: list[int] = []
-    for tile in plan_tiles(tuple(lengths), 1):
+    for tile in plan_tiles(tuple(lengths), 1, torch.device("cpu")):
         real = tile.rows if tile.real is None else tile.rows[tile.real]
         seen += real.tolist()
         assert tile.rows.numel() - real.numel() <= MAX_PADDING * tile.rows.numel()
