@@ -19,6 +19,7 @@ from rich.console import Console
 
 from cluster.runtime_env import RoleEnv
 from cluster.session import session
+from conf.model_folder import model_folder
 from conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from data.loading import RawRow, read_rows
 from data.sample_model import prepare_sample_model
@@ -32,7 +33,6 @@ from rollout.worker import WorkerSpec, spawn_worker
 from trainer.configuration import compose
 from trainer.main import run as train
 from trainer.progress import duration, figures_of, show_ending
-from trainer.run_folder import RunPaths
 from trainer.summary import read_summary, write_summary
 from trainer.workers.experience import ObjectReader
 
@@ -78,7 +78,7 @@ def run(*, seed: int, run_root: Path) -> int:
             console=console,
             ray_session=ray_session,
         )
-        reward_model = newest_export(RunPaths(stage / "reward-model"))
+        reward_model = model_folder(str(stage / "reward-model")).path
         _act(console, started, "3", "PPO trains the policy against the reward-model server")
         questions = files("data") / "demo"
         folder = train(
@@ -99,11 +99,6 @@ def run(*, seed: int, run_root: Path) -> int:
     write_summary(folder.summary, summary)
     show_ending(console, "held-out questions", figures_of(summary), {"report": str(folder.report)})
     return 0
-
-
-def newest_export(run: RunPaths) -> Path:
-    """The export of a finished run's last step."""
-    return max(run.export.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 async def _collect(model: Path, stage: Path, seed: int) -> tuple[Path, Path]:

@@ -29,8 +29,9 @@ DEADLINE_S = 500
 
 
 def blocks(kind: str) -> list[str]:
-    """The fenced blocks of one kind, in order."""
-    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    """The fenced blocks of one kind, in order. All fences are paired first: a closing one looks like an opening one."""
+    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    return [text for said, text in fenced if said == kind]
 
 
 def commands(block: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -159,9 +160,10 @@ def kill_engines_after_a_step(folder: RunPaths) -> None:
         if time.monotonic() > deadline:
             return  # the run goes on to its end and the test says what is missing
         time.sleep(0.02)
-    family = psutil.Process().children(recursive=True)
-    for process in [p for p in family if "RolloutWorker" in " ".join(p.cmdline())]:
-        process.send_signal(signal.SIGKILL)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # zombies of earlier runs too: they have no command line
+            if "RolloutWorker" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
 
 
 def test_a_loss_that_is_no_number_is_named(

@@ -12,7 +12,7 @@ from torch import Tensor
 from conf.schema import AlgorithmConfig, DPOLoss, IPONormalisation
 from data.types import Denominators, PairBatch, RowKind, TokenOutputs
 from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, pair_mean, pair_metrics
+from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, pair_mean, pair_metrics, smoothing_problems
 from trainer.algorithms.online import range_problems
 from trainer.functional.preferences import hinge_loss, ipo_loss, robust_sigmoid_loss, smoothed_sigmoid_loss
 
@@ -54,12 +54,8 @@ class DPOConfig(AlgorithmConfig):
         )
         if not self.beta > 0:
             problems.append(f"algorithm.beta is {self.beta}; set it above 0 (0.1 is usual)")
-        if not 0 <= self.label_smoothing < 0.5:
-            problems.append(
-                f"algorithm.label_smoothing is {self.label_smoothing}; set it to 0 or more and below 0.5, where labels "
-                "would say nothing"
-            )
-        elif self.label_smoothing > 0 and self.loss in (DPOLoss.ipo, DPOLoss.hinge):
+        problems += smoothing_problems(self.label_smoothing)
+        if self.label_smoothing > 0 and self.loss in (DPOLoss.ipo, DPOLoss.hinge):
             problems.append(
                 f"algorithm.label_smoothing is {self.label_smoothing}, which loss={self.loss.value} does not use; set "
                 "it to 0, or algorithm.loss to sigmoid or robust"

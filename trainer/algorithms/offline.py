@@ -52,6 +52,16 @@ class PairLogps:
         )
 
 
+def smoothing_problems(label_smoothing: float) -> list[str]:
+    """A sentence when `algorithm.label_smoothing` is no probability of a wrong label; NaN is none."""
+    if 0 <= label_smoothing < 0.5:
+        return []
+    return [
+        f"algorithm.label_smoothing is {label_smoothing}; set it to 0 or more and below 0.5, where labels would say "
+        "nothing"
+    ]
+
+
 def pair_mean(per_pair: Tensor, batch: PairBatch, denominators: Denominators) -> Tensor:
     """Weight times loss, a mean over all pairs of the step. []"""
     return torch.where(batch.weight > 0, batch.weight * per_pair, 0).sum() / (denominators.sequences / 2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from conf.schema import AlgorithmConfig
 from data.types import Denominators, PairBatch, RowKind, TokenOutputs
 from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, pair_mean, pair_metrics
+from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, pair_mean, pair_metrics, smoothing_problems
 from trainer.algorithms.online import range_problems
 from trainer.functional.preferences import smoothed_sigmoid_loss
 
@@ -47,11 +47,7 @@ class SimPOConfig(AlgorithmConfig):
         )
         if not self.beta > 0:
             problems.append(f"algorithm.beta is {self.beta}; set it above 0 (2 is usual)")
-        if not 0 <= self.label_smoothing < 0.5:
-            problems.append(
-                f"algorithm.label_smoothing is {self.label_smoothing}; set it to 0 or more and below 0.5, where labels "
-                "would say nothing"
-            )
+        problems += smoothing_problems(self.label_smoothing)
         return problems
 
 
