@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -147,8 +148,8 @@ def in_role_process(replay: Replay, config: RunConfig, steps: Sequence[Sequence[
     before = {key: os.environ.get(key) for key in variables}
     os.environ.update(variables)
     try:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return sum(pool.apply(replay, (config, steps))[1:])
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:  # vLLM has children
+            return sum(pool.submit(replay, config, steps).result()[1:])
     finally:
         for key, value in before.items():
             if value is None:
