@@ -23,6 +23,7 @@ from feedback.card import write_card
 from feedback.clean.personal_data import Redacted, redact_excerpt, redact_frame, redact_text
 from feedback.clean.unusable import drop_forgotten
 from feedback.cleaning import clean_events, clean_rows, place_events
+from feedback.cut_answers import with_cut_flags
 from feedback.importers import ImportResult, read_log
 from feedback.ledger import Ledger
 from feedback.overrides import parse_settings
@@ -179,7 +180,7 @@ def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[
     candidates = {"sft": signals.sft, "pairs": signals.pairs, "kto": signals.kto}
     rows = {}
     for kind in KINDS:
-        made = ledger.rows(kind, candidates[kind])
+        made = with_cut_flags(ledger.rows(kind, candidates[kind]), work)
         rows[kind] = with_ids(kind, clean_rows(kind, made, settings, ledger))
     used = pl.concat([rows[kind]["events"].explode() for kind in KINDS]).drop_nulls().unique()
     ledger.close(work, used, unused(work))

@@ -71,6 +71,7 @@ def clean_rows(kind: str, rows: pl.DataFrame, settings: BuildSettings, ledger: L
     if kind == "pairs" and chosen.refusals_in_pairs:
         rules["refusal"] = refused
     if kind == "sft":
+        rules["cut_off"] = pl.col("answer_cut")
         rules |= quality_rules(
             min_chars=settings.sft.min_chars,
             max_chars=settings.sft.max_chars,

@@ -119,6 +119,11 @@ def _thanks(text: pl.Expr) -> pl.Expr:
     return text.str.contains(_THANKS) & ~text.str.contains(_BUT) & ~is_correction(text)
 
 
+def without_apology(text: pl.Expr) -> pl.Expr:
+    """An answer without the apology it opens with for the one before it."""
+    return text.str.replace(_APOLOGY, "")
+
+
 def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
     """Rows to add to the working frame, one for each corrected and then accepted answer.
 
@@ -133,8 +138,7 @@ def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
         & is_correction(pl.col("content_2"))
         & (pl.col("accepted") | _thanks(pl.col("content_4")))
     )
-    accepted = pl.col("content_3").str.replace(_APOLOGY, "")
-    found = window.with_columns(intent=_intent(), corrected=accepted)
+    found = window.with_columns(intent=_intent(), corrected=without_apology(pl.col("content_3")))
     return _as_events(work, found, pl.col("content_1"))
 
 

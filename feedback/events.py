@@ -13,7 +13,7 @@ from enum import Enum
 
 import polars as pl
 
-from data.types import Message
+from data.types import FinishReason, Message
 
 
 class EventKind(Enum):
@@ -53,6 +53,8 @@ class Event:
     prompt: tuple[Message, ...]  # the turns up to and with the question; ends with a user (or tool) turn
     response_a: str  # the answer; for a correction the original, for a side-by-side side a
     response_b: str | None = None  # side b
+    finish_reason_a: FinishReason | None = None  # why the model stopped: its own end, or cut at the token limit
+    finish_reason_b: FinishReason | None = None  # rows made of a cut answer say so: no end token is learned after it
     conversation_id: str | None = None
     turn: int | None = None  # which answer of the conversation, from 0
     user_hash: str | None = None  # whose conversation it is, never the raw id (see `hash_user`)
@@ -90,6 +92,8 @@ _COLUMNS: dict[str, Column] = {
     "prompt": _TURNS,
     "response_a": pl.String,
     "response_b": pl.String,
+    "finish_reason_a": pl.String,
+    "finish_reason_b": pl.String,
     "conversation_id": pl.String,
     "turn": pl.Int32,
     "user_hash": pl.String,

@@ -26,8 +26,22 @@ _PROVENANCE: dict[str, Column] = {
 SFT_SCHEMA = pl.Schema({"messages": _TURNS, **_PROVENANCE})
 """An accepted answer: the conversation with it as last turn."""
 
-PAIR_SCHEMA = pl.Schema({"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS, "margin": pl.Float64, **_PROVENANCE})
+_PAIR: dict[str, Column] = {
+    "prompt": _TURNS,
+    "chosen": _TURNS,
+    "rejected": _TURNS,
+    "margin": pl.Float64,
+    "chosen_finished": pl.Boolean,  # false: the answer was cut at the token limit, so no end token follows it
+    "rejected_finished": pl.Boolean,
+}
+PAIR_SCHEMA = pl.Schema({**_PAIR, **_PROVENANCE})
 """A preference, for reward models and DPO."""
 
-KTO_SCHEMA = pl.Schema({"prompt": _TURNS, "completion": _TURNS, "label": pl.Boolean, **_PROVENANCE})
+_KTO: dict[str, Column] = {
+    "prompt": _TURNS,
+    "completion": _TURNS,
+    "label": pl.Boolean,
+    "completion_finished": pl.Boolean,  # as above
+}
+KTO_SCHEMA = pl.Schema({**_KTO, **_PROVENANCE})
 """A judged answer: desirable or not."""

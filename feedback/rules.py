@@ -41,6 +41,7 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
     "mixed_verdict": (Stage.ROWS, "As many people liked the answer as disliked it."),
     "contradiction": (Stage.ROWS, "Two sources of equal weight prefer opposite answers."),
     "refusal": (Stage.ROWS, "The answer is a refusal; it would teach the model to refuse."),
+    "cut_off": (Stage.ROWS, "The answer was cut at the token limit; it would teach the model to stop mid-sentence."),
     "too_short": (Stage.ROWS, "The answer is too short to imitate."),
     "too_long": (Stage.ROWS, "The answer is too long to imitate."),
     "repetitive": (Stage.ROWS, "The answer repeats itself."),

@@ -38,8 +38,10 @@ def training_columns(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
     elif kind == "pairs":
         made = {name: unpack(text) for name, text in (("chosen", said["answer"]), ("rejected", said["other"]))}
         made["prompt"] = unpack(pl.col("prompt"))
+        made |= {"chosen_finished": ~pl.col("answer_cut"), "rejected_finished": ~pl.col("other_cut")}
     else:
         made = {"prompt": unpack(pl.col("prompt")), "completion": unpack(said["answer"])}
+        made["completion_finished"] = ~pl.col("answer_cut")
     schema = _SCHEMAS[kind]
     return rows.with_columns(**made).select(pl.col(name).cast(kind_of) for name, kind_of in schema.items())
 

@@ -1,7 +1,8 @@
 """`raylign demo`: from a user's clicks to a better model, on two CPU cores, with every role real.
 
-act 1   SmolLM2 answers questions twice; a simulated user with a stated taste picks a side
-act 2   a reward model learns those picks                       (algorithm=rm)
+act 1   SmolLM2 answers questions twice; simulated people with a stated taste pick a side, and leave a log
+        the log becomes training data, with a report            (as `raylign feedback build`)
+act 2   a reward model learns the built pairs                   (algorithm=rm)
 act 3   PPO trains the policy against the reward-model server   (algorithm=ppo)
 end     held-out questions, before and after: what the user prefers, and whether the language was kept
 """
@@ -24,10 +25,11 @@ from conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncCon
 from data.loading import RawRow, read_rows
 from data.sample_model import prepare_sample_model
 from data.tokenize import Encoder, load_tokenizer
-from data.types import Prompt, RolloutGroup
-from feedback.collect import collect_picks, write_picks
-from feedback.simulated_user import SimulatedUser
-from reward.rules import concise
+from data.types import Message, Prompt, RolloutGroup
+from feedback.build import build
+from feedback.build_result import BuildResult
+from feedback.simulate import Group, Habits, Persona, ServedAnswers, Simulation, StatedRule, simulate
+from feedback.source import Source
 from rollout.interfaces import GenerationRequest
 from rollout.worker import WorkerSpec, spawn_worker
 from trainer.configuration import compose
@@ -36,16 +38,17 @@ from trainer.progress import duration, figures_of, show_ending
 from trainer.summary import read_summary, write_summary
 from trainer.workers.experience import ObjectReader
 
-USER_NOISE = 0.33
-"""Taste units: the simulated user picks the better of two answers that differ by 1 in 95 of 100 cases."""
+PEOPLE = Group("visitor", 35, Habits(noise=0.33, tie_gap=1e-9), StatedRule())
+"""Who picks. Noise is in taste units: the better of two answers that differ by 1 is picked in 95 of 100 cases; of two
+that differ by nothing neither is."""
 
 MAX_NEW_TOKENS = 64
 
 NUM_QUESTIONS = 140
-"""Questions answered twice for the user to pick."""
+"""Questions answered twice for somebody to pick."""
 
-HELD_OUT_EVERY = 5
-"""Every so-manieth pick is kept from the reward model, to measure it."""
+BUILD = ("split.eval=0.2", "split.test=0")
+"""A fifth of the people are kept from the reward model, to measure it; everything else is the build's default."""
 
 RAY_CPUS = 4.0
 """Counted, not taken: the roles take turns on the cores."""
@@ -62,17 +65,20 @@ def run(*, seed: int, run_root: Path) -> int:
     common = [f"run_root={stage}", f"seed={seed}", f"policy.model={model}"]
     cluster = ClusterConfig(object_store_gb=1.0)
     with session(cluster, num_cpus=RAY_CPUS) as ray_session:
-        _act(console, started, "1", f"{model.name} answers questions twice, a simulated user picks")
-        picks, held_out = asyncio.run(_collect(model, stage, seed))
-        _act(console, started, "2", "a reward model learns the picks")
+        _act(console, started, "1", f"{model.name} answers questions twice, simulated people pick")
+        log = asyncio.run(_collect(model, stage, seed))
+        built = stage / "feedback"
+        told = _became(build(Source(logs=(log,), overrides=BUILD), built))
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        _act(console, started, "2", "a reward model learns the pairs")
         train(
             compose(
                 [
                     "+experiment=demo_reward_model",
                     "name=reward-model",
                     *common,
-                    f"data.train={picks}",
-                    f"data.eval={held_out}",
+                    f"data.train={built / 'pairs' / 'train.jsonl'}",
+                    f"data.eval={built / 'pairs' / 'eval.jsonl'}",
                 ]
             ),
             console=console,
@@ -97,12 +103,13 @@ def run(*, seed: int, run_root: Path) -> int:
         )
     summary = replace(read_summary(folder.summary), seconds_total=time.monotonic() - started)
     write_summary(folder.summary, summary)
-    show_ending(console, "held-out questions", figures_of(summary), {"report": str(folder.report)})
+    left = {"report": str(folder.report), "feedback report": str(built / "report.html")}
+    show_ending(console, "held-out questions", figures_of(summary), left)
     return 0
 
 
-async def _collect(model: Path, stage: Path, seed: int) -> tuple[Path, Path]:
-    """Act 1: the files of picks to learn from and of picks held out."""
+async def _collect(model: Path, stage: Path, seed: int) -> Path:
+    """Act 1: the log of picks."""
     rollout = RolloutConfig(
         precision=Precision.float32, max_model_len=192, kv_cache_gb=0.5, timeout_s=DEADLINE_S, threads_per_worker=2
     )
@@ -114,29 +121,38 @@ async def _collect(model: Path, stage: Path, seed: int) -> tuple[Path, Path]:
     reader = ObjectReader(DEADLINE_S)
     encoder = Encoder(load_tokenizer(str(model)))
 
-    def encode(question: str) -> Prompt:
-        return Prompt(question, encoder.messages(question), encoder.encode_prompt(question))
+    def encode(turns: tuple[Message, ...]) -> Prompt:
+        return Prompt(turns[-1].content, encoder.messages(turns), encoder.encode_prompt(turns))
+
+    async def ask(requests: Sequence[GenerationRequest]) -> list[RolloutGroup]:
+        return [await reader.rollout_group(handle) for handle in await worker.generate(requests)]
 
     try:
         await worker.start(DEADLINE_S)
-
-        async def ask(requests: Sequence[GenerationRequest]) -> list[RolloutGroup]:
-            return [await reader.rollout_group(handle) for handle in await worker.generate(requests)]
-
-        picks = await collect_picks(
-            demo_questions()[:NUM_QUESTIONS],
-            ask,
-            encode,
-            SimulatedUser(concise, USER_NOISE, seed),
-            max_new_tokens=MAX_NEW_TOKENS,
-            seed=seed,
-        )
+        answers = ServedAnswers(model.name, ask, encode, MAX_NEW_TOKENS, seed)
+        picks = await simulate(picking(seed), answers)
     finally:
         worker.kill()
-    train_file, held_out_file = stage / "picks-train.jsonl", stage / "picks-held-out.jsonl"
-    write_picks(train_file, [pick for i, pick in enumerate(picks) if i % HELD_OUT_EVERY])
-    write_picks(held_out_file, picks[::HELD_OUT_EVERY])
-    return train_file, held_out_file
+    log = stage / "feedback.jsonl"
+    picks.write(log)
+    return log
+
+
+def picking(seed: int) -> Simulation:
+    """Each of NUM_QUESTIONS asked once, the people taking turns."""
+    return Simulation(
+        conversations=NUM_QUESTIONS,
+        users=(PEOPLE,),
+        personas=(Persona("visitor"),),
+        questions=tuple(demo_questions()[:NUM_QUESTIONS]),
+        seed=seed,
+    )
+
+
+def _became(result: BuildResult) -> str:
+    pairs = {file.split: file.rows for file in result.produced if file.kind == "pairs"}
+    kept = f"{pairs['train']} pairs to learn from, {pairs['eval']} held out by person"
+    return f"{result.rows_in} picks became {kept}; {result.events_dropped} say nothing"
 
 
 def demo_questions() -> list[str]:
@@ -146,4 +162,6 @@ def demo_questions() -> list[str]:
 
 
 def _act(console: Console, started: float, number: str, what: str) -> None:
-    console.print(f"[{duration(time.monotonic() - started)}] act {number}: {what}", markup=False, highlight=False)
+    console.print(
+        f"[{duration(time.monotonic() - started)}] act {number}: {what}", markup=False, highlight=False, soft_wrap=True
+    )

@@ -16,6 +16,7 @@ from feedback.exporters.outcome import (
     ExportResult,
     Inexpressible,
     Row,
+    cut_note,
     messages_in,
     require,
     weight_note,
@@ -36,7 +37,8 @@ def write_openai_preference(rows: pl.DataFrame, path: Path) -> ExportResult:
     """Preference rows, one assistant message a side."""
     require(rows, ("prompt", "chosen", "rejected"), "OpenAI preferences")
     result = write_json_lines(path, rows, _preference)
-    return replace(result, notes=(*_too_few(result), *weight_note(rows, ("weight", "margin"), "OpenAI preferences")))
+    left_out = (*weight_note(rows, ("weight", "margin"), "OpenAI preferences"), *cut_note(rows, "OpenAI preferences"))
+    return replace(result, notes=(*_too_few(result), *left_out))
 
 
 def _sft(row: Row) -> object:

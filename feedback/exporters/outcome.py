@@ -78,6 +78,15 @@ def messages_in(row: Row, name: str) -> tuple[Message, ...]:
     return messages
 
 
+def cut_note(rows: pl.DataFrame, target: str) -> tuple[str, ...]:
+    """Says so when answers were cut at the token limit, which a vendor's format cannot say."""
+    flags = [name for name in ("chosen_finished", "rejected_finished") if name in rows.columns]
+    cut = sum(int((~rows[name].fill_null(True)).sum()) for name in flags)
+    return (
+        (f"{target} cannot say that an answer was cut off; {cut:,} were, and count as finished there.",) if cut else ()
+    )
+
+
 def weight_note(rows: pl.DataFrame, names: Sequence[str], target: str) -> tuple[str, ...]:
     """Says so when columns that differ between rows have no place in the format."""
     told = [name for name in names if name in rows.columns and rows[name].drop_nulls().n_unique() > 1]

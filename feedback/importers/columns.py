@@ -18,7 +18,7 @@ EARLIEST = datetime.fromisoformat("2015-01-01T00:00:00+00:00")
 
 _CLOCK_SKEW = timedelta(days=1)
 _PLAIN = [name for name in EVENT_SCHEMA if name not in ("prompt", "reasons")]
-_ENUMS = ("kind", "choice", "shown_left")
+_ENUMS = ("kind", "choice", "shown_left", "finish_reason_a", "finish_reason_b")
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 

@@ -28,6 +28,7 @@ from feedback.importers.turns import turns_of, unpacked
 from feedback.importers.values import (
     choice_of,
     content_id,
+    finish_of,
     locale_of,
     number_of,
     scaled,
@@ -60,6 +61,7 @@ FIELDS: tuple[str, ...] = (
     "shown_at",
 )
 FIELDS += ("seconds_taken", "shown_left", "choice", "strength", "thumb", "rating", "reasons", "locale", "consent")
+FIELDS += ("finish_reason_a", "finish_reason_b")
 """What a mapping may name. `shown_at` is when the answers were shown; people's ids are hashed."""
 
 _JUDGEMENTS = ("choice", "corrected", "thumb", "rating")
@@ -204,6 +206,8 @@ def _event(row: Row, columns: Columns, context: Context, places: Mapping[str, Pl
         annotator_hash=context.hashed(found.get("annotator_id")),
         time=time,
         seconds_taken=taken,
+        finish_reason_a=finish_of(found.get("finish_reason_a")),
+        finish_reason_b=finish_of(found.get("finish_reason_b")),
         shown_left=None if left is None else _side(left),
         choice=choice,
         strength=None if strength is None else _rating(strength, places["strength"]),

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from data.rows import ROLES
+from data.types import FinishReason
 from feedback.events import Choice, Event, EventKind, Side
 from feedback.importers.containers import Columns, Row, why_broken
 from feedback.importers.format import Context, Format, each, sentence
@@ -41,6 +42,8 @@ class NativeRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=Fal
     source: str = "native"
     source_row: int = 0  # where it stood in another file; replaced by where it stands in this one
     response_b: str | None = None
+    finish_reason_a: FinishReason | None = None
+    finish_reason_b: FinishReason | None = None
     conversation_id: str | None = None
     turn: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
     user_hash: str | None = None
@@ -71,6 +74,8 @@ _WORDS: dict[str, Sequence[object]] = {
     "kind": [kind.value for kind in EventKind],
     "choice": [choice.value for choice in Choice],
     "shown_left": [side.value for side in Side],
+    "finish_reason_a": [reason.value for reason in FinishReason],
+    "finish_reason_b": [reason.value for reason in FinishReason],
     "thumb": (1, -1),
     "role": ROLES,
 }

@@ -13,7 +13,7 @@ from feedback.importers.containers import Columns, Row
 from feedback.importers.format import Companion, Context, Format, each
 from feedback.importers.outcome import RowProblem
 from feedback.importers.turns import turns_of, unpacked
-from feedback.importers.values import content_id, number_of, seconds_between, thumb_of, time_of
+from feedback.importers.values import content_id, finish_of, number_of, seconds_between, thumb_of, time_of
 
 _REQUEST = ("request_id", "completion_id", "response_id")
 _JUDGED = ("rating", "thumb", "thumbs", "feedback", "score", "label", "vote")
@@ -36,7 +36,8 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     thumb = thumb_of(judged)
     if corrected is None and thumb is None:
         raise RowProblem("holds no judgement" if judged is None else f"`{str(judged)[:40]}` is no word for good or bad")
-    answered, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
+    answered = _answer(response, columns.get("choice_index"))
+    asked, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
     user = _first(request, _USER) or _first(logged, _USER)
     judge = _first(columns, _USER)
     own_id = columns.get("feedback_id") or columns.get("id")
@@ -50,12 +51,13 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             source=context.source,
             source_row=row.line,
             prompt=turns_of(unpacked(request.get("messages")), "messages"),
-            response_a=_answer(response, columns.get("choice_index")),
+            response_a=turns_of([answered.get("message")], "choices")[0].content,
+            finish_reason_a=finish_of(answered.get("finish_reason")),
             conversation_id=_text(_first(logged, ("conversation_id", "session_id"))),
             user_hash=context.hashed(judge if user is None else user),
             annotator_hash=context.hashed(judge) if user is not None and judge not in (None, user) else None,
             time=created,
-            seconds_taken=seconds_between(answered, created),
+            seconds_taken=seconds_between(asked, created),
             model_a=model,
             thumb=thumb,
             corrected=_text(corrected),
@@ -65,14 +67,14 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     ]
 
 
-def _answer(response: Columns, index: object) -> str:
+def _answer(response: Columns, index: object) -> Columns:
     choices = unpacked(response.get("choices"))
     if not isinstance(choices, list) or not choices:
         raise RowProblem("the logged response has no `choices`")
     place = 0 if index in (None, "") else int(number_of(index, "choice_index"))
-    if not 0 <= place < len(choices) or not isinstance(choices[place], Mapping):
+    if not 0 <= place < len(choices) or not isinstance(answer := choices[place], Mapping):
         raise RowProblem(f"`choice_index` is {place}, and the response has {len(choices)} choices")
-    return turns_of([choices[place].get("message")], "choices")[0].content
+    return answer
 
 
 def _object(value: object, otherwise: Columns) -> Columns:

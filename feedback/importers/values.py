@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from data.types import FinishReason
 from feedback.events import Choice, hash_user
 from feedback.importers.outcome import RowProblem
 
@@ -25,6 +26,9 @@ _SIDES = {
     Choice.SKIPPED: {"skip", "skipped", "can't choose", "cannot choose"},
 }
 _CHOICES = {word: choice for choice, words in _SIDES.items() for word in words} | {"b is better": Choice.B}
+
+_FINISHED = {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "completed", "complete"}
+_CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "token_limit"}
 
 _SIGNS: dict[float, int] = {1: 1, 0: -1, -1: -1}
 _HUGE = 1e300  # compared, not converted: a JSON integer may be too large for a float
@@ -160,3 +164,9 @@ def content_id(source: str, *parts: str) -> str:
         digest.update(f"{len(part)}:".encode())
         digest.update(part.encode("utf-8", "surrogatepass"))
     return f"{source}:row-{digest.hexdigest()}"
+
+
+def finish_of(raw: object) -> FinishReason | None:
+    """Why a model stopped, in any vendor's word; None for reasons that say nothing of it (a filter, a tool call)."""
+    word = raw.strip().lower() if isinstance(raw, str) else ""
+    return FinishReason.STOP if word in _FINISHED else FinishReason.LENGTH if word in _CUT else None

@@ -8,6 +8,7 @@ from feedback.simulate.judge import SignalMix
 from feedback.simulate.log import SimulatedLog, Truth
 from feedback.simulate.people import Habits, Persona, PlantedQuality, StatedRule
 from feedback.simulate.run import Simulation, simulate
+from feedback.simulate.served import ServedAnswers
 
 __all__ = [
     "PERSONAS",
@@ -18,6 +19,7 @@ __all__ = [
     "PlantedModel",
     "PlantedQuality",
     "Question",
+    "ServedAnswers",
     "ShownAnswer",
     "SignalMix",
     "SimulatedLog",

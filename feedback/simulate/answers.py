@@ -17,7 +17,7 @@ class Question:
 
     question_id: str
     turns: tuple[Message, ...]
-    topic: str
+    topic: str | None  # None: nobody knows
 
     @property
     def text(self) -> str:
@@ -114,7 +114,7 @@ class TemplateAnswers:
         rng = Random(f"{self.seed}/{len(question.turns)}/{question.text}/{model.name}")
         filler, wrong = rng.random() < model.filler_rate, rng.random() < model.wrong_rate
         sentences = [rng.choice(_FILLER)] if filler else []
-        subject = " ".join(_WORD.findall(question.text)[-2:]).lower() or question.topic
+        subject = " ".join(_WORD.findall(question.text)[-2:]).lower() or question.topic or "this"
         sentences.append(rng.choice(_WRONG if wrong else _RIGHT).format(topic=subject))
         wanted = model.words * rng.uniform(0.7, 1.3)
         extra = list(_MORE)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 
+from data.types import FinishReason
 from feedback.events import Choice, Event, EventKind, Side, hash_user
 from feedback.simulate.answers import AnswerPair, Question, ShownAnswer
 from feedback.simulate.people import Person
@@ -87,7 +88,8 @@ class Judge:
         both = kind is EventKind.SIDE_BY_SIDE
         return Event(
             event_id="", kind=kind, source="native", source_row=0, prompt=question.turns, response_a=pair[0].text,
-            response_b=pair[1].text if both else None, conversation_id=conversation, turn=turn,
+            response_b=pair[1].text if both else None, finish_reason_a=_why_ended(pair[0]),
+            finish_reason_b=_why_ended(pair[1]) if both else None, conversation_id=conversation, turn=turn,
             user_hash=hash_user(user.name, self.salt), time=moment, model_a=pair[0].model,
             model_b=pair[1].model if both else None, persona=user.persona.name, locale=user.persona.locale,
             surface=user.persona.surface, topic=question.topic, consent=True,
@@ -100,6 +102,10 @@ def better_text(answer: ShownAnswer) -> str:
     kept = [s.replace("nothing has to be checked", "everything has to be checked") for s in sentences[:2]]
     kept = [s.replace("can be ignored at any time", "must be kept at all times") for s in kept]
     return " ".join(kept) or answer.text
+
+
+def _why_ended(answer: ShownAnswer) -> FinishReason:
+    return FinishReason.STOP if answer.finished else FinishReason.LENGTH
 
 
 def _with(base: Event, event_id: str, seconds: float, **said: object) -> Event:

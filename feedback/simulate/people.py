@@ -9,8 +9,14 @@ from typing import Protocol
 
 from feedback.events import Choice, Side
 from feedback.simulate.answers import ShownAnswer
-from feedback.simulated_user import prefers_first
 from reward.taste import Weights, score
+
+
+def prefers_first(gap: float, *, noise: float, draw: float) -> bool:
+    """Bradley and Terry's choice: True with probability sigmoid(gap / noise). `draw` is uniform in [0, 1)."""
+    if noise == 0:
+        return gap > 0
+    return draw < 1 / (1 + math.exp(-max(-50.0, min(50.0, gap / noise))))
 
 
 class Taste(Protocol):

@@ -27,6 +27,7 @@ class Simulation:
     users: tuple[Group, ...] = (Group("user", 40),)
     annotators: tuple[Group, ...] = ()  # a panel that judges the side-by-sides; empty: the users do
     personas: tuple[Persona, ...] = PERSONAS
+    questions: tuple[str, ...] = ()  # asked one a conversation, users taking turns; empty: what the personas ask about
     mix: SignalMix = field(default_factory=SignalMix)
     judges_per_pair: int = 1  # annotators who judge the same pair
     turns: int = 1  # questions of a conversation
@@ -44,7 +45,7 @@ class _Conversation:
     name: str
     user: Person
     opening: str
-    topic: str
+    topic: str | None  # None: nobody knows
     begins: datetime
     turns: tuple[Message, ...] = ()
 
@@ -75,6 +76,8 @@ def _check(settings: Simulation) -> None:
         raise ValueError("conversations, turns and days must be at least 1")
     if not sum(group.count for group in settings.users):
         raise ValueError("users: nobody asks; give at least one Group with a count")
+    if settings.questions and len(settings.questions) < settings.conversations:
+        raise ValueError(f"conversations={settings.conversations}, but there are {len(settings.questions)} questions")
     if settings.judges_per_pair > max(1, num_annotators):
         raise ValueError(f"judges_per_pair={settings.judges_per_pair}, but there are {num_annotators} annotators")
 
@@ -85,8 +88,11 @@ def _open(settings: Simulation, users: tuple[Person, ...]) -> tuple[list[_Conver
     result: list[_Conversation] = []
     copied: dict[str, str] = {}
     for i in range(settings.conversations):
-        user = rng.choice(users)
-        name, (text, topic) = f"conversation-{i}", question_of(user, rng)
+        name, user, topic = f"conversation-{i}", rng.choice(users), None
+        if settings.questions:
+            user, text = users[i % len(users)], settings.questions[i]
+        else:
+            text, topic = question_of(user, rng)
         begins = settings.start + timedelta(seconds=rng.randrange(settings.days * 86_400))
         copies, exactly = rng.random() < settings.copied_rate, rng.random() < 0.5
         if copies and result:

@@ -98,7 +98,7 @@ def test_openai_sft_trains_the_accepted_answer_only(tmp_path: Path):
 
 
 def test_openai_preferences(tmp_path: Path):
-    good = [pair(i, weight=1.0 + i) for i in range(10)]
+    good = [pair(i, weight=1.0 + i, rejected_finished=i > 1) for i in range(10)]
     bad = [
         pair(10, chosen=talk("a:x", "a:y")),
         pair(11, rejected=talk("u:x")),
@@ -115,7 +115,10 @@ def test_openai_preferences(tmp_path: Path):
         "non_preferred_output": talk("a:Leaves."),
     }
     assert result.rejected["id"].to_list() == ["p10", "p11", "p12", "p13"]
-    assert result.notes == ("OpenAI preferences has no place for weight: all rows count the same there.",)
+    assert result.notes == (
+        "OpenAI preferences has no place for weight: all rows count the same there.",
+        "OpenAI preferences cannot say that an answer was cut off; 2 were, and count as finished there.",
+    )
 
 
 def bedrock_takes(row: dict[str, object]) -> bool:

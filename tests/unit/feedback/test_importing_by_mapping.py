@@ -28,11 +28,12 @@ fields:
   surface: {value: web}
   consent: ok
   reasons: why
+  finish_reason_b: answers.1.ended
 """
 ROW = {
     "vote_id": 7,
     "request": {"messages": [{"role": "user", "content": "What is tea?"}]},
-    "answers": [{"text": "A drink."}, {"text": "Leaves."}],
+    "answers": [{"text": "A drink."}, {"text": "Leaves.", "ended": "max_tokens"}],
     "winner": "right",
     "sure": 5,
     "user": {"mail": "ann@example.org"},
@@ -60,6 +61,7 @@ def test_a_mapped_row_arrives_value_by_value(tmp_path: Path):
         "prompt": [{"role": "user", "content": "What is tea?"}],
         "response_a": "A drink.",
         "response_b": "Leaves.",
+        "finish_reason_b": "length",
         "user_hash": hash_user("ann@example.org", "pepper"),
         "time": datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC),
         "seconds_taken": 7.0,

@@ -50,6 +50,8 @@ def test_every_field_arrives_as_logged(tmp_path: Path):
         model_version="v7",
         shown_left="b",
         strength=0.5,
+        finish_reason_a="stop",
+        finish_reason_b="length",
         reasons=["shorter"],
         comment="ok",
         persona="cook",
@@ -77,6 +79,7 @@ def test_every_field_arrives_as_logged(tmp_path: Path):
     ("row", "reason"),
     [
         (line(choice="left"), "unknown choice 'left'; expected one of a, b, both_good, both_bad, skipped"),
+        (line(finish_reason_b="cut"), "unknown finish_reason_b 'cut'; expected one of stop, length"),
         (line(choice=...), "a side-by-side without a choice"),
         (line(response_b=...), "a side-by-side without a second answer"),
         (line(kind="stars"), "unknown kind 'stars'"),

@@ -477,8 +477,8 @@ def test_request_log_with_a_feedback_table(tmp_path: Path):
             "request": {"model": "m1", "user": "ann",
                         "messages": [{"role": "user", "content": [{"type": "text", "text": "What is tea?"}]}]},
             "response": {"id": "chatcmpl-1", "model": "m1-0301", "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": "A drink."}},
-                {"index": 1, "message": {"role": "assistant", "content": "Leaves."}}]},
+                {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": "A drink."}},
+                {"index": 1, "finish_reason": "tool_calls", "message": {"role": "assistant", "content": "Leaves."}}]},
         },
         {"id": "q2", "model": "m1", "messages": TEA, "choices": [{"message": {"role": "assistant", "content": None,
          "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}]},
@@ -503,6 +503,7 @@ def test_request_log_with_a_feedback_table(tmp_path: Path):
         "source_row": 2,
         "prompt": TEA,
         "response_a": "A drink.",
+        "finish_reason_a": "length",
         "user_hash": hashed("ann"),
         "time": datetime(2026, 3, 1, 12, 0, 20, tzinfo=UTC),
         "seconds_taken": 20.0,
@@ -511,6 +512,7 @@ def test_request_log_with_a_feedback_table(tmp_path: Path):
         "comment": 'said "yes",\nthen left',
     }
     assert (second["kind"], second["response_a"], second["corrected"]) == ("correction", "Leaves.", "A hot drink.")
+    assert "finish_reason_a" not in second  # "tool_calls" does not say that the text is whole
     assert [line for line, _ in reasons(result)] == [5, 6, 7, 8, 9]  # lines of the file: the first record takes two
     for (_, reason), said in zip(
         reasons(result),

@@ -149,3 +149,52 @@ def test_without_consent_nothing_is_made_and_nothing_is_shown(make, run_build):
     assert built.dropped == {"e1": "no_consent"}
     assert len(built.rows("sft")) == 2
     assert "private" not in built.everything()
+
+
+def test_rows_say_which_answer_was_cut_whichever_side_it_was(make, run_build):
+    def choice(n: int, a: str, b: str, picked: str, **fields: str):
+        return make(n, "side_by_side", "q", response_a=a, response_b=b, choice=picked, **fields)
+
+    built = run_build(
+        [
+            choice(1, "cut short", "whole", "b", finish_reason_a="length", finish_reason_b="stop"),
+            choice(2, "first", "cut too", "b", finish_reason_b="length"),
+            choice(3, "one", "two", "a"),
+            # Elsewhere the words of event 1's cut answer stand on their own: another answer, and a whole one.
+            make(4, "side_by_side", "r", response_a="cut short", response_b="other", choice="a"),
+            make(5, "thumb", "s", response_a="never ends", thumb=-1, finish_reason_a="length"),
+            make(6, "correction", "t", response_a="too lo", corrected="right", finish_reason_a="length"),
+        ],
+        *ALL_TRAIN,
+    )
+    pairs = {tuple(row["events"]): (row["chosen_finished"], row["rejected_finished"]) for row in built.rows("pairs")}
+    assert pairs == {
+        ("e1",): (True, False),
+        ("e2",): (False, True),
+        ("e3",): (True, True),
+        ("e4",): (True, True),
+        ("e6",): (True, False),
+    }
+    assert [row["completion_finished"] for row in built.rows("kto")] == [False]
+
+
+def test_a_cut_answer_is_not_imitated(make, run_build):
+    liked = [
+        make(1, "thumb", thumb=1, response_a="whole answer", finish_reason_a="stop"),
+        make(2, "thumb", thumb=1, response_a="cut in the mid", finish_reason_a="length"),
+    ]
+    built = run_build(liked, *ALL_TRAIN)
+    assert [row["events"] for row in built.rows("sft")] == [["e1"]]
+    (drop,) = built.result.row_drops
+    assert (drop.kind, drop.rule, drop.rows) == ("sft", "cut_off", 1)
+    assert {tuple(r["events"]): r["completion_finished"] for r in built.rows("kto")} == {("e1",): True, ("e2",): False}
+
+
+def test_a_cut_answer_is_known_again_without_its_apology(make, run_build):
+    turns = [("user", "What is 2?"), ("assistant", "A letter."), ("user", "No, I meant the number two.")]
+    accepted = make(
+        1, "thumb", turns, thumb=1, response_a="I'm sorry. Two is one and on", finish_reason_a="length"
+    )  # fmt: skip
+    built = run_build([accepted], *ALL_TRAIN, "pairs.in_conversation=true")
+    (row,) = built.rows("pairs")
+    assert said(row["chosen"]) == ["Two is one and on"] and not row["chosen_finished"] and row["rejected_finished"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,26 @@ def test_a_careful_person_always_names_the_better_answer_and_flips_come_at_their
         wrong = sum(chosen[name] != side for name, side in log.truth.better.items()) / len(chosen)
 
         assert wrong == pytest.approx(rate, abs=0.04)
+
+
+def test_noise_flips_choices_at_the_bradley_terry_rate():
+    users = (Group("u", 20, Habits(noise=2.0)),)
+    log = run(Simulation(conversations=4000, users=users), (PlantedModel("x", 1.0), PlantedModel("y", -1.0)))
+    won = sum((e.model_a if e.choice is Choice.A else e.model_b) == "x" for e in log.events) / len(log.events)
+    expected = 1 / (1 + math.exp(-1.0))
+
+    assert won == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / len(log.events)))
+
+
+def test_given_questions_are_asked_in_order_by_people_in_turn():
+    questions = ("What is tea?", "What is salt?", "What is rain?", "What is ice?")
+    log = run(Simulation(conversations=4, users=(Group("u", 2),), questions=questions))
+    asked = sorted(log.events, key=lambda event: event.conversation_id or "")
+
+    assert [event.prompt[0].content for event in asked] == list(questions)
+    assert [event.user_hash for event in asked] == [asked[0].user_hash, asked[1].user_hash] * 2
+    with pytest.raises(ValueError, match="conversations=5, but there are 4 questions"):
+        run(Simulation(conversations=5, questions=questions))
 
 
 def test_lazy_people_take_the_left_and_sides_are_a_fair_coin():
