@@ -90,7 +90,8 @@ def _noise(trust: Trust) -> Card:
     if best.method is Method.BETWEEN:
         text += " Honest differences of taste count too."
     text += "".join(f" {_other(e)}" for e in trust.noise.estimates[1:])
-    action = f"Train with label_smoothing={trust.noise.label_smoothing:.2f}." if trust.noise.label_smoothing else ""
+    smoothing = trust.noise.label_smoothing
+    action = f"Train with algorithm.label_smoothing={smoothing:.2f}." if smoothing else ""
     tone = Tone.WARNING if rate.value > 0.3 else Tone.PLAIN if rate.value > 0.1 else Tone.GOOD
     scale = Scale(0.0, 0.5)
     chart = interval(rate.low, rate.value, rate.high, scale, label=f"Noise {words(rate)}", warning=tone is Tone.WARNING)
