@@ -128,6 +128,8 @@ class ShownPair:
     weight: float
     rules: tuple[str, ...]
     event_ids: tuple[str, ...]
+    chosen_cut: bool = False  # at the token limit
+    rejected_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

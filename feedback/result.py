@@ -169,6 +169,8 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
             weight=row["weight"],
             rules=tuple(row["rules"]),
             event_ids=tuple(row["events"]),
+            chosen_cut=row["answer_cut"],
+            rejected_cut=row["other_cut"],
         )
         for row in shown.iter_rows(named=True)
     )
@@ -176,10 +178,9 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
 
 def _warnings(parts: Parts) -> Iterator[str]:
     made = {(file.kind, file.split): file for file in parts.produced}
-    for kind in KINDS:
-        train = made[kind, "train"].rows
-        if train and not made[kind, "eval"].rows:
-            yield f"{kind}: {train:,} rows to train on and none to evaluate on; raise split.eval or collect more."
+    unmeasured = [kind for kind in KINDS if made[kind, "train"].rows and not made[kind, "eval"].rows]
+    if unmeasured and parts.settings.split.eval > 0:
+        yield f"No rows of {', '.join(unmeasured)} to evaluate on; raise split.eval or collect more."
     good, all_kto = made["kto", "train"].desirable, made["kto", "train"].rows
     bad = all_kto - good
     if all_kto and (good == 0 or bad == 0):

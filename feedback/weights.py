@@ -45,8 +45,9 @@ def balanced(rows: pl.DataFrame, settings: TrustSettings) -> pl.DataFrame:
     counts = rows.filter(training).group_by(group.alias("group")).len().sort("group")
     if counts.height < 2:
         return rows
-    total, shares = counts["len"].sum(), balanced_shares(counts["len"].to_list(), settings.balance_power)
-    factors = [round(share * total / n, 6) for share, n in zip(shares, counts["len"], strict=True)]
+    sizes: list[int] = counts["len"].to_list()
+    shares = balanced_shares(sizes, settings.balance_power)
+    factors = [round(share * sum(sizes) / n, 6) for share, n in zip(shares, sizes, strict=True)]
     table = counts.select("group", factor=pl.Series(factors))
     weighed = rows.with_columns(group=group).join(table, on="group", how="left", maintain_order="left")
     return weighed.with_columns(

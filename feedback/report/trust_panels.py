@@ -70,7 +70,10 @@ def _agreement(trust: Trust) -> Card:
     if found.low >= _GOOD_AGREEMENT:
         tone, action = Tone.GOOD, ""
     elif found.value >= _POOR_AGREEMENT:
-        tone, action = Tone.PLAIN, "Usual for opinions (63 to 77 % is reported). Use label smoothing or weights."
+        tone, action = (
+            Tone.PLAIN,
+            "Usual for opinions (63 to 77 % is reported). Use label smoothing, or build with trust.weights=annotator.",
+        )
     else:
         tone, action = Tone.WARNING, "Near a coin toss. Sharpen the question people are asked before collecting more."
     chart = _of_share(found, f"Agreement {words(found)}", warning=tone is Tone.WARNING)
