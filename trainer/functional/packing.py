@@ -67,8 +67,10 @@ def pack(tokens: TokenBatch, *, min_saved: float = MIN_SAVED) -> Packing:
     at = computed.nonzero()[0]
     device = tokens.input_ids.device
     return Packing(
-        *(torch.from_numpy(x).to(device) for x in (at, rows, places[at])),
-        tuple(
+        tokens=torch.from_numpy(at).to(device),
+        rows=torch.from_numpy(rows).to(device),
+        positions=torch.from_numpy(places[at]).to(device),
+        paths=tuple(
             Path(start, stop - start, first)
             for (start, stop), first in zip(pairwise(bounds), firsts, strict=True)
             if stop - start > first
@@ -92,9 +94,13 @@ def segments(packing: Packing) -> Segments:
     """Every path with the queries it computes and all of its keys. Kept for the model's next layer."""
     paths, rows = packing.paths, packing.rows
     queries, keys = [path.length - path.first for path in paths], [path.length for path in paths]
-    bounds = (torch.tensor([0, *counts]).cumsum(0).to(rows.device, torch.int32) for counts in (queries, keys))
-    key_rows = torch.cat([rows[path.start : path.start + path.length] for path in paths])
-    return Segments(key_rows, *bounds, max(queries), max(keys))
+    return Segments(
+        key_rows=torch.cat([rows[path.start : path.start + path.length] for path in paths]),
+        query_bounds=torch.tensor([0, *queries]).cumsum(0).to(rows.device, torch.int32),
+        key_bounds=torch.tensor([0, *keys]).cumsum(0).to(rows.device, torch.int32),
+        most_queries=max(queries),
+        most_keys=max(keys),
+    )
 
 
 def _shared_beginnings(sequences: list[NDArray[np.int64]]) -> tuple[list[int], list[tuple[int, int]]]:

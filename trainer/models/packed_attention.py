@@ -72,7 +72,7 @@ def _varlen(
     parts = segments(packing)
     if packing.shared:
         key, value = key.index_select(0, parts.key_rows), value.index_select(0, parts.key_rows)
-    return varlen_attn(
+    output = varlen_attn(
         query,
         key,
         value,
@@ -84,6 +84,7 @@ def _varlen(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    return cast(Tensor, output)
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
