@@ -34,6 +34,8 @@ from feedback.signals import make_rows, unused
 from feedback.source import SOURCE, Source
 from feedback.tombstones import FILE as TOMBSTONES
 from feedback.tombstones import Tombstones, read_tombstones
+from feedback.trust.noise import noise
+from feedback.weights import balanced, choices_of, with_vote_weights
 from feedback.working import public_events, working_frame
 from feedback.writing import file_hash, with_ids, write_kind
 
@@ -99,6 +101,8 @@ def _build_into(
     ledger = Ledger()
     opened = _open(folder, source, settings, watch, forgotten, ledger)
     watch.on_step("cleaning")
+    agreed = opened.work.filter(pl.col("consent").fill_null(True))
+    noisy = noise(choices_of(agreed))
     work = clean_events(opened.work, settings, ledger)
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
@@ -123,6 +127,7 @@ def _build_into(
             produced=tuple(files),
             redactions=opened.redactions,
             forgotten=len(forgotten),
+            noise=noisy,
         )
     )
     (folder / "build.json").write_text(result.to_json(), encoding="utf-8")
@@ -133,7 +138,6 @@ def _build_into(
         del work, rows
         gc.collect()
         watch.on_step("reporting")
-        agreed = opened.work.filter(pl.col("consent").fill_null(True))
         write_report(folder, result, public_events(opened.rest, agreed))
     return result
 
@@ -176,12 +180,12 @@ def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows:
 
 def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[dict[str, pl.DataFrame], pl.Series]:
     """Finished rows by kind, and the ids of events they name."""
-    signals = make_rows(work, settings)
+    signals = make_rows(with_vote_weights(work, settings.trust.weights), settings)
     candidates = {"sft": signals.sft, "pairs": signals.pairs, "kto": signals.kto}
     rows = {}
     for kind in KINDS:
         made = with_cut_flags(ledger.rows(kind, candidates[kind]), work)
-        rows[kind] = with_ids(kind, clean_rows(kind, made, settings, ledger))
+        rows[kind] = with_ids(kind, balanced(clean_rows(kind, made, settings, ledger), settings.trust))
     used = pl.concat([rows[kind]["events"].explode() for kind in KINDS]).drop_nulls().unique()
     ledger.close(work, used, unused(work))
     return rows, used

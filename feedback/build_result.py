@@ -128,6 +128,8 @@ class ShownPair:
     weight: float
     rules: tuple[str, ...]
     event_ids: tuple[str, ...]
+    chosen_cut: bool = False  # at the token limit
+    rejected_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,18 @@ class Setting:
     value: str
     default: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFound:
+    """The share of choices that name the worse answer, by the best of feedback/trust/noise.py's methods."""
+
+    method: str  # between | within | circles
+    rate: float
+    low: float  # the ends of the 95 % interval
+    high: float
+    cases: int  # pairs judged twice, or triangles
+    label_smoothing: float  # what a loss should be told, for rows made of one judgement each
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +179,7 @@ class BuildResult:
     warnings: tuple[str, ...]  # sentences: what a reader should know before training
     forgotten: int  # tombstones that were applied
     log_rows: int = 0  # rows of the logs, whatever each holds
+    noise: NoiseFound | None = None  # None: too little was judged twice to tell
 
     def to_json(self) -> str:
         """The text of build.json."""

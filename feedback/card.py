@@ -14,7 +14,13 @@ _COLUMNS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 _FIELDS = (
     "code_version", "settings_hash", "log_format", "inputs", "settings", "rows_in", "quarantined", "events_dropped",
     "events_used", "waterfall", "signals", "produced", "made_by", "redactions", "warnings", "forgotten",
+    "noise",
 )  # fmt: skip
+_NOISE_CASES = {
+    "between": "pairs that two people judged",
+    "within": "pairs that one person judged twice",
+    "circles": "triangles of answers to one prompt",
+}
 
 
 def write_card(folder: Path, result: BuildResult) -> None:
@@ -34,6 +40,7 @@ def _lines(result: BuildResult) -> Iterable[str]:
         f"{result.events_used:,} are used, {result.events_dropped:,} dropped, {result.quarantined:,} quarantined."
     )
     yield from _warned(result)
+    yield from _noise(result)
     yield from _table(
         "Produced",
         ("file", "rows", "desirable", "weight", "users", "sha256"),
@@ -75,6 +82,25 @@ def _lines(result: BuildResult) -> Iterable[str]:
         ("setting", "value", "default", "meaning"),
         [(s.key, s.value, s.default if s.default != s.value else "", s.why) for s in result.settings],
     )
+
+
+def _noise(result: BuildResult) -> Iterable[str]:
+    found = result.noise
+    if found is None:
+        return
+    yield ""
+    yield "## Noise"
+    yield ""
+    yield (
+        f"{found.rate:.0%} of the choices name the worse answer ({found.low:.0%} to {found.high:.0%}), told from "
+        f"{found.cases:,} {_NOISE_CASES[found.method]}."
+    )
+    if found.label_smoothing > 0:
+        yield (
+            f"Train a reward model with `algorithm.label_smoothing={found.label_smoothing:.2f}`, DPO with "
+            f"`algorithm.loss=robust algorithm.label_smoothing={found.label_smoothing:.2f}`; less where rows were "
+            "decided by several people."
+        )
 
 
 def _warned(result: BuildResult) -> Iterable[str]:

@@ -110,7 +110,15 @@ def _expected(kind: object) -> str:
     return names.get(kind, "a list, as in [a,b]")
 
 
-_SHARES = ("ratings.good", "ratings.bad", "clean.near_threshold", "split.eval", "split.test", "sft.min_distinct_words")
+_SHARES = (
+    "ratings.good",
+    "ratings.bad",
+    "clean.near_threshold",
+    "split.eval",
+    "split.test",
+    "sft.min_distinct_words",
+    "trust.balance_power",
+)
 _COUNTS = ("clean.rows_per_user", "clean.rows_per_prompt", "sft.min_chars", "sft.max_chars")
 _WEIGHTS = ("pairs.thumb_weight_cap", "pairs.in_conversation_weight")
 

@@ -8,6 +8,7 @@ from feedback.candidates import ABOUT, candidate, merge
 from feedback.events import Choice, EventKind
 from feedback.filtering import Filtered, apply_rules
 from feedback.settings import BuildSettings
+from feedback.weights import VOTE_WEIGHT
 from feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
 
 
@@ -44,7 +45,8 @@ def make_pairs(work: pl.DataFrame, judged: pl.DataFrame, settings: BuildSettings
 def choice_pairs(work: pl.DataFrame, *, margin_scale: float, min_agreement: float) -> Filtered:
     """Side-by-side choices: one row for two answers of a question, whoever and however many judged them.
 
-    The weight is the winner's lead as a share of the votes, the margin the mean strength of the winner's votes.
+    The weight is the winner's lead over the number of votes, the margin the mean strength of the winner's votes. A vote
+    counts its VOTE_WEIGHT.
     """
     decided = work.filter(is_kind(EventKind.SIDE_BY_SIDE) & pl.col("choice").is_in([Choice.A.value, Choice.B.value]))
     won = pl.col("choice") == Choice.A.value
@@ -54,13 +56,17 @@ def choice_pairs(work: pl.DataFrame, *, margin_scale: float, min_agreement: floa
         pl.when(won).then("answer_a").otherwise("answer_b"),
         other=pl.when(won).then("answer_b").otherwise("answer_a"),
         margin=pl.col("strength").fill_null(0.0) * margin_scale,
+        weight=pl.col(VOTE_WEIGHT),
+        rules=pl.when(pl.col(VOTE_WEIGHT) == 1).then(_named("choice")).otherwise(_named("choice", "judge_weighted")),
     )
     unordered = made.with_columns(key=_unordered(), forward=pl.col("answer") < pl.col("other"))
     many = pl.col("key").is_duplicated()
-    single = unordered.filter(~many).drop("key", "forward")
-    forward = pl.col("forward")
-    ahead = forward.sum() * 2 > pl.len()
+    single = apply_rules(unordered.filter(~many), {"untrusted_judge": pl.col("weight") <= 0})
+    forward, vote = pl.col("forward"), pl.col("weight")
+    for_it, votes = (vote * forward).sum(), vote.sum()
+    ahead = for_it * 2 > votes
     winner = forward == ahead
+    plain = (vote == 1).all()
     voted = unordered.filter(many).group_by("key", maintain_order=True).agg(
         *(pl.col(name).first() for name in ABOUT),
         answer=pl.when(ahead).then(pl.col("answer").filter(forward).first())
@@ -69,14 +75,22 @@ def choice_pairs(work: pl.DataFrame, *, margin_scale: float, min_agreement: floa
         .otherwise(pl.col("other").filter(~forward).first()),
         label=pl.lit(None, pl.Boolean),
         margin=pl.col("margin").filter(winner).mean(),
-        share=pl.max_horizontal(forward.mean(), (~forward).mean()),
+        weight=(2 * for_it - votes).abs() / pl.len(),
+        share=pl.max_horizontal(for_it, votes - for_it) / votes,
+        votes=votes,
+        rules=pl.when(plain).then(_named("choice", "majority"))
+        .otherwise(_named("choice", "majority", "judge_weighted")),
         events=pl.col("events").list.explode(keep_nulls=False, empty_as_null=False),
     )  # fmt: skip
-    voted = voted.with_columns(weight=2 * pl.col("share") - 1, rules=pl.lit(["choice", "majority"], pl.List(pl.String)))
     undecided = (pl.col("share") <= min_agreement) | (pl.col("weight") <= 0)
-    checked = apply_rules(voted, {"no_majority": undecided})
-    kept = pl.concat([single, checked.kept.select(made.columns)]).sort("row_order", maintain_order=True)
-    return Filtered(kept, checked.dropped.select(*made.columns, "rule"))
+    checked = apply_rules(voted, {"untrusted_judge": pl.col("votes") <= 0, "no_majority": undecided})
+    kept = pl.concat([single.kept.select(made.columns), checked.kept.select(made.columns)])
+    dropped = pl.concat([filtered.dropped.select(*made.columns, "rule") for filtered in (single, checked)])
+    return Filtered(kept.sort("row_order", maintain_order=True), dropped)
+
+
+def _named(*rules: str) -> pl.Expr:
+    return pl.lit(list(rules), pl.List(pl.String))
 
 
 def _best_of(rows: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from feedback.build_result import (
     BuildResult,
     Count,
     InputFile,
+    NoiseFound,
     Produced,
     RuleCount,
     Setting,
@@ -28,6 +29,7 @@ from feedback.ledger import Ledger, excerpt
 from feedback.overrides import keys
 from feedback.rules import MAKING_RULES
 from feedback.settings import BuildSettings
+from feedback.trust.noise import Noise
 from feedback.turns import last_user
 
 SIGNALS = ("side_by_side", "thumb_up", "thumb_down", "rating", "correction")
@@ -52,6 +54,7 @@ class Parts:
     produced: tuple[Produced, ...]
     redactions: dict[str, int]
     forgotten: int
+    noise: Noise
 
 
 def make_result(parts: Parts) -> BuildResult:
@@ -81,7 +84,16 @@ def make_result(parts: Parts) -> BuildResult:
         warnings=tuple(_warnings(parts)),
         forgotten=parts.forgotten,
         log_rows=parts.log_rows,
+        noise=_noise(parts.noise),
     )
+
+
+def _noise(found: Noise) -> NoiseFound | None:
+    if not found.estimates or found.label_smoothing is None:
+        return None
+    best = found.estimates[0]
+    rate, low, high = (round(value, 4) for value in (best.rate.value, best.rate.low, best.rate.high))
+    return NoiseFound(best.method.value, rate, low, high, best.rate.count, found.label_smoothing)
 
 
 @cache
@@ -157,6 +169,8 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
             weight=row["weight"],
             rules=tuple(row["rules"]),
             event_ids=tuple(row["events"]),
+            chosen_cut=row["answer_cut"],
+            rejected_cut=row["other_cut"],
         )
         for row in shown.iter_rows(named=True)
     )
@@ -164,10 +178,9 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
 
 def _warnings(parts: Parts) -> Iterator[str]:
     made = {(file.kind, file.split): file for file in parts.produced}
-    for kind in KINDS:
-        train = made[kind, "train"].rows
-        if train and not made[kind, "eval"].rows:
-            yield f"{kind}: {train:,} rows to train on and none to evaluate on; raise split.eval or collect more."
+    unmeasured = [kind for kind in KINDS if made[kind, "train"].rows and not made[kind, "eval"].rows]
+    if unmeasured and parts.settings.split.eval > 0:
+        yield f"No rows of {', '.join(unmeasured)} to evaluate on; raise split.eval or collect more."
     good, all_kto = made["kto", "train"].desirable, made["kto", "train"].rows
     bad = all_kto - good
     if all_kto and (good == 0 or bad == 0):

@@ -38,6 +38,7 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
     "rating_in_between": (Stage.SIGNALS, "The rating says neither good nor bad, and nothing to compare it with."),
     "signal_off": (Stage.SIGNALS, "Settings make nothing of this kind of event."),
     "no_majority": (Stage.ROWS, "People judged the two answers differently and no side has the votes."),
+    "untrusted_judge": (Stage.ROWS, "Those who chose agree with others no more often than coins would."),
     "mixed_verdict": (Stage.ROWS, "As many people liked the answer as disliked it."),
     "contradiction": (Stage.ROWS, "Two sources of equal weight prefer opposite answers."),
     "refusal": (Stage.ROWS, "The answer is a refusal; it would teach the model to refuse."),
@@ -65,6 +66,8 @@ MAKING_RULES: dict[str, str] = {
     "both_good": "A tie that was called good.",
     "both_bad": "A tie that was called bad.",
     "majority": "Several people judged the same two answers; the majority decided.",
+    "judge_weighted": "Votes count by how often their judge agrees with others.",
+    "balanced": "Weighed so that small groups count more.",
     "weight_capped": "The weight was lowered to the cap for thumbs.",
 }
 """Rule -> what a row it made stands for."""

@@ -113,6 +113,38 @@ class SplitSettings:
     salt: str = field(default="raylign", metadata={"doc": "another salt draws other splits; keep it between exports"})
 
 
+class WeightBy(Enum):
+    """What votes between two answers weigh."""
+
+    OFF = "off"  # all the same
+    ANNOTATOR = "annotator"  # by how often the judge agrees with others; see feedback/trust/noise.py
+
+
+class BalanceBy(Enum):
+    """Whose groups are weighed."""
+
+    OFF = "off"
+    PERSONA = "persona"
+    LOCALE = "locale"
+    TOPIC = "topic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustSettings:
+    """What the trust statistics change."""
+
+    weights: WeightBy = field(
+        default=WeightBy.OFF, metadata={"doc": "annotator: votes weigh by how often their judge agrees with others"}
+    )
+    balance: BalanceBy = field(
+        default=BalanceBy.OFF,
+        metadata={"doc": "persona, locale or topic: training rows of its small groups weigh more"},
+    )
+    balance_power: float = field(
+        default=0.6, metadata={"doc": "0: all groups weigh the same; 1: as many rows as there are"}
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
     """All settings of a build."""
@@ -124,3 +156,4 @@ class BuildSettings:
     clean: CleanSettings = field(default_factory=CleanSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     split: SplitSettings = field(default_factory=SplitSettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)

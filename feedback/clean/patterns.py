@@ -37,8 +37,8 @@ def iban(text: str) -> bool:
 
 
 def phone(text: str) -> bool:
-    """7 to 15 digits, as the numbering plan allows, and not a date."""
-    return 7 <= sum(c.isdigit() for c in text) <= 15
+    """7 to 15 digits, as the numbering plan allows, and no area of noughts: 10,000-4,000 is a subtraction."""
+    return 7 <= sum(c.isdigit() for c in text) <= 15 and not text.startswith("000")
 
 
 def address(text: str) -> bool:
@@ -69,7 +69,8 @@ PATTERNS = (
     Pattern("SECRET", r"(?i)\bbearer\s+([A-Za-z0-9_\-.=+/]{20,})"),
     Pattern("EMAIL", r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9](?:[A-Za-z0-9\-]*\.)+[A-Za-z]{2,}"),
     Pattern("IBAN", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", iban),
-    Pattern("CARD", r"\b[0-9](?:[ \-]?[0-9]){12,18}\b", luhn),
+    # Not after a digit and a point: a tenth of all long decimals carry the checksum.
+    Pattern("CARD", r"(?:^|[^\w.]|[^0-9]\.)([0-9](?:[ \-]?[0-9]){12,18})\b", luhn),
     Pattern("IP", r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}\b", address),
     Pattern("IP", r"(?i)\b(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\b", address),
     Pattern("PHONE", r"\+[0-9]{1,3}[ \-./]?(?:\(0?[0-9]{1,4}\)[ \-./]?)?[0-9](?:[ \-./]?[0-9]){5,12}\b", phone),

@@ -17,7 +17,17 @@ _SIGNAL_WORDS = {
     "rating": "Ratings",
     "correction": "Corrections",
 }
-_STEP_WORDS = {"in": "came in", "quarantined": "could not be read"}
+_STEP_WORDS = {
+    "in": "came in",
+    "quarantined": "could not be read",
+    "tie_both_good": "ties, both good",
+    "tie_both_bad": "ties, both bad",
+    "duplicate_event": "said twice",
+    "split_overlap": "asked in another split as well",
+    "signal_off": "kinds of feedback switched off",
+}
+_IDLE_WORDS = {"quarantined": "rows that could not be read"}
+_ROW_WORDS = {"sft": "answers to imitate", "pairs": "preference pairs", "kto": "judged answers"}
 _KIND_WORDS = {
     "sft": "Answers to imitate (SFT)",
     "pairs": "Preference pairs (reward model, DPO)",
@@ -34,11 +44,12 @@ class Step:
     left: str
     lost: str
     chart: Markup
+    examples: tuple[Example, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """One rule that dropped something, with examples to open."""
+    """One rule that dropped rows after they were made, with examples to open."""
 
     rule: str
     why: str
@@ -83,6 +94,7 @@ class Built:
 def built(result: BuildResult) -> Built:
     """The sections of one build."""
     top = max((step.before for step in result.waterfall), default=1)
+    examples = {drop.rule: drop.examples for drop in result.event_drops}
     shown = [step for i, step in enumerate(result.waterfall) if step.lost or not i]
     steps = [
         Step(
@@ -91,15 +103,19 @@ def built(result: BuildResult) -> Built:
             f"{step.after:,}",
             f"\u2212{step.lost:,}" if step.lost else "",
             lost_bar(step.before, step.after, Scale(0.0, top), label=f"{step.after:,} of {step.before:,} left"),
+            examples.get(step.name, ()),
         )
         for step in shown
     ]
-    idle = tuple(_name(step.name) for step in result.waterfall if step not in shown)
-    events = [Dropped(_name(d.rule), d.why, f"{d.events:,} events", d.examples) for d in result.event_drops if d.events]
-    rows = [Dropped(_name(d.rule), d.why, f"{d.rows:,} {d.kind} rows", d.examples) for d in result.row_drops if d.rows]
+    idle = tuple(_IDLE_WORDS.get(step.name, _name(step.name)) for step in result.waterfall if step not in shown)
+    rows = tuple(
+        Dropped(_name(d.rule), d.why, f"{d.rows:,} {_ROW_WORDS[d.kind]}", d.examples)
+        for d in result.row_drops
+        if d.rows
+    )
     total = result.quarantined + result.events_dropped + result.events_used
     adds_up = total == result.rows_in
-    return Built(result, tuple(steps), idle, (*events, *rows), _produced(result), _signals(result), adds_up)
+    return Built(result, tuple(steps), idle, rows, _produced(result), _signals(result), adds_up)
 
 
 def _name(rule: str) -> str:

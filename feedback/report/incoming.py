@@ -51,6 +51,7 @@ class Incoming:
     conversations: int
     period: str
     breakdowns: tuple[Breakdown, ...]
+    alike: str  # what all events have in common, as a sentence; empty where nothing is
     timeline: Markup | None
     timeline_unit: str
     kinds: tuple[str, ...]  # legend of the timeline
@@ -66,7 +67,8 @@ def incoming(events: pl.DataFrame) -> Incoming:
         people=events.select(rater().drop_nulls().n_unique()).item(),
         conversations=events["conversation_id"].drop_nulls().n_unique(),
         period=_period(events),
-        breakdowns=tuple(b for b in found if b.rows),
+        breakdowns=tuple(b for b in found if len(b.rows) > 1),
+        alike=_alike([b for b in found if len(b.rows) == 1]),
         timeline=chart,
         timeline_unit=unit,
         kinds=tuple(KIND_WORDS[kind] for kind in kinds),
@@ -79,6 +81,12 @@ _HEADINGS = (
     ("By kind of user", "persona"),
     ("By place in the product", "surface"),
 )
+
+
+def _alike(single: list[Breakdown]) -> str:
+    """One bar of 100 % says less than a sentence."""
+    told = [f"{b.heading.removeprefix('By ')}: {b.rows[0].name}" for b in single]
+    return f"The same for all \u2013 {'; '.join(told)}." if told else ""
 
 
 def _breakdown(events: pl.DataFrame, heading: str, column: str) -> Breakdown:

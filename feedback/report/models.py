@@ -65,7 +65,7 @@ def _rows(ranking: Ranking) -> tuple[Row, ...]:
 
 def slices(trust: Trust) -> tuple[Slices, ...]:
     """Who spoke, by persona, topic, locale and surface; the mark is the share after balancing."""
-    return tuple(_slices(found) for found in trust.coverage)
+    return tuple(_slices(found) for found in trust.coverage if len(found.slices) > 1)
 
 
 def _slices(found: Coverage) -> Slices:

@@ -70,7 +70,10 @@ def _agreement(trust: Trust) -> Card:
     if found.low >= _GOOD_AGREEMENT:
         tone, action = Tone.GOOD, ""
     elif found.value >= _POOR_AGREEMENT:
-        tone, action = Tone.PLAIN, "Usual for opinions (63 to 77 % is reported). Use label smoothing or weights."
+        tone, action = (
+            Tone.PLAIN,
+            "Usual for opinions (63 to 77 % is reported). Use label smoothing, or build with trust.weights=annotator.",
+        )
     else:
         tone, action = Tone.WARNING, "Near a coin toss. Sharpen the question people are asked before collecting more."
     chart = _of_share(found, f"Agreement {words(found)}", warning=tone is Tone.WARNING)
@@ -90,7 +93,8 @@ def _noise(trust: Trust) -> Card:
     if best.method is Method.BETWEEN:
         text += " Honest differences of taste count too."
     text += "".join(f" {_other(e)}" for e in trust.noise.estimates[1:])
-    action = f"Train with label_smoothing={trust.noise.label_smoothing:.2f}." if trust.noise.label_smoothing else ""
+    smoothing = trust.noise.label_smoothing
+    action = f"Train with algorithm.label_smoothing={smoothing:.2f}." if smoothing else ""
     tone = Tone.WARNING if rate.value > 0.3 else Tone.PLAIN if rate.value > 0.1 else Tone.GOOD
     scale = Scale(0.0, 0.5)
     chart = interval(rate.low, rate.value, rate.high, scale, label=f"Noise {words(rate)}", warning=tone is Tone.WARNING)

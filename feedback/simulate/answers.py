@@ -33,6 +33,7 @@ class ShownAnswer:
     model: str
     finished: bool = True
     quality: float | None = None
+    correction: str | None = None  # what a careful person would write instead; None: made from the text
 
 
 AnswerPair = tuple[ShownAnswer, ShownAnswer]

@@ -98,6 +98,8 @@ class Judge:
 
 def better_text(answer: ShownAnswer) -> str:
     """What a careful person makes of an answer: no filler opening, no rule-breaking advice, two sentences."""
+    if answer.correction is not None:
+        return answer.correction
     sentences = [s for s in _SENTENCE.split(answer.text) if not s.lower().startswith(_OPENERS)]
     kept = [s.replace("nothing has to be checked", "everything has to be checked") for s in sentences[:2]]
     kept = [s.replace("can be ignored at any time", "must be kept at all times") for s in kept]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -47,6 +48,13 @@ def coverage(events: pl.DataFrame, *, power: float = 0.6) -> tuple[Coverage, ...
     return tuple(_of_column(events, name, power) for name in given)
 
 
+def balanced_shares(counts: Sequence[int], power: float) -> list[float]:
+    """The share of each group when shares are as n^power; they sum to 1."""
+    flattened = [n**power for n in counts]
+    whole = sum(flattened)
+    return [flat / whole for flat in flattened]
+
+
 def _of_column(events: pl.DataFrame, column: str, power: float) -> Coverage:
     counts = (
         events.lazy()
@@ -55,12 +63,10 @@ def _of_column(events: pl.DataFrame, column: str, power: float) -> Coverage:
         .sort("n", column, descending=[True, False])
         .collect()
     )
-    total = events.height
-    flattened = [n**power for n in counts["n"]]
-    whole = sum(flattened)
+    total, balanced = events.height, balanced_shares(counts["n"].to_list(), power)
     slices = tuple(
-        Slice(name, n, people, n / total, flat / whole, flat / whole / (n / total))
-        for (name, n, people), flat in zip(counts.iter_rows(), flattened, strict=True)
+        Slice(name, n, people, n / total, share, share / (n / total))
+        for (name, n, people), share in zip(counts.iter_rows(), balanced, strict=True)
     )
     return Coverage(column, slices, 1 / sum(s.share**2 for s in slices))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from conf.schema import AlgorithmConfig
 from data.types import Denominators, PairBatch, RowKind
 from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import over_real, pair_mean
+from trainer.algorithms.offline import over_real, pair_mean, smoothing_problems
 from trainer.algorithms.online import range_problems
 from trainer.functional.losses import bradley_terry_loss
 
@@ -24,6 +24,8 @@ class RMConfig(AlgorithmConfig):
     """Preference pairs of one optimizer step."""
     use_margin: bool = False
     """Read the rows' `margin`: by how much the chosen answer should win."""
+    label_smoothing: float = 0.0
+    """Probability that a choice is wrong, as the feedback report estimates it; below 0.5."""
     centering_coef: float = 0.0
     """Weight of (chosen + rejected)^2, which keeps scores near 0; 0.01 is usual."""
 
@@ -39,11 +41,14 @@ class RMConfig(AlgorithmConfig):
 
     def check(self) -> list[str]:
         """Every problem of these values, as sentences."""
-        return range_problems(
-            at_least_one={"pairs_per_update": self.pairs_per_update},
-            not_negative={"centering_coef": self.centering_coef},
-            unit={},
-        )
+        return [
+            *range_problems(
+                at_least_one={"pairs_per_update": self.pairs_per_update},
+                not_negative={"centering_coef": self.centering_coef},
+                unit={},
+            ),
+            *smoothing_problems(self.label_smoothing),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,13 @@ class RewardModelling:
         """
         chosen, rejected = scores.view(-1, 2).unbind(1)
         margin = batch.margin if self.config.use_margin else torch.zeros_like(batch.margin)
-        per_pair = bradley_terry_loss(chosen, rejected, margin, centering_coef=self.config.centering_coef)
+        per_pair = bradley_terry_loss(
+            chosen,
+            rejected,
+            margin,
+            label_smoothing=self.config.label_smoothing,
+            centering_coef=self.config.centering_coef,
+        )
         loss = pair_mean(per_pair, batch, denominators)
         chosen, rejected = chosen.detach().float(), rejected.detach().float()
         terms = {

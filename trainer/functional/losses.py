@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from trainer.functional.kl import MAX_LOG_RATIO
+from trainer.functional.preferences import smoothed_sigmoid_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,14 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return torch.maximum(plain, bounded) / 2, bounded > plain
 
 
-def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor, *, centering_coef: float) -> Tensor:
-    """-log sigmoid(chosen - rejected - margin) + centering_coef (chosen + rejected)^2 of each pair. [P]
+def bradley_terry_loss(
+    chosen: Tensor, rejected: Tensor, margin: Tensor, *, label_smoothing: float = 0.0, centering_coef: float
+) -> Tensor:
+    """-(1 - e) log sigmoid(gap) - e log sigmoid(-gap) + centering_coef (chosen + rejected)^2 of each pair. [P]
 
-    The margin is Llama 2's (Touvron et al. 2023, equation 2); the centring term keeps scores near 0 (Eisenstein et al.
-    2023), which the difference alone leaves free to drift.
+    gap = chosen - rejected - margin; e = `label_smoothing`, the probability that a choice is wrong. The margin is Llama
+    2's (Touvron et al. 2023, equation 2); the centring term keeps scores near 0 (Eisenstein et al. 2023), which the
+    difference alone leaves free to drift.
     """
-    loss = -logsigmoid(chosen - rejected - margin)
+    loss = smoothed_sigmoid_loss(chosen - rejected - margin, label_smoothing)
     return loss + centering_coef * (chosen + rejected).square() if centering_coef > 0 else loss

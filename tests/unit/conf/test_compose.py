@@ -190,6 +190,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["algorithm=sft", "evaluation.best=eval/held_out/loss"], "name a metric of a held-out set"),
         (["data.eval=./rows.jsonl", "evaluation.best=eval/held_out/loss"], "only offline runs keep a best step"),
         (["data.max_overlong_fraction=2"], "must be at least 0 and at most 1"),
+        (["algorithm=rm", "algorithm.label_smoothing=0.7"], "algorithm.label_smoothing is 0.7; set it to"),
         (["algorithm=dpo", "algorithm.label_smoothing=0.5"], "algorithm.label_smoothing is 0.5; set it to"),
         (["algorithm=dpo", "algorithm.loss=ipo", "algorithm.label_smoothing=0.1"], "which loss=ipo does not use"),
         (["algorithm=dpo", "algorithm.beta=0"], "algorithm.beta is 0"),

@@ -225,6 +225,23 @@ def test_the_same_log_writes_the_same_bytes_in_any_order(tmp_path: Path, events:
     assert one.name == "report.html" and one.read_bytes() == two.read_bytes()
 
 
+def test_what_all_events_share_is_one_sentence_and_no_bar(events: pl.DataFrame):
+    words = Page(render(None, events.with_columns(surface=pl.lit("kiosk")))).words
+
+    assert "place in the product: kiosk" in words and "By place in the product" not in words
+    assert "By kind of user" in words  # four of them: bars
+
+
+def test_a_cut_answer_is_marked_and_an_unknown_margin_left_out(events: pl.DataFrame):
+    result = built(events)
+    first, second = result.pairs_to_look_at
+    shown = replace(result, pairs_to_look_at=(replace(first, rejected_cut=True), replace(second, margin=0.0)))
+    page = render(shown, events)
+
+    assert page.count("(cut off)") == 1 and page.count("margin <b>") == 1
+    assert page.index(first.chosen) < page.index("(cut off)") < page.index(second.prompt)
+
+
 def test_an_empty_log_is_said_to_be_empty():
     words = Page(render(None, pl.DataFrame(schema=EVENT_SCHEMA))).words
 

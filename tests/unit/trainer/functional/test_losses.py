@@ -78,6 +78,9 @@ def test_bradley_terry_by_hand() -> None:
     assert plain.tolist() == pytest.approx([-math.log(s) for s in sigmoid])
     wide = bradley_terry_loss(chosen, rejected, margin, centering_coef=0.0)
     assert wide.tolist() == pytest.approx([math.log1p(math.exp(-0.5)), math.log1p(math.exp(1.5))])
+    smoothed = bradley_terry_loss(chosen, rejected, margin, label_smoothing=0.2, centering_coef=0.0)
+    turned = bradley_terry_loss(rejected, chosen, -margin, centering_coef=0.0)
+    torch.testing.assert_close(smoothed, 0.8 * wide + 0.2 * turned)
     centred = bradley_terry_loss(chosen, rejected, none, centering_coef=0.1)
     assert (centred - plain).tolist() == pytest.approx([0.1, 0.9])
 

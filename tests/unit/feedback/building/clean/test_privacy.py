@@ -13,6 +13,7 @@ FOUND = {
     "call 0660 1234567": "call <PHONE_1>",
     "pay to DE89 3704 0044 0532 0130 00.": "pay to <IBAN_1>.",
     "card 4111 1111 1111 1111 please": "card <CARD_1> please",
+    "cards:4111111111111111,5500005555555559.": "cards:<CARD_1>,<CARD_2>.",
     "from 203.0.113.7 again": "from <IP_1> again",
     "at 2001:0db8:85a3:0000:0000:8a2e:0370:7334": "at <IP_1>",
     "git clone https://bob:hunter2@git.example.com/x.git": "git clone <URL_1>",
@@ -29,6 +30,8 @@ LEFT_ALONE = (
     "GB00 WEST 1234 5698 7654 32 is not an account",
     "version 1.2.3 of 2024-05-06, chapter 10.11.12",
     "the localhost 127.0.0.1 and 999.1.1.1",
+    "20 / 3 = 6.666666666666667, 100 / 3 = 33.333333333333336",  # their fractions carry a card's checksum
+    "10,000-4000 = 6,000 and 10,440,000-9000",
     "2 + 2 = 4, 12345 * 678 = 8369910",
     "my name is not important",
     "the password is secret",
