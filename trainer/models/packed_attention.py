@@ -65,13 +65,15 @@ def _varlen(
 ) -> Tensor:
     """One fused kernel over all sequences. Written against torch 2.13's API; has not run on a GPU yet.
 
-    A sequence brings the queries it computes and all of its keys; the kernel aligns queries with the last keys.
+    A sequence brings the queries it computes and all of its keys; the kernel aligns the queries with the last keys (as
+    FlashAttention does since 2.1; torch.nn.attention.bias relies on it too).
     """
     from torch.nn.attention.varlen import varlen_attn
 
     parts = segments(packing)
     if packing.shared:
-        key, value = key.index_select(0, parts.key_rows), value.index_select(0, parts.key_rows)
+        # In float32 and back: exact forward, and backward adds a shared token's gradients up without losing small ones.
+        key, value = (x.float().index_select(0, parts.key_rows).to(x.dtype) for x in (key, value))
     output = varlen_attn(
         query,
         key,
