@@ -103,7 +103,7 @@ class LearnerConfig:
     num_ranks: int = 1
     """Data-parallel ranks."""
     micro_batch_tokens: int = 4096
-    """Most tokens in one forward and backward pass; a single longer sequence goes alone."""
+    """Most tokens in one forward and backward pass, a shared prompt counted once; a longer sequence goes alone."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -129,7 +129,7 @@ class ReferenceConfig:
     num_ranks: int = 1
     """Data-parallel ranks."""
     micro_batch_tokens: int = 8192
-    """Most tokens in one forward pass."""
+    """Most tokens in one forward pass, a shared prompt counted once."""
     cpus_per_rank: float = 0.5
     """Ray CPUs one rank asks for."""
     gpus_per_rank: float = 0.0
@@ -163,7 +163,7 @@ class RewardConfig:
     precision: Precision = Precision.bfloat16
     """Of the reward model."""
     micro_batch_tokens: int = 8192
-    """Most tokens in one forward pass."""
+    """Most tokens in one forward pass, a shared prompt counted once."""
     normalize: bool = False
     """Subtract the running mean and divide by the running standard deviation (saved in the checkpoint)."""
     clip: float = 10.0

@@ -2,7 +2,8 @@
 
 A *unit* is what may not be split: a sequence, or a pair. The units of a step are shuffled into *windows* (one optimizer
 step each), a window is dealt to the ranks so that each gets about the same number of tokens, and a rank's share is cut
-into *micro-batches* of at most `micro_batch_tokens`. Windows depend on the seed alone, never on the number of ranks.
+into *micro-batches* of at most `micro_batch_tokens`. Windows depend on the seed alone, never on the number of ranks. In
+a window, units that share a prompt run together where that costs fewer tokens (data/placing.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import TypeVar
 
 import torch
 
+from data.placing import Ranks, place
 from data.types import Denominators, PairBatch, RankShard, TrainBatch, UpdateWindow
+from data.work import UnitWork, tokens_together
 
 B = TypeVar("B", bound=TrainBatch)
 
@@ -24,7 +27,7 @@ class WindowPlan:
     """One optimizer step: `ranks[r]` is rank r's micro-batches, each a tuple of units; `()` stands for a filler."""
 
     units: tuple[int, ...]
-    ranks: tuple[tuple[tuple[int, ...], ...], ...]
+    ranks: Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +41,24 @@ class ShardPlan:
 
 
 def plan_shards(
-    lengths: Sequence[int], *, num_ranks: int, units_per_update: int, micro_batch_tokens: int, seed: int
+    work: Sequence[UnitWork], *, num_ranks: int, units_per_update: int, micro_batch_tokens: int, seed: int
 ) -> ShardPlan:
-    """Plan one pass over units of the given token counts.
+    """Plan one pass over units that cost the given tokens.
 
     Raises ValueError when there is no unit.
     """
     _require_positive(num_ranks=num_ranks, units_per_update=units_per_update, micro_batch_tokens=micro_batch_tokens)
-    if not lengths:
+    if not work:
         raise ValueError("there is no sequence to train on: every sample of the step was dropped or failed")
-    order = list(range(len(lengths)))
+    order = list(range(len(work)))
     random.Random(seed).shuffle(order)
     windows, imbalance = [], 1.0
     for start in range(0, len(order), units_per_update):
         units = order[start : start + units_per_update]
-        shares = _deal(units, lengths, num_ranks)
-        loads = [sum(lengths[u] for u in share) for share in shares]
+        ranks = place(units, work, num_ranks=num_ranks, budget=micro_batch_tokens)
+        loads = [sum(tokens_together(work[u] for u in micro) for micro in rank) for rank in ranks]
         imbalance = max(imbalance, max(loads) * num_ranks / sum(loads))
-        windows.append(WindowPlan(tuple(units), _in_step(shares, lengths, micro_batch_tokens)))
+        windows.append(WindowPlan(tuple(units), ranks))
     rest = len(order) % units_per_update
     fillers = sum(not micro for window in windows for rank in window.ranks for micro in rank)
     return ShardPlan(tuple(windows), rest, fillers, imbalance)
@@ -71,9 +74,8 @@ def shard(
     in another order, so it costs no memory.
     Raises ValueError when there is nothing to train on in the batch or in one of its windows.
     """
-    lengths = batch.unit_lengths()
     plan = plan_shards(
-        lengths,
+        batch.units(),
         num_ranks=num_ranks,
         units_per_update=units_per_update,
         micro_batch_tokens=micro_batch_tokens,
@@ -95,60 +97,17 @@ def shard(
     return shards
 
 
-def plan_forward(lengths: Sequence[int], *, num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:
-    """Deal items of the given token counts to ranks and micro-batches for a pass without gradient.
+def plan_forward(work: Sequence[UnitWork], *, num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:
+    """Deal items that cost the given tokens to ranks and micro-batches for a pass without gradient.
 
     Returns `plan[rank][micro_batch] -> items`; every item is in exactly one micro-batch and none is empty. Ranks have
     the same number of micro-batches unless items run out.
     """
     _require_positive(num_ranks=num_ranks, micro_batch_tokens=micro_batch_tokens)
-    shares = _deal(range(len(lengths)), lengths, num_ranks)
-    return [[list(micro) for micro in rank if micro] for rank in _in_step(shares, lengths, micro_batch_tokens)]
-
-
-def _deal(units: Sequence[int], lengths: Sequence[int], num_bins: int) -> list[list[int]]:
-    """Longest first, each to the bin with the fewest tokens so far (Graham 1969: within 4/3 of the best)."""
-    bins: list[list[int]] = [[] for _ in range(num_bins)]
-    loads = [0] * num_bins
-    for unit in sorted(units, key=lambda u: (-lengths[u], u)):
-        lightest = min(range(num_bins), key=lambda b: (loads[b], len(bins[b]), b))
-        bins[lightest].append(unit)
-        loads[lightest] += lengths[unit]
-    return bins
-
-
-def _pack(units: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """First-fit decreasing: few micro-batches of at most `budget` tokens; a longer unit goes alone."""
-    bins: list[list[int]] = []
-    loads: list[int] = []
-    for unit in sorted(units, key=lambda u: (-lengths[u], u)):
-        fit = next((b for b, load in enumerate(loads) if load + lengths[unit] <= budget), None)
-        if fit is None:
-            bins.append([unit])
-            loads.append(lengths[unit])
-        else:
-            bins[fit].append(unit)
-            loads[fit] += lengths[unit]
-    return bins
-
-
-def _in_step(
-    shares: Sequence[Sequence[int]], lengths: Sequence[int], budget: int
-) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Each rank's share in the same number of micro-batches, the largest first so that ranks meet at equal work."""
-    packed = [_pack(share, lengths, budget) for share in shares]
-    count = max(len(bins) for bins in packed)
-    return tuple(_even_out(share, bins, lengths, budget, count) for share, bins in zip(shares, packed, strict=True))
-
-
-def _even_out(
-    share: Sequence[int], packed: list[list[int]], lengths: Sequence[int], budget: int, count: int
-) -> tuple[tuple[int, ...], ...]:
-    """`count` micro-batches of even size when they keep the budget, else the packed ones; `()` where units run out."""
-    even = _deal(share, lengths, count)
-    fits = all(len(bin_) <= 1 or sum(lengths[u] for u in bin_) <= budget for bin_ in even)
-    bins = even if fits else packed + [[]] * (count - len(packed))
-    return tuple(tuple(bin_) for bin_ in sorted(bins, key=lambda bin_: -sum(lengths[u] for u in bin_)))
+    if not work:
+        return [[] for _ in range(num_ranks)]
+    ranks = place(range(len(work)), work, num_ranks=num_ranks, budget=micro_batch_tokens)
+    return [[list(micro) for micro in rank if micro] for rank in ranks]
 
 
 def _denominators(batch: TrainBatch) -> Denominators:

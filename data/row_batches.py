@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data.types import TokenBatch
+from data.work import UnitWork, work_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,9 @@ class TextBatch:
     tokens: TokenBatch
     weights: Tensor  # [N] float32, above 0 exactly where `response_mask`
 
-    def unit_lengths(self) -> list[int]:
-        """Tokens of each indivisible unit (here: a text)."""
-        return self.tokens.lengths.tolist()
+    def units(self) -> list[UnitWork]:
+        """The cost of each indivisible unit (here: a text)."""
+        return [work_of([text]) for text in self.tokens.sequences()]
 
     def select(self, units: Sequence[int]) -> TextBatch:
         """A new batch of the given texts."""
@@ -46,9 +47,11 @@ class JudgedBatch:
     ref_logps: Tensor | None = None  # [S] each answer's log-prob under the reference
     ref_mismatched_logps: Tensor | None = None  # [S]
 
-    def unit_lengths(self) -> list[int]:
-        """Tokens of each indivisible unit: the two sequences are never in one pass, so the longer one counts."""
-        return torch.maximum(self.tokens.lengths, self.mismatched.lengths).tolist()
+    def units(self) -> list[UnitWork]:
+        """The cost of each indivisible unit: the two sequences are never in one pass, so the longer one counts."""
+        both = zip(self.tokens.sequences(), self.mismatched.sequences(), strict=True)
+        works = [(work_of([answer]), work_of([mismatched])) for answer, mismatched in both]
+        return [one._replace(own=max(one.tokens, other.tokens) - one.shared) for one, other in works]
 
     def select(self, units: Sequence[int]) -> JudgedBatch:
         """A new batch of the given answers."""
@@ -64,8 +67,8 @@ class JudgedBatch:
 
     def filler(self) -> JudgedBatch:
         """The shortest answer with weight 0 and nothing to train or to measure."""
-        lengths = self.unit_lengths()
-        one = self.select([min(range(len(lengths)), key=lengths.__getitem__)])
+        lengths = torch.maximum(self.tokens.lengths, self.mismatched.lengths)
+        one = self.select([int(lengths.argmin())])
         return replace(
             one,
             tokens=_untrained(one.tokens),

@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+from data.work import UnitWork, work_of
 
 
 class SampleKey(NamedTuple):
@@ -175,6 +178,11 @@ class TokenBatch:
         """Tokens in each sequence, [S] int32."""
         return self.cu_seqlens.diff()
 
+    def sequences(self) -> list[tuple[list[int], list[bool]]]:
+        """Ids and response mask of each sequence."""
+        ids, mask, bounds = self.input_ids.tolist(), self.response_mask.tolist(), self.cu_seqlens.tolist()
+        return [(ids[a:b], mask[a:b]) for a, b in pairwise(bounds)]
+
     def token_index(self, rows: Sequence[int]) -> Tensor:
         """Positions in `[0, N)` of the tokens of `rows`, in the order of `rows`. [sum of their lengths] int64."""
         starts = self.cu_seqlens.tolist()
@@ -236,9 +244,9 @@ class PolicyExperience:
     ref_logprobs: Tensor | None  # [N]; None when the reference is off
     advantages: Tensor  # [N]
 
-    def unit_lengths(self) -> list[int]:
-        """Tokens of each indivisible unit (here: a sequence)."""
-        return self.tokens.lengths.tolist()
+    def units(self) -> list[UnitWork]:
+        """The cost of each indivisible unit (here: a sequence)."""
+        return [work_of([sequence]) for sequence in self.tokens.sequences()]
 
     def select(self, units: Sequence[int]) -> PolicyExperience:
         """A new batch of the given sequences."""
@@ -257,9 +265,9 @@ class CriticExperience:
     old_values: Tensor  # [N]
     returns: Tensor  # [N]
 
-    def unit_lengths(self) -> list[int]:
-        """Tokens of each indivisible unit (here: a sequence)."""
-        return self.tokens.lengths.tolist()
+    def units(self) -> list[UnitWork]:
+        """The cost of each indivisible unit (here: a sequence)."""
+        return [work_of([sequence]) for sequence in self.tokens.sequences()]
 
     def select(self, units: Sequence[int]) -> CriticExperience:
         """A new batch of the given sequences."""
@@ -280,9 +288,10 @@ class PairBatch:
     answers: Tensor | None = None  # [N] bool: the answers' tokens, where `response_mask` has more; None: it has not
     ref_logps: Tensor | None = None  # [2P] float32: each answer's log-prob under the reference; None without one
 
-    def unit_lengths(self) -> list[int]:
-        """Tokens of each indivisible unit (here: both sides of a pair)."""
-        return self.tokens.lengths.view(-1, 2).sum(1).tolist()
+    def units(self) -> list[UnitWork]:
+        """The cost of each indivisible unit (here: both sides of a pair)."""
+        sides = self.tokens.sequences()
+        return [work_of(pair) for pair in zip(sides[::2], sides[1::2], strict=True)]
 
     def select(self, units: Sequence[int]) -> PairBatch:
         """A new batch of the given pairs."""
@@ -298,8 +307,8 @@ class PairBatch:
 
     def filler(self) -> PairBatch:
         """The shortest pair with weight 0 and nothing to train."""
-        lengths = self.unit_lengths()
-        pair = self.select([min(range(len(lengths)), key=lengths.__getitem__)])
+        lengths = self.tokens.lengths.view(-1, 2).sum(1)
+        pair = self.select([int(lengths.argmin())])
         tokens = replace(pair.tokens, response_mask=torch.zeros_like(pair.tokens.response_mask))
         answers = None if pair.answers is None else torch.zeros_like(pair.answers)
         return replace(pair, tokens=tokens, weight=torch.zeros_like(pair.weight), answers=answers)
@@ -310,7 +319,7 @@ class TrainBatch(Protocol):
 
     @property
     def tokens(self) -> TokenBatch: ...
-    def unit_lengths(self) -> list[int]: ...
+    def units(self) -> list[UnitWork]: ...
     def select(self, units: Sequence[int]) -> Self: ...
     def filler(self) -> Self: ...
 

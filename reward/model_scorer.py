@@ -14,6 +14,7 @@ from conf.schema import Device, Precision
 from data.batching import plan_forward
 from data.tokenize import load_tokenizer
 from data.types import Completion, FinishReason, Prompt, TokenBatch
+from data.work import UnitWork
 from reward.interfaces import RewardRuleError
 from reward.tokenizer_match import end_ids
 from trainer.models.loading import load_scalar_model
@@ -48,13 +49,19 @@ class ModelScorer:
         return ids
 
     @torch.no_grad()
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """One score a sequence, in order; may be non-finite, which the caller must not train on."""
+    def score(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> list[float]:
+        """One score a sequence, in order; may be non-finite, which the caller must not train on.
+
+        `prompt_tokens`: of each sequence; answers to one prompt are scored side by side, which costs less.
+        """
         scores = [math.nan] * len(sequences)
         if not sequences:
             return scores
-        lengths = [len(ids) for ids in sequences]
-        [micro_batches] = plan_forward(lengths, num_ranks=1, micro_batch_tokens=self._micro_batch_tokens)
+        work = [
+            UnitWork(tuple(ids[:prompt]), prompt, len(ids) - prompt)
+            for ids, prompt in zip(sequences, prompt_tokens, strict=True)
+        ]
+        [micro_batches] = plan_forward(work, num_ranks=1, micro_batch_tokens=self._micro_batch_tokens)
         for rows in micro_batches:
             ids = [sequences[row] for row in rows]
             tokens = TokenBatch.from_sequences(ids, [[False] * len(row) for row in ids])

@@ -60,7 +60,8 @@ class ComposedScorer:
                 sequences[i] = model.sequence(prompt, completion)
             except RewardRuleError as error:
                 scored[i] = str(error)
-        for i, score in zip(sequences, model.score(list(sequences.values())), strict=True):
+        prompt_tokens = [len(samples[i][0].token_ids) for i in sequences]
+        for i, score in zip(sequences, model.score(list(sequences.values()), prompt_tokens), strict=True):
             part = scored[i]
             if isinstance(part, str):
                 continue

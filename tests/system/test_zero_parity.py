@@ -1,7 +1,7 @@
 """Every ZeRO stage on one or two ranks is the same optimizer as plain AdamW in one process: losses, norms, weights.
 
-The batches have uneven sequences, the number of micro-batches changes from step to step, one rank once has only
-fillers, and one step's gradient is not a number on one rank: it must be skipped on all.
+The batches have uneven sequences, some with a prompt in common, the number of micro-batches changes from step to step,
+one rank once has only fillers, and one step's gradient is not a number on one rank: it must be skipped on all.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ DEADLINE_S = 140
 def _step_shard(step: int, rank: int, world_size: int) -> RankShard[PolicyExperience]:
     """This rank's part of one step, whose whole is the same for any number of ranks."""
     generator = torch.Generator().manual_seed(step)
-    lengths = torch.randint(4, 30, (NUM_SEQUENCES,), generator=generator).tolist()
-    rows = [torch.randint(0, 500, (n,), generator=generator).tolist() for n in lengths]
-    tokens = TokenBatch.from_sequences(rows, [[False] * 2 + [True] * (n - 2) for n in lengths])
+    prompts = torch.randint(0, 500, (3, 5), generator=generator).tolist()
+    answers = torch.randint(2, 25, (NUM_SEQUENCES,), generator=generator).tolist()
+    rows = [
+        prompts[s % 3] + torch.randint(0, 500, (n,), generator=generator).tolist() for s, n in enumerate(answers)
+    ]  # sequences of one prompt share its computation wherever a micro-batch has two of them
+    tokens = TokenBatch.from_sequences(rows, [[False] * 5 + [True] * n for n in answers])
     advantages = torch.randn(tokens.num_tokens, generator=generator) * tokens.response_mask
     whole = PolicyExperience(tokens, advantages, advantages, None, advantages)
     mine = list(range(NUM_SEQUENCES))[rank::world_size]
@@ -129,7 +132,7 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 def _uneven_logprobs(engine: Engine) -> list[float]:
     """Two batches on rank 0, none elsewhere: under ZeRO-3 the others must still join every gather."""
     tokens = _step_shard(0, 0, 1).windows[0].micro_batches[0].tokens
-    batches = [tokens.select([0, 1]), tokens.select([2])] if engine.rank == 0 else []
+    batches = [tokens.select([0, 3]), tokens.select([2])] if engine.rank == 0 else []
     return [float(t.double().sum()) for t in Learner(engine).logprobs(batches, temperature=0.7)]
 
 

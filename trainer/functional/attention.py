@@ -7,7 +7,7 @@ backward. torch's own CPU kernel takes 2-3.5 times as long in bfloat16 and 1.1-1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,181 +16,174 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer.functional.logprobs import accumulate_dtype
+from trainer.functional.packing import Packing
+from trainer.functional.tiles import Tile, plan_tiles
+
 BLOCK_QUERIES = 64
-MAX_PADDING = 0.125
-"""Of a tile's positions: sequences of different lengths share a tile up to this waste."""
-MAX_TILE_TOKENS = 1024
-"""Positions of a tile of several sequences: more would push its scores out of the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """B sequences as one batch of length L, for G key-value heads. Rows are of the `[N * G, ...]` view of a tensor."""
-
-    rows: Tensor  # [B * G * L] int64: where each (sequence, head, position) lies; padding points at a real row
-    real: Tensor | None  # [M] int64 positions in `rows` that are no padding; None when all are
-    length: int  # L
 
 
 def packed_causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], *, scale: float, window: int | None = None
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float, window: int | None = None
 ) -> Tensor:
     """softmax(scale Q K^T) V inside each sequence, over the present and earlier tokens (the last `window` of them).
 
     Args:
-        query: [N, H, D].
-        key: [N, G, D]; head h of the query meets key head h * G // H (grouped queries).
-        value: [N, G, D].
-        lengths: tokens of each sequence, in order; their sum is N.
+        query: [M, H, D] of the tokens that `packing` computes.
+        key: [M, G, D]; head h of the query meets key head h * G // H (grouped queries).
+        value: [M, G, D].
+        packing: where each sequence's tokens are among the M.
         scale: of the scores, usually D ** -0.5.
         window: tokens a token may see, itself included; None for all.
 
     Returns:
-        [N, H, D]. Carries gradient to query, key and value.
+        [M, H, D]. Carries gradient to query, key and value; a shared token's key and value get it from every sequence.
     """
     num_tokens, num_heads, dim = query.shape
     groups = key.shape[1]
-    tiles = plan_tiles(tuple(lengths), groups, query.device)
+    tiles = plan_tiles(packing, groups)
     together = num_heads // groups
     q = query.reshape(num_tokens * groups, together, dim)
     k, v = key.reshape(-1, dim), value.reshape(-1, dim)
-    return _PackedAttention.apply(q, k, v, tiles, scale, window).view(num_tokens, num_heads, dim)
-
-
-@lru_cache(maxsize=32)
-def plan_tiles(lengths: tuple[int, ...], groups: int, device: torch.device) -> tuple[Tile, ...]:
-    """Sequences in order of length, cut into tiles within MAX_PADDING and MAX_TILE_TOKENS. Kept for the next layer."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    tiles: list[list[int]] = []
-    for s in sorted(range(len(lengths)), key=lambda s: (lengths[s], s)):
-        if lengths[s] == 0:
-            continue
-        if tiles:
-            members = [*tiles[-1], s]
-            size = len(members) * lengths[s]
-            waste = size - sum(lengths[m] for m in members)
-            if size <= MAX_TILE_TOKENS and waste <= MAX_PADDING * size:
-                tiles[-1] = members
-                continue
-        tiles.append([s])
-    return tuple(_tile([(starts[s], lengths[s]) for s in members], groups, device) for members in tiles)
-
-
-def _tile(sequences: Sequence[tuple[int, int]], groups: int, device: torch.device) -> Tile:
-    length = max(n for _, n in sequences)
-    begin = torch.tensor([start for start, _ in sequences])[:, None, None]
-    count = torch.tensor([n for _, n in sequences])[:, None, None]
-    position = torch.arange(length)[None, None, :]
-    real = (position < count).expand(-1, groups, -1)
-    token = begin + position.minimum(count - 1)
-    rows = token * groups + torch.arange(groups)[None, :, None]
-    real_at = None if bool(real.all()) else real.flatten().nonzero()[:, 0].to(device)
-    return Tile(rows.flatten().to(device), real_at, length)
+    return _PackedAttention.apply(q, k, v, tiles, packing.shared, scale, window).view(num_tokens, num_heads, dim)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Queries [start, stop) of a tile against keys [0, stop)."""
+    """Queries at positions [start, stop) of a tile against its keys [low, stop)."""
 
-    start: int
-    stop: int
-    mask: Tensor  # [1, (stop - start) * R, stop]: 0 or -inf, added to the scores
-
-    def rows(self, x: Tensor, together: int) -> Tensor:
-        """The block's queries of `[B * G, L * R, D]`."""
-        return x[:, self.start * together : self.stop * together]
+    queries: slice  # of the tile's rows of queries, R heads to a position
+    keys: slice
+    mask: Tensor  # [(stop - start) * R, W]: 0 or -inf, added to the scores of the last W keys
 
 
-def _blocks(length: int, together: int, window: int | None, like: Tensor) -> Iterator[_Block]:
-    for start in range(0, length, BLOCK_QUERIES):
-        stop = min(length, start + BLOCK_QUERIES)
-        keys, queries = torch.arange(stop, device=like.device), torch.arange(start, stop, device=like.device)
-        ahead = keys[None, :] - queries[:, None]
-        hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
-        mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
-        yield _Block(start, stop, mask.repeat_interleave(together, 0)[None])
+def _blocks(tile: Tile, together: int, window: int | None, like: Tensor) -> Iterator[_Block]:
+    for start in range(tile.first, tile.length, BLOCK_QUERIES):
+        stop = min(tile.length, start + BLOCK_QUERIES)
+        low = 0 if window is None else max(0, start - window + 1)
+        width = stop - (start if window is None else low)
+        yield _Block(
+            slice((start - tile.first) * together, (stop - tile.first) * together),
+            slice(low, stop),
+            _mask(stop - start, width, together, window, like.dtype, like.device),
+        )
 
 
-def _probabilities(q: Tensor, k: Tensor, block: _Block, scale: float) -> Tensor:
-    return torch.softmax(torch.baddbmm(block.mask, q, k.transpose(1, 2), alpha=scale), -1)
+@lru_cache(maxsize=256)
+def _mask(
+    queries: int, width: int, together: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What the last `queries` of `width` positions may not see of them. The same for every layer, so it is kept."""
+    ahead = torch.arange(width)[None, :] - torch.arange(width - queries, width)[:, None]
+    hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    return mask.repeat_interleave(together, 0).to(device)
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """q `[B, Q, D]`, k `[B, K, D]` -> `[B, Q, K]`."""
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+    scores[:, :, -mask.shape[1] :] += mask
+    return torch.softmax(scores, -1)
 
 
 class _PackedAttention(torch.autograd.Function):
-    """q `[N * G, R, D]`, k and v `[N * G, D]` -> `[N * G, R, D]`."""
+    """q `[M * G, R, D]`, k and v `[M * G, D]` -> `[M * G, R, D]`."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, tiles: tuple[Tile, ...], scale: float, window: int | None
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tiles: tuple[Tile, ...],
+        shared: bool,
+        scale: float,
+        window: int | None,
     ) -> Tensor:
-        """Keeps q, k and v only; scores are made again in backward."""
-        together = q.shape[1]
+        """Keeps q, k and v only; scores are made again in backward. `shared`: tiles may have keys in common."""
         output = torch.empty_like(q)
         for tile in tiles:
-            tq, tk, tv = (_gather(x, tile) for x in (q, k, v))
+            tq, tk, tv = _queries(q, tile), _keys(k, tile), _keys(v, tile)
             out = torch.empty_like(tq)
-            for block in _blocks(tile.length, together, window, q):
-                p = _probabilities(block.rows(tq, together), tk[:, : block.stop], block, scale)
-                torch.bmm(p, tv[:, : block.stop], out=block.rows(out, together))
-            _scatter(output, out, tile)
+            for block in _blocks(tile, q.shape[1], window, q):
+                p = _probabilities(tq[:, block.queries], tk[:, block.keys], block.mask, scale)
+                torch.bmm(p, tv[:, block.keys], out=out[:, block.queries])
+            _put_queries(output, out, tile)
         ctx.save_for_backward(q, k, v)
-        ctx.tiles, ctx.scale, ctx.window = tiles, scale, window
+        ctx.tiles, ctx.shared, ctx.scale, ctx.window = tiles, shared, scale, window
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
-        grads = tuple(torch.empty_like(x) for x in (q, k, v))
+        wide = accumulate_dtype(q)
+        grad_q = torch.empty_like(q)
+        # Keys that tiles share get a gradient from each; a bfloat16 sum over many would lose its small terms.
+        grad_k, grad_v = (torch.zeros_like(x, dtype=wide) if ctx.shared else torch.empty_like(x) for x in (k, v))
         grad_output = grad_output.contiguous()
         for tile in ctx.tiles:
-            tq, tk, tv, upstream = (_gather(x, tile) for x in (q, k, v, grad_output))
-            if tile.real is not None:
-                upstream = _without_padding(upstream, tile, q.shape[1])
-            found = _tile_gradients(tq, tk, tv, upstream, tile.length, ctx.scale, ctx.window)
-            for grad, part in zip(grads, found, strict=True):
-                _scatter(grad, part, tile)
-        return (*grads, None, None, None)
+            tq, tk, tv, upstream = _queries(q, tile), _keys(k, tile), _keys(v, tile), _queries(grad_output, tile)
+            if tile.own is not None:
+                upstream = _own_only(upstream, tile)
+            part_q, part_k, part_v = _tile_gradients(tq, tk, tv, upstream, tile, ctx.scale, ctx.window)
+            _put_queries(grad_q, part_q, tile)
+            for grad, part in ((grad_k, part_k), (grad_v, part_v)):
+                (_add_keys if ctx.shared else _put_keys)(grad, part, tile)
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None, None
 
 
 def _tile_gradients(
-    q: Tensor, k: Tensor, v: Tensor, upstream: Tensor, length: int, scale: float, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, upstream: Tensor, tile: Tile, scale: float, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of one tile: q and upstream `[B * G, L * R, D]`, k and v `[B * G, L, D]`."""
-    together = q.shape[1] // length
-    wide = torch.float64 if q.dtype is torch.float64 else torch.float32  # blocks add up in float32
+    """Gradients of one tile: q and upstream `[B * G, (L - f) * R, D]`, k and v `[B * G, L, D]`, the last two wide."""
+    together = q.shape[1] // (tile.length - tile.first)
     grad_q = torch.empty_like(q)
-    grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-    for block in _blocks(length, together, window, q):
-        seen = slice(0, block.stop)
-        bq, g = block.rows(q, together), block.rows(upstream, together)
-        p = _probabilities(bq, k[:, seen], block, scale)
+    grad_k, grad_v = (torch.zeros_like(x, dtype=accumulate_dtype(q)) for x in (k, v))  # blocks add up
+    for block in _blocks(tile, together, window, q):
+        bq, g, seen = q[:, block.queries], upstream[:, block.queries], block.keys
+        p = _probabilities(bq, k[:, seen], block.mask, scale)
         grad_v[:, seen] += torch.bmm(p.transpose(1, 2), g)
         grad_p = torch.bmm(g, v[:, seen].transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(scale)
         grad_k[:, seen] += torch.bmm(grad_scores.transpose(1, 2), bq)
-        torch.bmm(grad_scores, k[:, seen], out=block.rows(grad_q, together))
-    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
+        torch.bmm(grad_scores, k[:, seen], out=grad_q[:, block.queries])
+    return grad_q, grad_k, grad_v
 
 
-def _gather(x: Tensor, tile: Tile) -> Tensor:
-    """`[N * G, (R,) D]` -> `[B * G, L (* R), D]`."""
-    batch = tile.rows.numel() // tile.length
-    return x.index_select(0, tile.rows).view(batch, -1, x.shape[-1])
+def _keys(x: Tensor, tile: Tile) -> Tensor:
+    """`[M * G, D]` -> `[B * G, L, D]`."""
+    return x.index_select(0, tile.keys).view(-1, tile.length, x.shape[-1])
 
 
-def _scatter(target: Tensor, part: Tensor, tile: Tile) -> None:
-    """The inverse of `_gather`: every real row is written once."""
-    rows = part.view(tile.rows.numel(), *target.shape[1:])
-    if tile.real is None:
-        target.index_copy_(0, tile.rows, rows)
+def _queries(x: Tensor, tile: Tile) -> Tensor:
+    """`[M * G, R, D]` -> `[B * G, (L - f) * R, D]`."""
+    return x.index_select(0, tile.queries).view(-1, (tile.length - tile.first) * x.shape[1], x.shape[2])
+
+
+def _put_queries(target: Tensor, part: Tensor, tile: Tile) -> None:
+    """The inverse of `_queries`: over all tiles every row of `target` is written once."""
+    rows = part.view(-1, *target.shape[1:])
+    if tile.own is None:
+        target.index_copy_(0, tile.queries, rows)
     else:
-        target.index_copy_(0, tile.rows[tile.real], rows[tile.real])
+        target.index_copy_(0, tile.queries[tile.own], rows[tile.own])
 
 
-def _without_padding(upstream: Tensor, tile: Tile, together: int) -> Tensor:
-    """Padding positions point at real rows: their share of the gradient must not be counted again."""
-    keep = upstream.new_zeros(tile.rows.numel())
-    keep[tile.real] = 1
-    return upstream.view(tile.rows.numel(), together, -1).mul_(keep[:, None, None]).view_as(upstream)
+def _put_keys(target: Tensor, part: Tensor, tile: Tile) -> None:
+    """The inverse of `_keys` where no token is shared: queries and keys are the same rows."""
+    _put_queries(target, part.to(target.dtype), tile)
+
+
+def _add_keys(target: Tensor, part: Tensor, tile: Tile) -> None:
+    """Into rows that other sequences have too. Padding has no gradient and adds none."""
+    rows = part.view(-1, target.shape[1])
+    target.scatter_add_(0, tile.keys[:, None].expand_as(rows), rows)
+
+
+def _own_only(upstream: Tensor, tile: Tile) -> Tensor:
+    """Queries that are padding or another sequence's: their share of the gradient must not be counted again."""
+    keep = upstream.new_zeros(tile.queries.numel())
+    keep[tile.own] = 1
+    return upstream.view(tile.queries.numel(), -1).mul_(keep[:, None]).view_as(upstream)

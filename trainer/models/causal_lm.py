@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from data.types import TokenBatch, TokenOutputs
 from trainer.functional.known_gradient import logprobs_of_known_gradient
 from trainer.functional.logprobs import DEFAULT_TILE_LOGITS, fused_linear_logprobs
-from trainer.models.packed_attention import packed_inputs
+from trainer.functional.packing import pack
+from trainer.models.packed_attention import packed_states
 
 GPU_TILE_LOGITS = 64 << 20
 """256 MB of float32 logits at once on a GPU, where small products waste the machine."""
@@ -72,9 +73,10 @@ class CausalLM(nn.Module):
         Raises ValueError when the first token of a sequence is a response token: nothing predicts it.
         """
         targets_at = response_positions(tokens)
-        hidden = self.hf.base_model(**packed_inputs(tokens)).last_hidden_state[0]  # [N, H]
+        packing = pack(tokens)
+        states = packed_states(self.hf.base_model, tokens, packing)  # [M, H]
         logprobs, entropy = self.hf.get_output_embeddings()(
-            hidden[targets_at - 1],
+            states.index_select(0, packing.rows[targets_at - 1]),
             tokens.input_ids[targets_at],
             temperature,
             with_entropy_grad,

@@ -1,13 +1,11 @@
 """Attention over packed sequences: all tokens of a batch end to end in one row, no padding, no dense mask.
 
-transformers hands unknown keyword arguments of a model's forward down to its attention function. The packing travels
-under the names its flash-attention code uses (`cu_seq_lens_q`, `max_length_q`), and because no *mask* function is
-registered under our name, transformers builds no mask at all.
+transformers hands unknown keyword arguments of a model's forward down to its attention function: so the packing
+travels. Because no *mask* function is registered under our name, transformers builds no mask at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -16,72 +14,79 @@ from transformers import AttentionInterface
 
 from data.types import TokenBatch
 from trainer.functional.attention import packed_causal_attention
+from trainer.functional.packing import Packing, segments
 
 PACKED_ATTENTION = "raylign_packed"
 """The name to load a model with: `attn_implementation=PACKED_ATTENTION`."""
 
 
-def packed_inputs(tokens: TokenBatch) -> Mapping[str, Any]:
-    """Keyword arguments for a transformers base model: ids and restarting positions `[1, N]`, and the packing."""
-    starts = tokens.cu_seqlens[:-1].to(torch.int64)
-    lengths = tokens.lengths
-    positions = torch.arange(tokens.num_tokens, device=tokens.input_ids.device)
-    positions = positions - starts.repeat_interleave(lengths, output_size=tokens.num_tokens)
-    return {
-        "input_ids": tokens.input_ids[None],
-        "position_ids": positions[None],
-        "cu_seq_lens_q": tokens.cu_seqlens,
-        "max_length_q": int(lengths.max()),
-        "use_cache": False,
-    }
+def packed_states(body: nn.Module, tokens: TokenBatch, packing: Packing) -> Tensor:
+    """Run a transformers base model on the tokens that `packing` computes: their states `[M, H]`.
+
+    Those of all N tokens are `states[packing.rows]`.
+    """
+    output = body(
+        input_ids=tokens.input_ids[packing.tokens][None],
+        position_ids=packing.positions[None],
+        packing=packing,
+        use_cache=False,
+    )
+    return cast(Tensor, output.last_hidden_state[0])
 
 
 def packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each sequence only.
+    """Causal attention inside each sequence only, over the tokens of its own and those it shares.
 
-    query `[1, H, N, D]`, key and value `[1, H_kv, N, D]` (grouped heads are shared, not copied) -> `[1, N, H, D]`.
+    query `[1, H, M, D]`, key and value `[1, H_kv, M, D]` (grouped heads are shared, not copied) -> `[1, M, H, D]`.
     Dropout is not applied: a policy's log-probs must be a function of its weights, or the PPO ratio of an unchanged
     policy is not 1. Raises ValueError when the packing did not travel (the model does not pass its keyword arguments
     on) or comes with a mask.
     """
-    cu_seqlens = kwargs.get("cu_seq_lens_q")
-    if cu_seqlens is None or attention_mask is not None or query.shape[0] != 1:
+    packing = kwargs.get("packing")
+    if not isinstance(packing, Packing) or attention_mask is not None or query.shape[0] != 1:
         raise ValueError(
-            f"{type(module).__name__} was called without packing (cu_seq_lens_q) or with a mask; "
-            f"{PACKED_ATTENTION} serves packed batches only"
+            f"{type(module).__name__} was called without packing or with a mask; {PACKED_ATTENTION} serves packed "
+            "batches only"
         )
     scale, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, H, D]
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        output = _varlen(query, key, value, cu_seqlens, int(kwargs["max_length_q"]), scale, window)
+        output = _varlen(q, k, v, packing, scale, window)
     else:
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, D]
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        output = packed_causal_attention(q, k, v, cu_seqlens.diff().tolist(), scale=scale, window=window)[None]
-    return output, None
+        output = packed_causal_attention(q, k, v, packing, scale=scale, window=window)
+    return output[None], None
 
 
 def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    longest: int,
-    scale: float | None,
-    window: int | None,
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, window: int | None
 ) -> Tensor:
-    """One fused kernel over all sequences. Written against torch 2.13's API; has not run on a GPU yet."""
+    """One fused kernel over all sequences. Written against torch 2.13's API; has not run on a GPU yet.
+
+    A sequence brings the queries it computes and all of its keys; the kernel aligns the queries with the last keys (as
+    FlashAttention does since 2.1; torch.nn.attention.bias relies on it too).
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, D]
-    grouped = q.shape[1] != k.shape[1]
-    left = -1 if window is None else window - 1
-    bounds = cu_seqlens.to(device=q.device, dtype=torch.int32)
+    parts = segments(packing)
+    if packing.shared:
+        # In float32 and back: exact forward, and backward adds a shared token's gradients up without losing small ones.
+        key, value = (x.float().index_select(0, parts.key_rows).to(x.dtype) for x in (key, value))
     output = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), enable_gqa=grouped
+        query,
+        key,
+        value,
+        parts.query_bounds,
+        parts.key_bounds,
+        parts.most_queries,
+        parts.most_keys,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
     )
-    return cast(Tensor, output)[None]
+    return cast(Tensor, output)
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from data.types import TokenBatch, ValueEstimates
-from trainer.models.packed_attention import packed_inputs
+from trainer.functional.packing import pack
+from trainer.models.packed_attention import packed_states
 
 
 class ScalarHead(nn.Module):
@@ -36,8 +37,9 @@ class ScalarModel(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """The scalar of the state after each token, `[N]` float32."""
-        hidden = self.hf.base_model(**packed_inputs(tokens)).last_hidden_state[0]  # [N, H]
-        return self.hf.score(hidden)
+        packing = pack(tokens)
+        states = packed_states(self.hf.base_model, tokens, packing)  # [M, H]
+        return self.hf.score(states).index_select(0, packing.rows)
 
 
 def init_score(weight: Tensor, *, seed: int) -> None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from data.batching import plan_forward
+from data.placing import deal
 from data.types import RolloutMeta, TokenBatch, ValueEstimates
+from data.work import UnitWork, tokens_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +31,13 @@ def plan_group_passes(
     A group is never split over ranks: it is fetched once. A rank may get nothing, and ranks may differ in their number
     of micro-batches: the learner evens that out.
     """
-    tokens = [sum(meta.num_tokens for meta in group) for group in groups]
-    shares = plan_forward(tokens, num_ranks=num_ranks, micro_batch_tokens=max(1, sum(tokens)))
+    work = [[UnitWork(g, meta.prompt_tokens, meta.response_tokens) for meta in group] for g, group in enumerate(groups)]
+    shares = deal(range(len(groups)), [tokens_together(units) for units in work], num_ranks)
     passes = []
-    for share in shares:
-        numbers = tuple(sorted(g for micro in share for g in micro))
-        lengths = [meta.num_tokens for g in numbers for meta in groups[g]]
-        micro_batches = plan_forward(lengths, num_ranks=1, micro_batch_tokens=micro_batch_tokens)[0] if lengths else []
-        passes.append(RankPass(numbers, tuple(tuple(micro) for micro in micro_batches if micro)))
+    for share in map(sorted, shares):
+        mine = [unit for g in share for unit in work[g]]
+        [micro_batches] = plan_forward(mine, num_ranks=1, micro_batch_tokens=micro_batch_tokens)
+        passes.append(RankPass(tuple(share), tuple(tuple(micro) for micro in micro_batches)))
     return passes
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.batching import plan_forward
 from data.types import TokenBatch
+from data.work import Sequences, work_of
 
 _MICRO_BATCHES_A_ROUND = 32
 
@@ -20,9 +21,6 @@ class SequenceScorer(Protocol):
     async def sequence_logprobs(self, batches: Sequence[Sequence[TokenBatch]]) -> list[list[Tensor]]:
         """Rank r looks at `batches[r]`; summed log-probs `[S]` of every batch."""
         ...
-
-
-Sequences = Sequence[tuple[Sequence[int], Sequence[bool]]]
 
 
 async def score_sequences(
@@ -37,7 +35,8 @@ async def score_sequences(
     scores = torch.zeros(len(sequences), dtype=torch.float32)
     for start, end in _rounds(sequences, num_ranks * micro_batch_tokens * _MICRO_BATCHES_A_ROUND):
         chunk = sequences[start:end]
-        plan = plan_forward([len(ids) for ids, _ in chunk], num_ranks=num_ranks, micro_batch_tokens=micro_batch_tokens)
+        work = [work_of([sequence]) for sequence in chunk]
+        plan = plan_forward(work, num_ranks=num_ranks, micro_batch_tokens=micro_batch_tokens)
         batches = [[_batch(chunk, rows) for rows in rank] for rank in plan]
         for rank, results in zip(plan, await scorer.sequence_logprobs(batches), strict=True):
             for rows, result in zip(rank, results, strict=True):

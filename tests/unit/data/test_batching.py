@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.batching import plan_forward, plan_shards, shard
+from data.batching import ShardPlan, plan_forward, plan_shards, shard
 from data.types import PairBatch, PolicyExperience, RankShard, TokenBatch
+from data.work import UnitWork, tokens_together
 
+
+def _alone(lengths: list[int]) -> list[UnitWork]:
+    """Units that share nothing."""
+    return [UnitWork(u, 0, length) for u, length in enumerate(lengths)]
+
+
+def _families(prompts: list[tuple[int, list[int]]]) -> list[UnitWork]:
+    """Units of (prompt tokens, tokens of each answer), those of all families taken in turn."""
+    units = [(k, UnitWork(f, prompt, n)) for f, (prompt, answers) in enumerate(prompts) for k, n in enumerate(answers)]
+    return [unit for _, unit in sorted(units, key=lambda u: u[0])]
+
+
+_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+_groups = st.lists(
+    st.tuples(st.integers(1, 40), st.lists(st.integers(0, 30), min_size=1, max_size=8)), min_size=1, max_size=8
+)
 _plans = st.fixed_dictionaries(
     {
-        "lengths": st.lists(st.integers(1, 60), min_size=1, max_size=40),
+        "work": st.one_of(_lengths.map(_alone), _groups.map(_families)),
         "num_ranks": st.integers(1, 4),
         "units_per_update": st.integers(1, 20),
         "micro_batch_tokens": st.integers(1, 120),
@@ -28,8 +46,12 @@ _plans = st.fixed_dictionaries(
 @given(_plans)
 def test_plan_holds_every_unit_once_within_budget_and_in_step(p: dict) -> None:
     plan = plan_shards(**p)
-    lengths, budget = p["lengths"], p["micro_batch_tokens"]
-    assert sorted(u for w in plan.windows for u in w.units) == list(range(len(lengths)))
+    work, budget = p["work"], p["micro_batch_tokens"]
+
+    def tokens(units: Iterable[int]) -> int:
+        return tokens_together(work[u] for u in units)
+
+    assert sorted(u for w in plan.windows for u in w.units) == list(range(len(work)))
     sizes = [len(w.units) for w in plan.windows]
     assert all(size == p["units_per_update"] for size in sizes[:-1])
     assert plan.last_window_units == (0 if sizes[-1] == p["units_per_update"] else sizes[-1])
@@ -39,11 +61,14 @@ def test_plan_holds_every_unit_once_within_budget_and_in_step(p: dict) -> None:
         assert Counter(u for rank in window.ranks for m in rank for u in m) == Counter(window.units)
         assert any(micro for rank in window.ranks for micro in [rank[-1]])  # no round in which all ranks idle
         for rank in window.ranks:
-            loads = [sum(lengths[u] for u in micro) for micro in rank]
+            loads = [tokens(micro) for micro in rank]
             assert loads == sorted(loads, reverse=True)
             assert all(load <= budget or len(micro) == 1 for load, micro in zip(loads, rank, strict=True))
-        loads = [sum(lengths[u] for m in rank for u in m) for rank in window.ranks]
-        assert max(loads) - min(loads) <= max(lengths[u] for u in window.units)
+        loads = [sum(tokens(micro) for micro in rank) for rank in window.ranks]
+        singles = [tokens([u]) for u in window.units]
+        if len({work[u].family for u in window.units}) == len(window.units):
+            assert max(loads) - min(loads) <= max(singles)
+        assert max(loads) <= sum(singles) / len(loads) + max(singles)  # never worse than when nothing were shared
     assert plan.num_fillers == sum(not m for w in plan.windows for rank in w.ranks for m in rank)
 
 
@@ -56,22 +81,22 @@ def test_windows_do_not_depend_on_ranks_or_micro_batches(p: dict) -> None:
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(
-    st.lists(st.integers(1, 60), max_size=40),
+    st.one_of(st.just([]), _lengths.map(_alone), _groups.map(_families)),
     st.integers(1, 4),
     st.integers(1, 120),
 )
-def test_forward_plan_holds_every_item_once(lengths: list[int], num_ranks: int, budget: int) -> None:
-    plan = plan_forward(lengths, num_ranks=num_ranks, micro_batch_tokens=budget)
+def test_forward_plan_holds_every_item_once(work: list[UnitWork], num_ranks: int, budget: int) -> None:
+    plan = plan_forward(work, num_ranks=num_ranks, micro_batch_tokens=budget)
     assert len(plan) == num_ranks
     micro_batches = [micro for rank in plan for micro in rank]
     assert all(micro_batches)
-    assert sorted(i for micro in micro_batches for i in micro) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in m) <= budget or len(m) == 1 for m in micro_batches)
+    assert sorted(i for micro in micro_batches for i in micro) == list(range(len(work)))
+    assert all(tokens_together(work[i] for i in m) <= budget or len(m) == 1 for m in micro_batches)
 
 
 def test_tokens_are_balanced_over_ranks() -> None:
     plan = plan_shards(
-        [900, 500, 500, 400, 300, 200, 100, 100],
+        _alone([900, 500, 500, 400, 300, 200, 100, 100]),
         num_ranks=2,
         units_per_update=8,
         micro_batch_tokens=1000,
@@ -80,6 +105,27 @@ def test_tokens_are_balanced_over_ranks() -> None:
     assert plan.token_imbalance == 1.0
     assert [len(rank) for rank in plan.windows[0].ranks] == [2, 2]
     assert plan.num_fillers == 0
+
+
+def _cost(plan: ShardPlan, work: list[UnitWork]) -> int:
+    return sum(tokens_together(work[u] for u in m) for w in plan.windows for rank in w.ranks for m in rank)
+
+
+def test_samples_of_a_prompt_run_together_when_they_fit() -> None:
+    work = _families([(80, [64] * 8)] * 4)
+    settings = {"num_ranks": 1, "units_per_update": 32, "seed": 3}
+    for budget, micro_batches in ((2400, 1), (1200, 2), (600, 4)):
+        plan = plan_shards(work, micro_batch_tokens=budget, **settings)
+        assert (_cost(plan, work), len(plan.windows[0].ranks[0])) == (4 * (80 + 8 * 64), micro_batches)
+    plan = plan_shards(work, micro_batch_tokens=400, **settings)  # half a group
+    assert (_cost(plan, work), len(plan.windows[0].ranks[0])) == (4 * (2 * 80 + 8 * 64), 8)
+
+
+def test_a_group_is_split_where_a_rank_would_idle() -> None:
+    work = _families([(80, [64] * 8)])
+    plan = plan_shards(work, num_ranks=4, units_per_update=8, micro_batch_tokens=4000, seed=0)
+    assert plan.token_imbalance == 1.0
+    assert _cost(plan, work) == 4 * (80 + 2 * 64)
 
 
 def _experience(masks: list[list[bool]]) -> PolicyExperience:
@@ -124,10 +170,10 @@ def test_epochs_reuse_the_windows_in_another_order() -> None:
 
 
 def test_same_seed_same_order_other_seed_another() -> None:
-    lengths = [3] * 32
+    work = _alone([3] * 32)
     settings = {"num_ranks": 2, "units_per_update": 8, "micro_batch_tokens": 12}
-    assert plan_shards(lengths, seed=1, **settings) == plan_shards(lengths, seed=1, **settings)
-    assert plan_shards(lengths, seed=1, **settings) != plan_shards(lengths, seed=2, **settings)
+    assert plan_shards(work, seed=1, **settings) == plan_shards(work, seed=1, **settings)
+    assert plan_shards(work, seed=1, **settings) != plan_shards(work, seed=2, **settings)
 
 
 def test_pairs_stay_together() -> None:
@@ -139,6 +185,13 @@ def test_pairs_stay_together() -> None:
     assert sorted(zip(firsts[::2], firsts[1::2], strict=True)) == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
 
+def test_what_a_pair_begins_with_is_counted_once_and_no_further_than_its_prompt() -> None:
+    rows = [[1, 2, 3, 7, 8], [1, 2, 3, 7, 9, 9], [1, 2, 5, 6], [1, 2, 4, 6]]
+    masks = [[False] * 3 + [True] * (len(row) - 3) for row in rows]
+    pairs = PairBatch(TokenBatch.from_sequences(rows, masks), torch.zeros(2), torch.ones(2))
+    assert pairs.units() == [UnitWork((1, 2, 3), 3, 5), UnitWork((1, 2), 2, 4)]
+
+
 def test_nothing_to_train_on_is_refused() -> None:
     settings = {"num_ranks": 1, "units_per_update": 1, "micro_batch_tokens": 8, "seed": 0}
     with pytest.raises(ValueError, match="no sequence to train on"):
@@ -146,4 +199,4 @@ def test_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(ValueError, match="has a token to train on"):
         shard(_experience([[False, True], [False, False]]), **settings)
     with pytest.raises(ValueError, match="units_per_update is 0"):
-        plan_shards([3], **(settings | {"units_per_update": 0}))
+        plan_shards(_alone([3]), **(settings | {"units_per_update": 0}))

@@ -189,7 +189,10 @@ def test_pairs_become_alternating_rows_with_masks_margin_and_weight(tmp_path: Pa
     assert texts == ["good<|im_end|>", "bad one<|im_end|>", "yes<|im_end|>", "no<|im_end|>"]
     assert batch.margin.tolist() == [2.0, 0.0]
     assert batch.weight.tolist() == [0.5, 1.0]
-    assert batch.unit_lengths() == [len(p.chosen.token_ids) + len(p.rejected.token_ids) for p in pairs]
+    both = [len(p.chosen.token_ids) + len(p.rejected.token_ids) for p in pairs]
+    prompts = [p.chosen.prompt_tokens for p in pairs]  # computed once for both sides
+    assert batch.tokens.lengths.view(-1, 2).sum(1).tolist() == both
+    assert [unit.tokens for unit in batch.units()] == [n - p for n, p in zip(both, prompts, strict=True)]
 
 
 @pytest.mark.parametrize(

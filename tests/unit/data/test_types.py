@@ -50,7 +50,7 @@ def test_experience_moves_every_tensor_with_its_token() -> None:
     assert policy.rollout_logprobs.tolist() == [104, 105, 103]
     assert policy.advantages.tolist() == [204, 205, 203]
     assert policy.ref_logprobs is None
-    assert policy.unit_lengths() == [2, 1]
+    assert [unit.tokens for unit in policy.units()] == [2, 1]
     critic = CriticExperience(tokens, at, at + 100).select([1, 3])
     assert critic.old_values.tolist() == [3, 6, 7, 8, 9]
     assert critic.returns.tolist() == [103, 106, 107, 108, 109]
@@ -67,7 +67,7 @@ def test_filler_is_the_shortest_and_trains_nothing() -> None:
 
 def test_pairs_select_both_sides() -> None:
     pairs = PairBatch(_tokens(), torch.tensor([0.5, 1.5]), torch.tensor([1.0, 2.0]))
-    assert pairs.unit_lengths() == [4, 6]
+    assert [unit.tokens for unit in pairs.units()] == [4, 6]
     second = pairs.select([1])
     assert second.tokens.input_ids.tolist() == [30, 31, 40, 41, 42, 43]
     assert (second.margin.tolist(), second.weight.tolist()) == ([1.5], [2.0])

@@ -56,14 +56,16 @@ def test_score_is_the_state_after_the_last_token_even_when_that_is_the_pad_token
     plain.config.pad_token_id = None
     with torch.no_grad():
         expected = [plain(input_ids=torch.tensor([row])).logits.item() for row in rows]
-    assert scorer(folder).score(rows) == pytest.approx(expected, abs=1e-4)
+    assert scorer(folder).score(rows, [1] * 6) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_score_does_not_depend_on_its_company(folder: Path) -> None:
-    rows = sequences(17)
-    together = scorer(folder, micro_batch_tokens=100_000).score(rows)
-    alone = [scorer_alone for row in rows for scorer_alone in scorer(folder).score([row])]
-    reverse = scorer(folder, micro_batch_tokens=64).score(rows[::-1])[::-1]
+    rows = [prompt + answer for prompt in sequences(3) for answer in sequences(6)]
+    prompts = [len(prompt) for prompt in sequences(3) for _ in range(6)]
+    model = scorer(folder)
+    together = scorer(folder, micro_batch_tokens=100_000).score(rows, prompts)
+    alone = [score for row in rows for score in model.score([row], [1])]
+    reverse = scorer(folder, micro_batch_tokens=64).score(rows[::-1], prompts[::-1])[::-1]
     assert together == pytest.approx(alone, abs=1e-5)
     assert together == pytest.approx(reverse, abs=1e-5)
     assert max(together) - min(together) > 0.1

@@ -29,6 +29,16 @@ def _batch() -> PolicyExperience:
     return PolicyExperience(tokens, ones, ones, None, ones)
 
 
+def _groups() -> PolicyExperience:
+    """The same with a longer prompt that every two have in common."""
+    plain, generator = _batch().tokens, torch.Generator().manual_seed(6)
+    prompts = torch.randint(0, 400, (4, 7), generator=generator).tolist()
+    rows = [(prompts[s // 2] + ids, [False] * 7 + mask) for s, (ids, mask) in enumerate(plain.sequences())]
+    tokens = TokenBatch.from_sequences(*zip(*rows, strict=True))
+    ones = tokens.response_mask.float()
+    return PolicyExperience(tokens, ones, ones, None, ones)
+
+
 def _denominators(batch: PolicyExperience) -> Denominators:
     return Denominators(float(batch.tokens.response_mask.sum()), float(len(LENGTHS)))
 
@@ -63,9 +73,11 @@ def test_eight_sequences_are_learnt_by_heart(tiny_model_untied_dir: Path) -> Non
     assert learner.logprobs([batch.tokens], temperature=1.0)[0].min() > -0.5
 
 
+@pytest.mark.parametrize("batch", [_batch(), _groups()], ids=["alone", "groups"])
 @pytest.mark.parametrize("parts", CUTS)
-def test_weights_and_metrics_do_not_depend_on_the_cut(tiny_model_dir: Path, parts: list[list[int]]) -> None:
-    batch = _batch()
+def test_weights_and_metrics_do_not_depend_on_the_cut(
+    tiny_model_dir: Path, parts: list[list[int]], batch: PolicyExperience
+) -> None:
     # eps far above rounding: AdamW's first step is the gradient's sign, which noise around zero would flip
     whole, cut = (_learner(tiny_model_dir, eps=1e-3) for _ in range(2))
     expected = whole.update(RankShard((_window(batch, ALL_AT_ONCE),) * 3), _nll)
@@ -73,7 +85,7 @@ def test_weights_and_metrics_do_not_depend_on_the_cut(tiny_model_dir: Path, part
     for name in ("loss", "nll", "grad_norm", "lr", "tokens"):
         assert result.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5), name
     assert result.steps_applied == expected.steps_applied == 3
-    assert result.metrics["tokens"] == 3 * sum(LENGTHS)
+    assert result.metrics["tokens"] == 3 * batch.tokens.num_tokens
     for (name, ours), (_, theirs) in zip(
         cut.engine.gathered_parameters(), whole.engine.gathered_parameters(), strict=True
     ):

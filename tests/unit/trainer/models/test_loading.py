@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+)
 
 from conf.errors import ModelLoadError
 from conf.schema import Precision
+from data.types import TokenBatch
+from trainer.functional.packing import Packing, pack
 from trainer.models.loading import export_hf, load_causal_lm, load_scalar_model
 
 FP32 = Precision.float32
@@ -101,3 +111,40 @@ def test_a_head_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "capped")
     with pytest.raises(ModelLoadError, match="not supported by packed training"):
         load_causal_lm(tmp_path / "capped", precision=FP32)
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+def test_a_model_that_gets_a_shared_prompt_wrong_is_refused(
+    scalar: bool, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a layer that keeps more of the past than keys would: sequences of their own are right, shared ones are not."""
+
+    def astray(tokens: TokenBatch, *, min_saved: float) -> Packing:
+        right = pack(tokens, min_saved=min_saved)
+        rows = right.rows.clone()
+        follower = right.paths[1]
+        rows[follower.start] = rows[-1]  # its first key is another sequence's
+        return replace(right, rows=rows)
+
+    monkeypatch.setattr("trainer.models.packing_check.pack", astray)
+    with pytest.raises(ModelLoadError, match="not supported by packed training"):
+        if scalar:
+            load_scalar_model(tiny_model_dir, precision=FP32, new_head_seed=0)
+        else:
+            load_causal_lm(tiny_model_dir, precision=FP32)
+
+
+def test_a_model_with_convolutions_over_the_tokens_is_refused(tmp_path: Path) -> None:
+    config = Lfm2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        layer_types=["conv", "full_attention"],
+        pad_token_id=0,
+    )
+    Lfm2ForCausalLM(config).save_pretrained(tmp_path / "hybrid")
+    with pytest.raises(ModelLoadError, match="not supported by packed training"):
+        load_causal_lm(tmp_path / "hybrid", precision=FP32)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from data.types import TokenBatch
-from trainer.models.packed_attention import PACKED_ATTENTION, packed_inputs
+from trainer.functional.packing import pack
+from trainer.models.packed_attention import PACKED_ATTENTION, packed_states
 
 SIZES = {
     "vocab_size": 97,
@@ -44,6 +46,10 @@ def _model(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.d
     return kind(config).to(dtype).eval()
 
 
+def _packed_logits(model: PreTrainedModel, tokens: TokenBatch) -> Tensor:
+    return model.lm_head(packed_states(model.model, tokens, pack(tokens)))
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(("kind", "config"), ARCHITECTURES)
 def test_packed_logits_equal_each_sequence_alone(
@@ -58,7 +64,7 @@ def test_packed_logits_equal_each_sequence_alone(
             for s in range(tokens.num_sequences)
         ]
         model.set_attn_implementation(PACKED_ATTENTION)
-        packed = model(**packed_inputs(tokens)).logits[0]
+        packed = _packed_logits(model, tokens)
     expected = torch.cat(alone)
     assert expected.std() > 0.1
     torch.testing.assert_close(packed, expected, atol=tolerance * float(expected.abs().max()), rtol=0)
@@ -70,7 +76,7 @@ def test_packed_gradients_equal_each_sequence_alone() -> None:
     weights = torch.randn(tokens.num_tokens, 97, dtype=torch.float64)
 
     model.set_attn_implementation(PACKED_ATTENTION)
-    (model(**packed_inputs(tokens)).logits[0] * weights).sum().backward()
+    (_packed_logits(model, tokens) * weights).sum().backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     model.set_attn_implementation("sdpa")
