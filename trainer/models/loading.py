@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -21,6 +22,7 @@ from conf.errors import ModelLoadError
 from conf.schema import Precision
 from data.types import TokenBatch
 from trainer.models.causal_lm import CausalLM
+from trainer.models.lora import is_adapter
 from trainer.models.packed_attention import PACKED_ATTENTION, packed_inputs
 from trainer.models.scalar_head import ScalarModel, init_score
 
@@ -97,13 +99,42 @@ def read_head(folder: Path) -> str:
     )
 
 
+def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:
+    """The modules and shapes of a folder's model without its weights: quick at any size.
+
+    Raises ModelLoadError when the folder's configuration is none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        auto = AutoModelForCausalLM
+        if scalar:
+            auto, config.num_labels = AutoModelForSequenceClassification, 1
+        with torch.device("meta"):
+            return auto.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"{folder} cannot be read as a model: {error}") from error
+
+
 def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     """A folder's float32 tensors one by one, as they are stored; nothing when it stores a smaller format."""
+    for name, file in stored_names(folder).items():
+        yield name, read_stored(file, name)
+
+
+def stored_names(folder: str | Path) -> dict[str, Path]:
+    """The names of a folder's float32 tensors, and the file that each lies in."""
+    found: dict[str, Path] = {}
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
-                if opened.get_slice(name).get_dtype() == "F32":
-                    yield name, opened.get_tensor(name)
+            names = opened.keys()
+            found |= {name: file for name in names if opened.get_slice(name).get_dtype() == "F32"}
+    return found
+
+
+def read_stored(file: Path, name: str) -> Tensor:
+    """One tensor as it is stored."""
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
 
 
 def export_hf(
@@ -112,10 +143,10 @@ def export_hf(
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    """Write a plain Hugging Face folder from whole parameters (an engine's `gathered_parameters`, on rank 0)."""
+    """Write a plain Hugging Face folder from whole, merged parameters (trainer/engine/buckets.py, on rank 0)."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    expected = {name for name, _ in model.hf.named_parameters()}
+    expected = {name for name, _ in model.hf.named_parameters() if not is_adapter(name)}
     if expected != set(state):
         raise ValueError(
             f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}"
