@@ -90,7 +90,7 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class LoraConfig:
-    """Low-rank adapters on a frozen model (arXiv:2106.09685) instead of training every weight.
+    """Low-rank adapters on a frozen model (LoRA, arXiv:2106.09685).
 
     A scalar head is trained in full. Exports, and what the engines serve, are merged.
     """
