@@ -100,7 +100,7 @@ def _adapted(folder: str | Path, precision: Precision, checkpointing: bool = Fal
     """With adapters as a rank starts them."""
     model = load_causal_lm(folder, precision=precision, gradient_checkpointing=checkpointing)
     add_adapters(model.hf, LORA)
-    start_adapters(model.hf, LORA_SEED, folder)
+    start_adapters(model.hf, LORA_SEED)
     return model
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,7 +12,7 @@ from transformers import PreTrainedModel
 from conf.errors import ModelLoadError
 from conf.nearest import nearest
 from conf.schema import LoraConfig
-from trainer.models.loading import SCORE_WEIGHT, read_stored, stored_names
+from trainer.models.loading import SCORE_WEIGHT
 from trainer.models.lora import LoraLinear, is_adapter, lora_layers
 
 ADAPTER_FOLDER = "adapter"
@@ -61,15 +59,11 @@ def target_problems(hf: PreTrainedModel, config: LoraConfig) -> list[str]:
     return found
 
 
-def start_adapters(hf: PreTrainedModel, seed: int, folder: str | Path) -> None:
-    """Draw every A, and note where in `folder` the float32 weights lie that loading has rounded."""
-    parameters, unrounded = dict(hf.named_parameters()), stored_names(folder)
+def start_adapters(hf: PreTrainedModel, seed: int) -> None:
+    """Draw every A; B stays 0."""
+    parameters = dict(hf.named_parameters())
     for name, drawn in initial_adapters(hf, seed):
         parameters[name].data.copy_(drawn)
-    for layer_name, layer in lora_layers(hf).items():
-        name = f"{layer_name}.weight"
-        if layer.weight.dtype is not torch.float32 and name in unrounded:
-            layer.read_unrounded = partial(read_stored, unrounded[name], name)
 
 
 def initial_adapters(hf: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:

@@ -117,24 +117,11 @@ def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:
 
 def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     """A folder's float32 tensors one by one, as they are stored; nothing when it stores a smaller format."""
-    for name, file in stored_names(folder).items():
-        yield name, read_stored(file, name)
-
-
-def stored_names(folder: str | Path) -> dict[str, Path]:
-    """The names of a folder's float32 tensors, and the file that each lies in."""
-    found: dict[str, Path] = {}
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            names = opened.keys()
-            found |= {name: file for name in names if opened.get_slice(name).get_dtype() == "F32"}
-    return found
-
-
-def read_stored(file: Path, name: str) -> Tensor:
-    """One tensor as it is stored."""
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)
+            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
+                if opened.get_slice(name).get_dtype() == "F32":
+                    yield name, opened.get_tensor(name)
 
 
 def export_hf(

@@ -9,7 +9,7 @@ The form on disk is peft's (trainer/models/adapters.py), and the tests hold ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import xxhash
@@ -31,8 +31,6 @@ class LoraLinear(nn.Module):
         self.weight = linear.weight
         self.bias = linear.bias
         self.rank, self.scale, self.in_features = rank, scale, in_features  # ZeRO-3 leaves parameters without a shape
-        self.read_unrounded: Callable[[], Tensor] | None = None
-        """Reads the checkpoint's float32 weight `[out, in]` where `weight` is its bfloat16 rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[..., in]` -> `[..., out]`."""
@@ -44,22 +42,32 @@ class LoraLinear(nn.Module):
 
     def draw_a(self, seed: int, name: str) -> Tensor:
         """A's start `[rank, in]` in float32, as peft draws it: uniform within 1 / sqrt(in). The same on every rank."""
-        generator = torch.Generator().manual_seed(xxhash.xxh64_intdigest(f"{seed} {name}".encode()) >> 1)
-        return (torch.rand(self.rank, self.in_features, generator=generator) * 2 - 1) * self.in_features**-0.5
+        drawn = torch.rand(self.rank, self.in_features, generator=_generator(f"{seed} {name}", torch.device("cpu")))
+        return (drawn * 2 - 1) * self.in_features**-0.5
 
-    def merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The whole weight `[out, in]` that does what the layer does, from its parameters: in float32, rounded once.
+    def merged(self, weight: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
+        """The whole weight `[out, in]` that does what the layer does: made in float32, rounded once to weight's format.
 
-        A bfloat16 weight is on the bfloat16 grid, and most adapters move it by less than half a spacing: rounding would
-        take them back, for all weights at once. The checkpoint's own weight lies anywhere between two spacings.
-        Raises ValueError when the checkpoint is no longer the one `weight` was read from.
+        A bfloat16 weight is on the bfloat16 grid, and most adapters move it by less than half a spacing: rounded to the
+        nearest they would be gone, and the engines would serve the base. `name` seeds the rounding.
         """
-        base = weight
-        if self.read_unrounded is not None:
-            base = self.read_unrounded().to(weight.device)
-            if not torch.equal(base.to(weight.dtype), weight):
-                raise ValueError("the model folder that training started from has changed since it was loaded")
-        return torch.addmm(base.float(), b.float(), a.float(), alpha=self.scale).to(weight.dtype)
+        whole = torch.addmm(weight.float(), b.float(), a.float(), alpha=self.scale)
+        return round_in_proportion(whole, name) if weight.dtype is torch.bfloat16 else whole.to(weight.dtype)
+
+
+def round_in_proportion(x: Tensor, name: str) -> Tensor:
+    """float32 -> bfloat16, away from zero with the probability of the part that is cut off: right on average.
+
+    What is on the grid stays. The same draw for a name every time, so weights that did not move are rounded as before.
+    Overwrites `x`.
+    """
+    draw = torch.randint(1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=_generator(name, x.device))
+    x.view(torch.int32).add_(draw).bitwise_and_(-1 << 16)  # bfloat16 is the upper half of a float32
+    return x.to(torch.bfloat16)
+
+
+def _generator(text: str, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(xxhash.xxh64_intdigest(text.encode()) >> 1)
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
@@ -87,7 +95,7 @@ def merged_weights(
         elif is_adapter(name):
             held[part] = tensor.detach().clone()
         else:
-            yield name, layers[layer].merged(tensor.detach(), held.pop(_A), held.pop(_B))
+            yield name, layers[layer].merged(tensor.detach(), held.pop(_A), held.pop(_B), name)
 
 
 def frozen_digest(module: nn.Module) -> str:

@@ -111,7 +111,7 @@ def _zero(
 ) -> Learner:
     if spec.lora.rank:
         add_adapters(model.hf, spec.lora)
-        start_adapters(model.hf, spec.adapter_seed, spec.folder)
+        start_adapters(model.hf, spec.adapter_seed)
     rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
     engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
     if spec.config.precision is Precision.bfloat16:
