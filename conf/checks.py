@@ -10,8 +10,8 @@ from pathlib import Path
 from conf.held_out import DEFAULT_NAME, held_out_sets
 from conf.model_folder import model_folder
 from conf.problems import Problem
-from conf.ranges import check_numbers
-from conf.schema import Device, LearnerConfig, Offload, RunConfig
+from conf.ranges import check_numbers, leaves
+from conf.schema import Device, LearnerConfig, LoraConfig, Offload, RunConfig
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -102,6 +102,25 @@ def _learner(role: str, learner: LearnerConfig, config: RunConfig) -> Iterator[P
     if len(learner.optim.betas) != 2 or not all(0 <= beta < 1 for beta in learner.optim.betas):
         key = f"{role}.optim.betas"
         yield Problem((key,), f"{key}={list(learner.optim.betas)}: give two numbers from 0 to below 1.")
+    yield from _lora(role, learner.lora)
+
+
+def _lora(role: str, lora: LoraConfig) -> Iterator[Problem]:
+    """Settings of adapters that nothing would use. Whether the layers exist is looked up where the model is."""
+    key = f"{role}.lora"
+    if lora.rank == 0:
+        for name, default in leaves(LoraConfig()):
+            if (value := getattr(lora, name)) != default:
+                shown = str(value).lower() if isinstance(value, bool) else value
+                yield Problem(
+                    (f"{key}.{name}", f"{key}.rank"),
+                    f"{key}.{name}={shown} with {key}.rank=0: there is no adapter; set {key}.rank=16, or leave it out.",
+                )
+    elif lora.save_adapter and role == "critic":
+        yield Problem(
+            (f"{key}.save_adapter",),
+            f"{key}.save_adapter=true: a critic is not exported; only policy.lora has a use for it.",
+        )
 
 
 def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:

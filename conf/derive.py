@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from conf.checks import Needs
-from conf.schema import RunConfig
+from conf.schema import LoraConfig, RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,13 @@ def critic_start(config: RunConfig) -> str:
 def reference_model(config: RunConfig) -> str:
     """The folder of the frozen reference: its own, else where the policy starts."""
     return config.reference.model or config.policy.model
+
+
+def adapters_said(lora: LoraConfig) -> str:
+    """The adapters in words, for plan and model card."""
+    stabilised = ", rank-stabilised" if lora.rslora else ""
+    where = ", ".join(lora.target_modules) or "all linear layers"
+    return f"rank {lora.rank}, alpha {lora.alpha:g}{stabilised}, on {where}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,25 @@ class OptimConfig:
 
 
 @dataclass(kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on a frozen model (LoRA, arXiv:2106.09685).
+
+    A scalar head is trained in full. Exports, and what the engines serve, are merged.
+    """
+
+    rank: int = 0
+    """Rank of each adapter; 0: off, every weight is trained."""
+    alpha: float = 32.0
+    """An adapter's product is multiplied by alpha / rank before it is added."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead, so that large ranks learn as fast (arXiv:2312.03732)."""
+    target_modules: list[str] = field(default_factory=list)
+    """Linear layers that get an adapter, by the end of their name: [q_proj,v_proj]; empty: all of the body's."""
+    save_adapter: bool = False
+    """Also keep the adapter by itself, in peft's form, as the export's folder `adapter`."""
+
+
+@dataclass(kw_only=True)
 class LearnerConfig:
     """One DeepSpeed learner group: the policy, the critic, or a reward model in training."""
 
@@ -108,6 +127,8 @@ class LearnerConfig:
     """Recompute activations in the backward pass."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters."""
     cpus_per_rank: float = 1.0
     """Ray CPUs one rank asks for."""
     gpus_per_rank: float = 0.0

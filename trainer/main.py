@@ -34,6 +34,7 @@ from trainer.launch.offline import run_offline
 from trainer.launch.online import run_online
 from trainer.launch.stage import Stage
 from trainer.launch.summary import offline_summary, online_summary
+from trainer.launch.trained import trained_models
 from trainer.metrics_log import MetricHistory, read_history
 from trainer.models.loading import read_head
 from trainer.progress import RunProgress, figures_of, show_ending
@@ -53,6 +54,8 @@ def train(composed: Composed) -> int:
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
     config = settled(composed.config)
+    if config.policy.lora.rank or config.critic.lora.rank:
+        trained_models(config)  # refuses adapters that the model has no place for, before anything is started
     for told in named_runs(composed.config):
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     redactor = Redactor.from_environ(os.environ)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conf.derive import adapters_said
 from conf.held_out import held_out_sets
 from conf.schema import RunConfig
 from trainer.atomic import write_atomic
@@ -86,6 +87,7 @@ def model_card(config: RunConfig, *, with_reference: bool) -> ModelCard:
         ("units an update", str(config.algorithm.units_per_update)),
         ("learning rate", f"{optim.lr:g}, {optim.schedule.value}"),
         ("precision", config.policy.precision.value),
+        *([("LoRA, merged", adapters_said(config.policy.lora))] if config.policy.lora.rank else []),
         ("seed", str(config.seed)),
     )
     known = package_versions()

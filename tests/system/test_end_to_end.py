@@ -12,6 +12,7 @@ from statistics import fmean
 import pytest
 import ray
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.runtime_env import RoleEnv
@@ -101,18 +102,47 @@ def _the_shared_run_comes_first(ppo_run: RunPaths) -> None:
     """It starts a Ray of its own, which cannot be beside this module's."""
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo", "reinforce_pp"])
+ADAPTERS = ["policy.lora.rank=8", "policy.zero_stage=3", "policy.optim.lr=5e-3"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "more"),
+    [("ppo", []), ("grpo", []), ("rloo", []), ("reinforce_pp", []), ("grpo", ADAPTERS)],
+    ids=["ppo", "grpo", "rloo", "reinforce_pp", "grpo-lora"],
+)
 def test_a_run_learns_and_leaves_what_it_promised(
-    algorithm: str, ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+    algorithm: str, more: list[str], ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
     settings = run_settings(algorithm, tiny_model_dir, questions, tmp_path)
-    run = play([*settings, f"num_steps={STEPS}", f"name={algorithm}"], ray_session)
+    run = play([*settings, f"num_steps={STEPS}", f"name={algorithm}", *more], ray_session)
 
     check_metrics(run, STEPS, critic=algorithm == "ppo")
     check_samples(run, STEPS)
     check_ending(run, algorithm, STEPS)
     rewards = column(read_history(run.metrics), "reward/low_token_share")
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + LEARNED, rewards
+    if more:
+        check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
+
+
+def test_ppo_with_adapters_in_policy_and_critic_serves_them_merged(
+    ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+) -> None:
+    settings = run_settings("ppo", tiny_model_dir, questions, tmp_path)
+    run = play([*settings, *ADAPTERS, "critic.lora.rank=4", "num_steps=2", "name=ppo-lora"], ray_session)
+    check_metrics(run, 2, critic=True)
+    check_samples(run, 2)
+    check_ending(run, "ppo", 2)
+    check_merged(run.export / "step-2", tiny_model_dir)
+
+
+def check_merged(export: Path, start: Path) -> None:
+    """A plain folder in which adapted layers have moved and frozen weights have not."""
+    before, after = load_file(start / "model.safetensors"), load_file(export / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if "_proj." in name}
+    assert "LoRA, merged" in (export / "README.md").read_text()
 
 
 def test_the_export_answers_as_the_engine_that_serves_it(

@@ -9,8 +9,9 @@ from statistics import fmean
 
 import pytest
 import torch
+from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster.session import Session
 from conf.model_folder import model_folder
@@ -157,3 +158,35 @@ def test_preferences_are_learned_from_the_sft_run_with_a_reference_computed_once
     assert {path: path.stat().st_mtime_ns for path in (root / ".reference").glob("*.safetensors")} == caches
     repeated = read_history(RunPaths(root / f"{algorithm}-again").metrics).rows[1].values
     assert repeated["train/loss"] == pytest.approx(first["train/loss"], rel=1e-6)
+
+
+def test_runs_with_adapters_leave_whole_models_that_the_next_one_starts_from(
+    data: dict[str, Path], root: Path, tiny_model_dir: Path, ray_session: Session
+) -> None:
+    """SFT, then a reward model from the SFT run. peft on the start model says what the merged export says."""
+    adapters = ["policy.lora.rank=8", "policy.lora.save_adapter=true", "policy.optim.lr=1e-2"]
+    first = play([*settings("sft", tiny_model_dir, data["sft"], root, "sft-lora"), *adapters], ray_session)
+    start = check_adapted(first, tiny_model_dir, AutoModelForCausalLM)
+    second = play([*settings("rm", first.path, data["dpo"], root, "rm-lora"), *adapters], ray_session)
+    check_adapted(second, start, AutoModelForSequenceClassification)
+    assert read_history(second.metrics).rows[-1].values["eval/known/accuracy"] == 1
+
+
+def check_adapted(done: RunPaths, start: Path, auto: type) -> Path:
+    """The run learned; its export is the start model with its adapter, merged. Returns the export."""
+    found = losses(read_history(done.metrics))
+    assert len(found) == STEPS and fmean(found[-3:]) < 0.95 * fmean(found[:3]), found
+    export = Path(model_folder(str(done.path)).path)
+    labels = {"num_labels": 1} if auto is AutoModelForSequenceClassification else {}
+    merged = auto.from_pretrained(export, dtype=torch.float32).eval()
+    base = auto.from_pretrained(start, dtype=torch.float32, **labels)
+    embedding = base.get_input_embeddings().weight.clone()
+    adapted = PeftModel.from_pretrained(base, export / "adapter").eval()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(export)("What is a river?")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-5, atol=1e-4)
+        with adapted.disable_adapter():
+            assert (merged(ids).logits - adapted(ids).logits).abs().max() > 0.05
+    assert torch.equal(merged.get_input_embeddings().weight, embedding)
+    assert "LoRA, merged" in (export / "README.md").read_text()
+    return export

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch.multiprocessing as mp
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 
-from conf.schema import LearnerConfig, OptimConfig, Precision, Schedule
+from conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, Schedule
 from data.sample_model import tiny_model
 from data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
 from trainer.algorithms.base import LossOutput, MetricSum
@@ -27,7 +29,10 @@ from trainer.engine.rendezvous import Rendezvous
 from trainer.engine.torch_engine import TorchEngine
 from trainer.engine.zero import ZeroEngine
 from trainer.learner import Learner
+from trainer.models.adapters import add_adapters, initial_adapters, start_adapters
+from trainer.models.causal_lm import CausalLM
 from trainer.models.loading import load_causal_lm, stored_weights
+from trainer.models.lora import is_adapter
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -38,6 +43,10 @@ NUM_SEQUENCES = 7
 STAGES = (0, 1, 2, 3)
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=3, schedule=Schedule.cosine, weight_decay=0.1, max_grad_norm=1.0)
 DEADLINE_S = 140
+LORA = LoraConfig(rank=4, alpha=8.0)
+LORA_STEPS = 9
+LORA_SEED = 3
+TRAINED_BY_LORA = 2 * 4 * (2 * (128 + 128) + 2 * (128 + 64) + 3 * (128 + 256))
 
 
 def _step_shard(step: int, rank: int, world_size: int) -> RankShard[PolicyExperience]:
@@ -90,21 +99,66 @@ def _weights(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().float().clone() for name, tensor in engine.gathered_parameters()}
 
 
+def _adapted(folder: str | Path, precision: Precision, checkpointing: bool = False) -> CausalLM:
+    """With adapters as a rank starts them."""
+    model = load_causal_lm(folder, precision=precision, gradient_checkpointing=checkpointing)
+    add_adapters(model.hf, LORA)
+    start_adapters(model.hf, LORA_SEED)
+    return model
+
+
+def _zero_adapted(folder: str, rendezvous: Rendezvous, stage: int, precision: Precision) -> ZeroEngine:
+    model = _adapted(folder, precision, checkpointing=stage == 2)
+    config = LearnerConfig(precision=precision, zero_stage=stage, optim=OPTIM, lora=LORA)
+    return ZeroEngine(model, config, rendezvous, total_steps=NUM_STEPS)
+
+
+def _trained_with_adapters(folder: str, rendezvous: Rendezvous, stage: int) -> dict[str, Any]:
+    """The curve, what the optimizer holds, and whether the frozen weights are still the folder's, bit for bit."""
+    engine = _zero_adapted(folder, rendezvous, stage, Precision.float32)
+    curve = _train(engine, 0, LORA_STEPS)
+    weights, stored = _weights(engine), dict(stored_weights(folder))
+    return {
+        "curve": curve,
+        "held": sum(master.numel() for master in engine._masters()),
+        "frozen_kept": _equal(weights, stored),
+        "adapters": {name: float(t.double().square().sum()) for name, t in weights.items() if is_adapter(name)},
+    }
+
+
+def _adapter_masters(folder: str, rendezvous: Rendezvous, stage: int) -> dict[str, Any]:
+    """A bfloat16 engine as a rank starts it: every A has its unrounded draw as master, frozen weights have none."""
+    engine = _zero_adapted(folder, rendezvous, stage, Precision.bfloat16)
+    hf = engine.module.get_submodule("hf")
+    count = engine.set_masters([*stored_weights(folder), *initial_adapters(hf, LORA_SEED)])
+    drawn = dict(initial_adapters(hf, LORA_SEED))
+    masters = dict(hf.named_parameters())
+    kept = all(torch.equal(safe_get_full_fp32_param(masters[n]), t) for n, t in drawn.items()) if stage else True
+    rounded = all(torch.equal(t, t.bfloat16().float()) for t in drawn.values())
+    frozen = {n: t for n, t in _weights(engine).items() if not is_adapter(n)}
+    return {
+        "count": count,
+        "kept": kept,
+        "rounded": rounded,
+        "frozen": _equal({n: t.bfloat16().float() for n, t in stored_weights(folder)}, frozen),
+    }
+
+
 def _zero(folder: str, rendezvous: Rendezvous, stage: int, precision: Precision, checkpointing: bool) -> ZeroEngine:
     model = load_causal_lm(folder, precision=precision, gradient_checkpointing=checkpointing)
     config = LearnerConfig(precision=precision, zero_stage=stage, optim=OPTIM)
     return ZeroEngine(model, config, rendezvous, total_steps=NUM_STEPS)
 
 
-def _resumed_gap(folder: str, rendezvous: Rendezvous, stage: int, precision: Precision, out: Path) -> dict[str, Any]:
+def _resumed_gap(start: Callable[[], ZeroEngine], state: Path) -> dict[str, Any]:
     """Train 4 steps, save, 3 more; then load in a fresh engine and do those 3 again."""
-    engine = _zero(folder, rendezvous, stage, precision, checkpointing=False)
+    engine = start()
     _train(engine, 0, 4)
-    engine.save_state(out / f"state-{stage}-{precision.value}")
+    engine.save_state(state)
     straight = _train(engine, 4, 7)
     expected = _weights(engine)
-    again = _zero(folder, rendezvous, stage, precision, checkpointing=False)
-    again.load_state(out / f"state-{stage}-{precision.value}")
+    again = start()
+    again.load_state(state)
     resumed = _train(again, 4, 7)
     same_weights = all(torch.equal(tensor, expected[name]) for name, tensor in _weights(again).items())
     same_curve = [(c["loss"], c["grad_norm"], c["lr"]) for c in straight] == [
@@ -145,12 +199,18 @@ def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str) -> 
         curve = _train(engine, 0, NUM_STEPS)
         torch.save(_weights(engine), Path(out) / f"weights-{world_size}-{rank}-{stage}.pt")
         record[str(stage)] = {"curve": curve, "logprobs": _uneven_logprobs(engine)}
+        record[f"lora-{stage}"] = _trained_with_adapters(folder, rendezvous, stage)
     if world_size == 2:
         for stage in STAGES:
             for precision in Precision:
-                resumed = _resumed_gap(folder, rendezvous, stage, precision, Path(out))
-                record[f"resume-{stage}-{precision.value}"] = resumed
+                start = partial(_zero, folder, rendezvous, stage, precision, checkpointing=False)
+                record[f"resume-{stage}-{precision.value}"] = _resumed_gap(
+                    start, Path(out) / f"state-{stage}-{precision.value}"
+                )
+            start = partial(_zero_adapted, folder, rendezvous, stage, Precision.bfloat16)
+            record[f"resume-lora-{stage}"] = _resumed_gap(start, Path(out) / f"state-lora-{stage}")
             record[f"masters-{stage}"] = _masters_from_disk(folder, rendezvous, stage)
+            record[f"masters-lora-{stage}"] = _adapter_masters(folder, rendezvous, stage)
     engine.barrier()
     engine.close()
     (Path(out) / f"record-{world_size}-{rank}.json").write_text(json.dumps(record))
@@ -179,6 +239,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model(folder / "model", tie=True)
     reference = TorchEngine(load_causal_lm(model, precision=Precision.float32), OPTIM, total_steps=NUM_STEPS)
     record = {"curve": _train(reference, 0, NUM_STEPS), "logprobs": _uneven_logprobs(reference)}
+    adapted = TorchEngine(_adapted(model, Precision.float32), OPTIM, total_steps=NUM_STEPS)
+    record["lora"] = _train(adapted, 0, LORA_STEPS)
+    norms = {name: float(t.double().square().sum()) for name, t in _weights(adapted).items() if is_adapter(name)}
+    record["lora_adapters"] = norms
     (folder / "reference.json").write_text(json.dumps(record))
     torch.save(_weights(reference), folder / "reference.pt")
     for world_size in (1, 2):
@@ -237,3 +301,27 @@ def test_bfloat16_masters_start_from_the_unrounded_folder(out: Path, stage: int)
     for rank in range(2):
         found = _record(out, 2, rank)[f"masters-{stage}"]
         assert found == {"count": 20, "working": True, "unrounded": True, "differ": True}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_train_as_by_plain_adamw_and_nothing_else_does(out: Path, stage: int, world_size: int) -> None:
+    reference = json.loads((out / "reference.json").read_text())
+    records = [_record(out, world_size, rank)[f"lora-{stage}"] for rank in range(world_size)]
+    for got in records:
+        for step, (ours, truth) in enumerate(zip(got["curve"], reference["lora"], strict=True)):
+            if step != POISONED_STEP:
+                for name in ("loss", "entropy", "grad_norm", "lr"):
+                    assert ours[name] == pytest.approx(truth[name], rel=1e-5), f"step {step}, {name}"
+            assert ours["applied"] == truth["applied"] == (step != POISONED_STEP)
+        assert got["frozen_kept"] and got["adapters"] == pytest.approx(reference["lora_adapters"], rel=1e-4)
+    held = sum(got["held"] for got in records) / (world_size if stage == 0 else 1)
+    assert TRAINED_BY_LORA <= held < 1.01 * TRAINED_BY_LORA  # shards are filled up to equal lengths
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_continue_bit_for_bit_and_keep_unrounded_masters(out: Path, stage: int) -> None:
+    for rank in range(2):
+        record = _record(out, 2, rank)
+        assert record[f"resume-lora-{stage}"] == {"same_weights": True, "same_curve": True}
+        assert record[f"masters-lora-{stage}"] == {"count": 14, "kept": True, "rounded": False, "frozen": True}

@@ -27,6 +27,7 @@ from trainer.commands.marked import marked
 from trainer.configuration import needs, roles
 from trainer.launch.chain import named_runs, with_model_folders
 from trainer.launch.demand import role_requests
+from trainer.launch.trained import trained_models
 from trainer.tracking import resolve_mode
 
 
@@ -46,6 +47,7 @@ def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
     reports, sample = _read_data(config, needed, colour=colour)
     yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
     yield f"The first row, as the model sees it:\n{sample}\n"
+    yield _table("Models in training", ("role", "parameters", "trained", "what is"), _model_rows(config))
     arithmetic = batch_plan(config, needed, reports[0].kept)
     yield _table("Batches", ("what", "how many"), arithmetic.rows())
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
@@ -111,6 +113,10 @@ def _local_gpus() -> int:
 def _data_row(report: LoadReport) -> tuple[str, ...]:
     counts = (report.total, report.kept, report.bad, report.overlong, report.dropped)
     return (report.name, *(f"{count:,}" for count in counts))
+
+
+def _model_rows(config: RunConfig) -> list[tuple[str, ...]]:
+    return [(m.role, f"{m.parameters:,}", f"{m.trained:,}", m.how) for m in trained_models(config)]
 
 
 def _demand_row(request: RoleRequest) -> tuple[str, ...]:

@@ -64,6 +64,7 @@ class Engine(Protocol):
     def gathered_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Whole parameters by Hugging Face name, tied ones once, in bounded memory. Collective.
 
+        As they are trained: adapters stand beside the weight they adapt (engine/buckets.py has the two merged).
         A tensor is valid until the next one is asked for; every rank must run the iterator to its end.
         """
         ...
@@ -101,9 +102,14 @@ def lr_at(step: int, optim: OptimConfig, total_steps: int) -> float:
     return optim.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """All of them, or with adapters those and a scalar head."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
 def adamw(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over two groups: weight decay acts on matrices, not on norms and biases."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained = trained_parameters(module)
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

@@ -1,4 +1,7 @@
-"""Whole parameters grouped for sending: a bucket is one transfer, not one call a parameter."""
+"""Whole weights as Hugging Face has them, grouped for sending: a bucket is one transfer, not one call a parameter.
+
+What is served and what is exported both come from here, so neither ever knows of adapters.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.engine.base import Engine
+from trainer.engine.base import WRAPPER_PREFIX, Engine
+from trainer.models.lora import lora_layers, merged_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class WeightBucket:
 
 
 def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBucket]:
-    """Group the engine's parameters into buckets of at most `bucket_bytes` (a larger tensor goes alone).
+    """Group the model's weights, adapters merged, into buckets of at most `bucket_bytes` (a larger one goes alone).
 
     Collective: every rank must run it to the end. Buckets come out on rank 0; other ranks only join the gathering and
     yield nothing. One bucket is held at a time.
@@ -32,9 +36,9 @@ def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBuck
     names: list[str] = []
     tensors: list[Tensor] = []
     size = 0
-    for name, tensor in engine.gathered_parameters():
-        if engine.rank != 0:
-            continue
+    layers = {name.removeprefix(WRAPPER_PREFIX): layer for name, layer in lora_layers(engine.module).items()}
+    gathered = (pair for pair in engine.gathered_parameters() if engine.rank == 0)
+    for name, tensor in merged_weights(gathered, layers):
         num_bytes = tensor.numel() * tensor.element_size()
         if names and size + num_bytes > bucket_bytes:
             yield WeightBucket(tuple(names), tuple(tensors))

@@ -25,6 +25,7 @@ class StateHeader:
     rank: int
     world_size: int
     applied_steps: int
+    frozen: str = ""  # digest of the weights that are not trained and how they are adapted; "" when all are
 
 
 def state_path(folder: Path, rank: int) -> Path:
@@ -64,6 +65,11 @@ def load_masters(
                     f"{path} was saved with {field}={saved}, this run has {field}={now}; resume with the same "
                     "zero_stage, precision and num_ranks, or start from the checkpoint's export"
                 )
+        if header.frozen != expected.frozen:
+            raise EngineStateError(
+                f"{path} holds adapters of another model, or with another lora.rank, lora.alpha, lora.rslora or "
+                "lora.target_modules than this run's; resume with the same model folder and the same lora settings"
+            )
         names = list(file.keys())
         for i, master in enumerate(masters):
             _load_one(file, i, master, optimizer, [n for n in names if n.startswith(f"{i}.")], path)

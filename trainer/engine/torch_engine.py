@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import OptimConfig
-from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
+from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
 from trainer.engine.state_file import StateHeader, load_masters, save_masters
+from trainer.models.lora import frozen_digest
 
 
 class TorchEngine:
@@ -70,12 +71,12 @@ class TorchEngine:
             yield name.removeprefix(WRAPPER_PREFIX), parameter.detach()
 
     def save_state(self, folder: Path) -> None:
-        """Write weights and moments."""
-        save_masters(folder, self._header(), list(self._module.parameters()), self._optimizer)
+        """Write weights and moments of what is trained."""
+        save_masters(folder, self._header(), trained_parameters(self._module), self._optimizer)
 
     def load_state(self, folder: Path) -> None:
         """Continue from `save_state`."""
-        masters = list(self._module.parameters())
+        masters = trained_parameters(self._module)
         self._applied_steps = load_masters(folder, self._header(), masters, self._optimizer)
 
     def barrier(self) -> None:
@@ -85,7 +86,9 @@ class TorchEngine:
         """Nothing to leave."""
 
     def _header(self) -> StateHeader:
-        return StateHeader(kind="torch", rank=0, world_size=1, applied_steps=self._applied_steps)
+        return StateHeader(
+            kind="torch", rank=0, world_size=1, applied_steps=self._applied_steps, frozen=frozen_digest(self._module)
+        )
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:

@@ -20,12 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from conf.schema import Device, LearnerConfig, Offload
-from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at
+from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
 from trainer.engine.build_lock import free_build_locks
 from trainer.engine.rendezvous import Rendezvous, join
 from trainer.engine.state_file import StateHeader, load_masters, save_masters
 from trainer.engine.torch_engine import clip_gradients
 from trainer.engine.zero_config import deepspeed_config
+from trainer.models.lora import frozen_digest
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -51,6 +52,7 @@ class ZeroEngine:
         self._rendezvous = rendezvous
         self._total_steps = total_steps
         self._applied_steps = 0
+        self._frozen = frozen_digest(module)  # now, while this rank has all of it
         self._deepspeed = _initialize(module, config)
         self._optimizer: Any = self._deepspeed.optimizer  # DeepSpeed's wrapper; plain AdamW for stage 0 in float32
         self._adamw: torch.optim.Optimizer = self._deepspeed.basic_optimizer
@@ -115,7 +117,7 @@ class ZeroEngine:
         return total
 
     def gathered_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole parameters by Hugging Face name, tied ones once. Collective; ZeRO-3 gathers a bucket at a time."""
+        """As trained, by Hugging Face name, tied ones once. Collective; ZeRO-3 gathers a bucket at a time."""
         named = [(n.removeprefix(WRAPPER_PREFIX), p) for n, p in self.module.named_parameters()]
         if self._config.zero_stage < 3:
             yield from ((name, p.detach()) for name, p in named)
@@ -142,11 +144,13 @@ class ZeroEngine:
 
         A bfloat16 model whose masters are exactly its own weights loses small steps: an update below half a bfloat16
         spacing rounds back, for every weight at once. Masters from the unrounded checkpoint lie anywhere between two
-        spacings, so small updates move the working weights in proportion. Returns how many were set. Collective.
+        spacings, so small updates move the working weights in proportion. Frozen weights have no master and are passed
+        over. Returns how many were set. Collective.
         """
         from deepspeed.utils import safe_set_full_fp32_param
 
-        parameters = {n.removeprefix(WRAPPER_PREFIX): p for n, p in self.module.named_parameters()}
+        named = self.module.named_parameters()
+        parameters = {n.removeprefix(WRAPPER_PREFIX): p for n, p in named if p.requires_grad}
         whole: dict[int, Tensor] = {}  # stage 0 keeps unpartitioned masters, which DeepSpeed's accessor does not know
         if self._config.zero_stage == 0:
             groups = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
@@ -175,17 +179,17 @@ class ZeroEngine:
 
     def _header(self) -> StateHeader:
         kind = f"zero-{self._config.zero_stage} {self._config.precision.value}"
-        return StateHeader(kind, self.rank, self.world_size, self._applied_steps)
+        return StateHeader(kind, self.rank, self.world_size, self._applied_steps, self._frozen)
 
     def _masters(self) -> list[Tensor]:
-        """The float32 tensors AdamW updates: parameters in stage 0, this rank's flat shards above."""
+        """The float32 tensors AdamW updates: trained parameters in stage 0, this rank's flat shards above."""
         optimizer = self._optimizer
         if self._config.zero_stage == 3:
             return list(optimizer.fp32_partitioned_groups_flat)
         if self._config.zero_stage > 0:
             return list(optimizer.single_partition_of_fp32_groups)
         if optimizer is self._adamw:
-            return list(self.module.parameters())
+            return [*trained_parameters(self.module)]
         return [p for group in optimizer.fp32_groups for p in group]
 
     @torch.no_grad()

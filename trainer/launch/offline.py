@@ -107,9 +107,15 @@ def model_spec(config: RunConfig, needs: OfflineNeeds, num_steps: int) -> Learne
     """The model in training by its head."""
     policy, cluster = config.policy, config.cluster
     if needs.model is ModelKind.CAUSAL:
-        return PolicySpec(policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s)
+        return PolicySpec(policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s, config.seed)
     return ScalarSpec(
-        policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s, new_head_seed=config.seed
+        policy.model,
+        policy,
+        cluster.device,
+        num_steps,
+        cluster.step_timeout_s,
+        new_head_seed=config.seed,
+        adapter_seed=config.seed,
     )
 
 

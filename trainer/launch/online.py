@@ -162,6 +162,7 @@ class _Builder:
             config.cluster.device,
             self._optimizer_steps(),
             config.cluster.step_timeout_s,
+            adapter_seed=config.seed,
         )
         learners = await self._learners("policy", config.policy, spec)
         return PolicyGroup(
@@ -181,6 +182,7 @@ class _Builder:
             self._optimizer_steps(),
             config.cluster.step_timeout_s,
             new_head_seed=config.seed,  # used only where the folder has no head
+            adapter_seed=config.seed,
         )
         # Only an algorithm with a value loss asks for this role.
         algorithm = cast("ActorCriticAlgorithm", self._algorithm)

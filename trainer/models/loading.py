@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -20,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from conf.errors import ModelLoadError
 from conf.schema import Precision
 from trainer.models.causal_lm import CausalLM
+from trainer.models.lora import is_adapter
 from trainer.models.packed_attention import PACKED_ATTENTION
 from trainer.models.packing_check import check_packing
 from trainer.models.scalar_head import ScalarModel, init_score
@@ -98,6 +100,22 @@ def read_head(folder: Path) -> str:
     )
 
 
+def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:
+    """The modules and shapes of a folder's model without its weights: quick at any size.
+
+    Raises ModelLoadError when the folder's configuration is none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        auto = AutoModelForCausalLM
+        if scalar:
+            auto, config.num_labels = AutoModelForSequenceClassification, 1
+        with torch.device("meta"):
+            return auto.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"{folder} cannot be read as a model: {error}") from error
+
+
 def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     """A folder's float32 tensors one by one, as they are stored; nothing when it stores a smaller format."""
     for file in sorted(Path(folder).glob("*.safetensors")):
@@ -113,10 +131,10 @@ def export_hf(
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    """Write a plain Hugging Face folder from whole parameters (an engine's `gathered_parameters`, on rank 0)."""
+    """Write a plain Hugging Face folder from whole, merged parameters (trainer/engine/buckets.py, on rank 0)."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    expected = {name for name, _ in model.hf.named_parameters()}
+    expected = {name for name, _ in model.hf.named_parameters() if not is_adapter(name)}
     if expected != set(state):
         raise ValueError(
             f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}"

@@ -24,6 +24,7 @@ from rollout.interfaces import Canary, TensorSpec
 from trainer.engine.buckets import weights_to_buckets
 from trainer.learner import Learner, Objective
 from trainer.loops.interfaces import UpdateResult
+from trainer.models.adapters import ADAPTER_FOLDER, write_adapter
 from trainer.models.causal_lm import CausalLM
 from trainer.models.loading import export_hf
 from trainer.models.scalar_head import ScalarModel
@@ -120,13 +121,23 @@ class LearnerWorker:
         self._ready.engine.load_state(Path(folder))
 
     def export(self, folder: str) -> None:
-        """Write a plain Hugging Face folder (rank 0)."""
+        """Write a plain Hugging Face folder (rank 0), and in it the adapter by itself where that is asked for."""
         state: dict[str, Tensor] = {}
         for bucket in weights_to_buckets(self._ready.engine, _EXPORT_BUCKET_BYTES):
             state.update(zip(bucket.names, bucket.tensors, strict=True))
         if self._info.rank == 0:
-            tokenizer = AutoTokenizer.from_pretrained(self._spec.tokenizer_folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(self._spec.folder, local_files_only=True)
             export_hf(self._model, state, folder, tokenizer)
+        if self._spec.lora.save_adapter:
+            self._export_adapter(Path(folder) / ADAPTER_FOLDER)
+
+    def _export_adapter(self, folder: Path) -> None:
+        hf = self._model.hf
+        trained = {name for name, parameter in hf.named_parameters() if parameter.requires_grad}
+        gathered = self._ready.engine.gathered_parameters()
+        state = {name: tensor.clone() for name, tensor in gathered if name in trained}
+        if self._info.rank == 0:
+            write_adapter(hf, state, self._spec.lora, self._spec.folder, folder)
 
     @property
     def _ready(self) -> Learner:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
-from torch import nn
-
 from cluster.rank import MeetingPoint, RankInfo
-from conf.schema import Device, LearnerConfig, OptimConfig, Precision
+from conf.schema import Device, LearnerConfig, LoraConfig, OptimConfig, Precision
 from trainer.engine.torch_engine import TorchEngine
 from trainer.engine.zero import Rendezvous, ZeroEngine
 from trainer.learner import Learner
+from trainer.models.adapters import add_adapters, initial_adapters, start_adapters
+from trainer.models.causal_lm import CausalLM
 from trainer.models.loading import load_causal_lm, load_scalar_model, stored_weights
+from trainer.models.scalar_head import ScalarModel
 
 
 class LearnerSpec(Protocol):
     """Recipe of one rank's learner."""
 
     @property
-    def tokenizer_folder(self) -> str:
-        """Where the tokenizer of an export comes from."""
+    def folder(self) -> str:
+        """The model it starts from; an export has its tokenizer."""
+        ...
+
+    @property
+    def lora(self) -> LoraConfig:
+        """Its adapters."""
         ...
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
@@ -37,11 +44,12 @@ class PolicySpec:
     device: Device
     total_steps: int  # optimizer steps of the whole run, for the learning-rate schedule
     timeout_s: float  # of every collective
+    adapter_seed: int = 0
 
     @property
-    def tokenizer_folder(self) -> str:
-        """The folder training started from."""
-        return self.folder
+    def lora(self) -> LoraConfig:
+        """Of the learner."""
+        return self.config.lora
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
         """Collective."""
@@ -61,11 +69,12 @@ class ScalarSpec:
     total_steps: int
     timeout_s: float
     new_head_seed: int | None  # a head for a causal folder is drawn from this; None: the folder must have one
+    adapter_seed: int = 0
 
     @property
-    def tokenizer_folder(self) -> str:
-        """The folder training started from."""
-        return self.folder
+    def lora(self) -> LoraConfig:
+        """Of the learner."""
+        return self.config.lora
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
         """Collective."""
@@ -87,9 +96,9 @@ class FrozenSpec:
     device: Device
 
     @property
-    def tokenizer_folder(self) -> str:
-        """The model's own."""
-        return self.folder
+    def lora(self) -> LoraConfig:
+        """None."""
+        return LoraConfig()
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
         """Not collective. The optimizer of the plain engine has no state until its first step, which never comes."""
@@ -97,9 +106,14 @@ class FrozenSpec:
         return Learner(TorchEngine(model, OptimConfig(), total_steps=0))
 
 
-def _zero(model: nn.Module, spec: PolicySpec | ScalarSpec, info: RankInfo, meeting: MeetingPoint) -> Learner:
+def _zero(
+    model: CausalLM | ScalarModel, spec: PolicySpec | ScalarSpec, info: RankInfo, meeting: MeetingPoint
+) -> Learner:
+    if spec.lora.rank:
+        add_adapters(model.hf, spec.lora)
+        start_adapters(model.hf, spec.adapter_seed)
     rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
     engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
     if spec.config.precision is Precision.bfloat16:
-        engine.set_masters(stored_weights(spec.folder))
+        engine.set_masters(chain(stored_weights(spec.folder), initial_adapters(model.hf, spec.adapter_seed)))
     return Learner(engine)

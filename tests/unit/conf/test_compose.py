@@ -204,6 +204,13 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["reward.rules.0.rule=finished"], "a list is set as a whole"),
         (["policy.num_ranks=65"], "gives some of policy.num_ranks=65 nothing to do"),
         (["policy.optim.betas=[0.9]"], "give two numbers from 0 to below 1"),
+        (["policy.lora.rank=-1"], "policy.lora.rank=-1: must be at least 0"),
+        (["policy.lora.rank=4", "policy.lora.alpha=0"], "policy.lora.alpha=0: must be above 0"),
+        (["policy.lora.alpha=16"], "policy.lora.alpha=16.0 with policy.lora.rank=0: there is no adapter; set policy"),
+        (["critic.lora.target_modules=[q_proj]"], "critic.lora.target_modules=['q_proj'] with critic.lora.rank=0"),
+        (["critic.lora.rank=4", "critic.lora.save_adapter=true"], "a critic is not exported"),
+        (["policy.lora.target_modules=q_proj"], "expected a list such as [a,b]"),
+        (["policy.lora.dropout=0.1"], "policy.lora.dropout is not a setting"),
     ],
 )
 def test_what_cannot_work_is_refused_with_key_value_and_fix(overrides: list[str], sentence: str, start: list[str]):

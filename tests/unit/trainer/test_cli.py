@@ -125,6 +125,7 @@ def test_plan_prints_arithmetic_placement_and_open_settings(
     arguments = [
         "plan", "+experiment=grpo_tiny_cpu", f"policy.model={tiny_model_dir}", f"data.train={rows}",
         "reward.rules=[{rule: finished}]", "data.max_bad_fraction=0.5", f"run_root={tmp_path / 'runs'}", "name=mine",
+        "policy.lora.rank=2", "policy.lora.target_modules=[q_proj,v_proj]",
     ]  # fmt: skip
     code, text, told = call(capsys, *arguments)
     assert code == 0, told
@@ -133,6 +134,9 @@ def test_plan_prints_arithmetic_placement_and_open_settings(
     assert ["updates", "a", "step", "2"] in lines  # 32 each
     assert ["epochs", "over", "data.train", "40.00"] in lines  # 20 steps x 16 / 8 rows
     assert [str(rows), "9", "8", "1", "0", "0"] in lines
+    plain = [" ".join(line) for line in lines]
+    trained = 2 * 2 * (128 + 128 + 128 + 64)  # two layers, rank 2, sides of q_proj and v_proj
+    assert f"policy 361,088 {trained:,} LoRA: rank 2, alpha 32, on q_proj, v_proj (4 layers)" in plain
     assert ["127.0.0.1", "policy", "0,1", "1", "0"] in lines
     assert "reference.model" in text and "question 0" in text
     assert list((tmp_path).glob("runs*")) == []  # nothing was started or written

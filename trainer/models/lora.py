@@ -1,0 +1,115 @@
+"""A linear layer with a low-rank adapter (LoRA, Hu et al. 2021, arXiv:2106.09685), and whole weights made of the two.
+
+    y = x W' + scale (x A') B'        W [out, in] frozen, A [rank, in] and B [out, rank] trained, B = 0 at the start
+
+peft's own layers are not used for training: here the frozen weight keeps its Hugging Face name, one module holds all
+three tensors (ZeRO-3 gathers once, not three times), the product is added in place, and A is drawn from a seed by name.
+The form on disk is peft's (trainer/models/adapters.py), and the tests hold every number against peft's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_A, _B = "lora_A", "lora_B"
+
+
+class LoraLinear(nn.Module):
+    """Takes the place of a `nn.Linear`; its parameters keep their names, those of the adapter come beside them."""
+
+    def __init__(self, linear: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        out_features, in_features = linear.weight.shape
+        # In this order: whoever reads the parameters one by one has the adapter when the weight comes.
+        self.lora_A = nn.Parameter(linear.weight.new_zeros(rank, in_features))
+        self.lora_B = nn.Parameter(linear.weight.new_zeros(out_features, rank))
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.rank, self.scale, self.in_features = rank, scale, in_features  # ZeRO-3 leaves parameters without a shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x `[..., in]` -> `[..., out]`."""
+        rows = x.flatten(0, -2)
+        added = F.linear(rows, self.weight, self.bias).addmm_(
+            F.linear(rows, self.lora_A), self.lora_B.T, alpha=self.scale
+        )
+        return added.view(*x.shape[:-1], -1)
+
+    def draw_a(self, seed: int, name: str) -> Tensor:
+        """A's start `[rank, in]` in float32, as peft draws it: uniform within 1 / sqrt(in). The same on every rank."""
+        drawn = torch.rand(self.rank, self.in_features, generator=_generator(f"{seed} {name}", torch.device("cpu")))
+        return (drawn * 2 - 1) * self.in_features**-0.5
+
+    def merged(self, weight: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
+        """The whole weight `[out, in]` that does what the layer does: made in float32, rounded once to weight's format.
+
+        A bfloat16 weight is on the bfloat16 grid, and most adapters move it by less than half a spacing: rounded to the
+        nearest they would be gone, and the engines would serve the base. `name` seeds the rounding.
+        """
+        whole = torch.addmm(weight.float(), b.float(), a.float(), alpha=self.scale)
+        return round_in_proportion(whole, name) if weight.dtype is torch.bfloat16 else whole.to(weight.dtype)
+
+
+def round_in_proportion(x: Tensor, name: str) -> Tensor:
+    """float32 -> bfloat16, away from zero with the probability of the part that is cut off: right on average.
+
+    What is on the grid stays. The same draw for a name every time, so weights that did not move are rounded as before.
+    Overwrites `x`.
+    """
+    draw = torch.randint(1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=_generator(name, x.device))
+    x.view(torch.int32).add_(draw).bitwise_and_(-1 << 16)  # bfloat16 is the upper half of a float32
+    return x.to(torch.bfloat16)
+
+
+def _generator(text: str, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(xxhash.xxh64_intdigest(text.encode()) >> 1)
+
+
+def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
+    """The adapted layers below `module` by name."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLinear)}
+
+
+def is_adapter(name: str) -> bool:
+    """True for a parameter that merging takes away."""
+    return name.endswith((f".{_A}", f".{_B}"))
+
+
+def merged_weights(
+    named: Iterable[tuple[str, Tensor]], layers: Mapping[str, LoraLinear]
+) -> Iterator[tuple[str, Tensor]]:
+    """Whole weights from parameters one by one, with those of `layers` merged; names stay, adapters are gone.
+
+    A tensor of `named` is not used after the next one was asked for.
+    """
+    held: dict[str, Tensor] = {}
+    for name, tensor in named:
+        layer, _, part = name.rpartition(".")
+        if layer not in layers or part == "bias":
+            yield name, tensor
+        elif is_adapter(name):
+            held[part] = tensor.detach().clone()
+        else:
+            yield name, layers[layer].merged(tensor.detach(), held.pop(_A), held.pop(_B), name)
+
+
+def frozen_digest(module: nn.Module) -> str:
+    """What the trained weights mean nothing without: every frozen weight, and how it is adapted.
+
+    Empty when none is frozen. Weights must be whole and on the CPU.
+    """
+    frozen = [(name, p) for name, p in module.named_parameters() if not p.requires_grad]
+    if not frozen:
+        return ""
+    hasher = xxhash.xxh3_128()
+    for name, layer in lora_layers(module).items():
+        hasher.update(f"{name} {layer.rank} {layer.scale!r} ".encode())
+    for name, parameter in frozen:
+        hasher.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} ".encode())
+        hasher.update(parameter.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
