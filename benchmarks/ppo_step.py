@@ -2,9 +2,10 @@
 
     python benchmarks/ppo_step.py --model FOLDER [--steps 4] [--json out.json]
 
-Runs a real PPO run (Ray, DeepSpeed, vLLM, a critic, a reference, a rule reward), reads its phases from metrics.jsonl,
-then repeats the last step's generation with vLLM's own AsyncLLM and the policy update with DeepSpeed's own engine on
-the same tokens, in this process. The first step of everything is left out: it warms caches up.
+Runs PPO with every role real (Ray, DeepSpeed, vLLM, a critic, a reference, a rule reward) and reads its phases. Then
+every step's generation is repeated with vLLM's own AsyncLLM, and the updates of policy and critic, side by side as in
+the run, with DeepSpeed's own engine on the same tokens; each in a process of its own with the environment its role had.
+The first step is left out on both sides: it warms caches up.
 """
 
 from __future__ import annotations
@@ -12,31 +13,41 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
+import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
+from cluster.runtime_env import RoleEnv
 from conf.schema import Device, LearnerConfig, RunConfig
 from data.batching import shard
 from data.types import PolicyExperience, RankShard, TokenBatch
-from rollout import environment
 from trainer.configuration import compose
+from trainer.engine.zero import ZeroEngine
 from trainer.main import run
-from trainer.metrics_log import read_history
+from trainer.metrics_log import MetricHistory, read_history
 from trainer.run_folder import RunPaths
 from trainer.samples import SampleRow, read_samples
 
+_meeting: Barrier  # of the replays of one step, set in each of their processes
 PHASES = ("generation", "reward", "reference", "values", "old_logprobs", "policy_update", "critic_update", "sync")
 SEQUENCES_PER_UPDATE = 16
+DEADLINE_S = 300.0
+Replay = Callable[[RunConfig, Sequence[Sequence[SampleRow]]], list[float]]
+"""A run's configuration and the samples of each step -> seconds of each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +88,10 @@ def phases(folder: RunPaths) -> dict[str, float]:
     return found
 
 
-def bare_generation(config: RunConfig, rows: Sequence[SampleRow]) -> float:
-    """Seconds of vLLM's own AsyncLLM for the same prompts, each answer forced to the length it had."""
+def bare_generation(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list[float]:
+    """Seconds of vLLM's own AsyncLLM for each step's prompts, every answer forced to the length it had."""
+    from rollout import environment
+
     environment.prepare(config.rollout, Device.cpu)
     from vllm import AsyncLLMEngine, SamplingParams  # after the environment
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -89,48 +102,106 @@ def bare_generation(config: RunConfig, rows: Sequence[SampleRow]) -> float:
         logprobs_mode="processed_logprobs", enable_chunked_prefill=False, max_num_batched_tokens=4096,
     )  # fmt: skip
 
-    async def one(engine: AsyncLLMEngine, row: SampleRow, number: int, turn: int) -> None:
+    async def one(engine: AsyncLLMEngine, row: SampleRow, name: str, seed: int) -> None:
         length = len(row.response_ids)
         params = SamplingParams(
-            temperature=row.temperature, max_tokens=length, min_tokens=length, seed=number, logprobs=0
+            temperature=row.temperature, max_tokens=length, min_tokens=length, seed=seed, logprobs=0
         )
-        async for _ in engine.generate({"prompt_token_ids": list(row.prompt_ids)}, params, f"{turn}-{number}"):
+        async for _ in engine.generate({"prompt_token_ids": list(row.prompt_ids)}, params, name):
             pass
 
-    async def both() -> float:
+    async def play_all() -> list[float]:
         engine = AsyncLLMEngine.from_engine_args(args)
-        for turn in range(2):  # the first one warms up
+        seconds = []
+        for step, rows in enumerate(steps):
             started = time.perf_counter()
-            await asyncio.gather(*(one(engine, row, i, turn) for i, row in enumerate(rows)))
-            seconds = time.perf_counter() - started
+            await asyncio.gather(*(one(engine, row, f"{step}-{i}", i) for i, row in enumerate(rows)))
+            seconds.append(time.perf_counter() - started)
         engine.shutdown()
         return seconds
 
-    return asyncio.run(both())
+    return asyncio.run(play_all())
 
 
-def bare_update(config: LearnerConfig, rows: Sequence[SampleRow]) -> float:
-    """Seconds of DeepSpeed's own engine on the same packed tokens, without Ray, learner, or metrics."""
-    from trainer.engine.rendezvous import Rendezvous
-    from trainer.engine.zero import ZeroEngine
+def bare_policy(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list[float]:
+    """Seconds of DeepSpeed's own engine on each step's packed tokens, without Ray, learner, algorithm or metrics."""
     from trainer.models.loading import load_causal_lm
 
+    def loss(engine: ZeroEngine, batch: PolicyExperience) -> Tensor:
+        return -(engine.module(batch.tokens, temperature=0.8).logprobs * batch.advantages).sum()
+
+    return _updates(load_causal_lm(config.policy.model, precision=config.policy.precision), config.policy, steps, loss)
+
+
+def bare_critic(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list[float]:
+    """The same for the critic."""
+    from trainer.models.loading import load_scalar_model
+
+    def loss(engine: ZeroEngine, batch: PolicyExperience) -> Tensor:
+        return (engine.module(batch.tokens) * batch.tokens.response_mask).square().sum()
+
+    model = load_scalar_model(config.critic.model, precision=config.critic.precision, new_head_seed=0)
+    return _updates(model, config.critic, steps, loss)
+
+
+def _updates(
+    model: nn.Module,
+    config: LearnerConfig,
+    steps: Sequence[Sequence[SampleRow]],
+    loss: Callable[[ZeroEngine, PolicyExperience], Tensor],
+) -> list[float]:
+    from trainer.engine.rendezvous import Rendezvous
+
     engine = ZeroEngine(
-        load_causal_lm(config.model, precision=config.precision), config, Rendezvous(0, 1, "127.0.0.1", 29591, 300.0),
-        device=Device.cpu, total_steps=100,
-    )  # fmt: skip
-    part = packed_shard(config, rows)
-    for _ in range(2):  # the first one warms up
+        model, config, Rendezvous(0, 1, "127.0.0.1", _free_port(), 300.0), device=Device.cpu, total_steps=100
+    )
+    seconds = []
+    for part in [packed_shard(config, rows) for rows in steps]:
+        _meeting.wait(DEADLINE_S)
         started = time.perf_counter()
         for window in part.windows:
             for i, batch in enumerate(window.micro_batches):
-                logprobs = engine.module(batch.tokens, temperature=0.8).logprobs
-                loss = -(logprobs * batch.advantages).sum() / window.denominators.tokens
-                engine.backward(loss, last=i == len(window.micro_batches) - 1)
+                scaled = loss(engine, batch) / window.denominators.tokens
+                engine.backward(scaled, last=i == len(window.micro_batches) - 1)
             engine.step()
-        seconds = time.perf_counter() - started
+        seconds.append(time.perf_counter() - started)
     engine.close()
     return seconds
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def side_by_side(
+    replays: Sequence[Replay], config: RunConfig, steps: Sequence[Sequence[SampleRow]], threads: int
+) -> float:
+    """Seconds of all steps but the first, each replay in a fresh process with a role's environment; a step ends with
+    the slowest."""
+    variables = RoleEnv(Device.cpu, threads).variables()
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(  # its processes may have children, which vLLM does
+            len(replays), mp_context=context, initializer=_meet, initargs=(context.Barrier(len(replays)),)
+        ) as pool:
+            seconds = [future.result() for future in [pool.submit(replay, config, steps) for replay in replays]]
+        return sum(max(step) for step in list(zip(*seconds, strict=True))[1:])
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
+
+
+def _meet(barrier: Barrier) -> None:
+    global _meeting
+    _meeting = barrier
 
 
 def packed_shard(config: LearnerConfig, rows: Sequence[SampleRow]) -> RankShard[PolicyExperience]:
@@ -147,6 +218,11 @@ def packed_shard(config: LearnerConfig, rows: Sequence[SampleRow]) -> RankShard[
     )[0]  # fmt: skip
 
 
+def total(history: MetricHistory, name: str) -> float:
+    """Sum of a metric over all steps but the first."""
+    return sum(value for step, value in history.series(name) if step > 1 and value is not None)
+
+
 def main() -> None:
     """Run, compare, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,15 +234,19 @@ def main() -> None:
         config, folder = play(options.model.absolute(), options.steps, Path(root))
         seconds = phases(folder)
         history = read_history(folder.metrics)
-        rows = read_samples(folder.samples_file(options.steps))
-        ours = {name: dict(history.series(f"time/{name}"))[options.steps] or 0.0 for name in ("generation",)}
-        update = dict(history.series("policy/seconds"))[options.steps] or 0.0
-        generation = Overhead(ours["generation"], bare_generation(config, rows))
-        learner = Overhead(update, bare_update(config.policy, rows))
+        steps = [read_samples(folder.samples_file(step)) for step in range(1, options.steps + 1)]
+        threads = config.policy.threads_per_rank
+        generation = Overhead(
+            total(history, "time/generation"),
+            side_by_side([bare_generation], config, steps, config.rollout.threads_per_worker),
+        )
+        learner = Overhead(
+            total(history, "time/updates"), side_by_side([bare_policy, bare_critic], config, steps, threads)
+        )
     show(seconds, generation, learner)
     if options.json:
         options.json.write_text(
-            json.dumps({"phases_s": seconds, "generation": asdict(generation), "update": asdict(learner)}, indent=2)
+            json.dumps({"phases_s": seconds, "generation": asdict(generation), "updates": asdict(learner)}, indent=2)
         )
 
 
@@ -178,7 +258,7 @@ def show(seconds: dict[str, float], generation: Overhead, learner: Overhead) -> 
         table.add_row(name, f"{value:.2f}", f"{value / seconds['step']:.0%}")
     console.print(table)
     table = Table("the same work", "ours, s", "bare, s", "overhead", title="our own code")
-    for name, overhead in (("generation", generation), ("policy update", learner)):
+    for name, overhead in (("generation", generation), ("policy and critic update", learner)):
         table.add_row(name, f"{overhead.ours_s:.2f}", f"{overhead.bare_s:.2f}", f"{overhead.share:+.1%}")
     console.print(table)
 

@@ -14,7 +14,6 @@ def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
         "VLLM_DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "VLLM_HOST_IP": "127.0.0.1",  # one engine is one machine: nothing listens beyond it
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # a forked engine core inherits torch's thread pool and hangs
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     if device is Device.cpu:

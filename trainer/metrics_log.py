@@ -58,12 +58,13 @@ def read_history(path: Path) -> MetricHistory:
         return MetricHistory((), 0)
     rows: dict[int, MetricRow] = {}
     unreadable = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        row = _parse(line)
-        if row is None:
-            unreadable += 1
-        else:
-            rows[row.step] = row
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            row = _parse(line)
+            if row is None:
+                unreadable += 1
+            else:
+                rows[row.step] = row
     return MetricHistory(tuple(rows[step] for step in sorted(rows)), unreadable)
 
 

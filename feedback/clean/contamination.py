@@ -40,7 +40,8 @@ def _plain(texts: pl.Series) -> pl.Series:
 
 def _texts(path: Path) -> Iterator[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`: it also cuts at characters (U+0085, U+2028) that JSON leaves inside strings.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
         for line in lines:
             yield from [line] if path.suffix == ".txt" else _strings(json.loads(line)) if line.strip() else []
     except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:

@@ -69,7 +69,7 @@ def test_the_commands_do_what_is_said(folder: Path) -> None:
         told[command.split()[1]] = done.stdout
     assert told.keys() == {"doctor", "plan", "train", "export", "report", "feedback"}
     assert "raylign plan" in told["plan"] and "Placement" in told["plan"]
-    for name in ("my-sft", "my-dpo", "my-ppo", "my-grpo", "my-rloo", "my-reinforce-pp"):
+    for name in ("my-sft", "my-dpo", "my-ppo", "my-grpo"):
         run = RunPaths(folder / "runs" / name)
         assert [row.step for row in read_history(run.metrics).rows] == [1, 2, 3]
         assert run.report.is_file() and run.summary.is_file()

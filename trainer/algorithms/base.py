@@ -140,4 +140,13 @@ class MeasuringAlgorithm(Protocol):
         ...
 
 
+@runtime_checkable
+class LinearAlgorithm(Protocol):
+    """A causal algorithm whose loss is a weighted sum of log-probs, the weights known before the forward pass."""
+
+    def logprob_gradient(self, batch: Any, denominators: Denominators) -> Tensor:
+        """d loss / d log-prob of every token, `[N]`, zero off-mask: the head forms its gradients at once."""
+        ...
+
+
 OfflineAlgorithm = CausalAlgorithm | ScalarAlgorithm

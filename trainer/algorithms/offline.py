@@ -21,6 +21,11 @@ def text_loss(outputs: TokenOutputs, batch: TextBatch, denominators: Denominator
     return LossOutput(loss, {"entropy": entropy(outputs, mask)})
 
 
+def text_loss_gradient(batch: TextBatch, denominators: Denominators) -> Tensor:
+    """Of `text_loss` with respect to the log-probs. [N]"""
+    return torch.where(batch.tokens.response_mask, -batch.weights / denominators.tokens, 0)
+
+
 def entropy(outputs: TokenOutputs, mask: Tensor) -> MetricSum:
     """Mean entropy of the masked tokens' predictions."""
     return MetricSum(masked_sum(outputs.entropy.detach(), mask).float(), mask.sum().float())

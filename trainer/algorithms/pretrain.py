@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from conf.schema import AlgorithmConfig
 from data.row_batches import TextBatch
 from data.types import Denominators, RowKind, TokenOutputs
 from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import text_loss
+from trainer.algorithms.offline import text_loss, text_loss_gradient
 from trainer.algorithms.online import range_problems
 
 
@@ -51,3 +53,7 @@ class Pretraining:
     def loss(self, outputs: TokenOutputs, batch: TextBatch, denominators: Denominators) -> LossOutput:
         """Mean over the step's tokens, each document's first one left out: nothing predicts it."""
         return text_loss(outputs, batch, denominators)
+
+    def logprob_gradient(self, batch: TextBatch, denominators: Denominators) -> Tensor:
+        """Known before the forward pass: a LinearAlgorithm."""
+        return text_loss_gradient(batch, denominators)

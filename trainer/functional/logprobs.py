@@ -42,12 +42,13 @@ def fused_linear_logprobs(
 
 def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """The same by the definition, with the whole [M, V] in memory: the truth that the fused form is tested against."""
-    logits = (hidden @ weight.T).to(_accumulate_dtype(hidden)) / temperature
+    logits = (hidden @ weight.T).to(accumulate_dtype(hidden)) / temperature
     log_p = logits.log_softmax(-1)
     return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1)
 
 
-def _accumulate_dtype(x: Tensor) -> torch.dtype:
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """In which softmax and sums over `x` run: float32, or float64 for float64."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
@@ -56,7 +57,7 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     if hidden.is_cuda and hidden.dtype in (torch.bfloat16, torch.float16):
         logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)  # keeps the accumulator's bits; CUDA only
     else:
-        logits = (hidden @ weight.T).to(_accumulate_dtype(hidden))
+        logits = (hidden @ weight.T).to(accumulate_dtype(hidden))
     return logits if temperature == 1 else logits.div_(temperature)
 
 
@@ -92,7 +93,7 @@ class _LinearLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """A running maximum, sum and first moment over the slabs of the vocabulary."""
         tiles = _Tiles(hidden.shape[0], weight.shape[0], tile_logits)
-        target = torch.zeros(hidden.shape[0], dtype=_accumulate_dtype(hidden), device=hidden.device)
+        target = torch.zeros(hidden.shape[0], dtype=accumulate_dtype(hidden), device=hidden.device)
         highest = torch.full_like(target, float("-inf"))
         total, moment = torch.zeros_like(target), torch.zeros_like(target)  # sum e^x and sum x e^x, x = z - highest
         for slab in tiles.slabs():

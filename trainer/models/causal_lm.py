@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.types import TokenBatch, TokenOutputs
+from trainer.functional.known_gradient import logprobs_of_known_gradient
 from trainer.functional.logprobs import DEFAULT_TILE_LOGITS, fused_linear_logprobs
 from trainer.models.packed_attention import packed_inputs
 
@@ -27,9 +28,16 @@ class FusedHead(nn.Module):
         self.weight = weight  # [V, H], the embedding itself when tied
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, temperature: float, with_entropy_grad: bool
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        temperature: float,
+        with_entropy_grad: bool = False,
+        logprob_grad: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """hidden `[M, H]`, targets `[M]` -> log-probs `[M]` and entropy `[M]`, float32."""
+        if logprob_grad is not None and torch.is_grad_enabled():
+            return logprobs_of_known_gradient(hidden, self.weight, targets, logprob_grad, temperature=temperature)
         tile = GPU_TILE_LOGITS if hidden.is_cuda else DEFAULT_TILE_LOGITS
         logprobs, entropy = fused_linear_logprobs(
             hidden, self.weight, targets, temperature=temperature, tile_logits=tile
@@ -49,15 +57,28 @@ class CausalLM(nn.Module):
         hf.set_output_embeddings(FusedHead(head.weight))
         self.hf = hf
 
-    def forward(self, tokens: TokenBatch, *, temperature: float, with_entropy_grad: bool = False) -> TokenOutputs:
+    def forward(
+        self,
+        tokens: TokenBatch,
+        *,
+        temperature: float,
+        with_entropy_grad: bool = False,
+        logprob_grad: Tensor | None = None,
+    ) -> TokenOutputs:
         """Log-prob and entropy of every response token under logits / temperature, `[N]` float32, zero off-mask.
 
+        `logprob_grad` `[N]`: the loss's gradient with respect to the log-probs, where it is known already; the head
+        then forms its gradients in the forward pass (trainer/functional/known_gradient.py).
         Raises ValueError when the first token of a sequence is a response token: nothing predicts it.
         """
         targets_at = response_positions(tokens)
         hidden = self.hf.base_model(**packed_inputs(tokens)).last_hidden_state[0]  # [N, H]
         logprobs, entropy = self.hf.get_output_embeddings()(
-            hidden[targets_at - 1], tokens.input_ids[targets_at], temperature, with_entropy_grad
+            hidden[targets_at - 1],
+            tokens.input_ids[targets_at],
+            temperature,
+            with_entropy_grad,
+            None if logprob_grad is None else logprob_grad[targets_at],
         )
         blank = logprobs.new_zeros(tokens.num_tokens)
         return TokenOutputs(

@@ -12,6 +12,7 @@ from data.types import Denominators, TokenBatch
 from rollout.interfaces import Ref
 from trainer.algorithms.base import (
     CausalAlgorithm,
+    LinearAlgorithm,
     LossOutput,
     MeasuringAlgorithm,
     ModelKind,
@@ -47,6 +48,18 @@ class CausalObjective:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearObjective:
+    """The same where the loss's gradient with respect to them is known beforehand."""
+
+    algorithm: CausalAlgorithm
+
+    def __call__(self, model: nn.Module, batch: Any, denominators: Denominators) -> LossOutput:
+        """Collective under ZeRO-3."""
+        known = cast("LinearAlgorithm", self.algorithm).logprob_gradient(batch, denominators)
+        return self.algorithm.loss(model(batch.tokens, temperature=1.0, logprob_grad=known), batch, denominators)
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuringObjective(CausalObjective):
     """One whose algorithm needs a figure of the whole step first: a learner.MeasuredObjective."""
 
@@ -67,6 +80,8 @@ def objective_of(algorithm: OfflineAlgorithm) -> Objective[Any]:
         return ScalarObjective(cast("ScalarAlgorithm", algorithm))
     if isinstance(algorithm, MeasuringAlgorithm):
         return MeasuringObjective(cast("CausalAlgorithm", algorithm))
+    if isinstance(algorithm, LinearAlgorithm):
+        return LinearObjective(cast("CausalAlgorithm", algorithm))
     return CausalObjective(cast("CausalAlgorithm", algorithm))
 
 

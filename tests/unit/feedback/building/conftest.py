@@ -65,14 +65,16 @@ class Built:
     def rows(self, kind: str, split: str | None = None) -> list[dict]:
         """Rows of a kind, of one split or all."""
         names = [split] if split else ["train", "eval", "test"]
-        texts = [(self.folder / kind / f"{name}.jsonl").read_text() for name in names]
-        return [json.loads(line) for text in texts for line in text.splitlines()]
+        return [json.loads(line) for name in names for line in self.lines(f"{kind}/{name}.jsonl")]
 
     @property
     def dropped(self) -> dict[str, str]:
         """Event id -> rule, as dropped.jsonl says."""
-        lines = (self.folder / "dropped.jsonl").read_text().splitlines()
-        return {row["event_id"]: row["rule"] for row in map(json.loads, lines)}
+        return {row["event_id"]: row["rule"] for row in map(json.loads, self.lines("dropped.jsonl"))}
+
+    def lines(self, name: str) -> list[str]:
+        """Of a JSONL file. Not by `splitlines`, which also cuts at characters that JSON leaves inside strings."""
+        return [line for line in (self.folder / name).read_text().split("\n") if line]
 
     def everything(self) -> str:
         """All bytes of all files but source.json, as text."""

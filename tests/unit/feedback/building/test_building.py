@@ -52,7 +52,7 @@ def check_counts(built) -> None:
     gone = sum(drop.events for drop in result.event_drops if drop.rule == "forgotten")
     named = {event for kind in KINDS for row in built.rows(kind) for event in row["events"]}
     dropped = built.dropped
-    broken = (built.folder / "quarantine.jsonl").read_text().splitlines()
+    broken = built.lines("quarantine.jsonl")
     assert result.rows_in == len(named) + len(dropped) + len(broken) + gone
     assert not named & dropped.keys()
     assert len(named) == result.events_used and len(broken) == result.quarantined

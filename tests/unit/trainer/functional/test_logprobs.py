@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 from trainer.functional.logprobs import fused_linear_logprobs, linear_logprobs
 
 
-def _inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+def head_inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+    """Hidden states, weight and targets."""
     gen = torch.Generator().manual_seed(m)
     hidden = torch.randn(m, h, generator=gen, dtype=torch.float64).to(dtype).requires_grad_()
     weight = torch.randn(v, h, generator=gen, dtype=torch.float64).to(dtype).requires_grad_()
@@ -20,7 +21,7 @@ def _inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.float64)
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 @pytest.mark.parametrize("tile_logits", [1, 13, 40, 143, 1000])
 def test_equals_the_definition_with_gradients(temperature: float, tile_logits: int) -> None:
-    hidden, weight, targets = _inputs(13)
+    hidden, weight, targets = head_inputs(13)
     upstream = torch.randn(2, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     fused = fused_linear_logprobs(hidden, weight, targets, temperature=temperature, tile_logits=tile_logits)
     plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
@@ -37,14 +38,14 @@ def test_equals_the_definition_with_gradients(temperature: float, tile_logits: i
 
 
 def test_gradcheck() -> None:
-    hidden, weight, targets = _inputs(6)
+    hidden, weight, targets = head_inputs(6)
     assert torch.autograd.gradcheck(
         lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, tile_logits=31), (hidden, weight)
     )
 
 
 def test_frozen_weight_and_frozen_hidden_get_no_gradient() -> None:
-    hidden, weight, targets = _inputs(6)
+    hidden, weight, targets = head_inputs(6)
     for frozen, free in ((hidden, weight), (weight, hidden)):
         out, _ = fused_linear_logprobs(
             *(x.detach() if x is frozen else x for x in (hidden, weight)), targets, temperature=1.0
@@ -65,7 +66,7 @@ def test_large_logits_stay_finite() -> None:
 
 
 def test_bfloat16_inputs_give_float32_results_and_bfloat16_gradients() -> None:
-    hidden, weight, targets = _inputs(40, v=64, h=16, dtype=torch.bfloat16)
+    hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=torch.bfloat16)
     logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, tile_logits=300)
     assert logprobs.dtype is entropy.dtype is torch.float32
     exact = [x.detach().float().requires_grad_() for x in (hidden, weight)]
@@ -81,14 +82,16 @@ def test_bfloat16_inputs_give_float32_results_and_bfloat16_gradients() -> None:
 
 
 def test_no_tokens_give_zero_gradients() -> None:
-    hidden, weight, targets = _inputs(0)
+    hidden, weight, targets = head_inputs(0)
     logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=1.0)
     assert logprobs.shape == entropy.shape == (0,)
     (logprobs.sum() + entropy.sum()).backward()
     assert weight.grad.abs().sum() == 0
 
 
-class _LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):
+    """Watches the size of every tensor that an operation makes."""
+
     def __init__(self) -> None:
         super().__init__()
         self.numel = 0
@@ -102,8 +105,8 @@ class _LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("with_entropy", [False, True])
 def test_logits_exist_for_one_tile_at_a_time(with_entropy: bool) -> None:
     m, v, h, tile = 200, 300, 4, 3000
-    hidden, weight, targets = _inputs(m, v, h)
-    with _LargestTensor() as largest:
+    hidden, weight, targets = head_inputs(m, v, h)
+    with LargestTensor() as largest:
         logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, tile_logits=tile)
         (logprobs.sum() + (entropy.sum() if with_entropy else 0)).backward()
     assert largest.numel == tile

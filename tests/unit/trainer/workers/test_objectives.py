@@ -9,13 +9,15 @@ import torch
 
 from conf.schema import OptimConfig, Precision
 from data.batching import shard
+from data.row_batches import TextBatch
 from data.sample_model import tiny_model
-from data.types import PairBatch, TokenBatch
+from data.types import Denominators, PairBatch, TokenBatch
 from trainer.algorithms.rm import RewardModelling, RMConfig
+from trainer.algorithms.sft import SFT, SFTConfig
 from trainer.engine.torch_engine import TorchEngine
 from trainer.learner import Learner
-from trainer.models.loading import load_scalar_model
-from trainer.workers.offline_model import ScalarObjective
+from trainer.models.loading import load_causal_lm, load_scalar_model
+from trainer.workers.offline_model import CausalObjective, LinearObjective, ScalarObjective, objective_of
 
 
 def test_evaluation_reports_the_loss_and_leaves_the_weights(tmp_path: Path) -> None:
@@ -33,3 +35,26 @@ def test_evaluation_reports_the_loss_and_leaves_the_weights(tmp_path: Path) -> N
     assert evaluated["loss"] == pytest.approx(trained.metrics["loss"], rel=1e-5)
     assert evaluated["accuracy"] == trained.metrics["accuracy"]
     assert learner.evaluate(one, objective)["loss"] < evaluated["loss"]
+
+
+def test_a_gradient_formed_in_the_forward_pass_is_the_one_of_backward(tmp_path: Path) -> None:
+    """Weighted tokens, untrained ones, a filler; body and head."""
+    model = load_causal_lm(tiny_model(tmp_path / "tiny", tie=True), precision=Precision.float32).double()
+    rows = [[5 + i, 9, 20 + 3 * i, 7, 30 + i][: 3 + i % 3] for i in range(6)]
+    weights = [[0.0, *(0.5 * ((i + t) % 3) for t in range(len(row) - 1))] for i, row in enumerate(rows)]
+    tokens = TokenBatch.from_sequences(rows, [[w > 0 for w in row] for row in weights])
+    texts = TextBatch(tokens, torch.tensor([w for row in weights for w in row]))
+    algorithm, denominators = SFT(SFTConfig()), Denominators(tokens=17.0, sequences=6.0, chosen_tokens=0.0)
+    assert isinstance(objective_of(algorithm), LinearObjective)
+    found = []
+    for objective in (LinearObjective(algorithm), CausalObjective(algorithm)):
+        for batch in (texts, texts.filler()):
+            model.zero_grad()
+            output = objective(model, batch, denominators)
+            output.loss.backward()
+            gradients = [p.grad.clone() for p in model.parameters()]
+            found.append((output.loss.detach(), output.metrics["entropy"].total, *gradients))
+    for a, b in zip(found[:2], found[2:], strict=True):
+        for mine, truth in zip(a, b, strict=True):
+            torch.testing.assert_close(mine, truth, rtol=1e-6, atol=1e-9)
+    assert max(float(g.abs().max()) for g in found[0][2:]) > 1e-3 and not any(bool(g.any()) for g in found[1][2:])

@@ -1,0 +1,1 @@
+"""The two sides of benchmarks/offline_vs_trl.py and what they share."""

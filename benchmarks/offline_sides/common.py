@@ -1,0 +1,116 @@
+"""A job for one side, its rows, and what a side reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+ROWS_PER_STEP = {"sft": 8, "dpo": 4, "rm": 4, "kto": 8}
+LR = 1e-5
+BETA = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the ranks of one side do together."""
+
+    side: str  # ours, trl or trl-best
+    algorithm: str  # a key of ROWS_PER_STEP
+    precision: str  # float32 or bfloat16
+    ranks: int
+    model: str
+    rows: str
+    steps: int  # counted ones; one more is played first, which warms caches up
+
+    @property
+    def rows_per_step(self) -> int:
+        """Of all ranks together."""
+        return ROWS_PER_STEP[self.algorithm]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one rank measured, its first step left out."""
+
+    tokens: int  # non-padding tokens of all ranks
+    seconds: float  # of the steps, optimizer included
+    reference_s: float  # of reference log-probs computed apart from the steps, for the counted steps
+    losses: tuple[float, ...]  # of every step, the first included
+    memory_gb: float  # this rank's peak while training, beyond the imported libraries and the model itself
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Ids of a prompt, its answer, and a worse one."""
+
+    prompt: list[int]
+    answer: list[int]
+    worse: list[int]
+    good: bool  # which of them an unpaired row shows
+
+    @property
+    def shown(self) -> list[int]:
+        """The answer of an unpaired row."""
+        return self.answer if self.good else self.worse
+
+    def tokens(self, algorithm: str) -> int:
+        """Non-padding tokens of one row, each side of a pair with its prompt. KTO's second sequence is not counted:
+        it is not trained."""
+        if algorithm == "kto":
+            return len(self.prompt) + len(self.shown)
+        one = len(self.prompt) + len(self.answer)
+        return one if algorithm == "sft" else one + len(self.prompt) + len(self.worse)
+
+
+def examples(job: Job) -> list[Example]:
+    """Rows in file order, tokenised once by our encoder. The worse answer is the next row's."""
+    from data.tokenize import Encoder, load_tokenizer
+
+    encoder = Encoder(load_tokenizer(job.model))
+    count = job.rows_per_step * (job.steps + 1)
+    with Path(job.rows).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for _, line in zip(range(count + 1), file, strict=False)]
+    found = []
+    for i, (row, other) in enumerate(pairwise(rows)):
+        good, bad = (encoder.encode_answer(row["question"], r["answer"]) for r in (row, other))
+        cut = good.prompt_tokens
+        ids = [list(part) for part in (good.token_ids[:cut], good.token_ids[cut:], bad.token_ids[cut:])]
+        found.append(Example(*ids, good=i % 2 == 0))
+    return found
+
+
+def steps_of(job: Job, rows: Sequence[Example]) -> list[Sequence[Example]]:
+    """The rows of each step."""
+    return [rows[i : i + job.rows_per_step] for i in range(0, len(rows), job.rows_per_step)]
+
+
+def mismatched(part: Sequence[Example]) -> Iterator[list[int]]:
+    """For each unpaired row of a step the answer of the row before it: what KTO measures its KL on."""
+    for i in range(len(part)):
+        yield part[i - 1].shown
+
+
+class PeakMemory:
+    """Resident memory beyond the libraries; the kernel's high-water mark is reset when a model is loaded."""
+
+    def __init__(self) -> None:
+        """Before the model is loaded."""
+        self._libraries = _status_gb("VmRSS")
+        self._model = 0.0
+
+    def loaded(self, model_bytes: int) -> None:
+        """The model is there; what comes on top counts."""
+        self._model = model_bytes / 1e9
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def peak_gb(self) -> float:
+        """Since `loaded`."""
+        return _status_gb("VmHWM") - self._libraries - self._model
+
+
+def _status_gb(name: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(float(line.split()[1]) for line in status.splitlines() if line.startswith(name)) / 1e6

@@ -1,0 +1,102 @@
+"""Our side: a rank of our learner over DeepSpeed ZeRO, with packed micro-batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.offline_sides.common import BETA, LR, Example, Job, Outcome, PeakMemory, examples, mismatched, steps_of
+
+MICRO_BATCH_TOKENS = 2048
+DEADLINE_S = 600.0
+
+
+def run(job: Job, rank: int, port: int) -> Outcome:
+    """Collective over the job's ranks."""
+    from cluster.rank import MeetingPoint, RankInfo
+    from conf.schema import Device, LearnerConfig, OptimConfig, Precision
+    from data.batching import shard
+    from trainer.workers.offline_model import objective_of
+    from trainer.workers.specs import PolicySpec, ScalarSpec
+
+    config = LearnerConfig(
+        model=job.model, precision=Precision(job.precision), micro_batch_tokens=MICRO_BATCH_TOKENS,
+        optim=OptimConfig(lr=LR), num_ranks=job.ranks,
+    )  # fmt: skip
+    spec: Any
+    if job.algorithm == "rm":
+        spec = ScalarSpec(job.model, config, Device.cpu, job.steps + 1, DEADLINE_S, new_head_seed=0)
+    else:
+        spec = PolicySpec(job.model, config, Device.cpu, job.steps + 1, DEADLINE_S)
+    import trainer.engine.zero  # noqa: F401 - a library before the model is measured
+
+    memory = PeakMemory()
+    learner = spec.build(RankInfo("policy", rank, job.ranks), MeetingPoint("127.0.0.1", port))
+    memory.loaded(sum(p.numel() * p.element_size() for p in learner.engine.module.parameters()))
+    objective, parts = objective_of(algorithm(job.algorithm)), steps_of(job, examples(job))
+    references, reference_s, losses, seconds = [], [], [], []
+    for part in parts:  # before training, as a run does
+        started = time.perf_counter()
+        references.append(_references(learner, batch_of(job.algorithm, part, []), job.algorithm))
+        reference_s.append(time.perf_counter() - started)
+    for part, reference in zip(parts, references, strict=True):
+        started = time.perf_counter()
+        batch = batch_of(job.algorithm, part, reference)
+        shards = shard(
+            batch, num_ranks=job.ranks, units_per_update=job.rows_per_step, micro_batch_tokens=MICRO_BATCH_TOKENS,
+            seed=0,
+        )  # fmt: skip
+        losses.append(learner.update(shards[rank], objective).metrics["loss"])
+        seconds.append(time.perf_counter() - started)
+    tokens = sum(row.tokens(job.algorithm) for part in parts[1:] for row in part)
+    return Outcome(tokens, sum(seconds[1:]), sum(reference_s[1:]), tuple(losses), memory.peak_gb())
+
+
+def algorithm(name: str) -> Any:
+    """With TRL's own defaults."""
+    from trainer.algorithms.dpo import DPO, DPOConfig
+    from trainer.algorithms.kto import KTO, KTOConfig
+    from trainer.algorithms.rm import RewardModelling, RMConfig
+    from trainer.algorithms.sft import SFT, SFTConfig
+
+    return {
+        "sft": SFT(SFTConfig()), "dpo": DPO(DPOConfig(beta=BETA)), "rm": RewardModelling(RMConfig()),
+        "kto": KTO(KTOConfig(beta=BETA)),
+    }[name]  # fmt: skip
+
+
+def batch_of(name: str, part: Sequence[Example], references: Sequence[Any]) -> Any:
+    """A step's batch; `references` as `_references` gives them."""
+    import torch
+
+    from data.row_batches import JudgedBatch, TextBatch
+    from data.types import PairBatch
+
+    ones = torch.ones(len(part))
+    if name == "sft":
+        tokens = _tokens([(row.prompt, row.answer) for row in part])
+        return TextBatch(tokens, tokens.response_mask.float())
+    if name == "kto":
+        shown = _tokens([(row.prompt, row.shown) for row in part])
+        other = _tokens([(row.prompt, ids) for row, ids in zip(part, mismatched(part), strict=True)])
+        return JudgedBatch(shown, other, torch.tensor([row.good for row in part]), ones, *references)
+    tokens = _tokens([(row.prompt, side) for row in part for side in (row.answer, row.worse)])
+    return PairBatch(tokens, torch.zeros(len(part)), ones, *references)
+
+
+def _tokens(rows: Sequence[tuple[list[int], list[int]]]) -> Any:
+    from data.types import TokenBatch
+
+    return TokenBatch.from_sequences(
+        [prompt + answer for prompt, answer in rows],
+        [[False] * len(prompt) + [True] * len(answer) for prompt, answer in rows],
+    )
+
+
+def _references(learner: Any, batch: Any, name: str) -> list[Any]:
+    """The start model's log-probs of a step's answers; every rank looks at all of them."""
+    if name not in ("dpo", "kto"):
+        return []
+    batches = [batch.tokens] if name == "dpo" else [batch.tokens, batch.mismatched]
+    return list(learner.sequence_logprobs(batches))
