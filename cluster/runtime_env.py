@@ -45,7 +45,8 @@ def _keep_pages() -> dict[str, str]:
     """Variables that make a CPU role keep the memory it frees, through the jemalloc that comes inside ray's wheel.
 
     glibc gives every block over 32 MB back to the kernel and faults it in again, page by page: a learner's step wrote
-    3 GB into fresh pages and took 4.5 s; with jemalloc keeping them it takes 2.1 s at the same peak (docs/log.md).
+    3 GB into fresh pages and took 4.5 s; with jemalloc keeping them it takes 2.1 s at the same peak (docs/log.md). What
+    it keeps for nothing goes back in cluster/pages.py.
     Empty when this build of ray carries no jemalloc.
     """
     spec = find_spec("ray")

@@ -17,8 +17,10 @@ from cluster.reserve import Reservation, reserve
 from cluster.runtime_env import RoleEnv
 from cluster.session import Session, session
 from cluster.worker_group import WorkerGroup
-from conf.errors import ClusterError
+from conf.errors import ClusterError, RunFailed
 from conf.schema import ClusterConfig, Device, PlacementStrategy
+from rollout.interfaces import GroupHandle
+from trainer.workers.experience import ObjectReader
 
 
 def rank_class() -> type:  # noqa: C901 (a class of six small methods)
@@ -53,6 +55,9 @@ def rank_class() -> type:  # noqa: C901 (a class of six small methods)
             if self.rank == 1:
                 raise ValueError("loss is nan")
             time.sleep(60)
+
+        def store(self) -> object:
+            return ray.put(list(range(100_000)))
 
         def sleep_on_one(self) -> None:
             if self.rank == 1:
@@ -134,6 +139,21 @@ def test_late_ranks_are_named(group: WorkerGroup) -> None:
     with pytest.raises(RoleError, match=r"policy rank 1 late during sleep on one: no answer within 1 s") as failure:
         call(group, "sleep_on_one", timeout_s=1)
     assert failure.value.ranks == (1,)
+
+
+def test_a_result_whose_holder_died_is_told_in_a_sentence(group: WorkerGroup) -> None:
+    """The memory guard may kill the one process that holds a step's advantages."""
+    held, _ = call(group, "store")
+    reader = ObjectReader(timeout_s=20.0)
+    handle = GroupHandle(held, ())
+    assert len(asyncio.run(reader.rollout_group(handle))) == 100_000
+    lost, _ = call(group, "store")
+    group.stop()
+    deadline = time.monotonic() + 30
+    with pytest.raises(RunFailed, match=r"could not be read, because the role that holds it lost its input: .+ logs/"):
+        while time.monotonic() < deadline:  # a copy on this node serves until Ray has noticed
+            asyncio.run(reader.rollout_group(GroupHandle(lost, ())))
+            time.sleep(0.2)
 
 
 def test_a_busy_cluster_refuses_at_the_deadline_with_what_is_free(reservation: Reservation, cluster: Session) -> None:

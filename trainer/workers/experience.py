@@ -9,10 +9,12 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from torch import Tensor
 
 from cluster.runtime_env import RoleEnv
-from cluster.worker_group import WorkerGroup
+from cluster.worker_group import WorkerGroup, classify
+from conf.errors import RunFailed
 from conf.schema import Device
 from data.batching import shard
 from data.experience import Experience, StageOutputs, assemble
@@ -142,7 +144,7 @@ class Assembler:
 
 @dataclass(frozen=True, slots=True)
 class ObjectReader:
-    """Small reads back to the controller: a loops.TensorReader."""
+    """Small reads back to the controller: a loops.TensorReader. Each raises RunFailed for what cannot be read."""
 
     timeout_s: float
 
@@ -160,7 +162,16 @@ class ObjectReader:
         return await self._get(handles.advantages)
 
     async def _get(self, ref: Any) -> Any:
-        return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.timeout_s)
+        """Raises RunFailed when the process that made it is gone, or it does not come in time."""
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.timeout_s)
+        except (RayError, TimeoutError) as error:
+            kind, cause = classify(error)
+            why = cause or f"nothing came within {self.timeout_s:g} s"
+            raise RunFailed(
+                f"a result of this step could not be read, because the role that holds it {kind.value}: {why}; logs/ "
+                "in the run folder has each role's last words (too little memory is the usual cause of a silent death)"
+            ) from error
 
 
 def per_group(shards: TensorShards, parts: Sequence[Sequence[Any]], num_groups: int) -> list[Any]:

@@ -14,6 +14,7 @@ import ray
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from cluster.pages import KeptPages
 from cluster.rank import MeetingPoint, RankInfo, free_meeting_point
 from cluster.weights import put_bucket
 from data.experience import pack_groups
@@ -50,6 +51,7 @@ class LearnerWorker:
         self._spec = spec
         self._fetch_timeout_s = fetch_timeout_s
         self._learner: Learner | None = None
+        self._pages = KeptPages()
 
     def meeting_point(self) -> MeetingPoint:
         """A free port on this rank's node."""
@@ -77,7 +79,9 @@ class LearnerWorker:
 
     def update(self, shard: RankShard[Any], objective: Objective[Any]) -> UpdateResult:
         """Train on this rank's shard (Ray hands over the object behind the reference)."""
-        return self._ready.update(shard, objective)
+        result = self._ready.update(shard, objective)
+        self._pages.after_step()
+        return result
 
     def evaluate(self, shard: RankShard[Any], objective: Objective[Any]) -> Mapping[str, float]:
         """The objective's metrics without training."""
