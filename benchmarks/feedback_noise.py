@@ -255,8 +255,8 @@ def measure(seeds: int, out: Path, arms: Sequence[Arm], json_file: Path | None) 
                 accuracy = accuracy_of(arm, rows, test, model, seed)
                 found.append(Found(kind, rate, seed, arm.algorithm, arm.name, accuracy, rows.estimate, rows.flipped))
                 print(kind, rate, seed, arm.algorithm, arm.name, f"{accuracy:.3f}", file=sys.stderr, flush=True)
-            if json_file:
-                json_file.write_text(json.dumps([asdict(f) for f in found], indent=1) + "\n")
+                if json_file:
+                    json_file.write_text(json.dumps([asdict(f) for f in found], indent=1) + "\n")
             shutil.rmtree(folder)
     return found
 

@@ -51,6 +51,7 @@ class Scored:
 
 def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> Scored:
     """Train, then score `asked`, each a question and an answer."""
+    from cluster.pages import KeptPages
     from cluster.rank import RankInfo, free_meeting_point
     from conf.schema import DataConfig, LearnerConfig, OptimConfig, Precision, Schedule
     from data.row_feed import FeedSettings, RowFeed
@@ -76,16 +77,17 @@ def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> 
     settings = FeedSettings(1, training.pairs_per_update, training.micro_batch_tokens, training.seed, True)
     feed = RowFeed(rows, {}, settings, {})
     objective = objective_of(RewardModelling(RMConfig(centering_coef=0.01)))
-    started = time.monotonic()
+    started, pages = time.monotonic(), KeptPages()
     for step in range(steps):
         found = learner.update(feed.next_update()[0], objective).metrics
+        pages.after_step()
         if step % 10 == 0:
             told = f"step {step}/{steps} loss {found['loss']:.3f} accuracy {found['accuracy']:.2f}"
             print(f"{told} {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     seconds = time.monotonic() - started
     encoder = Encoder(tokenizer)
     encoded = [encoder.encode_answer(question, answer) for question, answer in asked]
-    scores = _scores(learner, [side.token_ids for side in encoded], training.micro_batch_tokens)
+    scores = _scores(learner, [side.token_ids for side in encoded], 4 * training.micro_batch_tokens)
     return Scored(tuple(scores), len(rows), int(feed.state()["num_tokens"]), seconds)
 
 

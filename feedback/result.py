@@ -184,9 +184,13 @@ def _warnings(parts: Parts) -> Iterator[str]:
     good, all_kto = made["kto", "train"].desirable, made["kto", "train"].rows
     bad = all_kto - good
     if all_kto and (good == 0 or bad == 0):
-        yield f"kto: all {all_kto:,} training rows have one label; KTO cannot learn from that."
+        said = "good" if good else "bad"
+        yield f"Judged answers: all {all_kto:,} to train on are {said}; KTO cannot learn from that."
     elif all_kto and not 1 / _LOPSIDED <= good / bad <= _LOPSIDED:
-        yield f"kto: {good:,} desirable and {bad:,} undesirable rows; set the class weights so that they balance."
+        yield (
+            f"Judged answers: {good:,} good and {bad:,} bad to train on; give KTO class weights that balance them "
+            "(algorithm.desirable_weight, algorithm.undesirable_weight)."
+        )
     dropped = {drop.rule: drop.events for drop in parts.ledger.event_drops()}
     overlap = dropped.get("split_overlap", 0)
     if overlap * 5 > parts.num_events:

@@ -31,6 +31,7 @@ LEFT_ALONE = (
     "version 1.2.3 of 2024-05-06, chapter 10.11.12",
     "the localhost 127.0.0.1 and 999.1.1.1",
     "20 / 3 = 6.666666666666667, 100 / 3 = 33.333333333333336",  # their fractions carry a card's checksum
+    "100000+5000000+1500000=6600000",
     "10,000-4000 = 6,000 and 10,440,000-9000",
     "2 + 2 = 4, 12345 * 678 = 8369910",
     "my name is not important",
