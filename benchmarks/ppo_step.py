@@ -29,7 +29,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster.runtime_env import RoleEnv
 from conf.schema import Device, LearnerConfig, RunConfig
@@ -39,6 +39,8 @@ from trainer.configuration import compose
 from trainer.engine.zero import ZeroEngine
 from trainer.main import run
 from trainer.metrics_log import MetricHistory, read_history
+from trainer.models.causal_lm import CausalLM
+from trainer.models.scalar_head import ScalarModel
 from trainer.run_folder import RunPaths
 from trainer.samples import SampleRow, read_samples
 
@@ -145,13 +147,17 @@ def bare_critic(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list
 
 
 def _updates(
-    model: nn.Module,
+    model: CausalLM | ScalarModel,
     config: LearnerConfig,
     steps: Sequence[Sequence[SampleRow]],
     loss: Callable[[ZeroEngine, PolicyExperience], Tensor],
 ) -> list[float]:
     from trainer.engine.rendezvous import Rendezvous
+    from trainer.models.adapters import add_adapters, start_adapters
 
+    if config.lora.rank:
+        add_adapters(model.hf, config.lora)
+        start_adapters(model.hf, 0)
     engine = ZeroEngine(
         model, config, Rendezvous(0, 1, "127.0.0.1", _free_port(), 300.0), device=Device.cpu, total_steps=100
     )
