@@ -51,7 +51,11 @@ class Run:
 def play(job: Job) -> Run:
     """In fresh processes: ours with a learner's environment, TRL's with the machine's own and all its threads."""
     threads = max(1, (os.cpu_count() or 1) // job.ranks)
-    mine = RoleEnv(Device.cpu, threads).variables() if job.side == "ours" else {"OMP_NUM_THREADS": str(threads)}
+    mine = (
+        RoleEnv(Device.cpu, threads, keeps_pages=True).variables()
+        if job.side == "ours"
+        else {"OMP_NUM_THREADS": str(threads)}
+    )
     before = {key: os.environ.get(key) for key in mine}
     os.environ.update(mine)
     try:

@@ -108,7 +108,7 @@ def _scores(learner: object, sequences: Sequence[Sequence[int]], most_tokens: in
 
 def in_process(work: Callable[[T, R], Scored], first: T, second: R, *, threads: int) -> Scored:
     """`work(first, second)` in a child with a learner's environment: each model in memory of its own."""
-    keys = RoleEnv(Device.cpu, threads).variables()
+    keys = RoleEnv(Device.cpu, threads, keeps_pages=True).variables()
     before = {key: os.environ.get(key) for key in keys}
     os.environ.update(keys)
     try:

@@ -183,11 +183,11 @@ def _free_port() -> int:
 
 
 def side_by_side(
-    replays: Sequence[Replay], config: RunConfig, steps: Sequence[Sequence[SampleRow]], threads: int
+    replays: Sequence[Replay], config: RunConfig, steps: Sequence[Sequence[SampleRow]], role: RoleEnv
 ) -> float:
     """Seconds of all steps but the first, each replay in a fresh process with a role's environment; a step ends with
     the slowest."""
-    variables = RoleEnv(Device.cpu, threads).variables()
+    variables = role.variables()
     before = {key: os.environ.get(key) for key in variables}
     os.environ.update(variables)
     context = multiprocessing.get_context("spawn")
@@ -241,13 +241,13 @@ def main() -> None:
         seconds = phases(folder)
         history = read_history(folder.metrics)
         steps = [read_samples(folder.samples_file(step)) for step in range(1, options.steps + 1)]
-        threads = config.policy.threads_per_rank
+        learner_env = RoleEnv(Device.cpu, config.policy.threads_per_rank, keeps_pages=True)
         generation = Overhead(
             total(history, "time/generation"),
-            side_by_side([bare_generation], config, steps, config.rollout.threads_per_worker),
+            side_by_side([bare_generation], config, steps, RoleEnv(Device.cpu, config.rollout.threads_per_worker)),
         )
         learner = Overhead(
-            total(history, "time/updates"), side_by_side([bare_policy, bare_critic], config, steps, threads)
+            total(history, "time/updates"), side_by_side([bare_policy, bare_critic], config, steps, learner_env)
         )
     show(seconds, generation, learner)
     if options.json:

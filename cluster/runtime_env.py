@@ -41,19 +41,20 @@ _PATIENT = {
 }
 
 
-def _keep_pages() -> dict[str, str]:
+def _allocator(*, keeps_pages: bool) -> dict[str, str]:
     """Variables that make a CPU role keep the memory it frees, through the jemalloc that comes inside ray's wheel.
 
     glibc gives every block over 32 MB back to the kernel and faults it in again, page by page: a learner's step wrote
     3 GB into fresh pages and took 4.5 s; with jemalloc keeping them it takes 2.1 s at the same peak (docs/log.md). What
-    it keeps for nothing goes back in cluster/pages.py.
+    it keeps for nothing goes back in cluster/pages.py; roles that do not call it keep pages for jemalloc's ten seconds.
     Empty when this build of ray carries no jemalloc.
     """
     spec = find_spec("ray")
     library = Path(spec.origin or "").parent / "core" / "libjemalloc.so" if spec else None
     if library is None or not library.is_file():
         return {}
-    return {"LD_PRELOAD": str(library), "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"}
+    kept = {"MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"} if keeps_pages else {}
+    return {"LD_PRELOAD": str(library), **kept}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class RoleEnv:
     device: Device
     threads: int  # torch and BLAS threads, at least 1
     loopback: bool = True  # every rank on this machine: process groups bind to the loopback interface
+    keeps_pages: bool = False  # a role that watches what it keeps (cluster/pages.py)
 
     def variables(self) -> dict[str, str]:
         """Variables every role needs."""
@@ -75,7 +77,11 @@ class RoleEnv:
             "OPENBLAS_NUM_THREADS": threads,
         }
         if self.device is Device.cpu:
-            variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **_keep_pages()}
+            variables |= {
+                "DS_ACCELERATOR": "cpu",
+                "CUDA_VISIBLE_DEVICES": "",
+                **_allocator(keeps_pages=self.keeps_pages),
+            }
         else:
             variables |= {"DS_ACCELERATOR": self.device.value}  # not the driver's, which workers here would inherit
         if self.loopback:

@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from cluster.errors import FailureKind
+from cluster.pages import KeptPages
 from cluster.rank import RankInfo
 from cluster.worker_group import WorkerGroup, classify
 from conf.schema import Device, RewardConfig
@@ -69,11 +70,13 @@ class RewardServer:
             return await answer
 
     async def _serve(self, scorer: ComposedScorer) -> None:
+        pages = KeptPages()
         while True:
             batch = await self._gather()
             if not await _answer(scorer, batch) and len(batch) > 1:
                 for request in batch:  # one of them is bad: the others must not fail with it
                     await _answer(scorer, [request])
+            pages.after_step()
 
     async def _gather(self) -> list[_Request]:
         batch = [await self._queue.get()]

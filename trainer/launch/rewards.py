@@ -29,7 +29,10 @@ async def start_rewards(
         config.reward,
         config.cluster.device,
         options=[reservation.options(slot) for slot in slots],
-        env_vars=[RoleEnv(config.cluster.device, n, loopback=stage.session.local).variables() for n in threads],
+        env_vars=[
+            RoleEnv(config.cluster.device, n, loopback=stage.session.local, keeps_pages=True).variables()
+            for n in threads
+        ],
         timeout_s=config.cluster.start_timeout_s,
         log_dir=str(stage.folder.logs),
     )

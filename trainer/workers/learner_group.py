@@ -165,4 +165,4 @@ def _environment(
 ) -> dict[str, str]:
     shared = reservation.placement.neighbours(slot)
     threads = settings.threads_per_rank or max(1, cores[slot.node_id] // shared)
-    return RoleEnv(settings.device, threads, loopback=settings.loopback).variables()
+    return RoleEnv(settings.device, threads, loopback=settings.loopback, keeps_pages=True).variables()

@@ -35,7 +35,7 @@ def _play(growth: float, env: dict[str, str]) -> tuple[int, int, bool]:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    env = RoleEnv(Device.cpu, threads=1).variables()
+    env = RoleEnv(Device.cpu, threads=1, keeps_pages=True).variables()
     unbounded, never, can = _play(1000.0, env)
     assert can and never == 0 and unbounded > 100, "sizes that grow leave blocks that nobody can use again"
     bounded, gave, _ = _play(1.1, env)
