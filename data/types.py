@@ -207,10 +207,11 @@ class Denominators:
 
 @dataclass(frozen=True)  # no slots: ZeRO-3's forward hook reads vars(output)
 class TokenOutputs:
-    """What a causal model says of each token, `[N]` each, float32, zero where `response_mask` is False."""
+    """What a causal model says of each token, `[N]` each, float32 but the last, zero where `response_mask` is False."""
 
     logprobs: Tensor  # [N] at the given temperature
     entropy: Tensor  # [N] nats, of the same tempered distribution; detached unless asked for with gradient
+    first_choice: Tensor  # [N] bool: no token was likelier
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,6 @@ _TRAIN = (
     MetricHelp("train/grad_norm", "Gradient norm", "", "Global norm of the gradient before clipping.",
                "Spikes: lower the learning rate.", low=1e-6, high=100.0),
     MetricHelp("train/learning_rate", "Learning rate", "", "The learning rate in this step."),
-    MetricHelp("train/lr", "Learning rate", "", "The learning rate in this step."),
     MetricHelp("train/num_tokens", "Tokens seen", "tokens", "Tokens trained on so far."),
     MetricHelp("train/global_step", "Step", "steps", "The step, as Weights & Biases' x axis."),
     MetricHelp("train/epoch", "Epoch", "passes", "Passes over the data so far."),

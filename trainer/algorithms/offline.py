@@ -18,7 +18,8 @@ def text_loss(outputs: TokenOutputs, batch: TextBatch, denominators: Denominator
     """Weighted negative log-likelihood, a mean over all trained tokens of the step."""
     mask = batch.tokens.response_mask
     loss = masked_sum(-outputs.logprobs * batch.weights, mask) / denominators.tokens
-    return LossOutput(loss, {"entropy": entropy(outputs, mask)})
+    right = MetricSum((outputs.first_choice & mask).sum().float(), mask.sum().float())
+    return LossOutput(loss, {"entropy": entropy(outputs, mask), "mean_token_accuracy": right})
 
 
 def text_loss_gradient(batch: TextBatch, denominators: Denominators) -> Tensor:

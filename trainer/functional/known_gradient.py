@@ -33,8 +33,9 @@ def logprobs_of_known_gradient(
     *,
     temperature: float,
     logits_bytes: int = DEFAULT_LOGITS_BYTES,
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), and that distribution's entropy.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), that distribution's entropy, and
+    whether no token is likelier than the target.
 
     Args:
         hidden: [M, H] states that *predict* the targets (the caller shifts).
@@ -45,8 +46,9 @@ def logprobs_of_known_gradient(
         logits_bytes: of the logits that exist at once; at least those of one token.
 
     Returns:
-        ([M], [M]) float32 (float64 for float64 inputs), entropy in nats. Only the log-probs carry gradient. Backward
-        raises RuntimeError when the gradient that arrives is no multiple of `logprob_grad`.
+        ([M], [M], [M]): float32 (float64 for float64 inputs), entropy in nats; the last is bool. Only the log-probs
+        carry gradient; that of a frozen weight or state is not formed. Backward raises RuntimeError when the gradient
+        that arrives is no multiple of `logprob_grad`.
     """
     return _KnownGradient.apply(hidden, weight, targets, logprob_grad, temperature, logits_bytes)
 
@@ -61,34 +63,41 @@ class _KnownGradient(torch.autograd.Function):
         logprob_grad: Tensor,
         temperature: float,
         logits_bytes: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         num_tokens, vocab_size = hidden.shape[0], weight.shape[0]
         given = logprob_grad.to(accumulate_dtype(hidden))
         logprobs, entropy = torch.empty_like(given), torch.empty_like(given)
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        first_choice = torch.empty_like(given, dtype=torch.bool)
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
         chunk = max(1, min(num_tokens, logits_bytes // (vocab_size * hidden.element_size())))
         buffer = hidden.new_empty(chunk, vocab_size)
         for start in range(0, num_tokens, chunk):
             rows = slice(start, min(start + chunk, num_tokens))
             grad = buffer[: rows.stop - start]
             logits = _logits_into(grad, hidden[rows], weight)
-            logprobs[rows], entropy[rows] = _softmax_into(grad, logits, targets[rows], given[rows], temperature)
-            torch.mm(grad, weight, out=grad_hidden[rows])
-            grad_weight.addmm_(grad.T, hidden[rows])
+            logprobs[rows], entropy[rows], first_choice[rows] = _softmax_into(
+                grad, logits, targets[rows], given[rows], temperature
+            )
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight.addmm_(grad.T, hidden[rows])
         ctx.save_for_backward(given, grad_hidden, grad_weight)
-        ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        ctx.mark_non_differentiable(entropy, first_choice)
+        return logprobs, entropy, first_choice
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logprobs: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         given, grad_hidden, grad_weight = ctx.saved_tensors
         factor = _common_factor(grad_logprobs, given)
         if factor != 1:
-            grad_hidden.mul_(factor)
-            grad_weight.mul_(factor)
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
-        return grad_hidden if need_hidden else None, grad_weight if need_weight else None, None, None, None, None
+            for grad in (grad_hidden, grad_weight):
+                if grad is not None:
+                    grad.mul_(factor)
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _logits_into(buffer: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -100,15 +109,16 @@ def _logits_into(buffer: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
 
 def _softmax_into(
     grad: Tensor, logits: Tensor, targets: Tensor, upstream: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The loss's gradient with respect to `logits` `[C, V]` into `grad`, which may be the same memory.
 
-    Returns log-probs and entropies, `[C]` each. Tile by tile in the accumulation dtype: with z the tempered logits,
-    p = softmax(z) and L = logsumexp(z), the log-prob is z_y - L, the entropy L - sum p z, the gradient
-    upstream / temperature * ([j = y] - p_j). L is read off the likeliest token, z_max - log p_max, which is at least
-    1/V and so never underflows.
+    Returns log-probs, entropies and whether no token is likelier, `[C]` each. Tile by tile in the accumulation dtype:
+    with z the tempered logits, p = softmax(z) and L = logsumexp(z), the log-prob is z_y - L, the entropy L - sum p z,
+    the gradient upstream / temperature * ([j = y] - p_j). L is read off the likeliest token, z_max - log p_max, where p
+    is at least 1/V and so never underflows.
     """
     logprobs, entropy = torch.empty_like(upstream), torch.empty_like(upstream)
+    first_choice = torch.empty_like(upstream, dtype=torch.bool)
     step = max(1, SOFTMAX_TILE // logits.shape[1])
     for start in range(0, logits.shape[0], step):
         rows = slice(start, start + step)
@@ -116,13 +126,14 @@ def _softmax_into(
         if temperature != 1:
             z = z / temperature
         p = z.softmax(-1)
-        log_sum = z.amax(-1) - p.amax(-1).log()
-        at = targets[rows, None]
-        logprobs[rows] = z.gather(1, at)[:, 0] - log_sum
+        highest, at = z.amax(-1), targets[rows, None]
+        log_sum = highest - p.amax(-1).log()
+        target = z.gather(1, at)[:, 0]
+        logprobs[rows], first_choice[rows] = target - log_sum, target >= highest
         entropy[rows] = log_sum - torch.linalg.vecdot(p, z)
         tempered = upstream[rows, None] / temperature
         grad[rows] = p.mul_(-tempered).scatter_add_(1, at, tempered)
-    return logprobs, entropy
+    return logprobs, entropy, first_choice
 
 
 def _common_factor(arrived: Tensor, given: Tensor) -> float:

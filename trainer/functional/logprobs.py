@@ -23,8 +23,9 @@ MAX_TILE_TOKENS = 2048
 
 def fused_linear_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, tile_logits: int = DEFAULT_TILE_LOGITS
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), and that distribution's entropy.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), that distribution's entropy, and
+    whether no token is likelier than the target.
 
     Args:
         hidden: [M, H] states that *predict* the targets (the caller shifts).
@@ -34,17 +35,21 @@ def fused_linear_logprobs(
         tile_logits: logits that exist at once.
 
     Returns:
-        ([M], [M]) float32 (float64 for float64 inputs), entropy in nats. Both carry gradient to hidden and weight; the
-        entropy's costs nothing unless it is used. The GEMMs run in the inputs' dtype, softmax and sums in float32.
+        ([M], [M], [M]): float32 (float64 for float64 inputs), entropy in nats; the last is bool. The first two carry
+        gradient to hidden and weight; the entropy's costs nothing unless it is used. The GEMMs run in the
+        inputs' dtype, softmax and sums in float32.
     """
     return _LinearLogprobs.apply(hidden, weight, targets, temperature, tile_logits)
 
 
-def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+def linear_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same by the definition, with the whole [M, V] in memory: the truth that the fused form is tested against."""
     logits = (hidden @ weight.T).to(accumulate_dtype(hidden)) / temperature
     log_p = logits.log_softmax(-1)
-    return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1)
+    chosen = log_p.gather(1, targets[:, None]).squeeze(1)
+    return chosen, -(log_p.exp() * log_p).sum(-1), chosen == log_p.amax(-1)
 
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:
@@ -90,7 +95,7 @@ class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, tile_logits: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A running maximum, sum and first moment over the slabs of the vocabulary."""
         tiles = _Tiles(hidden.shape[0], weight.shape[0], tile_logits)
         target = torch.zeros(hidden.shape[0], dtype=accumulate_dtype(hidden), device=hidden.device)
@@ -115,12 +120,16 @@ class _LinearLogprobs(torch.autograd.Function):
         entropy = total.log() - moment / total
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature, ctx.tiles = temperature, tiles
+        first_choice = target >= highest
+        ctx.mark_non_differentiable(first_choice)
         ctx.set_materialize_grads(False)
-        return target - normaliser, entropy
+        return target - normaliser, entropy, first_choice
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
         """Makes each tile's logits again; a slab's weight gradient is whole when its tokens are through."""
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]

@@ -19,6 +19,9 @@ from trainer.loops.clock import PhaseClock
 from trainer.loops.hooks import MetricSink, due
 from trainer.loops.interfaces import Ref, UpdateResult
 
+_TRL_NAMES = {"lr": "learning_rate"}
+"""Offline metrics have the names that TRL's users know; the learner's own serve PPO too."""
+
 
 @dataclass(frozen=True, slots=True)
 class OfflineProgress:
@@ -136,7 +139,8 @@ class OfflineLoop:
         loss = result.metrics["loss"]
         if result.steps_applied == 0 or not math.isfinite(loss):
             raise RunFailed(f"learner, step {step}: loss is {loss} and {result.steps_skipped} optimizer steps skipped")
-        return {**{f"train/{name}": value for name, value in result.metrics.items()}, **clock.seconds()}
+        told = {f"train/{_TRL_NAMES.get(name, name)}": value for name, value in result.metrics.items()}
+        return {**told, **clock.seconds()}
 
     async def _evaluate(self, held_out: Mapping[str, Sequence[Ref]]) -> dict[str, float]:
         figures: dict[str, float] = {}

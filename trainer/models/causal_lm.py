@@ -35,15 +35,15 @@ class FusedHead(nn.Module):
         temperature: float,
         with_entropy_grad: bool = False,
         logprob_grad: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """hidden `[M, H]`, targets `[M]` -> log-probs `[M]` and entropy `[M]`, float32."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden `[M, H]`, targets `[M]` -> log-probs, entropy (float32), which targets are likeliest: `[M]`."""
         if logprob_grad is not None and torch.is_grad_enabled():
             return logprobs_of_known_gradient(hidden, self.weight, targets, logprob_grad, temperature=temperature)
         tile = GPU_TILE_LOGITS if hidden.is_cuda else DEFAULT_TILE_LOGITS
-        logprobs, entropy = fused_linear_logprobs(
+        logprobs, entropy, first_choice = fused_linear_logprobs(
             hidden, self.weight, targets, temperature=temperature, tile_logits=tile
         )
-        return logprobs, entropy if with_entropy_grad else entropy.detach()
+        return logprobs, entropy if with_entropy_grad else entropy.detach(), first_choice
 
 
 class CausalLM(nn.Module):
@@ -75,7 +75,7 @@ class CausalLM(nn.Module):
         targets_at = response_positions(tokens)
         packing = pack(tokens)
         states = packed_states(self.hf.base_model, tokens, packing)  # [M, H]
-        logprobs, entropy = self.hf.get_output_embeddings()(
+        logprobs, entropy, first_choice = self.hf.get_output_embeddings()(
             states.index_select(0, packing.rows[targets_at - 1]),
             tokens.input_ids[targets_at],
             temperature,
@@ -84,7 +84,9 @@ class CausalLM(nn.Module):
         )
         blank = logprobs.new_zeros(tokens.num_tokens)
         return TokenOutputs(
-            logprobs=blank.index_put((targets_at,), logprobs), entropy=blank.index_put((targets_at,), entropy)
+            logprobs=blank.index_put((targets_at,), logprobs),
+            entropy=blank.index_put((targets_at,), entropy),
+            first_choice=tokens.response_mask.index_put((targets_at,), first_choice),
         )
 
 

@@ -105,7 +105,7 @@ def _questions(gold: str | None) -> tuple[tuple[str, tuple[tuple[str, ...], ...]
                 ("critic/explained_variance",),
                 ("critic/loss",),
                 ("policy/approx_kl",),
-                ("train/learning_rate", "train/lr"),
+                ("train/learning_rate",),
             ),
         ),
         (

@@ -51,7 +51,8 @@ class Bandit:
         pad = torch.nn.functional.pad
         entropy = -(log_p.exp() * log_p).sum(-1)
         mask = tokens.response_mask
-        return TokenOutputs(pad(chosen, (1, 0)).reshape(-1) * mask, pad(entropy, (1, 0)).reshape(-1) * mask)
+        first = pad(chosen == log_p.amax(-1), (1, 0)).reshape(-1) & mask
+        return TokenOutputs(pad(chosen, (1, 0)).reshape(-1) * mask, pad(entropy, (1, 0)).reshape(-1) * mask, first)
 
     def value_estimates(self, tokens: TokenBatch) -> Tensor:
         one = torch.nn.functional.pad(self.values, (1, 0))

@@ -47,11 +47,15 @@ class Toy:
 
     def __call__(self, tokens: TokenBatch) -> TokenOutputs:
         at = tokens.response_mask.nonzero()[:, 0]
-        logprobs, entropy = fused_linear_logprobs(
+        logprobs, entropy, first = fused_linear_logprobs(
             self.embedding[tokens.input_ids[at - 1]], self.head, tokens.input_ids[at], temperature=1.0, tile_logits=50
         )
         blank = torch.zeros(tokens.num_tokens, dtype=torch.float64)
-        return TokenOutputs(blank.index_put((at,), logprobs), blank.index_put((at,), entropy))
+        return TokenOutputs(
+            blank.index_put((at,), logprobs),
+            blank.index_put((at,), entropy),
+            tokens.response_mask.index_put((at,), first),
+        )
 
 
 def _answers(seed: int, count: int = ROWS) -> list[EncodedAnswer]:

@@ -22,6 +22,7 @@ def _upstream(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.mark.parametrize("scale", [1.0, 64.0])
 def test_equals_the_definition_with_gradients(temperature: float, tokens_at_once: int, scale: float) -> None:
     hidden, weight, targets = head_inputs(13)
+    targets[3] = (hidden[3] @ weight.T).argmax()
     upstream = _upstream(13)
     found = logprobs_of_known_gradient(
         hidden, weight, targets, upstream, temperature=temperature, logits_bytes=tokens_at_once * 11 * 8
@@ -34,12 +35,24 @@ def test_equals_the_definition_with_gradients(temperature: float, tokens_at_once
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_what_is_frozen_costs_no_gradient_and_changes_no_other(frozen: int) -> None:
+    hidden, weight, targets = head_inputs(13)
+    upstream, free = _upstream(13), (weight, hidden)[frozen]
+    given = [x.detach() if i == frozen else x for i, x in enumerate((hidden, weight))]
+    logprobs, _, _ = logprobs_of_known_gradient(*given, targets, upstream, temperature=1.0)
+    assert sum(x is not None for x in logprobs.grad_fn.saved_tensors) == 2, "the given gradient, and the free one's"
+    want, _, _ = linear_logprobs(hidden, weight, targets, temperature=1.0)
+    [found] = torch.autograd.grad((upstream * logprobs).sum(), free)
+    torch.testing.assert_close(found, torch.autograd.grad((upstream * want).sum(), free)[0], rtol=1e-10, atol=1e-12)
+
+
 def test_a_loss_that_is_not_what_was_given_is_refused() -> None:
     hidden, weight, targets = head_inputs(13)
-    logprobs, _ = logprobs_of_known_gradient(hidden, weight, targets, _upstream(13), temperature=1.0)
+    logprobs, _, _ = logprobs_of_known_gradient(hidden, weight, targets, _upstream(13), temperature=1.0)
     with pytest.raises(RuntimeError, match="no multiple of the one that was given"):
         (logprobs.exp() * _upstream(13)).sum().backward()
-    logprobs, _ = logprobs_of_known_gradient(hidden, weight, targets, torch.zeros_like(logprobs), temperature=1.0)
+    logprobs, _, _ = logprobs_of_known_gradient(hidden, weight, targets, torch.zeros_like(logprobs), temperature=1.0)
     with pytest.raises(RuntimeError, match="no multiple of the one that was given"):
         logprobs.sum().backward()
 
@@ -47,12 +60,12 @@ def test_a_loss_that_is_not_what_was_given_is_refused() -> None:
 def test_bfloat16_gradients_are_as_near_the_truth_as_rounding_allows() -> None:
     hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=torch.bfloat16)
     upstream = _upstream(40, torch.float32)
-    logprobs, entropy = logprobs_of_known_gradient(
+    logprobs, entropy, _ = logprobs_of_known_gradient(
         hidden, weight, targets, upstream, temperature=0.7, logits_bytes=7 * 64 * 2
     )
     assert logprobs.dtype is entropy.dtype is torch.float32
     exact = [x.detach().float().requires_grad_() for x in (hidden, weight)]
-    want, want_entropy = linear_logprobs(*exact, targets, temperature=0.7)
+    want, want_entropy, _ = linear_logprobs(*exact, targets, temperature=0.7)
     torch.testing.assert_close(logprobs, want, atol=0.06, rtol=0)  # a bfloat16 logit of size 8 is rounded by 0.016
     torch.testing.assert_close(entropy, want_entropy, atol=0.06, rtol=0)
     (logprobs * upstream).sum().backward()
@@ -66,7 +79,7 @@ def test_large_logits_stay_finite() -> None:
     hidden = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [0.0], [-1.0]], requires_grad=True)
     ones = torch.ones(2)
-    logprobs, entropy = logprobs_of_known_gradient(hidden, weight, torch.tensor([0, 0]), ones, temperature=1.0)
+    logprobs, entropy, _ = logprobs_of_known_gradient(hidden, weight, torch.tensor([0, 0]), ones, temperature=1.0)
     torch.testing.assert_close(logprobs, torch.tensor([0.0, -2000.0]))
     torch.testing.assert_close(entropy, torch.zeros(2))
     logprobs.sum().backward()
@@ -75,7 +88,7 @@ def test_large_logits_stay_finite() -> None:
 
 def test_no_tokens_give_zero_gradients() -> None:
     hidden, weight, targets = head_inputs(0)
-    logprobs, entropy = logprobs_of_known_gradient(hidden, weight, targets, torch.ones(0), temperature=1.0)
+    logprobs, entropy, _ = logprobs_of_known_gradient(hidden, weight, targets, torch.ones(0), temperature=1.0)
     assert logprobs.shape == entropy.shape == (0,)
     logprobs.sum().backward()
     assert weight.grad.abs().sum() == 0
@@ -84,7 +97,7 @@ def test_no_tokens_give_zero_gradients() -> None:
 def test_logits_exist_for_some_tokens_at_a_time() -> None:
     hidden, weight, targets = head_inputs(200, 300, 4)
     with LargestTensor() as largest:
-        logprobs, _ = logprobs_of_known_gradient(
+        logprobs, _, _ = logprobs_of_known_gradient(
             hidden, weight, targets, torch.ones(200), temperature=0.9, logits_bytes=10 * 300 * 8
         )
         logprobs.sum().backward()

@@ -22,11 +22,13 @@ def head_inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.floa
 @pytest.mark.parametrize("tile_logits", [1, 13, 40, 143, 1000])
 def test_equals_the_definition_with_gradients(temperature: float, tile_logits: int) -> None:
     hidden, weight, targets = head_inputs(13)
+    targets[3] = (hidden[3] @ weight.T).argmax()
     upstream = torch.randn(2, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     fused = fused_linear_logprobs(hidden, weight, targets, temperature=temperature, tile_logits=tile_logits)
     plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert plain[2].any() and not plain[2].all()
     # through log-probs alone, entropy alone, and both
     for use in ([0], [1], [0, 1]):
         grads = [
@@ -40,25 +42,25 @@ def test_equals_the_definition_with_gradients(temperature: float, tile_logits: i
 def test_gradcheck() -> None:
     hidden, weight, targets = head_inputs(6)
     assert torch.autograd.gradcheck(
-        lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, tile_logits=31), (hidden, weight)
+        lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, tile_logits=31)[:2], (hidden, weight)
     )
 
 
 def test_frozen_weight_and_frozen_hidden_get_no_gradient() -> None:
     hidden, weight, targets = head_inputs(6)
     for frozen, free in ((hidden, weight), (weight, hidden)):
-        out, _ = fused_linear_logprobs(
+        out, _, _ = fused_linear_logprobs(
             *(x.detach() if x is frozen else x for x in (hidden, weight)), targets, temperature=1.0
         )
         (grad,) = torch.autograd.grad(out.sum(), free)
-        want, _ = linear_logprobs(hidden, weight, targets, temperature=1.0)
+        want, _, _ = linear_logprobs(hidden, weight, targets, temperature=1.0)
         torch.testing.assert_close(grad, torch.autograd.grad(want.sum(), free)[0])
 
 
 def test_large_logits_stay_finite() -> None:
     hidden = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [0.0], [-1.0]], requires_grad=True)
-    logprobs, entropy = fused_linear_logprobs(hidden, weight, torch.tensor([0, 0]), temperature=1.0)
+    logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, torch.tensor([0, 0]), temperature=1.0)
     torch.testing.assert_close(logprobs, torch.tensor([0.0, -2000.0]))
     torch.testing.assert_close(entropy, torch.zeros(2))
     (logprobs.sum() + entropy.sum()).backward()
@@ -67,10 +69,10 @@ def test_large_logits_stay_finite() -> None:
 
 def test_bfloat16_inputs_give_float32_results_and_bfloat16_gradients() -> None:
     hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=torch.bfloat16)
-    logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, tile_logits=300)
+    logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, tile_logits=300)
     assert logprobs.dtype is entropy.dtype is torch.float32
     exact = [x.detach().float().requires_grad_() for x in (hidden, weight)]
-    want, want_entropy = linear_logprobs(*exact, targets, temperature=0.7)
+    want, want_entropy, _ = linear_logprobs(*exact, targets, temperature=0.7)
     # a bfloat16 logit of size 8 is rounded by up to 0.016
     torch.testing.assert_close(logprobs, want, atol=0.06, rtol=0)
     torch.testing.assert_close(entropy, want_entropy, atol=0.06, rtol=0)
@@ -83,7 +85,7 @@ def test_bfloat16_inputs_give_float32_results_and_bfloat16_gradients() -> None:
 
 def test_no_tokens_give_zero_gradients() -> None:
     hidden, weight, targets = head_inputs(0)
-    logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=1.0)
+    logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=1.0)
     assert logprobs.shape == entropy.shape == (0,)
     (logprobs.sum() + entropy.sum()).backward()
     assert weight.grad.abs().sum() == 0
@@ -107,6 +109,6 @@ def test_logits_exist_for_one_tile_at_a_time(with_entropy: bool) -> None:
     m, v, h, tile = 200, 300, 4, 3000
     hidden, weight, targets = head_inputs(m, v, h)
     with LargestTensor() as largest:
-        logprobs, entropy = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, tile_logits=tile)
+        logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, tile_logits=tile)
         (logprobs.sum() + (entropy.sum() if with_entropy else 0)).backward()
     assert largest.numel == tile

@@ -121,16 +121,18 @@ def _causal(name: str) -> tuple[CausalLM, PreTrainedModel]:
 
 
 def _alone(model: PreTrainedModel, tokens: TokenBatch) -> TokenOutputs:
-    """Log-probs and entropies, one sequence at a time."""
-    logprobs, entropy = [], []
+    """One sequence at a time."""
+    logprobs, entropy, first = [], [], []
     for s in range(tokens.num_sequences):
         one = tokens.select([s])
         log_p = model(input_ids=one.input_ids[None], use_cache=False).logits[0, :-1].log_softmax(-1)
         own = one.response_mask[1:]
         zero = log_p.new_zeros(1)
-        logprobs.append(torch.cat([zero, torch.where(own, log_p.gather(1, one.input_ids[1:, None])[:, 0], 0)]))
+        chosen = log_p.gather(1, one.input_ids[1:, None])[:, 0]
+        logprobs.append(torch.cat([zero, torch.where(own, chosen, 0)]))
+        first.append(torch.cat([zero.bool(), own & (chosen == log_p.amax(-1))]))
         entropy.append(torch.cat([zero, torch.where(own, -(log_p.exp() * log_p).sum(-1), 0)]))
-    return TokenOutputs(torch.cat(logprobs), torch.cat(entropy))
+    return TokenOutputs(torch.cat(logprobs), torch.cat(entropy), torch.cat(first))
 
 
 def _policy_loss(outputs: TokenOutputs, tokens: TokenBatch) -> Tensor:
