@@ -46,6 +46,7 @@ class Run:
     cached_tokens_per_s: float  # with reference log-probs at hand, as in a second epoch
     memory_gb: float  # of all ranks, beyond libraries and models
     losses: tuple[float, ...]
+    held_out: tuple[float, ...]  # of the first rank
 
 
 def play(job: Job) -> Run:
@@ -75,7 +76,7 @@ def _together(ranks: list[Outcome]) -> Run:
     steps_s, reference_s = max(rank.seconds for rank in ranks), max(rank.reference_s for rank in ranks)
     tokens = ranks[0].tokens
     memory = sum(rank.memory_gb for rank in ranks)
-    return Run(tokens / (steps_s + reference_s), tokens / steps_s, memory, ranks[0].losses)
+    return Run(tokens / (steps_s + reference_s), tokens / steps_s, memory, ranks[0].losses, ranks[0].held_out)
 
 
 def _free_port() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 
 ROWS_PER_STEP = {"sft": 8, "dpo": 4, "rm": 4, "kto": 8}
@@ -24,11 +24,18 @@ class Job:
     model: str
     rows: str
     steps: int  # counted ones; one more is played first, which warms caches up
+    batch: int = 0  # rows a step; 0: ROWS_PER_STEP
+    held_out: str = ""  # rows that are not trained on
+    eval_every: int = 0  # steps between two looks at them; 0: never
 
     @property
     def rows_per_step(self) -> int:
         """Of all ranks together."""
-        return ROWS_PER_STEP[self.algorithm]
+        return self.batch or ROWS_PER_STEP[self.algorithm]
+
+    def looks(self, done: int) -> bool:
+        """Whether the held-out rows are due after `done` steps."""
+        return bool(self.eval_every) and done % self.eval_every == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class Outcome:
     reference_s: float  # of reference log-probs computed apart from the steps, for the counted steps
     losses: tuple[float, ...]  # of every step, the first included
     memory_gb: float  # this rank's peak while training, beyond the imported libraries and the model itself
+    held_out: tuple[float, ...] = ()  # after 0, eval_every, ... steps: loss a token, or accuracy of a reward model
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +74,26 @@ class Example:
 
 
 def examples(job: Job) -> list[Example]:
-    """Rows in file order, tokenised once by our encoder. The worse answer is the next row's."""
+    """The training rows in file order, as many as the job takes."""
+    return encoded(job.model, job.rows, job.rows_per_step * (job.steps + 1))
+
+
+def held_out_examples(job: Job) -> list[Example]:
+    """All rows that are not trained on."""
+    return encoded(job.model, job.held_out, None) if job.held_out else []
+
+
+def encoded(model: str, path: str, count: int | None) -> list[Example]:
+    """Rows in file order, tokenised by our encoder. The worse answer is the row's own `worse`, else the next row's."""
     from data.tokenize import Encoder, load_tokenizer
 
-    encoder = Encoder(load_tokenizer(job.model))
-    count = job.rows_per_step * (job.steps + 1)
-    with Path(job.rows).open(encoding="utf-8") as file:
-        rows = [json.loads(line) for _, line in zip(range(count + 1), file, strict=False)]
+    encoder = Encoder(load_tokenizer(model))
+    with Path(path).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in islice(file, None if count is None else count + 1)]
     found = []
-    for i, (row, other) in enumerate(pairwise(rows)):
-        good, bad = (encoder.encode_answer(row["question"], r["answer"]) for r in (row, other))
+    for i, (row, other) in enumerate(zip(rows[:count], [*rows[1:], rows[0]], strict=False)):
+        answers = (row["answer"], row.get("worse", other["answer"]))
+        good, bad = (encoder.encode_answer(row["question"], answer) for answer in answers)
         cut = good.prompt_tokens
         ids = [list(part) for part in (good.token_ids[:cut], good.token_ids[cut:], bad.token_ids[cut:])]
         found.append(Example(*ids, good=i % 2 == 0))

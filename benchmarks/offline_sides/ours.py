@@ -6,7 +6,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.offline_sides.common import BETA, LR, Example, Job, Outcome, PeakMemory, examples, mismatched, steps_of
+from benchmarks.offline_sides.common import (
+    BETA,
+    LR,
+    Example,
+    Job,
+    Outcome,
+    PeakMemory,
+    examples,
+    held_out_examples,
+    mismatched,
+    steps_of,
+)
 
 MICRO_BATCH_TOKENS = 2048
 DEADLINE_S = 600.0
@@ -14,6 +25,7 @@ DEADLINE_S = 600.0
 
 def run(job: Job, rank: int, port: int) -> Outcome:
     """Collective over the job's ranks."""
+    from cluster.pages import KeptPages
     from cluster.rank import MeetingPoint, RankInfo
     from conf.schema import Device, LearnerConfig, OptimConfig, Precision
     from data.batching import shard
@@ -31,26 +43,37 @@ def run(job: Job, rank: int, port: int) -> Outcome:
         spec = PolicySpec(job.model, config, Device.cpu, job.steps + 1, DEADLINE_S)
     import trainer.engine.zero  # noqa: F401 - a library before the model is measured
 
-    memory = PeakMemory()
+    memory, pages = PeakMemory(), KeptPages()
     learner = spec.build(RankInfo("policy", rank, job.ranks), MeetingPoint("127.0.0.1", port))
     memory.loaded(sum(p.numel() * p.element_size() for p in learner.engine.module.parameters()))
     objective, parts = objective_of(algorithm(job.algorithm)), steps_of(job, examples(job))
     references, reference_s, losses, seconds = [], [], [], []
+    kept, held_out = held_out_examples(job), []
+
+    def shard_of(rows: Sequence[Example], reference: Sequence[Any], per_update: int) -> Any:
+        batch = batch_of(job.algorithm, rows, reference)
+        return shard(
+            batch, num_ranks=job.ranks, units_per_update=per_update, micro_batch_tokens=MICRO_BATCH_TOKENS, seed=0
+        )[rank]
+
+    def look(done: int) -> None:
+        if job.looks(done):
+            figures = learner.evaluate(shard_of(kept, [], len(kept)), objective)
+            held_out.append(figures["accuracy" if job.algorithm == "rm" else "loss"])
+
     for part in parts:  # before training, as a run does
         started = time.perf_counter()
         references.append(_references(learner, batch_of(job.algorithm, part, []), job.algorithm))
         reference_s.append(time.perf_counter() - started)
-    for part, reference in zip(parts, references, strict=True):
+    look(0)
+    for done, (part, reference) in enumerate(zip(parts, references, strict=True), start=1):
         started = time.perf_counter()
-        batch = batch_of(job.algorithm, part, reference)
-        shards = shard(
-            batch, num_ranks=job.ranks, units_per_update=job.rows_per_step, micro_batch_tokens=MICRO_BATCH_TOKENS,
-            seed=0,
-        )  # fmt: skip
-        losses.append(learner.update(shards[rank], objective).metrics["loss"])
+        losses.append(learner.update(shard_of(part, reference, job.rows_per_step), objective).metrics["loss"])
+        pages.after_step()
         seconds.append(time.perf_counter() - started)
+        look(done)
     tokens = sum(row.tokens(job.algorithm) for part in parts[1:] for row in part)
-    return Outcome(tokens, sum(seconds[1:]), sum(reference_s[1:]), tuple(losses), memory.peak_gb())
+    return Outcome(tokens, sum(seconds[1:]), sum(reference_s[1:]), tuple(losses), memory.peak_gb(), tuple(held_out))
 
 
 def algorithm(name: str) -> Any:

@@ -13,7 +13,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.offline_sides.common import BETA, LR, Example, Job, Outcome, PeakMemory, examples, mismatched, steps_of
+from benchmarks.offline_sides.common import (
+    BETA,
+    LR,
+    Example,
+    Job,
+    Outcome,
+    PeakMemory,
+    examples,
+    held_out_examples,
+    mismatched,
+    steps_of,
+)
 
 
 def run(job: Job, rank: int, port: int) -> Outcome:
@@ -47,13 +58,22 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     memory.loaded(sum(p.numel() * p.element_size() for p in model.parameters()))
     marks: list[float] = []
     losses: list[float] = []
+    kept, held_out = held_out_examples(job), list[float]()
+
+    def look(done: int) -> None:
+        if job.looks(done):
+            held_out.append(held_out_figure(model, kept, job.algorithm))
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             marks.append(time.perf_counter())
 
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            look(0)
+
+        def on_step_end(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
             marks.append(time.perf_counter())
+            look(state.global_step)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
             if "loss" in logs:
@@ -70,7 +90,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     precomputed = job.side == "trl-best" and job.algorithm in ("dpo", "kto")
     reference_s = prepared_s * (len(parts) - 1) / len(parts) if precomputed else 0.0
     tokens = sum(row.tokens(job.algorithm) for part in parts[1:] for row in part)
-    return Outcome(tokens, sum(seconds[1:]), reference_s, tuple(losses), memory.peak_gb())
+    return Outcome(tokens, sum(seconds[1:]), reference_s, tuple(losses), memory.peak_gb(), tuple(held_out))
 
 
 def same_head(model: Any, job: Job) -> None:
@@ -78,6 +98,30 @@ def same_head(model: Any, job: Job) -> None:
     from trainer.models.scalar_head import init_score
 
     init_score(model.score.weight, seed=0)
+
+
+def held_out_figure(model: Any, rows: Sequence[Example], algorithm: str) -> float:
+    """By transformers' own forward, row by row: loss a trained token, or the share of pairs ranked rightly."""
+    import torch
+
+    def run(ids: list[int]) -> Any:
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            if algorithm == "rm":
+                better, worse = (float(run(row.prompt + answer)) for answer in (row.answer, row.worse))
+                total, count = total + float(better > worse), count + 1
+            else:
+                at = slice(len(row.prompt) - 1, -1)  # what predicts the answer
+                log_p = run(row.prompt + row.answer)[at].log_softmax(-1)
+                total -= float(log_p.gather(1, torch.tensor(row.answer)[:, None]).sum())
+                count += len(row.answer)
+    model.train(was_training)
+    return total / count
 
 
 def _columns(job: Job, rows: Sequence[Example]) -> list[dict[str, Any]]:
