@@ -244,7 +244,12 @@ def main() -> None:
         learner_env = RoleEnv(Device.cpu, config.policy.threads_per_rank, keeps_pages=True)
         generation = Overhead(
             total(history, "time/generation"),
-            side_by_side([bare_generation], config, steps, RoleEnv(Device.cpu, config.rollout.threads_per_worker)),
+            side_by_side(
+                [bare_generation],
+                config,
+                steps,
+                RoleEnv(Device.cpu, config.rollout.threads_per_worker, keeps_pages=True),
+            ),
         )
         learner = Overhead(
             total(history, "time/updates"), side_by_side([bare_policy, bare_critic], config, steps, learner_env)

@@ -46,8 +46,7 @@ def _allocator(*, keeps_pages: bool) -> dict[str, str]:
 
     glibc gives every block over 32 MB back to the kernel and faults it in again, page by page: a learner's step wrote
     3 GB into fresh pages and took 4.5 s; with jemalloc keeping them it takes 2.1 s at the same peak (docs/log.md). What
-    it keeps for nothing goes back in cluster/pages.py; roles that do not call it keep pages for a minute: for
-    jemalloc's usual ten seconds a publication took 4.5 s instead of 3.
+    it keeps for nothing goes back in cluster/pages.py; roles that do not call it keep pages for a minute.
     Empty when this build of ray carries no jemalloc.
     """
     spec = find_spec("ray")

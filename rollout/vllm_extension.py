@@ -23,6 +23,7 @@ from vllm.model_executor.layers.linear import (
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from cluster.pages import KeptPages
 from rollout.interfaces import TensorSpec, WeightUpdateError
 from rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
 
@@ -35,6 +36,7 @@ class WeightReceiver:
 
     raylign_transaction: WeightTransaction | None = None
     raylign_native = False
+    raylign_pages: KeptPages | None = None
 
     def raylign_begin(self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool) -> None:
         """Announce an update. `tensors`: [name, shape, dtype, digest]; `native`: vLLM's own transfer drives the reload.
@@ -97,6 +99,8 @@ class WeightReceiver:
         self.raylign_repack_head(model)
         report = self._raylign_open().verify()
         self.raylign_transaction = None
+        self.raylign_pages = self.raylign_pages or KeptPages()
+        self.raylign_pages.after_step()
         return [[list(pair) for pair in report.digests], list(report.mismatched), list(report.missing)]
 
     def raylign_repack_head(self, model: nn.Module) -> None:

@@ -116,7 +116,7 @@ async def _collect(model: Path, stage: Path, seed: int) -> Path:
     worker = spawn_worker(
         WorkerSpec("rollout/feedback", str(model), rollout, SyncConfig(), Device.cpu, seed),
         options={"num_cpus": 1},
-        env_vars=RoleEnv(Device.cpu, threads=2).variables(),
+        env_vars=RoleEnv(Device.cpu, threads=2, keeps_pages=True).variables(),
     )
     reader = ObjectReader(DEADLINE_S)
     encoder = Encoder(load_tokenizer(str(model)))

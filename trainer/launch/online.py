@@ -211,7 +211,8 @@ class _Builder:
         config, placement = self._config, self._reservation.placement
         slot = placement.of("rollout")[index]
         threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
-        env = RoleEnv(config.cluster.device, threads, loopback=self._stage.session.local).variables()
+        local = self._stage.session.local
+        env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
         handle = spawn_worker(
             WorkerSpec(
                 f"rollout/{index}", config.policy.model, config.rollout, config.sync, config.cluster.device, config.seed

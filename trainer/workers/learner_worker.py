@@ -52,7 +52,8 @@ class LearnerWorker:
         self._spec = spec
         self._fetch_timeout_s = fetch_timeout_s
         self._learner: Learner | None = None
-        self._updating, self._scoring = KeptPages(), KeptPages()
+        self._pages = KeptPages()
+        self._trains = False
 
     def meeting_point(self) -> MeetingPoint:
         """A free port on this rank's node."""
@@ -66,33 +67,39 @@ class LearnerWorker:
         """-> reference to list[Tensor], one a group of `share`."""
         groups, tokens = self._fetch(refs)
         parts = self._ready.logprobs([tokens.select(m) for m in share.micro_batches], temperature=temperature)
-        self._scoring.after_step()
+        self._scored()
         return ray.put(scatter_tokens(parts, share.micro_batches, tokens, _sizes(groups)))
 
     def values(self, refs: Sequence[ray.ObjectRef], share: RankPass) -> ray.ObjectRef:
         """-> reference to list[ValueEstimates], one a group of `share`."""
         groups, tokens = self._fetch(refs)
         parts = self._ready.values([tokens.select(m) for m in share.micro_batches])
-        self._scoring.after_step()
+        self._scored()
         return ray.put(scatter_values(parts, share.micro_batches, tokens, _sizes(groups)))
 
     def sequence_logprobs(self, batches: Sequence[TokenBatch]) -> list[Tensor]:
         """Summed log-probs `[S]` of each batch's sequences."""
         scores = self._ready.sequence_logprobs(batches)
-        self._scoring.after_step()
+        self._scored()
         return scores
 
     def update(self, shard: RankShard[Any], objective: Objective[Any]) -> UpdateResult:
         """Train on this rank's shard (Ray hands over the object behind the reference)."""
         result = self._ready.update(shard, objective)
-        self._updating.after_step()
+        self._trains = True
+        self._pages.after_step()
         return result
 
     def evaluate(self, shard: RankShard[Any], objective: Objective[Any]) -> Mapping[str, float]:
         """The objective's metrics without training."""
         metrics = self._ready.evaluate(shard, objective)
-        self._scoring.after_step()
+        self._scored()
         return metrics
+
+    def _scored(self) -> None:
+        """A learner in training keeps what its update will want again; a reference has nothing to wait for."""
+        if not self._trains:
+            self._pages.after_step()
 
     def stage_weights(self, bucket_bytes: int) -> StagedWeights | None:
         """Put the present weights into the object store, bucket by bucket. Rank 0 answers, the others help gather."""
