@@ -126,10 +126,7 @@ def held_out_figure(model: Any, rows: Sequence[Example], algorithm: str) -> floa
 
 def _columns(job: Job, rows: Sequence[Example]) -> list[dict[str, Any]]:
     if job.algorithm == "sft":
-        return [
-            {"input_ids": row.prompt + row.answer, "completion_mask": [0] * len(row.prompt) + [1] * len(row.answer)}
-            for row in rows
-        ]
+        return [{"input_ids": row.prompt + row.answer, "labels": [-100] * len(row.prompt) + row.answer} for row in rows]
     if job.algorithm == "rm":
         return [{"chosen_ids": row.prompt + row.answer, "rejected_ids": row.prompt + row.worse} for row in rows]
     if job.algorithm == "kto":
