@@ -105,7 +105,7 @@ def batch_of(name: str, part: Sequence[Example], references: Sequence[Any]) -> A
         other = _tokens([(row.prompt, ids) for row, ids in zip(part, mismatched(part), strict=True)])
         return JudgedBatch(shown, other, torch.tensor([row.good for row in part]), ones, *references)
     tokens = _tokens([(row.prompt, side) for row in part for side in (row.answer, row.worse)])
-    return PairBatch(tokens, torch.zeros(len(part)), ones, *references)
+    return PairBatch(tokens, torch.zeros(len(part)), ones, None, *references)
 
 
 def _tokens(rows: Sequence[tuple[list[int], list[int]]]) -> Any:

@@ -41,7 +41,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     rows = examples(job)
     half_weights = job.precision == "bfloat16" and job.side == "trl-best"
     dtype = torch.bfloat16 if half_weights else torch.float32
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer = padding_apart(AutoTokenizer.from_pretrained(job.model))
     import trl.trainer.dpo_trainer
     import trl.trainer.kto_trainer
     import trl.trainer.reward_trainer
@@ -91,6 +91,13 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     reference_s = prepared_s * (len(parts) - 1) / len(parts) if precomputed else 0.0
     tokens = sum(row.tokens(job.algorithm) for part in parts[1:] for row in part)
     return Outcome(tokens, sum(seconds[1:]), reference_s, tuple(losses), memory.peak_gb(), tuple(held_out))
+
+
+def padding_apart(tokenizer: Any) -> Any:
+    """With a padding token that ends no text: transformers scores the last token that is no padding."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.unk_token is not None:
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
 
 
 def same_head(model: Any, job: Job) -> None:
@@ -150,7 +157,7 @@ def _trainer(job: Job, model: Any, tokenizer: Any, dataset: Any, folder: str) ->
         "bf16": job.precision == "bfloat16" and not best,
     }  # fmt: skip
     kinds: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-        "sft": (SFTTrainer, SFTConfig, {"padding_free": best}),
+        "sft": (SFTTrainer, SFTConfig, {"padding_free": True, "max_length": None} if best else {}),
         "dpo": (DPOTrainer, DPOConfig, {"precompute_ref_log_probs": best, "beta": BETA}),
         "rm": (RewardTrainer, RewardConfig, {}),
         "kto": (
@@ -169,4 +176,5 @@ def _trainer(job: Job, model: Any, tokenizer: Any, dataset: Any, folder: str) ->
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
 
-    return InOrder(model=model, args=config_class(**common, **extra), train_dataset=dataset, processing_class=tokenizer)
+    args = config_class(**{**common, **extra})
+    return InOrder(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
