@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 # Bytecode is kept even where the shell says not to: a dozen processes import torch, transformers and vLLM, and without
-# it each of them compiles every file anew (a quarter of the demo's time).
+# it each of them compiles every file anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lint check test demo lock clean

@@ -32,6 +32,7 @@ class SetupRefusedError(Exception):
 
 
 def main() -> int:
+    """Make or complete .venv; returns the exit code."""
     try:
         started = time.monotonic()
         wanted = stamp_text()
@@ -117,6 +118,7 @@ class Installer:
 
 
 def choose_installer(python: str) -> Installer:
+    """uv, itself pinned by a lock, or pip where uv cannot be had."""
     uv = Path(python).with_name("uv")
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q"]
     quiet_env = dict(os.environ, DS_BUILD_OPS="0")

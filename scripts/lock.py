@@ -28,6 +28,7 @@ HEADER = f"""\
 
 
 def main() -> int:
+    """Resolve requirements/cpu.in for every supported C library into one lock; returns the exit code."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     lock = REQUIREMENTS / "cpu.lock"
     env = os.environ | uv_environment(read_pip_settings(sys.executable))

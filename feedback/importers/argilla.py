@@ -117,6 +117,7 @@ def _events(
     for place, (better, worse) in enumerate(pairs):
 
         def make(better: object = better, worse: object = worse, place: int = place) -> Event:
+            """The judgement of one pair of neighbours; raises what an unreadable answer raises."""
             judged = _judged(fields, response, better, worse, context)
             who = context.hashed(response.user)
             ends = "" if len(pairs) == 1 else f":{place}"

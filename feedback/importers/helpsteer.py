@@ -76,6 +76,7 @@ def _ratings(row: Row, columns: Columns, context: Context) -> Judgements:
     prompt = _prompt(rated.prompt)
 
     def make(place: int) -> Event:
+        """The rating at `place` of the row's list, or the row's only one."""
         texts = (rated.prompt, rated.response) if single else (rated.prompt, rated.response, f"{place}")
         return Event(
             event_id=content_id("helpsteer2", *texts),
