@@ -34,11 +34,15 @@ _OFFLINE = {
 
 _PATIENT = {
     # Roles take turns on the cores: a thread pool that spins while it waits burns the cores of the role whose turn it
-    # is (37 ms of CPU a token against 5 ms, measured with two engine threads).
+    # is (37 ms of CPU a token against 5 ms, measured with two engine threads). But one that sleeps at once has to be
+    # woken for each of a step's ten thousand small operations: some microseconds of spinning make a learner 1.6 times
+    # as fast (docs/log.md).
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
+    "GOMP_SPINCOUNT": "2000",
     "KMP_BLOCKTIME": "0",
 }
+
+_ONE_POOL = "narenas:1,oversize_threshold:0,lg_extent_max_active_fit:16"
 
 
 def _allocator(*, keeps_pages: bool) -> dict[str, str]:
@@ -46,7 +50,9 @@ def _allocator(*, keeps_pages: bool) -> dict[str, str]:
 
     glibc gives every block over 32 MB back to the kernel and faults it in again, page by page: a learner's step wrote
     3 GB into fresh pages and took 4.5 s; with jemalloc keeping them it takes 2.1 s at the same peak (docs/log.md). What
-    it keeps for nothing goes back in cluster/pages.py; roles that do not call it keep pages for a minute.
+    it keeps for nothing goes back in cluster/pages.py; roles that do not call it keep pages for a minute. One pool
+    for all threads and sizes, whose large free blocks may serve small requests: with jemalloc's own settings a learner
+    that uses 2.4 GB holds 4 and grows.
     Empty when this build of ray carries no jemalloc.
     """
     spec = find_spec("ray")
@@ -54,7 +60,8 @@ def _allocator(*, keeps_pages: bool) -> dict[str, str]:
     if library is None or not library.is_file():
         return {}
     decay_ms = -1 if keeps_pages else 60_000
-    return {"LD_PRELOAD": str(library), "MALLOC_CONF": f"dirty_decay_ms:{decay_ms},muzzy_decay_ms:{decay_ms}"}
+    conf = f"dirty_decay_ms:{decay_ms},muzzy_decay_ms:{decay_ms},{_ONE_POOL}"
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": conf}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from conf.errors import ModelLoadError
 from conf.schema import Precision
 from trainer.models.causal_lm import CausalLM
+from trainer.models.lean_layers import lean_layers
 from trainer.models.lora import is_adapter
 from trainer.models.packed_attention import PACKED_ATTENTION
 from trainer.models.packing_check import check_packing
@@ -183,6 +184,7 @@ def _prepare(hf: PreTrainedModel, gradient_checkpointing: bool) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     hf.config.use_cache = False
+    lean_layers(hf, gated=not gradient_checkpointing)
     if gradient_checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     hf.train()
