@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -10,17 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.runtime_env import RoleEnv
 from cluster.session import Session
-from conf.schema import Device, Precision, RolloutConfig, SyncConfig
-from data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
-from rollout.interfaces import GenerationRequest
-from rollout.worker import WorkerSpec, spawn_worker
+from tests.system.served import check_served
 from tests.system.tiny_runs import PPO_STEPS, RULE, play, run_settings
 from trainer.checkpoint import open_checkpoint
 from trainer.glossary import describe
@@ -155,33 +149,7 @@ def test_the_export_answers_as_the_engine_that_serves_it(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     start = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     assert not torch.equal(model.model.embed_tokens.weight, start.model.embed_tokens.weight)
-
-    prompt = Prompt("p", (), tuple(tokenizer("What is a river?")["input_ids"]))
-    group = asyncio.run(_sample(folder, prompt))
-    for completion in group.completions:
-        tokens = torch.tensor([[*prompt.token_ids, *completion.response_ids]])
-        with torch.no_grad():
-            table = model(tokens).logits[0, :-1].log_softmax(-1)
-        own = table.gather(1, tokens[0, 1:, None])[len(prompt.token_ids) - 1 :, 0].tolist()
-        assert completion.rollout_logprobs == pytest.approx(own, abs=1e-3)
-
-
-async def _sample(folder: Path, prompt: Prompt) -> RolloutGroup:
-    rollout = RolloutConfig(precision=Precision.float32, max_model_len=128, kv_cache_gb=0.1, threads_per_worker=1)
-    worker = spawn_worker(
-        WorkerSpec("rollout/0", str(folder), rollout, SyncConfig(), Device.cpu),
-        options={"num_cpus": 0.5},
-        env_vars=RoleEnv(Device.cpu, threads=1).variables(),
-    )
-    try:
-        await worker.start(300)
-        keys = tuple(SampleKey(0, prompt.prompt_id, k) for k in range(3))
-        (handle,) = await worker.generate(
-            [GenerationRequest(prompt, keys, SamplingParams(temperature=1.0, max_new_tokens=16, seed=3))]
-        )
-        return ray.get(handle.ref, timeout=60)
-    finally:
-        worker.kill()
+    check_served(folder)
 
 
 def test_held_out_answers_are_scored_before_and_after(ppo_run: RunPaths) -> None:

@@ -1,4 +1,7 @@
-"""The chain with every role real: SFT, then DPO and KTO from the SFT run; each learns and leaves a model that loads."""
+"""The chain with every role real: SFT, then DPO and KTO, or a reward model and PPO, each from the run before.
+
+Each learns and leaves a model that transformers and vLLM load.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from cluster.session import Session
 from conf.model_folder import model_folder
 from conf.schema import Precision
 from data.types import TokenBatch
+from tests.system.served import check_served
 from tests.system.tiny_runs import play
 from trainer.checkpoint import open_checkpoint
 from trainer.configuration import compose
@@ -123,7 +127,7 @@ def same_logprobs(export: Path, model: torch.nn.Module, tokenizer: object) -> No
 
 
 def test_sft_learns_and_counts_its_tokens(sft_run: RunPaths, tiny_model_dir: Path) -> None:
-    check_run(sft_run, tiny_model_dir)
+    check_served(check_run(sft_run, tiny_model_dir))
     counted = [value for _, value in read_history(sft_run.metrics).series("train/num_tokens") if value is not None]
     assert counted == sorted(counted) and len(set(counted)) == STEPS
 
@@ -163,13 +167,26 @@ def test_preferences_are_learned_from_the_sft_run_with_a_reference_computed_once
 def test_runs_with_adapters_leave_whole_models_that_the_next_one_starts_from(
     data: dict[str, Path], root: Path, tiny_model_dir: Path, ray_session: Session
 ) -> None:
-    """SFT, then a reward model from the SFT run. peft on the start model says what the merged export says."""
+    """SFT, a reward model from the SFT run, PPO from both. peft on the start model says what the merged export says."""
     adapters = ["policy.lora.rank=8", "policy.lora.save_adapter=true", "policy.optim.lr=1e-2"]
     first = play([*settings("sft", tiny_model_dir, data["sft"], root, "sft-lora"), *adapters], ray_session)
     start = check_adapted(first, tiny_model_dir, AutoModelForCausalLM)
     second = play([*settings("rm", first.path, data["dpo"], root, "rm-lora"), *adapters], ray_session)
     check_adapted(second, start, AutoModelForSequenceClassification)
     assert read_history(second.metrics).rows[-1].values["eval/known/accuracy"] == 1
+    prompts = write(root / "prompts.jsonl", [{"prompt": question(i), "id": str(i)} for i in range(16)])
+    third = play(
+        [
+            "+experiment=ppo_tiny_cpu", f"policy.model={first.path}", f"critic.model={second.path}",
+            f"reward.model={second.path}", f"data.train={prompts}", f"run_root={root}", "name=ppo-chain",
+            "num_steps=2", "rollout.prompts_per_step=4", "rollout.samples_per_prompt=4", "rollout.max_new_tokens=8",
+            "algorithm.sequences_per_update=16", "policy.optim.lr=1e-3", "tracking.wandb=disabled",
+        ],
+        ray_session,
+    )  # fmt: skip
+    sampled = read_history(third.metrics).rows[1].values
+    assert sampled["rollout/logprob_gap"] < 1e-3  # the engine serves what the learner has: the SFT run's merged model
+    check_served(Path(model_folder(str(third.path)).path))
 
 
 def check_adapted(done: RunPaths, start: Path, auto: type) -> Path:

@@ -4,6 +4,9 @@ A loss that is a weighted sum of log-probs (next-token training) has d loss / d 
 So the head's gradients are formed while its logits are there and nothing is computed again in backward. The idea is
 that of Liger's fused linear cross-entropy (Hsu et al. 2024, arXiv:2410.10989); the maths is that of logprobs.py.
 
+Where the head is frozen (adapters) the same holds for any loss: a state's gradient is its token's upstream gradient
+times what an upstream gradient of 1 would give, and no weight gradient sums over tokens. Two products, not three.
+
 The logits of some tokens over the whole vocabulary exist at once, so tokens are the outer loop here.
 """
 
@@ -50,7 +53,18 @@ def logprobs_of_known_gradient(
         carry gradient; that of a frozen weight or state is not formed. Backward raises RuntimeError when the gradient
         that arrives is no multiple of `logprob_grad`.
     """
-    return _KnownGradient.apply(hidden, weight, targets, logprob_grad, temperature, logits_bytes)
+    return _KnownGradient.apply(hidden, weight, targets, logprob_grad, temperature, logits_bytes, False)
+
+
+def logprobs_of_frozen_head(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, logits_bytes: int = DEFAULT_LOGITS_BYTES
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a weight that is not trained, and any loss of the log-probs.
+
+    Only the log-probs carry gradient, and only to `hidden`.
+    """
+    ones = torch.ones(hidden.shape[0], dtype=accumulate_dtype(hidden), device=hidden.device)
+    return _KnownGradient.apply(hidden, weight.detach(), targets, ones, temperature, logits_bytes, True)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -63,7 +77,10 @@ class _KnownGradient(torch.autograd.Function):
         logprob_grad: Tensor,
         temperature: float,
         logits_bytes: int,
+        row_by_row: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """`row_by_row`: `logprob_grad` is 1 and the real one comes in backward, a number a token."""
+        ctx.row_by_row = row_by_row
         num_tokens, vocab_size = hidden.shape[0], weight.shape[0]
         given = logprob_grad.to(accumulate_dtype(hidden))
         logprobs, entropy = torch.empty_like(given), torch.empty_like(given)
@@ -91,13 +108,16 @@ class _KnownGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """What forward formed, times what arrived."""
         given, grad_hidden, grad_weight = ctx.saved_tensors
+        if ctx.row_by_row:
+            return (grad_hidden * grad_logprobs[:, None]).to(grad_hidden.dtype), *[None] * 6
         factor = _common_factor(grad_logprobs, given)
         if factor != 1:
             for grad in (grad_hidden, grad_weight):
                 if grad is not None:
                     grad.mul_(factor)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, *[None] * 5
 
 
 def _logits_into(buffer: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:

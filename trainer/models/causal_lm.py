@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.types import TokenBatch, TokenOutputs
-from trainer.functional.known_gradient import logprobs_of_known_gradient
+from trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
 from trainer.functional.logprobs import DEFAULT_TILE_LOGITS, fused_linear_logprobs
 from trainer.functional.packing import pack
 from trainer.models.packed_attention import packed_states
@@ -39,6 +39,8 @@ class FusedHead(nn.Module):
         """hidden `[M, H]`, targets `[M]` -> log-probs, entropy (float32), which targets are likeliest: `[M]`."""
         if logprob_grad is not None and torch.is_grad_enabled():
             return logprobs_of_known_gradient(hidden, self.weight, targets, logprob_grad, temperature=temperature)
+        if not self.weight.requires_grad and not with_entropy_grad:
+            return logprobs_of_frozen_head(hidden, self.weight, targets, temperature=temperature)
         tile = GPU_TILE_LOGITS if hidden.is_cuda else DEFAULT_TILE_LOGITS
         logprobs, entropy, first_choice = fused_linear_logprobs(
             hidden, self.weight, targets, temperature=temperature, tile_logits=tile

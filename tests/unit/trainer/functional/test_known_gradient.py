@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainer.functional.test_logprobs import LargestTensor, head_inputs
-from trainer.functional.known_gradient import logprobs_of_known_gradient
+from trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
 from trainer.functional.logprobs import linear_logprobs
 
 
@@ -45,6 +45,31 @@ def test_what_is_frozen_costs_no_gradient_and_changes_no_other(frozen: int) -> N
     want, _, _ = linear_logprobs(hidden, weight, targets, temperature=1.0)
     [found] = torch.autograd.grad((upstream * logprobs).sum(), free)
     torch.testing.assert_close(found, torch.autograd.grad((upstream * want).sum(), free)[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("tokens_at_once", [1, 4, 50])
+def test_a_frozen_head_serves_any_loss(temperature: float, tokens_at_once: int) -> None:
+    hidden, weight, targets = head_inputs(13)
+    found = logprobs_of_frozen_head(
+        hidden, weight, targets, temperature=temperature, logits_bytes=tokens_at_once * 11 * 8
+    )
+    plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    grads = [torch.autograd.grad((out[0].exp() * _upstream(13)).sum(), hidden)[0] for out in (found, plain)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
+
+
+def test_a_frozen_head_loses_no_more_than_rounding_in_bfloat16() -> None:
+    hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=torch.bfloat16)
+    upstream = _upstream(40, torch.float32) * torch.logspace(-6, 3, 40)  # a token's factor may be of any size
+    exact = hidden.detach().float().requires_grad_()
+    (logprobs_of_frozen_head(hidden, weight, targets, temperature=0.7)[0] * upstream).sum().backward()
+    (linear_logprobs(exact, weight.float(), targets, temperature=0.7)[0] * upstream).sum().backward()
+    counted = upstream != 0
+    off = (hidden.grad.float() - exact.grad).norm(dim=1)[counted] / exact.grad.norm(dim=1)[counted]
+    assert off.max() < 0.03 and off.mean() < 0.01, off
 
 
 def test_a_loss_that_is_not_what_was_given_is_refused() -> None:
