@@ -23,7 +23,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.offline_sides.common import Job
+from benchmarks.offline_sides.common import WARM_UP, Job
 from benchmarks.offline_vs_trl import Run, play
 
 LOOKS = 10
@@ -59,7 +59,7 @@ def jobs(given: argparse.Namespace, folder: Path) -> Iterator[Job]:
             _write(kept, [json.loads(line) for line in test.open(encoding="utf-8")][:count])
             test = kept
         yield Job(
-            "ours", algorithm, given.precision, 1, given.model, str(train), steps - 1, BATCH[algorithm], str(test),
+            "ours", algorithm, given.precision, 1, given.model, str(train), steps - WARM_UP[given.precision], BATCH[algorithm], str(test),
             max(1, steps // LOOKS),
         )  # fmt: skip
 

@@ -4,7 +4,7 @@
 
 `--rows`: GSM8K's `question`, `answer` as JSONL; generated sums without it. Each side trains in its own processes, sides
 alternate; TRL as it comes, which is compared in losses, is played in the first pair only. Tokens are those that are no
-padding; optimizer steps and reference log-probs are included, the first step is not counted: it warms caches up. The
+padding; optimizer steps and reference log-probs are included, the first step (two in bfloat16) is not counted. The
 losses of the first step are compared, before an optimizer can drift, and those of all steps, as a first loss against an
 equal reference says little: beyond `FIRST` and `LATER`, and beyond what TRL's own two settings differ by, a comparison
 is void. What TRL's settings are is said in offline_sides/peer.py. The share of the

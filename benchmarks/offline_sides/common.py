@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 ROWS_PER_STEP = {"sft": 8, "dpo": 4, "rm": 4, "kto": 8}
+WARM_UP = {"float32": 1, "bfloat16": 2}
+"""Steps that are played and not counted. What a process holds settles in its second step, at the price of a second of
+page faults: much where a step takes three."""
 LR = 1e-5
 BETA = 0.1
 
@@ -23,7 +26,7 @@ class Job:
     ranks: int
     model: str
     rows: str
-    steps: int  # counted ones; one more is played first, which warms caches up
+    steps: int  # counted ones; WARM_UP more are played first
     batch: int = 0  # rows a step; 0: ROWS_PER_STEP
     held_out: str = ""  # rows that are not trained on
     eval_every: int = 0  # steps between two looks at them; 0: never
@@ -33,6 +36,16 @@ class Job:
         """Of all ranks together."""
         return self.batch or ROWS_PER_STEP[self.algorithm]
 
+    @property
+    def warm_up(self) -> int:
+        """Steps that are not counted."""
+        return WARM_UP[self.precision]
+
+    @property
+    def all_steps(self) -> int:
+        """That are played."""
+        return self.warm_up + self.steps
+
     def looks(self, done: int) -> bool:
         """Whether the held-out rows are due after `done` steps."""
         return bool(self.eval_every) and done % self.eval_every == 0
@@ -40,12 +53,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one rank measured, its first step left out."""
+    """What one rank measured, warm-up left out."""
 
     tokens: int  # non-padding tokens of all ranks
     seconds: float  # of the steps, optimizer included
     reference_s: float  # of reference log-probs computed apart from the steps, for the counted steps
-    losses: tuple[float, ...]  # of every step, the first included
+    losses: tuple[float, ...]  # of every step, warm-up included
     memory_gb: float  # this rank's peak while training, beyond the imported libraries and the model itself
     held_out: tuple[float, ...] = ()  # after 0, eval_every, ... steps: loss a token, or accuracy of a reward model
 
@@ -75,7 +88,7 @@ class Example:
 
 def examples(job: Job) -> list[Example]:
     """The training rows in file order, as many as the job takes."""
-    return encoded(job.model, job.rows, job.rows_per_step * (job.steps + 1))
+    return encoded(job.model, job.rows, job.rows_per_step * job.all_steps)
 
 
 def held_out_examples(job: Job) -> list[Example]:

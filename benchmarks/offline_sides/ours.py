@@ -19,7 +19,8 @@ from benchmarks.offline_sides.common import (
     steps_of,
 )
 
-MICRO_BATCH_TOKENS = 1024
+MICRO_BATCH_TOKENS = {"float32": 1024, "bfloat16": 2048}
+"""Gradients are added up once a micro-batch, which counts where products are quick."""
 DEADLINE_S = 600.0
 
 
@@ -32,15 +33,16 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     from trainer.workers.offline_model import objective_of
     from trainer.workers.specs import PolicySpec, ScalarSpec
 
+    micro_batch_tokens = MICRO_BATCH_TOKENS[job.precision]
     config = LearnerConfig(
-        model=job.model, precision=Precision(job.precision), micro_batch_tokens=MICRO_BATCH_TOKENS,
+        model=job.model, precision=Precision(job.precision), micro_batch_tokens=micro_batch_tokens,
         optim=OptimConfig(lr=LR), num_ranks=job.ranks, zero_stage=zero_stage(job),
     )  # fmt: skip
     spec: Any
     if job.algorithm == "rm":
-        spec = ScalarSpec(job.model, config, Device.cpu, job.steps + 1, DEADLINE_S, new_head_seed=0)
+        spec = ScalarSpec(job.model, config, Device.cpu, job.all_steps, DEADLINE_S, new_head_seed=0)
     else:
-        spec = PolicySpec(job.model, config, Device.cpu, job.steps + 1, DEADLINE_S)
+        spec = PolicySpec(job.model, config, Device.cpu, job.all_steps, DEADLINE_S)
     import trainer.engine.zero  # noqa: F401 - a library before the model is measured
 
     memory, pages = PeakMemory(), KeptPages()
@@ -53,7 +55,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     def shard_of(rows: Sequence[Example], reference: Sequence[Any], per_update: int) -> Any:
         batch = batch_of(job.algorithm, rows, reference)
         return shard(
-            batch, num_ranks=job.ranks, units_per_update=per_update, micro_batch_tokens=MICRO_BATCH_TOKENS, seed=0
+            batch, num_ranks=job.ranks, units_per_update=per_update, micro_batch_tokens=micro_batch_tokens, seed=0
         )[rank]
 
     def look(done: int) -> None:
@@ -63,7 +65,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
 
     for part in parts:  # before training, as a run does
         started = time.perf_counter()
-        references.append(_references(learner, batch_of(job.algorithm, part, []), job.algorithm))
+        references.append(_references(learner, part, job.algorithm))
         reference_s.append(time.perf_counter() - started)
     look(0)
     for done, (part, reference) in enumerate(zip(parts, references, strict=True), start=1):
@@ -72,8 +74,11 @@ def run(job: Job, rank: int, port: int) -> Outcome:
         pages.after_step()
         seconds.append(time.perf_counter() - started)
         look(done)
-    tokens = sum(row.tokens(job.algorithm) for part in parts[1:] for row in part)
-    return Outcome(tokens, sum(seconds[1:]), sum(reference_s[1:]), tuple(losses), memory.peak_gb(), tuple(held_out))
+    tokens = sum(row.tokens(job.algorithm) for part in parts[job.warm_up :] for row in part)
+    counted = slice(job.warm_up, None)
+    return Outcome(
+        tokens, sum(seconds[counted]), sum(reference_s[counted]), tuple(losses), memory.peak_gb(), tuple(held_out)
+    )
 
 
 def zero_stage(job: Job) -> int:
@@ -108,7 +113,7 @@ def batch_of(name: str, part: Sequence[Example], references: Sequence[Any]) -> A
         return TextBatch(tokens, tokens.response_mask.float())
     if name == "kto":
         shown = _tokens([(row.prompt, row.shown) for row in part])
-        other = _tokens([(row.prompt, ids) for row, ids in zip(part, mismatched(part), strict=True)])
+        other = _tokens(_mismatched_rows(part))
         return JudgedBatch(shown, other, torch.tensor([row.good for row in part]), ones, *references)
     tokens = _tokens([(row.prompt, side) for row in part for side in (row.answer, row.worse)])
     return PairBatch(tokens, torch.zeros(len(part)), ones, None, *references)
@@ -123,9 +128,16 @@ def _tokens(rows: Sequence[tuple[list[int], list[int]]]) -> Any:
     )
 
 
-def _references(learner: Any, batch: Any, name: str) -> list[Any]:
-    """The start model's log-probs of a step's answers; every rank looks at all of them."""
-    if name not in ("dpo", "kto"):
-        return []
-    batches = [batch.tokens] if name == "dpo" else [batch.tokens, batch.mismatched]
-    return list(learner.sequence_logprobs(batches))
+def _mismatched_rows(part: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+    return [(row.prompt, ids) for row, ids in zip(part, mismatched(part), strict=True)]
+
+
+def _references(learner: Any, part: Sequence[Example], name: str) -> list[Any]:
+    """The start model's log-probs of a step's answers; every rank looks at all of them, and at a prompt once."""
+    if name == "dpo":
+        return list(learner.sequence_logprobs([batch_of(name, part, []).tokens]))
+    if name == "kto":
+        shown = [(row.prompt, row.shown) for row in part]
+        (both,) = learner.sequence_logprobs([_tokens([*shown, *_mismatched_rows(part)])])
+        return list(both.split(len(part)))
+    return []

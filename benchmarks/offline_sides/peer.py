@@ -88,9 +88,9 @@ def run(job: Job, rank: int, port: int) -> Outcome:
     parts = steps_of(job, rows)
     seconds = [end - begin for begin, end in zip(marks[::2], marks[1::2], strict=True)]
     precomputed = job.side == "trl-best" and job.algorithm in ("dpo", "kto")
-    reference_s = prepared_s * (len(parts) - 1) / len(parts) if precomputed else 0.0
-    tokens = sum(row.tokens(job.algorithm) for part in parts[1:] for row in part)
-    return Outcome(tokens, sum(seconds[1:]), reference_s, tuple(losses), memory.peak_gb(), tuple(held_out))
+    reference_s = prepared_s * job.steps / job.all_steps if precomputed else 0.0
+    tokens = sum(row.tokens(job.algorithm) for part in parts[job.warm_up :] for row in part)
+    return Outcome(tokens, sum(seconds[job.warm_up :]), reference_s, tuple(losses), memory.peak_gb(), tuple(held_out))
 
 
 def padding_apart(tokenizer: Any) -> Any:

@@ -20,7 +20,7 @@ from trainer.functional.logprobs import accumulate_dtype
 from trainer.functional.packing import Packing
 from trainer.functional.tiles import Tile, plan_tiles
 
-BLOCK_QUERIES = 64
+BLOCK_QUERIES = 128
 
 
 def packed_causal_attention(
