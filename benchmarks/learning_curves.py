@@ -59,8 +59,8 @@ def jobs(given: argparse.Namespace, folder: Path) -> Iterator[Job]:
             _write(kept, [json.loads(line) for line in test.open(encoding="utf-8")][:count])
             test = kept
         yield Job(
-            "ours", algorithm, given.precision, 1, given.model, str(train), steps - WARM_UP[given.precision], BATCH[algorithm], str(test),
-            max(1, steps // LOOKS),
+            "ours", algorithm, given.precision, 1, given.model, str(train), steps - WARM_UP[given.precision],
+            BATCH[algorithm], str(test), max(1, steps // LOOKS),
         )  # fmt: skip
 
 
