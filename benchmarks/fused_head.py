@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    os.environ.update(RoleEnv(Device.cpu, os.cpu_count() or 1, keeps_pages=True).variables())
+    os.environ.update(RoleEnv(Device.cpu, os.cpu_count() or 1, keeps_pages=True, own_cores=True).variables())
     table = Table(
         "precision",
         "vocabulary",

@@ -57,7 +57,7 @@ def play(job: Job) -> Run:
     """In fresh processes: ours with a learner's environment, TRL's with the machine's own and all its threads."""
     threads = max(1, (os.cpu_count() or 1) // job.ranks)
     mine = (
-        RoleEnv(Device.cpu, threads, keeps_pages=True).variables()
+        RoleEnv(Device.cpu, threads, keeps_pages=True, own_cores=True).variables()
         if job.side == "ours"
         else {"OMP_NUM_THREADS": str(threads)}
     )

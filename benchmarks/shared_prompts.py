@@ -168,7 +168,7 @@ def run(case: Case) -> Outcome:
 
 def in_process(case: Case) -> Outcome:
     """In a child with a learner's environment."""
-    os.environ.update(RoleEnv(Device.cpu, os.cpu_count() or 1, keeps_pages=True).variables())
+    os.environ.update(RoleEnv(Device.cpu, os.cpu_count() or 1, keeps_pages=True, own_cores=True).variables())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(run, (case,))
 

@@ -75,6 +75,10 @@ class Placement:
         """Processes of the same role on the same node, itself included: what its threads are divided by."""
         return sum(s.role == slot.role and s.node_id == slot.node_id for s in self.slots)
 
+    def alone(self, slot: Slot) -> bool:
+        """Whether no other role has a process on the same node."""
+        return all(s.role == slot.role for s in self.slots if s.node_id == slot.node_id)
+
 
 def plan_placement(
     requests: Sequence[RoleRequest], strategy: PlacementStrategy, nodes: Sequence[NodeSupply]

@@ -34,14 +34,17 @@ _OFFLINE = {
 
 _PATIENT = {
     # Roles take turns on the cores: a thread pool that spins while it waits burns the cores of the role whose turn it
-    # is (37 ms of CPU a token against 5 ms, measured with two engine threads). But one that sleeps at once has to be
-    # woken for each of a step's ten thousand small operations: some microseconds of spinning make a learner 1.6 times
-    # as fast (docs/log.md).
+    # is (37 ms of CPU a token against 5 ms, measured with two engine threads).
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "2000",
+    "GOMP_SPINCOUNT": "0",
     "KMP_BLOCKTIME": "0",
 }
-
+_AWAKE = {
+    # Threads that sleep at once have to be woken for each of a step's ten thousand small operations: with some
+    # microseconds of spinning a learner alone on its cores is 1.6 times as fast, and two on the same cores half as fast
+    # (docs/log.md).
+    "GOMP_SPINCOUNT": "2000",
+}
 _ONE_POOL = "narenas:1,oversize_threshold:0,lg_extent_max_active_fit:16"
 
 
@@ -72,6 +75,7 @@ class RoleEnv:
     threads: int  # torch and BLAS threads, at least 1
     loopback: bool = True  # every rank on this machine: process groups bind to the loopback interface
     keeps_pages: bool = False  # a role that watches what it keeps (cluster/pages.py)
+    own_cores: bool = False  # a core for each thread, and no other role on it
 
     def variables(self) -> dict[str, str]:
         """Variables every role needs."""
@@ -79,6 +83,7 @@ class RoleEnv:
         variables = {
             **_OFFLINE,
             **_PATIENT,
+            **(_AWAKE if self.own_cores else {}),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cluster.placement import Slot
+from cluster.placement import Placement, Slot
 from cluster.rank import RankInfo
 from cluster.reserve import Reservation
 from cluster.runtime_env import RoleEnv
@@ -54,7 +54,7 @@ class LearnerGroup:
             LearnerWorker,
             role=settings.role,
             options=[reservation.options(slot) for slot in slots],
-            env_vars=[_environment(settings, reservation, slot, cores) for slot in slots],
+            env_vars=[rank_environment(settings, reservation.placement, slot, cores) for slot in slots],
             args=[
                 (RankInfo(s.role, s.rank, len(slots), settings.log_dir), spec, settings.step_timeout_s) for s in slots
             ],
@@ -160,9 +160,12 @@ def _refs(groups: Sequence[GroupHandle], share: RankPass) -> list[Ref]:
     return [groups[g].ref for g in share.groups]
 
 
-def _environment(
-    settings: GroupSettings, reservation: Reservation, slot: Slot, cores: Mapping[str, int]
+def rank_environment(
+    settings: GroupSettings, placement: Placement, slot: Slot, cores: Mapping[str, int]
 ) -> dict[str, str]:
-    shared = reservation.placement.neighbours(slot)
-    threads = settings.threads_per_rank or max(1, cores[slot.node_id] // shared)
-    return RoleEnv(settings.device, threads, loopback=settings.loopback, keeps_pages=True).variables()
+    """Variables of one rank's process. `cores`: CPU cores by node id."""
+    here, neighbours = cores[slot.node_id], placement.neighbours(slot)
+    threads = settings.threads_per_rank or max(1, here // neighbours)
+    own_cores = placement.alone(slot) and threads * neighbours <= here
+    env = RoleEnv(settings.device, threads, loopback=settings.loopback, keeps_pages=True, own_cores=own_cores)
+    return env.variables()
