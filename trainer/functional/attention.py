@@ -117,6 +117,7 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Tile by tile, as forward; a shared key's gradient adds up over its tiles."""
         q, k, v = ctx.saved_tensors
         wide = accumulate_dtype(q)
         grad_q = torch.empty_like(q)

@@ -36,7 +36,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """With s = 1 / sqrt(mean(x^2) + eps): y = weight * (s x)."""
-        wide = x.to(torch.float32) if accumulate_dtype(x) is torch.float32 else x
+        wide = x.to(accumulate_dtype(x))
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, scale)
         return weight * (wide * scale).to(x.dtype)
