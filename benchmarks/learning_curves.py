@@ -26,9 +26,9 @@ from rich.table import Table
 from benchmarks.offline_sides.common import WARM_UP, Job
 from benchmarks.offline_vs_trl import Run, play
 
-LOOKS = 10
+LOOKS = {"sft": 10, "rm": 2}
 """Looks at the held-out rows, besides the one before training."""
-BATCH = {"sft": 2, "rm": 4}
+BATCH = {"sft": 1, "rm": 4}
 HELD_OUT = {"sft": 24, "rm": 120}
 
 
@@ -60,7 +60,7 @@ def jobs(given: argparse.Namespace, folder: Path) -> Iterator[Job]:
             test = kept
         yield Job(
             "ours", algorithm, given.precision, 1, given.model, str(train), steps - WARM_UP[given.precision],
-            BATCH[algorithm], str(test), max(1, steps // LOOKS),
+            BATCH[algorithm], str(test), max(1, steps // LOOKS[algorithm]),
         )  # fmt: skip
 
 
