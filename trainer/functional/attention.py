@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.functional.logprobs import accumulate_dtype
+from trainer.functional.logit_blocks import accumulate_dtype
 from trainer.functional.packing import Packing
 from trainer.functional.tiles import Tile, plan_tiles
 

@@ -41,7 +41,11 @@ class ToyPolicy:
     def __call__(self, tokens: TokenBatch) -> TokenOutputs:
         at = tokens.response_mask.nonzero()[:, 0]
         logprobs, entropy, first = fused_linear_logprobs(
-            self.embedding[tokens.input_ids[at - 1]], self.head, tokens.input_ids[at], temperature=0.9, tile_logits=50
+            self.embedding[tokens.input_ids[at - 1]],
+            self.head,
+            tokens.input_ids[at],
+            temperature=0.9,
+            block_bytes=50 * 8,
         )
         blank = torch.zeros(tokens.num_tokens, dtype=torch.float64)
         return TokenOutputs(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.unit.trainer.functional.test_logprobs import LargestTensor, head_inputs
 from trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
-from trainer.functional.logprobs import linear_logprobs
+from trainer.functional.logprobs import fused_linear_logprobs, linear_logprobs
 
 
 def _upstream(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -25,7 +25,7 @@ def test_equals_the_definition_with_gradients(temperature: float, tokens_at_once
     targets[3] = (hidden[3] @ weight.T).argmax()
     upstream = _upstream(13)
     found = logprobs_of_known_gradient(
-        hidden, weight, targets, upstream, temperature=temperature, logits_bytes=tokens_at_once * 11 * 8
+        hidden, weight, targets, upstream, temperature=temperature, block_bytes=tokens_at_once * 11 * 8
     )
     plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
     for a, b in zip(found, plain, strict=True):
@@ -33,6 +33,20 @@ def test_equals_the_definition_with_gradients(temperature: float, tokens_at_once
     grads = [torch.autograd.grad(scale * (upstream * out[0]).sum(), (hidden, weight)) for out in (found, plain)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forms_the_bits_that_a_loss_of_unknown_gradient_gets(dtype: torch.dtype) -> None:
+    hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=dtype)
+    upstream, size = _upstream(40, torch.float32), 40 * 64 * dtype.itemsize  # one block: both add up in one order
+    known = logprobs_of_known_gradient(hidden, weight, targets, upstream, temperature=0.7, block_bytes=size)
+    unknown = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, block_bytes=size)
+    frozen = logprobs_of_frozen_head(hidden, weight, targets, temperature=0.7, block_bytes=size)
+    for a, b, c in zip(known, unknown, frozen, strict=True):
+        assert torch.equal(a, b) and torch.equal(b, c)
+    grads = [torch.autograd.grad((upstream * out[0]).sum(), (hidden, weight)) for out in (known, unknown)]
+    for a, b in zip(*grads, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
@@ -52,7 +66,7 @@ def test_what_is_frozen_costs_no_gradient_and_changes_no_other(frozen: int) -> N
 def test_a_frozen_head_serves_any_loss(temperature: float, tokens_at_once: int) -> None:
     hidden, weight, targets = head_inputs(13)
     found = logprobs_of_frozen_head(
-        hidden, weight, targets, temperature=temperature, logits_bytes=tokens_at_once * 11 * 8
+        hidden, weight, targets, temperature=temperature, block_bytes=tokens_at_once * 11 * 8
     )
     plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
     for a, b in zip(found, plain, strict=True):
@@ -86,7 +100,7 @@ def test_bfloat16_gradients_are_as_near_the_truth_as_rounding_allows() -> None:
     hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=torch.bfloat16)
     upstream = _upstream(40, torch.float32)
     logprobs, entropy, _ = logprobs_of_known_gradient(
-        hidden, weight, targets, upstream, temperature=0.7, logits_bytes=7 * 64 * 2
+        hidden, weight, targets, upstream, temperature=0.7, block_bytes=7 * 64 * 2
     )
     assert logprobs.dtype is entropy.dtype is torch.float32
     exact = [x.detach().float().requires_grad_() for x in (hidden, weight)]
@@ -123,7 +137,7 @@ def test_logits_exist_for_some_tokens_at_a_time() -> None:
     hidden, weight, targets = head_inputs(200, 300, 4)
     with LargestTensor() as largest:
         logprobs, _, _ = logprobs_of_known_gradient(
-            hidden, weight, targets, torch.ones(200), temperature=0.9, logits_bytes=10 * 300 * 8
+            hidden, weight, targets, torch.ones(200), temperature=0.9, block_bytes=10 * 300 * 8
         )
         logprobs.sum().backward()
     assert largest.numel == 10 * 300

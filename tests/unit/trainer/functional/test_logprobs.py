@@ -19,12 +19,12 @@ def head_inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.floa
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
-@pytest.mark.parametrize("tile_logits", [1, 13, 40, 143, 1000])
-def test_equals_the_definition_with_gradients(temperature: float, tile_logits: int) -> None:
+@pytest.mark.parametrize("logits_at_once", [1, 13, 40, 143, 1000])
+def test_equals_the_definition_with_gradients(temperature: float, logits_at_once: int) -> None:
     hidden, weight, targets = head_inputs(13)
     targets[3] = (hidden[3] @ weight.T).argmax()
     upstream = torch.randn(2, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    fused = fused_linear_logprobs(hidden, weight, targets, temperature=temperature, tile_logits=tile_logits)
+    fused = fused_linear_logprobs(hidden, weight, targets, temperature=temperature, block_bytes=logits_at_once * 8)
     plain = linear_logprobs(hidden, weight, targets, temperature=temperature)
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -42,7 +42,8 @@ def test_equals_the_definition_with_gradients(temperature: float, tile_logits: i
 def test_gradcheck() -> None:
     hidden, weight, targets = head_inputs(6)
     assert torch.autograd.gradcheck(
-        lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, tile_logits=31)[:2], (hidden, weight)
+        lambda h, w: fused_linear_logprobs(h, w, targets, temperature=0.8, block_bytes=3 * 11 * 8)[:2],
+        (hidden, weight),
     )
 
 
@@ -69,7 +70,7 @@ def test_large_logits_stay_finite() -> None:
 
 def test_bfloat16_inputs_give_float32_results_and_bfloat16_gradients() -> None:
     hidden, weight, targets = head_inputs(40, v=64, h=16, dtype=torch.bfloat16)
-    logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, tile_logits=300)
+    logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=0.7, block_bytes=7 * 64 * 2)
     assert logprobs.dtype is entropy.dtype is torch.float32
     exact = [x.detach().float().requires_grad_() for x in (hidden, weight)]
     want, want_entropy, _ = linear_logprobs(*exact, targets, temperature=0.7)
@@ -105,10 +106,10 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("with_entropy", [False, True])
-def test_logits_exist_for_one_tile_at_a_time(with_entropy: bool) -> None:
-    m, v, h, tile = 200, 300, 4, 3000
+def test_logits_exist_for_one_block_at_a_time(with_entropy: bool) -> None:
+    m, v, h, block = 200, 300, 4, 6000
     hidden, weight, targets = head_inputs(m, v, h)
     with LargestTensor() as largest:
-        logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, tile_logits=tile)
+        logprobs, entropy, _ = fused_linear_logprobs(hidden, weight, targets, temperature=0.9, block_bytes=block * 8)
         (logprobs.sum() + (entropy.sum() if with_entropy else 0)).backward()
-    assert largest.numel == tile
+    assert largest.numel == block
