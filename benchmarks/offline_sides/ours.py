@@ -65,7 +65,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
 
     for part in parts:  # before training, as a run does
         started = time.perf_counter()
-        references.append(_references(learner, part, job.algorithm))
+        references.append(_references(learner, part, job, rank))
         reference_s.append(time.perf_counter() - started)
     look(0)
     for done, (part, reference) in enumerate(zip(parts, references, strict=True), start=1):
@@ -132,12 +132,26 @@ def _mismatched_rows(part: Sequence[Example]) -> list[tuple[list[int], list[int]
     return [(row.prompt, ids) for row, ids in zip(part, mismatched(part), strict=True)]
 
 
-def _references(learner: Any, part: Sequence[Example], name: str) -> list[Any]:
-    """The start model's log-probs of a step's answers; every rank looks at all of them, and at a prompt once."""
-    if name == "dpo":
-        return list(learner.sequence_logprobs([batch_of(name, part, []).tokens]))
-    if name == "kto":
-        shown = [(row.prompt, row.shown) for row in part]
-        (both,) = learner.sequence_logprobs([_tokens([*shown, *_mismatched_rows(part)])])
-        return list(both.split(len(part)))
-    return []
+def _references(learner: Any, part: Sequence[Example], job: Job, rank: int) -> list[Any]:
+    """The start model's log-probs of a step's answers, a part of the rows on each rank as in a run; a prompt once."""
+    if job.algorithm not in ("dpo", "kto"):
+        return []
+    each = len(part) // job.ranks
+    own = slice(rank * each, (rank + 1) * each)
+    if job.algorithm == "dpo":
+        rows = [(row.prompt, side) for row in part[own] for side in (row.answer, row.worse)]
+    else:
+        rows = [*((row.prompt, row.shown) for row in part[own]), *_mismatched_rows(part)[own]]
+    (found,) = learner.sequence_logprobs([_tokens(rows)])
+    together = _all_ranks(found, job.ranks)  # [R, rows of a rank]
+    return [together.flatten()] if job.algorithm == "dpo" else [half.flatten() for half in together.split(each, dim=1)]
+
+
+def _all_ranks(found: Any, ranks: int) -> Any:
+    import torch
+
+    if ranks == 1:
+        return found[None]
+    parts = [torch.empty_like(found) for _ in range(ranks)]
+    torch.distributed.all_gather(parts, found)
+    return torch.stack(parts)
