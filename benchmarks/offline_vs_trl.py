@@ -22,8 +22,8 @@ import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -40,6 +40,7 @@ FIRST = {"float32": 1e-4, "bfloat16": 2e-2}
 LATER = {"float32": 1e-3, "bfloat16": 2e-2}
 """Relative differences of losses that are rounding."""
 GEMM_SIZE = 2048
+RUN_DEADLINE_S = 7200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,10 @@ def play(job: Job) -> Run:
     before = {key: os.environ.get(key) for key in mine}
     os.environ.update(mine)
     try:
-        with ProcessPoolExecutor(job.ranks, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(job.ranks) as pool:
             port, side = _free_port(), ours.run if job.side == "ours" else peer.run
-            ranks = [future.result() for future in [pool.submit(side, job, r, port) for r in range(job.ranks)]]
+            own = replace(job, scratch=scratch)
+            ranks = _all_of([pool.apply_async(side, (own, r, port)) for r in range(job.ranks)])
     finally:
         for key, value in before.items():
             if value is None:
@@ -74,6 +76,18 @@ def play(job: Job) -> Run:
             else:
                 os.environ[key] = value
     return _together(ranks)
+
+
+def _all_of(pending: list[AsyncResult[Outcome]]) -> list[Outcome]:
+    """Every rank's outcome, or at once the first one's error: the others would wait for it."""
+    deadline = time.monotonic() + RUN_DEADLINE_S
+    while not all(one.ready() for one in pending):
+        for failed in (one for one in pending if one.ready() and not one.successful()):
+            failed.get()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"a run has taken longer than {RUN_DEADLINE_S:.0f} s")
+        time.sleep(0.2)
+    return [one.get() for one in pending]
 
 
 def _together(ranks: list[Outcome]) -> Run:

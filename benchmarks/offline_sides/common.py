@@ -12,6 +12,8 @@ ROWS_PER_STEP = {"sft": 8, "dpo": 4, "rm": 4, "kto": 8}
 WARM_UP = {"float32": 1, "bfloat16": 2}
 """Steps that are played and not counted. What a process holds settles in its second step, at the price of a second of
 page faults: much where a step takes three."""
+DEADLINE_S = 600.0
+"""For one rank to wait for another."""
 LR = 1e-5
 BETA = 0.1
 
@@ -30,6 +32,7 @@ class Job:
     batch: int = 0  # rows a step; 0: ROWS_PER_STEP
     held_out: str = ""  # rows that are not trained on
     eval_every: int = 0  # steps between two looks at them; 0: never
+    scratch: str = ""  # a folder of this run's own, which its ranks share
 
     @property
     def rows_per_step(self) -> int:

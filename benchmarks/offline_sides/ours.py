@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.offline_sides.common import (
     BETA,
+    DEADLINE_S,
     LR,
     Example,
     Job,
@@ -21,7 +22,6 @@ from benchmarks.offline_sides.common import (
 
 MICRO_BATCH_TOKENS = {"float32": 1024, "bfloat16": 2048}
 """Gradients are added up once a micro-batch, which counts where products are quick."""
-DEADLINE_S = 600.0
 
 
 def run(job: Job, rank: int, port: int) -> Outcome:

@@ -8,13 +8,14 @@ log-probs computed beforehand (DPO, KTO).
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.offline_sides.common import (
     BETA,
+    DEADLINE_S,
     LR,
     Example,
     Job,
@@ -79,18 +80,33 @@ def run(job: Job, rank: int, port: int) -> Outcome:
             if "loss" in logs:
                 losses.append(float(logs["loss"]))
 
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        trainer = _trainer(job, model, tokenizer, Dataset.from_list(_columns(job, rows)), folder)
-        prepared_s = time.perf_counter() - started
-        trainer.add_callback(Clock())
-        trainer.train()
+    dataset = _shared(Dataset.from_list(_columns(job, rows)), Path(job.scratch), rank)
+    started = time.perf_counter()
+    trainer = _trainer(job, model, tokenizer, dataset, f"{job.scratch}/out-{rank}")
+    prepared_s = time.perf_counter() - started
+    trainer.add_callback(Clock())
+    trainer.train()
     parts = steps_of(job, rows)
     seconds = [end - begin for begin, end in zip(marks[::2], marks[1::2], strict=True)]
     precomputed = job.side == "trl-best" and job.algorithm in ("dpo", "kto")
     reference_s = prepared_s * job.steps / job.all_steps if precomputed else 0.0
     tokens = sum(row.tokens(job.algorithm) for part in parts[job.warm_up :] for row in part)
     return Outcome(tokens, sum(seconds[job.warm_up :]), reference_s, tuple(losses), memory.peak_gb(), tuple(held_out))
+
+
+def _shared(dataset: Any, scratch: Path, rank: int) -> Any:
+    """The data set on disk: only there do TRL's ranks find the reference log-probs that the first of them has cached."""
+    from datasets import load_from_disk
+
+    if rank == 0:
+        dataset.save_to_disk(scratch / "partial")
+        (scratch / "partial").rename(scratch / "rows")
+    deadline = time.monotonic() + DEADLINE_S
+    while not (scratch / "rows").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the first rank has not written its rows within {DEADLINE_S:.0f} s")
+        time.sleep(0.1)
+    return load_from_disk(scratch / "rows")
 
 
 def padding_apart(tokenizer: Any) -> Any:
