@@ -95,7 +95,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
 
 
 def _shared(dataset: Any, scratch: Path, rank: int) -> Any:
-    """The data set on disk: only there do TRL's ranks find the reference log-probs that the first of them has cached."""
+    """On disk: only there do TRL's ranks find the reference log-probs that the first of them has cached."""
     from datasets import load_from_disk
 
     if rank == 0:
