@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.functional.logit_blocks import (
-    DEFAULT_BLOCK_BYTES,
+    GPU_BLOCK_BYTES,
     accumulate_dtype,
     block_of,
     logits_into,
@@ -25,6 +25,8 @@ from trainer.functional.logit_blocks import (
     tempered,
 )
 
+CPU_BLOCK_BYTES = 44 << 20
+"""Of logits over the whole vocabulary: enough tokens for good products, and within 64 MB with the softmax at work."""
 AGREEMENT = 1e-4
 """How far the loss's real gradient may be from a multiple of the given one, relative to its largest entry."""
 
@@ -36,7 +38,7 @@ def logprobs_of_known_gradient(
     logprob_grad: Tensor,
     *,
     temperature: float,
-    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    block_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), that distribution's entropy, and
     whether no token is likelier than the target.
@@ -47,25 +49,31 @@ def logprobs_of_known_gradient(
         targets: [M] int64.
         logprob_grad: [M] d loss / d log-prob, but for one common factor (a loss scale).
         temperature: the sampling temperature, above 0.
-        block_bytes: of the logits that exist at once; at least those of one token.
+        block_bytes: of the logits that exist at once, at least those of one token; None for what suits the device.
 
     Returns:
         ([M], [M], [M]): float32 (float64 for float64 inputs), entropy in nats; the last is bool. Only the log-probs
         carry gradient; that of a frozen weight or state is not formed. Backward raises RuntimeError when the gradient
         that arrives is no multiple of `logprob_grad`.
     """
-    return _KnownGradient.apply(hidden, weight, targets, logprob_grad, temperature, block_bytes, False)
+    size = _size(hidden, block_bytes)
+    return _KnownGradient.apply(hidden, weight, targets, logprob_grad, temperature, size, False)
 
 
 def logprobs_of_frozen_head(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, block_bytes: int = DEFAULT_BLOCK_BYTES
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, block_bytes: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for a weight that is not trained, and any loss of the log-probs.
 
     Only the log-probs carry gradient, and only to `hidden`.
     """
     ones = torch.ones(hidden.shape[0], dtype=accumulate_dtype(hidden), device=hidden.device)
-    return _KnownGradient.apply(hidden, weight.detach(), targets, ones, temperature, block_bytes, True)
+    size = _size(hidden, block_bytes)
+    return _KnownGradient.apply(hidden, weight.detach(), targets, ones, temperature, size, True)
+
+
+def _size(hidden: Tensor, block_bytes: int | None) -> int:
+    return block_bytes or (GPU_BLOCK_BYTES if hidden.is_cuda else CPU_BLOCK_BYTES)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -92,15 +100,17 @@ class _KnownGradient(torch.autograd.Function):
         buffer = hidden.new_empty(tokens * weight.shape[0])
         for chunk in (slice(i, i + tokens) for i in range(0, hidden.shape[0], tokens)):
             logits = logits_into(buffer, hidden[chunk], weight)
-            grad, at = block_of(buffer, hidden[chunk], weight), targets[chunk, None]
-            target, upstream = tempered(logits.gather(1, at)[:, 0], temperature), given[chunk] / temperature
+            grad = block_of(buffer, hidden[chunk], weight)
+            # by index: gather and scatter_ of one column copy bfloat16 logits
+            at = torch.arange(logits.shape[0], device=logits.device), targets[chunk]
+            target, upstream = tempered(logits[at], temperature), given[chunk] / temperature
             for part in softmax_by_tiles(logits, temperature):
                 log_sum, mean, highest = part.sums()
                 logprobs[chunk][part.rows] = target[part.rows] - log_sum
                 entropy[chunk][part.rows] = log_sum - mean
                 first_choice[chunk][part.rows] = target[part.rows] >= highest
                 grad[part.rows] = part.times(-upstream[part.rows])
-            grad.scatter_(1, at, (-upstream * logprobs[chunk].expm1())[:, None].to(grad.dtype))
+            grad[at] = (-upstream * logprobs[chunk].expm1()).to(grad.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[chunk])
             if grad_weight is not None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DEFAULT_BLOCK_BYTES = 48 << 20
-"""Of logits at once: large enough for good products, little beside the weight's gradient."""
+GPU_BLOCK_BYTES = 256 << 20
+"""Of logits at once on a GPU, where small products waste the machine. On a CPU each head has its own measure."""
 TILE_LOGITS = 1 << 20
 """Logits that a CPU's softmax looks at together: 4 MB in float32, so that its passes stay in the cache."""
 

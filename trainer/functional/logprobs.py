@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.functional.logit_blocks import (
-    DEFAULT_BLOCK_BYTES,
+    GPU_BLOCK_BYTES,
     accumulate_dtype,
     block_of,
     logits_into,
@@ -21,12 +21,14 @@ from trainer.functional.logit_blocks import (
     tempered,
 )
 
+CPU_BLOCK_BYTES = 24 << 20
+"""Of logits at once: enough for good products; with softmax and a slab's products within 64 MB or little more."""
 MAX_BLOCK_TOKENS = 2048
 """More tokens than this make slabs of the vocabulary too narrow for a good product."""
 
 
 def fused_linear_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, block_bytes: int = DEFAULT_BLOCK_BYTES
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, block_bytes: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-prob of `targets[m]` under softmax(hidden[m] @ weight.T / temperature), that distribution's entropy, and
     whether no token is likelier than the target.
@@ -36,14 +38,15 @@ def fused_linear_logprobs(
         weight: [V, H] of the head, same dtype as hidden.
         targets: [M] int64.
         temperature: the sampling temperature, above 0.
-        block_bytes: of the logits that exist at once.
+        block_bytes: of the logits that exist at once; None for what suits the device.
 
     Returns:
         ([M], [M], [M]): float32 (float64 for float64 inputs), entropy in nats; the last is bool. The first two carry
         gradient to hidden and weight; the entropy's costs nothing unless it is used. The GEMMs run in the
         inputs' dtype, softmax and sums in float32.
     """
-    return _LinearLogprobs.apply(hidden, weight, targets, temperature, block_bytes)
+    size = block_bytes or (GPU_BLOCK_BYTES if hidden.is_cuda else CPU_BLOCK_BYTES)
+    return _LinearLogprobs.apply(hidden, weight, targets, temperature, size)
 
 
 def linear_logprobs(

@@ -12,13 +12,9 @@ from transformers import PreTrainedModel
 
 from data.types import TokenBatch, TokenOutputs
 from trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
-from trainer.functional.logit_blocks import DEFAULT_BLOCK_BYTES
 from trainer.functional.logprobs import fused_linear_logprobs
 from trainer.functional.packing import pack
 from trainer.models.packed_attention import packed_states
-
-GPU_BLOCK_BYTES = 256 << 20
-"""Of logits at once on a GPU, where small products waste the machine."""
 
 
 class FusedHead(nn.Module):
@@ -38,16 +34,11 @@ class FusedHead(nn.Module):
         logprob_grad: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """hidden `[M, H]`, targets `[M]` -> log-probs, entropy (float32), which targets are likeliest: `[M]`."""
-        size = GPU_BLOCK_BYTES if hidden.is_cuda else DEFAULT_BLOCK_BYTES
         if logprob_grad is not None and torch.is_grad_enabled():
-            return logprobs_of_known_gradient(
-                hidden, self.weight, targets, logprob_grad, temperature=temperature, block_bytes=size
-            )
+            return logprobs_of_known_gradient(hidden, self.weight, targets, logprob_grad, temperature=temperature)
         if not self.weight.requires_grad and not with_entropy_grad:
-            return logprobs_of_frozen_head(hidden, self.weight, targets, temperature=temperature, block_bytes=size)
-        logprobs, entropy, first_choice = fused_linear_logprobs(
-            hidden, self.weight, targets, temperature=temperature, block_bytes=size
-        )
+            return logprobs_of_frozen_head(hidden, self.weight, targets, temperature=temperature)
+        logprobs, entropy, first_choice = fused_linear_logprobs(hidden, self.weight, targets, temperature=temperature)
         return logprobs, entropy if with_entropy_grad else entropy.detach(), first_choice
 
 
