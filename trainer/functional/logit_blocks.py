@@ -24,6 +24,11 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
+def block_size(given: int | None, hidden: Tensor, on_cpu: int) -> int:
+    """Bytes of a block: what is given, else what suits the device."""
+    return given or (GPU_BLOCK_BYTES if hidden.is_cuda else on_cpu)
+
+
 def logits_into(buffer: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
     """`hidden @ weight.T` `[C, V]`, in the flat `buffer` where the product rounds to its dtype anyway, else with the
     accumulator's bits."""

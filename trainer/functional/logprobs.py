@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.functional.logit_blocks import (
-    GPU_BLOCK_BYTES,
     accumulate_dtype,
     block_of,
+    block_size,
     logits_into,
     softmax_by_tiles,
     tempered,
@@ -45,7 +45,7 @@ def fused_linear_logprobs(
         gradient to hidden and weight; the entropy's costs nothing unless it is used. The GEMMs run in the
         inputs' dtype, softmax and sums in float32.
     """
-    size = block_bytes or (GPU_BLOCK_BYTES if hidden.is_cuda else CPU_BLOCK_BYTES)
+    size = block_size(block_bytes, hidden, CPU_BLOCK_BYTES)
     return _LinearLogprobs.apply(hidden, weight, targets, temperature, size)
 
 
@@ -126,7 +126,8 @@ class _LinearLogprobs(torch.autograd.Function):
         """
         hidden, weight, targets, logprobs, shares, mean, log_sum = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
-        # Slabs add up in float32: a bfloat16 sum over many would lose its small terms.
+        # Slabs add up in float32: a bfloat16 sum over many would lose its small terms. A weight's gradient adds up over
+        # chunks of MAX_BLOCK_TOKENS in its own dtype: those are few.
         grad_hidden = torch.zeros_like(hidden, dtype=logprobs.dtype) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         upstream = torch.zeros_like(logprobs) if grad_logprobs is None else grad_logprobs / ctx.temperature

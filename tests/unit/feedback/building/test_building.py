@@ -85,7 +85,9 @@ def test_counts_add_up_whatever_is_broken(data, make, tmp_path_factory, built_ty
     log = folder / "log.jsonl"
     log.write_text("".join(json.dumps(event) + "\n" for event in [*mixed(make, 3), *events]))
     out = folder / "out"
-    check_counts(built_type(out, build(Source(logs=(log,)), out, with_report=False)))
+    built = built_type(out, build(Source(logs=(log,)), out, with_report=False))
+    check_counts(built)
+    assert built.result.rows_in == len(log.read_text().splitlines())
 
 
 def test_the_same_input_and_settings_give_the_same_bytes(make, run_build):
