@@ -5,11 +5,11 @@ BIN := .venv/bin
 # it each of them compiles every file anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint check test demo lock clean
+.PHONY: help setup lint check test test-all demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements/cpu.lock requirements/installer.lock pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py
@@ -20,14 +20,18 @@ setup: .venv/.ready ## make .venv: the pinned packages and this project
 lint: setup ## format, style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@rm -rf build/lint && $(BIN)/python setup.py -q build_py --build-lib build/lint  # under the installed names
+	cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p raylign
+	cd build/lint && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
 
 check: lint ## lint and the quick unit tests (under three minutes, no GPU)
-	$(BIN)/pytest tests/unit -m "not slow"
+	$(BIN)/pytest tests/unit -m "not slow and not thorough and not gpu"
 
 test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and DeepSpeed on CPU
-	$(BIN)/pytest tests/unit tests/system
+	$(BIN)/pytest tests/unit tests/system -m "not thorough and not gpu"
+
+test-all: lint ## everything `make test` runs, and what is long by nature: whole matrices, soak runs (over an hour)
+	$(BIN)/pytest tests/unit tests/system -m "not gpu"
 
 demo: setup ## train a small model on CPU, from feedback to report (under eight minutes)
 	$(BIN)/raylign demo

@@ -25,11 +25,8 @@ from statistics import fmean, stdev
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from rich.console import Console
-from rich.table import Table
-
-from feedback.build import build
-from feedback.simulate import (
+from raylign.feedback.build import build
+from raylign.feedback.simulate import (
     Group,
     Habits,
     Persona,
@@ -39,8 +36,10 @@ from feedback.simulate import (
     StatedRule,
     TemplateAnswers,
 )
-from feedback.simulate.run import simulate
-from feedback.source import Source
+from raylign.feedback.simulate.run import simulate
+from raylign.feedback.source import Source
+from rich.console import Console
+from rich.table import Table
 
 MODELS = (
     PlantedModel("terse", words=8, filler_rate=0.1),
@@ -183,19 +182,19 @@ class _Here:
 
 def accuracy_of(arm: Arm, rows: Rows, test: Path, model: Path, seed: int) -> float:
     """Train one arm; held-out accuracy against the true taste."""
-    from conf.choices import DPOLoss
-    from conf.schema import DataConfig, OptimConfig, Precision, Schedule
-    from data.row_feed import FeedSettings, RowFeed
-    from data.row_kinds import load_rows
-    from data.tokenize import load_tokenizer
-    from data.types import RowKind
-    from trainer.algorithms.dpo import DPO, DPOConfig
-    from trainer.algorithms.rm import RewardModelling, RMConfig
-    from trainer.engine.torch_engine import TorchEngine
-    from trainer.learner import Learner
-    from trainer.models.loading import load_causal_lm, load_scalar_model
-    from trainer.workers.offline_model import objective_of
-    from trainer.workers.sequence_scores import score_sequences
+    from raylign.conf.choices import DPOLoss
+    from raylign.conf.schema import DataConfig, OptimConfig, Precision, Schedule
+    from raylign.data.row_feed import FeedSettings, RowFeed
+    from raylign.data.row_kinds import load_rows
+    from raylign.data.tokenize import load_tokenizer
+    from raylign.data.types import RowKind
+    from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+    from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+    from raylign.trainer.engine.torch_engine import TorchEngine
+    from raylign.trainer.learner import Learner
+    from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
+    from raylign.trainer.workers.offline_model import objective_of
+    from raylign.trainer.workers.sequence_scores import score_sequences
 
     smoothing = min(0.45, rows.estimate) if arm.smoothed else 0.0
     tokenizer = load_tokenizer(str(model))
@@ -235,8 +234,7 @@ def conditions() -> list[tuple[str, float]]:
 def measure(seeds: int, out: Path, arms: Sequence[Arm], json_file: Path | None) -> list[Found]:
     """Everything, one after the other; what is in `json_file` already is not measured again."""
     import torch
-
-    from data.sample_model import tiny_model
+    from raylign.data.sample_model import tiny_model
 
     torch.set_num_threads(1)  # the model is small, and pools that spin slow each other down
     found = [Found(**row) for row in json.loads(json_file.read_text())] if json_file and json_file.exists() else []

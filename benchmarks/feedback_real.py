@@ -20,12 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pair_learning import Interval, Training, by_group, in_process, repository_on_path, train_reward_model
-from rich.console import Console
-from rich.table import Table
-
-from data.sample_model import prepare_sample_model
-from feedback.build import build
-from feedback.simulate import (
+from raylign.data.sample_model import prepare_sample_model
+from raylign.feedback.build import build
+from raylign.feedback.simulate import (
     Group,
     Habits,
     Persona,
@@ -37,8 +34,10 @@ from feedback.simulate import (
     Simulation,
     simulate,
 )
-from feedback.simulate.answers import AnswerPair
-from feedback.source import Source
+from raylign.feedback.simulate.answers import AnswerPair
+from raylign.feedback.source import Source
+from rich.console import Console
+from rich.table import Table
 
 BUILD = ("split.by=prompt", "split.eval=0", "split.test=0.25")
 PANEL = (

@@ -100,8 +100,8 @@ def _events(draw: random.Random, words: list[str], first: int, last: int, total:
 
 def build_here(log: Path, out: Path) -> None:
     """The build, in the process that is measured; the figures go to stdout as JSON."""
-    from feedback.build import Watch, build
-    from feedback.source import Source
+    from raylign.feedback.build import Watch, build
+    from raylign.feedback.source import Source
 
     begun, begun_cpu = time.perf_counter(), time.process_time()
     marks: list[tuple[str, float]] = []

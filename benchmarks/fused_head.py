@@ -22,11 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device
 from rich.console import Console
 from rich.table import Table
-
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device
 
 VOCABULARIES = (4_096, 32_000, 49_152, 151_936)
 PRECISIONS = ("float32", "bfloat16")
@@ -88,21 +87,20 @@ class Heads:
     def forward(self) -> None:
         """Log-probs only."""
         import torch
-
-        from trainer.functional.logprobs import fused_linear_logprobs
+        from raylign.trainer.functional.logprobs import fused_linear_logprobs
 
         with torch.no_grad():
             fused_linear_logprobs(self.hidden, self.weight, self.targets, temperature=1.0)
 
     def both(self) -> None:
         """Forward and backward of any loss."""
-        from trainer.functional.logprobs import fused_linear_logprobs
+        from raylign.trainer.functional.logprobs import fused_linear_logprobs
 
         self._backward(fused_linear_logprobs(self.hidden, self.weight, self.targets, temperature=1.0)[0])
 
     def known(self) -> None:
         """Forward and backward of a loss that is a weighted sum of log-probs."""
-        from trainer.functional.known_gradient import logprobs_of_known_gradient
+        from raylign.trainer.functional.known_gradient import logprobs_of_known_gradient
 
         self._backward(
             logprobs_of_known_gradient(self.hidden, self.weight, self.targets, self.share, temperature=1.0)[0]

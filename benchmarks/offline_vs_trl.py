@@ -28,13 +28,13 @@ from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.offline_sides import ours, peer
 from benchmarks.offline_sides.common import ROWS_PER_STEP, Job, Outcome
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device
 
 FIRST = {"float32": 1e-4, "bfloat16": 2e-2}
 LATER = {"float32": 1e-3, "bfloat16": 2e-2}

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,16 +50,16 @@ class Scored:
 
 def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> Scored:
     """Train, then score `asked`, each a question and an answer."""
-    from cluster.pages import KeptPages
-    from cluster.rank import RankInfo, free_meeting_point
-    from conf.schema import DataConfig, LearnerConfig, OptimConfig, Precision, Schedule
-    from data.row_feed import FeedSettings, RowFeed
-    from data.row_kinds import load_rows
-    from data.tokenize import Encoder, load_tokenizer
-    from data.types import RowKind
-    from trainer.algorithms.rm import RewardModelling, RMConfig
-    from trainer.workers.offline_model import objective_of
-    from trainer.workers.specs import ScalarSpec
+    from raylign.cluster.pages import KeptPages
+    from raylign.cluster.rank import RankInfo, free_meeting_point
+    from raylign.conf.schema import DataConfig, LearnerConfig, OptimConfig, Precision, Schedule
+    from raylign.data.row_feed import FeedSettings, RowFeed
+    from raylign.data.row_kinds import load_rows
+    from raylign.data.tokenize import Encoder, load_tokenizer
+    from raylign.data.types import RowKind
+    from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+    from raylign.trainer.workers.offline_model import objective_of
+    from raylign.trainer.workers.specs import ScalarSpec
 
     tokenizer = load_tokenizer(training.model)
     rows = load_rows(RowKind.PAIRS, training.rows, DataConfig(max_length=training.max_length), tokenizer)
@@ -92,7 +91,7 @@ def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> 
 
 
 def _scores(learner: object, sequences: Sequence[Sequence[int]], most_tokens: int) -> list[float]:
-    from data.types import TokenBatch
+    from raylign.data.types import TokenBatch
 
     batches, start = [], 0
     while start < len(sequences):

@@ -27,22 +27,21 @@ from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from raylign.app.configuration import compose
+from raylign.app.main import run
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device, LearnerConfig, RunConfig
+from raylign.data.batching import shard
+from raylign.data.types import PolicyExperience, RankShard, TokenBatch
+from raylign.records.metrics_log import MetricHistory, read_history
+from raylign.records.run_folder import RunPaths
+from raylign.records.samples import SampleRow, read_samples
+from raylign.trainer.engine.zero import ZeroEngine
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.scalar_head import ScalarModel
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device, LearnerConfig, RunConfig
-from data.batching import shard
-from data.types import PolicyExperience, RankShard, TokenBatch
-from trainer.configuration import compose
-from trainer.engine.zero import ZeroEngine
-from trainer.main import run
-from trainer.metrics_log import MetricHistory, read_history
-from trainer.models.causal_lm import CausalLM
-from trainer.models.scalar_head import ScalarModel
-from trainer.run_folder import RunPaths
-from trainer.samples import SampleRow, read_samples
 
 _meeting: Barrier  # of the replays of one step, set in each of their processes
 PHASES = ("generation", "reward", "reference", "values", "old_logprobs", "policy_update", "critic_update", "sync")
@@ -92,7 +91,7 @@ def phases(folder: RunPaths) -> dict[str, float]:
 
 def bare_generation(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list[float]:
     """Seconds of vLLM's own AsyncLLM for each step's prompts, every answer forced to the length it had."""
-    from rollout import environment
+    from raylign.rollout import environment
 
     environment.prepare(config.rollout, Device.cpu)
     from vllm import AsyncLLMEngine, SamplingParams  # after the environment
@@ -127,7 +126,7 @@ def bare_generation(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> 
 
 def bare_policy(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list[float]:
     """Seconds of DeepSpeed's own engine on each step's packed tokens, without Ray, learner, algorithm or metrics."""
-    from trainer.models.loading import load_causal_lm
+    from raylign.trainer.models.loading import load_causal_lm
 
     def loss(engine: ZeroEngine, batch: PolicyExperience) -> Tensor:
         return -(engine.module(batch.tokens, temperature=0.8).logprobs * batch.advantages).sum()
@@ -137,7 +136,7 @@ def bare_policy(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list
 
 def bare_critic(config: RunConfig, steps: Sequence[Sequence[SampleRow]]) -> list[float]:
     """The same for the critic."""
-    from trainer.models.loading import load_scalar_model
+    from raylign.trainer.models.loading import load_scalar_model
 
     def loss(engine: ZeroEngine, batch: PolicyExperience) -> Tensor:
         return (engine.module(batch.tokens) * batch.tokens.response_mask).square().sum()
@@ -152,8 +151,8 @@ def _updates(
     steps: Sequence[Sequence[SampleRow]],
     loss: Callable[[ZeroEngine, PolicyExperience], Tensor],
 ) -> list[float]:
-    from trainer.engine.rendezvous import Rendezvous
-    from trainer.models.adapters import add_adapters, start_adapters
+    from raylign.trainer.engine.rendezvous import Rendezvous
+    from raylign.trainer.models.adapters import add_adapters, start_adapters
 
     if config.lora.rank:
         add_adapters(model.hf, config.lora)

@@ -25,11 +25,10 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device
 from rich.console import Console
 from rich.table import Table
-
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device
 
 MICRO_BATCH_TOKENS = 2048
 PROMPT, ANSWER, SAMPLES = 80, 64, 8
@@ -77,7 +76,7 @@ class Outcome:
 
 def texts(case: Case) -> list[tuple[list[int], list[int]]]:
     """Prompt and answer ids of the first rows, in file order."""
-    from data.tokenize import Encoder, load_tokenizer
+    from raylign.data.tokenize import Encoder, load_tokenizer
 
     encoder = Encoder(load_tokenizer(case.model))
     found = []
@@ -93,10 +92,9 @@ def texts(case: Case) -> list[tuple[list[int], list[int]]]:
 def pair_step(case: Case) -> tuple[Any, Any]:
     """Pairs, and DPO with a reference that finds all answers equally likely."""
     import torch
-
-    from data.types import PairBatch
-    from trainer.algorithms.dpo import DPO, DPOConfig
-    from trainer.workers.offline_model import objective_of
+    from raylign.data.types import PairBatch
+    from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+    from raylign.trainer.workers.offline_model import objective_of
 
     rows = [(prompt, side) for (prompt, good), (_, bad) in pairwise(texts(case)[:5]) for side in (good, bad)]
     batch = PairBatch(_tokens(rows), torch.zeros(4), torch.ones(4), ref_logps=torch.zeros(8))
@@ -106,10 +104,9 @@ def pair_step(case: Case) -> tuple[Any, Any]:
 def group_step(case: Case) -> tuple[Any, Any]:
     """Sampled groups, and GRPO."""
     import torch
-
-    from data.types import PolicyExperience
-    from trainer.algorithms.grpo import GRPO, GRPOConfig
-    from trainer.workers.policy import PolicyObjective
+    from raylign.data.types import PolicyExperience
+    from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
+    from raylign.trainer.workers.policy import PolicyObjective
 
     rows = [text for text in texts(case) if len(text[0]) >= PROMPT and len(text[1]) >= ANSWER]
     answers = iter([answer[:ANSWER] for _, answer in rows])
@@ -121,7 +118,7 @@ def group_step(case: Case) -> tuple[Any, Any]:
 
 
 def _tokens(rows: Sequence[tuple[list[int], list[int]]]) -> Any:
-    from data.types import TokenBatch
+    from raylign.data.types import TokenBatch
 
     masks = [[False] * len(prompt) + [True] * len(answer) for prompt, answer in rows]
     return TokenBatch.from_sequences([prompt + answer for prompt, answer in rows], masks)
@@ -137,11 +134,11 @@ def apart(batch: Any) -> Any:
 
 def run(case: Case) -> Outcome:
     """In a fresh process."""
-    from cluster.rank import RankInfo, free_meeting_point
-    from conf.schema import LearnerConfig, OptimConfig, Precision
-    from data.batching import shard
-    from trainer.functional.packing import pack
-    from trainer.workers.specs import PolicySpec
+    from raylign.cluster.rank import RankInfo, free_meeting_point
+    from raylign.conf.schema import LearnerConfig, OptimConfig, Precision
+    from raylign.data.batching import shard
+    from raylign.trainer.functional.packing import pack
+    from raylign.trainer.workers.specs import PolicySpec
 
     precision, optim = Precision(case.precision), OptimConfig(lr=1e-6)
     config = LearnerConfig(model=case.model, precision=precision, micro_batch_tokens=MICRO_BATCH_TOKENS, optim=optim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from conf.errors import RunFailed
+from raylign.conf.errors import RunFailed
 
 
 class FailureKind(Enum):

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from conf.errors import ClusterError
-from conf.schema import PlacementStrategy
+from raylign.conf.errors import ClusterError
+from raylign.conf.schema import PlacementStrategy
 
 _EPS = 1e-6  # Ray counts resources in units of 1e-4; sums of 0.1 must not fail by rounding
 

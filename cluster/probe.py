@@ -9,9 +9,8 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from cluster.placement import NodeSupply
-from cluster.runtime_env import PROJECT_ROOT
-from conf.errors import ClusterError
+from raylign.cluster.placement import NodeSupply
+from raylign.conf.errors import ClusterError
 
 _DEADLINE_S = 60.0  # importing and starting Ray's client takes some 3 s, on a busy machine many more
 _CONNECT_S = 10.0
@@ -23,12 +22,11 @@ def cluster_supply(address: str) -> list[NodeSupply]:
     _refuse_closed_port(address)
     try:
         asked = subprocess.run(
-            [sys.executable, "-m", "cluster.probe", address],
+            [sys.executable, "-m", "raylign.cluster.probe", address],
             capture_output=True,
             text=True,
             timeout=_DEADLINE_S,
             check=False,
-            cwd=PROJECT_ROOT,
         )
     except subprocess.TimeoutExpired as error:
         raise ClusterError(
@@ -53,8 +51,7 @@ def _refuse_closed_port(address: str) -> None:
 
 def _ask(address: str) -> int:
     import ray
-
-    from cluster.session import connect
+    from raylign.cluster.session import connect
 
     try:
         nodes = [asdict(node) for node in connect(address, {}).nodes()]

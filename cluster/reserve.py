@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-from cluster.placement import Placement, Slot
-from conf.errors import ClusterError
+from raylign.cluster.placement import Placement, Slot
+from raylign.conf.errors import ClusterError
 
 _NODE_LABEL = "ray.io/node-id"
 

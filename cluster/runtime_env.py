@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from conf.schema import Device
-
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-"""Where `conf data trainer rollout reward cluster feedback evals` lie for this process."""
-
-PACKAGES = ("conf", "data", "trainer", "rollout", "reward", "cluster", "feedback", "evals")
+from raylign.cluster.package import package_folder
+from raylign.conf.schema import Device
 
 LOOPBACK_IP = "127.0.0.2"
 """Node address of a Ray started here. Ray replaces 127.0.0.1 and localhost by the machine's outward address."""
@@ -137,15 +133,12 @@ def in_ray_job() -> bool:
 
 
 def job_runtime_env(*, local: bool) -> Mapping[str, object]:
-    """The runtime environment of every worker of this driver, so that our packages come from where ours came from.
+    """The runtime environment of every worker of this driver, so that `raylign` there is the one of this process.
 
-    A submitted job ships its working directory itself. On this machine PYTHONPATH is enough. Joining a cluster
-    otherwise uploads the packages: another node need not share this machine's disk.
+    On this machine workers run in the driver's own environment. A submitted job was sent what its driver imports, and
+    its workers inherit that. Joining a cluster otherwise uploads the package: another node need not share this
+    machine's disk, or may hold another version.
     """
-    if submitted_working_dir() is not None:
+    if local or submitted_working_dir() is not None:
         return {}
-    if local:
-        inherited = os.environ.get("PYTHONPATH", "")
-        path = os.pathsep.join([str(PROJECT_ROOT), *([inherited] if inherited else [])])
-        return {"env_vars": {"PYTHONPATH": path}}
-    return {"py_modules": [str(PROJECT_ROOT / name) for name in PACKAGES], "excludes": ["__pycache__"]}
+    return {"py_modules": [str(package_folder())], "excludes": ["__pycache__"]}

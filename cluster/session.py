@@ -19,12 +19,11 @@ from pathlib import Path
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import AuthenticationError
-
-from cluster.placement import NodeSupply
-from cluster.probe import cluster_supply
-from cluster.runtime_env import LOOPBACK_IP, in_ray_job, job_runtime_env, ray_process_env
-from conf.errors import ClusterError
-from conf.schema import ClusterConfig
+from raylign.cluster.placement import NodeSupply
+from raylign.cluster.probe import cluster_supply
+from raylign.cluster.runtime_env import LOOPBACK_IP, in_ray_job, job_runtime_env, ray_process_env
+from raylign.conf.errors import ClusterError
+from raylign.conf.schema import ClusterConfig
 
 _GIB = 2**30
 _START_TIMEOUT = "timed out during startup"  # Ray's words; its 30 s are not a setting

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
-
-from cluster.runtime_env import ray_process_env
-from conf.errors import ClusterError, UserError
+from raylign.cluster.package import package_folder
+from raylign.cluster.runtime_env import ray_process_env
+from raylign.conf.errors import ClusterError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def submit(
     address: str | None,
     working_dir: Path,
     wait: bool,
-    entrypoint: Sequence[str] = ("raylign", "train"),
+    entrypoint: Sequence[str] = ("python", "-m", "raylign", "train"),
 ) -> int:
     """Send `working_dir` to the cluster at `address` and run `entrypoint` with `overrides` there.
 
@@ -99,7 +99,11 @@ def shipped_files(folder: Path) -> Iterator[Path]:
 def _send(client: JobSubmissionClient, command: str, working_dir: Path) -> str:
     """The accepted job's id. A cluster that is just starting has no agent for a while; that is waited for."""
     deadline = time.monotonic() + ACCEPT_TIMEOUT_S
-    runtime_env = {"working_dir": str(working_dir), "excludes": [f"**/{name}" for name in EXCLUDES]}
+    runtime_env = {
+        "working_dir": str(working_dir),
+        "py_modules": [str(package_folder())],  # this raylign, whatever the nodes have installed
+        "excludes": [f"**/{name}" for name in EXCLUDES],
+    }
     while True:
         try:
             return client.submit_job(entrypoint=command, runtime_env=dict(runtime_env))

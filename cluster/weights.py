@@ -20,10 +20,9 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
+from raylign.rollout.interfaces import EngineDead
 from safetensors.torch import save
 from torch import Tensor
-
-from rollout.interfaces import EngineDead
 
 SHARED_MEMORY = "/dev/shm"
 

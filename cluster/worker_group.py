@@ -24,9 +24,8 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
     WorkerCrashedError,
 )
-
-from cluster.errors import FailureKind, RoleError
-from conf.errors import RaylignError, UserError
+from raylign.cluster.errors import FailureKind, RoleError
+from raylign.conf.errors import RaylignError, UserError
 
 _SETTLE_S = 3.0
 """After a first failure, how long the other ranks' failures are awaited: when a rank dies, its peers' broken

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf.held_out import DEFAULT_NAME, held_out_sets
-from conf.model_folder import model_folder
-from conf.problems import Problem
-from conf.ranges import check_numbers, leaves
-from conf.schema import Device, LearnerConfig, LoraConfig, Offload, RunConfig
+from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
+from raylign.conf.model_folder import model_folder
+from raylign.conf.problems import Problem
+from raylign.conf.ranges import check_numbers, leaves
+from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, RunConfig
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

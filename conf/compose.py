@@ -1,6 +1,6 @@
 """yaml files and overrides -> one `RunConfig`, converted once. Below this file there is no Hydra and no OmegaConf.
 
-`conf` knows no algorithm: `Catalog` brings them in (trainer/configuration.py has the one of the product).
+`conf` knows no algorithm: `Catalog` brings them in (app/configuration.py has the one of the product).
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from hydra import initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-from conf import overrides as arguments
-from conf import reference
-from conf.checks import Needs, check
-from conf.errors import ConfigError
-from conf.overrides import Assignment, Value
-from conf.problems import Problem
-from conf.schema import AlgorithmConfig, RunConfig
-from conf.store import register
+from raylign.conf import overrides as arguments
+from raylign.conf import reference
+from raylign.conf.checks import Needs, check
+from raylign.conf.errors import ConfigError
+from raylign.conf.overrides import Assignment, Value
+from raylign.conf.problems import Problem
+from raylign.conf.schema import AlgorithmConfig, RunConfig
+from raylign.conf.store import register
 
 _EXPERIMENTS = Path(__file__).parent / "experiment"
 
@@ -121,7 +120,7 @@ def experiment_problems(path: Path, choices: Mapping[str, str]) -> list[Problem]
 
 
 def _hydra(choices: Mapping[str, str]) -> DictConfig:
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("raylign.conf", version_base="1.3"):
         return hydra_compose("config", [f"{group}={option}" for group, option in choices.items()])
 
 

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from conf.checks import Needs
-from conf.schema import LoraConfig, RunConfig
+from raylign.conf.checks import Needs
+from raylign.conf.schema import LoraConfig, RunConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-
-from conf import reference
-from conf.nearest import nearest, nearest_key
-from conf.problems import Problem
+from raylign.conf import reference
+from raylign.conf.nearest import nearest, nearest_key
+from raylign.conf.problems import Problem
 
 Value = object  # what yaml can hold: str, int, float, bool, None, list, dict
 

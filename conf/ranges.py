@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 
-from conf.problems import Problem
-from conf.schema import RunConfig
+from raylign.conf.problems import Problem
+from raylign.conf.schema import RunConfig
 
 
 @dataclass(frozen=True, slots=True)

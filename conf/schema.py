@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.choices import (  # noqa: F401  every choice is part of the schema and imported from here
+from raylign.conf.choices import (  # noqa: F401  every choice is part of the schema and imported from here
     Better,
     Device,
     DPOLoss,

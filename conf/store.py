@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hydra.core.config_store import ConfigStore
-
-from conf.schema import AlgorithmConfig, RunConfig
+from raylign.conf.schema import AlgorithmConfig, RunConfig
 
 
 def register(algorithms: Mapping[str, type[AlgorithmConfig]]) -> None:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-
-from data.placing import Ranks, place
-from data.types import Denominators, PairBatch, RankShard, TrainBatch, UpdateWindow
-from data.work import UnitWork, tokens_together
+from raylign.data.placing import Ranks, place
+from raylign.data.types import Denominators, PairBatch, RankShard, TrainBatch, UpdateWindow
+from raylign.data.work import UnitWork, tokens_together
 
 B = TypeVar("B", bound=TrainBatch)
 

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-from conf.errors import RunFailed
-from data.types import (
+from raylign.conf.errors import RunFailed
+from raylign.data.types import (
     CriticExperience,
     FinishReason,
     PolicyExperience,
@@ -26,8 +24,9 @@ from data.types import (
     TokenBatch,
     ValueEstimates,
 )
-from trainer.algorithms.base import OnlineAlgorithm
-from trainer.functional.segments import sequence_sum, trained_tokens
+from raylign.trainer.algorithms.base import OnlineAlgorithm
+from raylign.trainer.functional.segments import sequence_sum, trained_tokens
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

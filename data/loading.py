@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from conf.errors import DataError
-from data.quarantine import BadRow
+from raylign.conf.errors import DataError
+from raylign.data.quarantine import BadRow
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+from raylign.data.row_kinds import TrainRows
+from raylign.data.rows import RowError
+from raylign.data.tokenize import Encoder
+from raylign.data.types import Message
 from transformers import PreTrainedTokenizerBase
-
-from data.row_kinds import TrainRows
-from data.rows import RowError
-from data.tokenize import Encoder
-from data.types import Message
 
 LOOKED_AT = 500
 """Rows whose masks are checked: a template's fault shows in the first ones."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-from data.work import UnitWork, tokens_together
+from raylign.data.work import UnitWork, tokens_together
 
 Ranks = tuple[tuple[tuple[int, ...], ...], ...]
 """`ranks[r][i]`: the units of rank r's micro-batch i; `()` where a rank has fewer than the others."""

@@ -7,15 +7,14 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from raylign.conf.schema import DataConfig
+from raylign.data.loading import RawRow
+from raylign.data.quarantine import LoadReport
+from raylign.data.row_set import read_row_set
+from raylign.data.rows import prompt_row
+from raylign.data.tokenize import Encoder
+from raylign.data.types import Message, Prompt
 from transformers import PreTrainedTokenizerBase
-
-from conf.schema import DataConfig
-from data.loading import RawRow
-from data.quarantine import LoadReport
-from data.row_set import read_row_set
-from data.rows import prompt_row
-from data.tokenize import Encoder
-from data.types import Message, Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from conf.errors import DataError
+from raylign.conf.errors import DataError
 
 _ROW_CHARS = 500
 _EXAMPLES = 3

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from raylign.data.types import TokenBatch
+from raylign.data.work import UnitWork, work_of
 from torch import Tensor
-
-from data.types import TokenBatch
-from data.work import UnitWork, work_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data.batching import shard
-from data.row_kinds import TrainRows
-from data.sampler import EpochSampler
-from data.types import RankShard
+from raylign.data.batching import shard
+from raylign.data.row_kinds import TrainRows
+from raylign.data.sampler import EpochSampler
+from raylign.data.types import RankShard
 
 _TOKENS = "num_tokens"
 

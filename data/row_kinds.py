@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from raylign.conf.schema import DataConfig
+from raylign.data.judged import load_judged
+from raylign.data.preferences import load_pairs
+from raylign.data.quarantine import LoadReport
+from raylign.data.texts import load_conversations, load_documents
+from raylign.data.types import RowKind
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-
-from conf.schema import DataConfig
-from data.judged import load_judged
-from data.preferences import load_pairs
-from data.quarantine import LoadReport
-from data.texts import load_conversations, load_documents
-from data.types import RowKind
 
 
 class TrainRows(Protocol):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from conf.errors import DataError
-from conf.schema import DataConfig, Overlong
-from data.loading import RawRow, content_hash, read_rows
-from data.quarantine import BadRow, LoadReport, Quarantine, as_text
-from data.rows import RowError
+from raylign.conf.errors import DataError
+from raylign.conf.schema import DataConfig, Overlong
+from raylign.data.loading import RawRow, content_hash, read_rows
+from raylign.data.quarantine import BadRow, LoadReport, Quarantine, as_text
+from raylign.data.rows import RowError
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data.types import Message
+from raylign.data.types import Message
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Self
 
-from conf.errors import DataError
+from raylign.conf.errors import DataError
 
 
 class EpochSampler:

@@ -8,18 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from raylign.conf.errors import DataError
+from raylign.conf.schema import DataConfig
+from raylign.data.loading import RawRow
+from raylign.data.quarantine import LoadReport
+from raylign.data.row_batches import TextBatch
+from raylign.data.row_set import RowBuilder, read_row_set
+from raylign.data.rows import CompletionRow, completion_or_conversation, document_row
+from raylign.data.tokenize import EncodedText, Encoder
+from raylign.data.types import TokenBatch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-
-from conf.errors import DataError
-from conf.schema import DataConfig
-from data.loading import RawRow
-from data.quarantine import LoadReport
-from data.row_batches import TextBatch
-from data.row_set import RowBuilder, read_row_set
-from data.rows import CompletionRow, completion_or_conversation, document_row
-from data.tokenize import EncodedText, Encoder
-from data.types import TokenBatch
 
 
 @dataclass(frozen=True, slots=True)

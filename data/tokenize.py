@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2.exceptions import TemplateError
+from raylign.conf.errors import ModelLoadError
+from raylign.data.rows import RowError, Side
+from raylign.data.types import Message
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from conf.errors import ModelLoadError
-from data.rows import RowError, Side
-from data.types import Message
 
 
 @dataclass(frozen=True, slots=True)

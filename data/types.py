@@ -17,9 +17,8 @@ from itertools import pairwise
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
+from raylign.data.work import UnitWork, work_of
 from torch import Tensor
-
-from data.work import UnitWork, work_of
 
 
 class SampleKey(NamedTuple):

@@ -16,28 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
-
-from conf.errors import ConfigError, UserError
-from feedback.build_result import KINDS, BuildResult, InputFile
-from feedback.card import write_card
-from feedback.clean.personal_data import Redacted, redact_excerpt, redact_frame, redact_text
-from feedback.clean.unusable import drop_forgotten
-from feedback.cleaning import clean_events, clean_rows, place_events
-from feedback.cut_answers import with_cut_flags
-from feedback.importers import ImportResult, read_log
-from feedback.ledger import Ledger
-from feedback.overrides import parse_settings
-from feedback.report import write_report
-from feedback.result import Parts, make_result
-from feedback.settings import BuildSettings
-from feedback.signals import make_rows, unused
-from feedback.source import SOURCE, Source
-from feedback.tombstones import FILE as TOMBSTONES
-from feedback.tombstones import Tombstones, read_tombstones
-from feedback.trust.noise import noise
-from feedback.weights import balanced, choices_of, with_vote_weights
-from feedback.working import public_events, working_frame
-from feedback.writing import file_hash, with_ids, write_kind
+from raylign.conf.errors import ConfigError, UserError
+from raylign.feedback.build_result import KINDS, BuildResult, InputFile
+from raylign.feedback.card import write_card
+from raylign.feedback.clean.personal_data import Redacted, redact_excerpt, redact_frame, redact_text
+from raylign.feedback.clean.unusable import drop_forgotten
+from raylign.feedback.cleaning import clean_events, clean_rows, place_events
+from raylign.feedback.cut_answers import with_cut_flags
+from raylign.feedback.importers import ImportResult, read_log
+from raylign.feedback.ledger import Ledger
+from raylign.feedback.overrides import parse_settings
+from raylign.feedback.report import write_report
+from raylign.feedback.result import Parts, make_result
+from raylign.feedback.settings import BuildSettings
+from raylign.feedback.signals import make_rows, unused
+from raylign.feedback.source import SOURCE, Source
+from raylign.feedback.tombstones import FILE as TOMBSTONES
+from raylign.feedback.tombstones import Tombstones, read_tombstones
+from raylign.feedback.trust.noise import noise
+from raylign.feedback.weights import balanced, choices_of, with_vote_weights
+from raylign.feedback.working import public_events, working_frame
+from raylign.feedback.writing import file_hash, with_ids, write_kind
 
 STEPS = ("reading", "redacting", "cleaning", "splitting", "making rows", "writing", "reporting")
 

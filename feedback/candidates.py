@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import polars as pl
-
-from feedback.events import Column
+from raylign.feedback.events import Column
 
 ABOUT = ("prompt", "prompt_id", "cluster", "split", "user_hash", "persona", "locale", "topic", "row_order")
 """What a row takes from its (first) event."""

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from feedback.build_result import BuildResult
-from feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from raylign.feedback.build_result import BuildResult
+from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
 
 _COLUMNS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 _FIELDS = (

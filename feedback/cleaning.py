@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-
-from feedback.clean.answers import is_refusal, quality_rules
-from feedback.clean.contamination import benchmark_texts, drop_contaminated
-from feedback.clean.language import drop_other_languages
-from feedback.clean.repeats import drop_above_caps, drop_near_duplicates
-from feedback.clean.similarity import clusters
-from feedback.clean.unusable import drop_repeated_events, drop_unusable
-from feedback.corrections import find_corrections, find_edits
-from feedback.filtering import apply_rules
-from feedback.ledger import Ledger
-from feedback.settings import BuildSettings
-from feedback.splits import add_split, drop_overlap
-from feedback.turns import user_text
-from feedback.working import found_in_conversation
+from raylign.feedback.clean.answers import is_refusal, quality_rules
+from raylign.feedback.clean.contamination import benchmark_texts, drop_contaminated
+from raylign.feedback.clean.language import drop_other_languages
+from raylign.feedback.clean.repeats import drop_above_caps, drop_near_duplicates
+from raylign.feedback.clean.similarity import clusters
+from raylign.feedback.clean.unusable import drop_repeated_events, drop_unusable
+from raylign.feedback.corrections import find_corrections, find_edits
+from raylign.feedback.filtering import apply_rules
+from raylign.feedback.ledger import Ledger
+from raylign.feedback.settings import BuildSettings
+from raylign.feedback.splits import add_split, drop_overlap
+from raylign.feedback.turns import user_text
+from raylign.feedback.working import found_in_conversation
 
 
 def clean_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:

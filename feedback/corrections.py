@@ -8,10 +8,9 @@ conversation up to the corrected question, asked in the person's final words; `a
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.events import EventKind
-from feedback.turns import ROLE, TURN
-from feedback.working import IN_CONVERSATION, normalised
+from raylign.feedback.events import EventKind
+from raylign.feedback.turns import ROLE, TURN
+from raylign.feedback.working import IN_CONVERSATION, normalised
 
 _LEAD = r"(?:(?:no|nope|nah|hmm+|hm|sorry|ok(?:ay)?|well|but|wait|oh|uh|um|please|hey|ugh|i think)\b[\s,.!:;\u2014-]*)*"
 _CORRECTS = "|".join(

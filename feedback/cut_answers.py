@@ -6,10 +6,9 @@ Told by the answer's own events: a row names the events it was made of, and its 
 from __future__ import annotations
 
 import polars as pl
-
-from data.types import FinishReason
-from feedback.corrections import without_apology
-from feedback.working import found_in_conversation
+from raylign.data.types import FinishReason
+from raylign.feedback.corrections import without_apology
+from raylign.feedback.working import found_in_conversation
 
 
 def with_cut_flags(rows: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:

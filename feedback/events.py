@@ -12,8 +12,7 @@ from datetime import datetime
 from enum import Enum
 
 import polars as pl
-
-from data.types import FinishReason, Message
+from raylign.data.types import FinishReason, Message
 
 
 class EventKind(Enum):

@@ -6,8 +6,7 @@ The four kinds of output, as column schemas. `prompt` and answers are conversati
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.events import Column
+from raylign.feedback.events import Column
 
 _TURNS = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 

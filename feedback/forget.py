@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from conf.errors import DataError
-from feedback.build import Watch, build
-from feedback.build_result import BuildResult
-from feedback.events import hash_user
-from feedback.overrides import parse_settings
-from feedback.source import Source
-from feedback.tombstones import FILE, Tombstones, read_tombstones
+from raylign.conf.errors import DataError
+from raylign.feedback.build import Watch, build
+from raylign.feedback.build_result import BuildResult
+from raylign.feedback.events import hash_user
+from raylign.feedback.overrides import parse_settings
+from raylign.feedback.source import Source
+from raylign.feedback.tombstones import FILE, Tombstones, read_tombstones
 
 _HASH = re.compile(r"[0-9a-f]{16}")
 

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
-
-from conf.errors import RunFailed
-from feedback.build_result import EventDrop, Example, RowDrop, WaterfallStep
-from feedback.filtering import Filtered
-from feedback.rules import DROP_RULES
-from feedback.turns import last_user
-from feedback.working import IN_CONVERSATION
+from raylign.conf.errors import RunFailed
+from raylign.feedback.build_result import EventDrop, Example, RowDrop, WaterfallStep
+from raylign.feedback.filtering import Filtered
+from raylign.feedback.rules import DROP_RULES
+from raylign.feedback.turns import last_user
+from raylign.feedback.working import IN_CONVERSATION
 
 _EXAMPLES = 5
 _EXCERPT = 300

@@ -9,9 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import get_type_hints
 
-from conf.errors import ConfigError
-from conf.nearest import nearest_key
-from feedback.settings import BuildSettings
+from raylign.conf.errors import ConfigError
+from raylign.conf.nearest import nearest_key
+from raylign.feedback.settings import BuildSettings
 
 Value = bool | int | float | str | tuple[str, ...] | Enum
 

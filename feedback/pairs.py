@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.candidates import ABOUT, candidate, merge
-from feedback.events import Choice, EventKind
-from feedback.filtering import Filtered, apply_rules
-from feedback.settings import BuildSettings
-from feedback.weights import VOTE_WEIGHT
-from feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
+from raylign.feedback.candidates import ABOUT, candidate, merge
+from raylign.feedback.events import Choice, EventKind
+from raylign.feedback.filtering import Filtered, apply_rules
+from raylign.feedback.settings import BuildSettings
+from raylign.feedback.weights import VOTE_WEIGHT
+from raylign.feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
 
 
 def make_pairs(work: pl.DataFrame, judged: pl.DataFrame, settings: BuildSettings) -> Filtered:

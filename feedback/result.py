@@ -10,8 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import polars as pl
-
-from feedback.build_result import (
+from raylign.feedback.build_result import (
     KINDS,
     BuildResult,
     Count,
@@ -23,14 +22,14 @@ from feedback.build_result import (
     ShownPair,
     SignalFate,
 )
-from feedback.clean.personal_data import redact_text
-from feedback.events import EventKind
-from feedback.ledger import Ledger, excerpt
-from feedback.overrides import keys
-from feedback.rules import MAKING_RULES
-from feedback.settings import BuildSettings
-from feedback.trust.noise import Noise
-from feedback.turns import last_user
+from raylign.feedback.clean.personal_data import redact_text
+from raylign.feedback.events import EventKind
+from raylign.feedback.ledger import Ledger, excerpt
+from raylign.feedback.overrides import keys
+from raylign.feedback.rules import MAKING_RULES
+from raylign.feedback.settings import BuildSettings
+from raylign.feedback.trust.noise import Noise
+from raylign.feedback.turns import last_user
 
 SIGNALS = ("side_by_side", "thumb_up", "thumb_down", "rating", "correction")
 _LOPSIDED = 4 / 3  # KTO: desirable to undesirable beyond this wants class weights (its authors' advice)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-
-from feedback.candidates import ABOUT, candidate, merge
-from feedback.events import Choice, EventKind
-from feedback.filtering import Filtered, apply_rules
-from feedback.pairs import make_pairs
-from feedback.settings import BuildSettings, KtoSettings, RatingSettings
-from feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
+from raylign.feedback.candidates import ABOUT, candidate, merge
+from raylign.feedback.events import Choice, EventKind
+from raylign.feedback.filtering import Filtered, apply_rules
+from raylign.feedback.pairs import make_pairs
+from raylign.feedback.settings import BuildSettings, KtoSettings, RatingSettings
+from raylign.feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
 
 
 @dataclass(frozen=True, slots=True)

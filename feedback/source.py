@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf.errors import DataError
+from raylign.conf.errors import DataError
 
 SOURCE = "source.json"
 """What a rebuild needs: paths, salt and settings. For the build's owner only; leave it out when you share the rest."""

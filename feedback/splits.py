@@ -18,11 +18,10 @@ from __future__ import annotations
 import hashlib
 
 import polars as pl
-
-from feedback.filtering import Filtered, apply_rules
-from feedback.settings import SplitBy, SplitSettings
-from feedback.turns import user_text
-from feedback.working import normalised
+from raylign.feedback.filtering import Filtered, apply_rules
+from raylign.feedback.settings import SplitBy, SplitSettings
+from raylign.feedback.turns import user_text
+from raylign.feedback.working import normalised
 
 _BLOCK = 2.0**64
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conf.errors import DataError
+from raylign.conf.errors import DataError
 
 FILE = "forgotten.json"
 

@@ -6,11 +6,10 @@ Both are pure functions of the log and the settings, so the same input gives the
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.settings import BalanceBy, TrustSettings, WeightBy
-from feedback.trust.coverage import UNKNOWN, balanced_shares
-from feedback.trust.judgements import judgements, rater
-from feedback.trust.noise import rater_weights
+from raylign.feedback.settings import BalanceBy, TrustSettings, WeightBy
+from raylign.feedback.trust.coverage import UNKNOWN, balanced_shares
+from raylign.feedback.trust.judgements import judgements, rater
+from raylign.feedback.trust.noise import rater_weights
 
 VOTE_WEIGHT = "vote_weight"
 """Column of a working frame: what one choice counts, 1 on average."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.events import EVENT_SCHEMA, EventKind
-from feedback.turns import ROLE, TURN, TURNS_TYPE, pack, unpack
+from raylign.feedback.events import EVENT_SCHEMA, EventKind
+from raylign.feedback.turns import ROLE, TURN, TURNS_TYPE, pack, unpack
 
 IN_CONVERSATION = "in_conversation"
 """`kind` of what feedback/corrections.py finds; every other kind is an EventKind."""

@@ -6,10 +6,9 @@ import hashlib
 from pathlib import Path
 
 import polars as pl
-
-from feedback.build_result import SPLITS, Produced
-from feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
-from feedback.turns import TURN, turn, unpack
+from raylign.feedback.build_result import SPLITS, Produced
+from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from raylign.feedback.turns import TURN, turn, unpack
 
 _SCHEMAS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 

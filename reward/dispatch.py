@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from data.types import RewardFailure, RewardOutcome, RolloutMeta
-from rollout.interfaces import GroupHandle
+from raylign.data.types import RewardFailure, RewardOutcome, RolloutMeta
+from raylign.rollout.interfaces import GroupHandle
 
 MAX_ATTEMPTS = 2
 """Replicas that may fail on a piece before its samples are failures: it may be the piece's own fault."""

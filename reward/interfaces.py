@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from data.types import Completion, Prompt, RewardOutcome, RolloutGroup
+from raylign.data.types import Completion, Prompt, RewardOutcome, RolloutGroup
 
 
 class RewardRule(Protocol):

@@ -12,8 +12,8 @@ import threading
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from data.types import Completion, Prompt
-from reward.interfaces import RewardRuleError
+from raylign.data.types import Completion, Prompt
+from raylign.reward.interfaces import RewardRuleError
 
 DEFAULT_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 60.0  # importing SymPy in a fresh process

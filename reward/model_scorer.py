@@ -9,16 +9,15 @@ import math
 from collections.abc import Sequence
 
 import torch
-
-from conf.schema import Device, Precision
-from data.batching import plan_forward
-from data.tokenize import load_tokenizer
-from data.types import Completion, FinishReason, Prompt, TokenBatch
-from data.work import UnitWork
-from reward.interfaces import RewardRuleError
-from reward.tokenizer_match import end_ids
-from trainer.models.loading import load_scalar_model
-from trainer.models.scalar_head import last_states
+from raylign.conf.schema import Device, Precision
+from raylign.data.batching import plan_forward
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import Completion, FinishReason, Prompt, TokenBatch
+from raylign.data.work import UnitWork
+from raylign.reward.interfaces import RewardRuleError
+from raylign.reward.tokenizer_match import end_ids
+from raylign.trainer.models.loading import load_scalar_model
+from raylign.trainer.models.scalar_head import last_states
 
 
 class ModelScorer:

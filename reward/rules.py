@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import regex
-
-from conf.errors import ConfigError
-from data.types import Completion, FinishReason, Prompt
-from reward import taste
-from reward.interfaces import RewardRule, RewardRuleError
-from reward.math_rule import MathRule
+from raylign.conf.errors import ConfigError
+from raylign.data.types import Completion, FinishReason, Prompt
+from raylign.reward import taste
+from raylign.reward.interfaces import RewardRule, RewardRuleError
+from raylign.reward.math_rule import MathRule
 
 REGEX_TIMEOUT_S = 1.0
 """A pattern that backtracks for longer fails its sample instead of the run."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from conf.schema import Device, RewardConfig
-from data.types import Completion, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
-from reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
-from reward.model_scorer import ModelScorer
-from reward.rules import build_rule, component_names, score_rules
-from reward.shaping import weighted_sum
+from raylign.conf.schema import Device, RewardConfig
+from raylign.data.types import Completion, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
+from raylign.reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
+from raylign.reward.model_scorer import ModelScorer
+from raylign.reward.rules import build_rule, component_names, score_rules
+from raylign.reward.shaping import weighted_sum
 
 MODEL_COMPONENT = "model"
 

@@ -14,18 +14,17 @@ from functools import partial
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-
-from cluster.errors import FailureKind
-from cluster.pages import KeptPages
-from cluster.rank import RankInfo
-from cluster.worker_group import WorkerGroup, classify
-from conf.schema import Device, RewardConfig
-from data.types import FinishReason, RewardOutcome, RolloutGroup
-from reward.dispatch import PieceRefused, ReplicaDown, dispatch
-from reward.interfaces import ShapingState
-from reward.scorer import ComposedScorer
-from reward.shaping import EMPTY_STATE, Shaping, shape
-from rollout.interfaces import GroupHandle
+from raylign.cluster.errors import FailureKind
+from raylign.cluster.pages import KeptPages
+from raylign.cluster.rank import RankInfo
+from raylign.cluster.worker_group import WorkerGroup, classify
+from raylign.conf.schema import Device, RewardConfig
+from raylign.data.types import FinishReason, RewardOutcome, RolloutGroup
+from raylign.reward.dispatch import PieceRefused, ReplicaDown, dispatch
+from raylign.reward.interfaces import ShapingState
+from raylign.reward.scorer import ComposedScorer
+from raylign.reward.shaping import EMPTY_STATE, Shaping, shape
+from raylign.rollout.interfaces import GroupHandle
 
 GATHER_S = 0.005
 """How long a replica waits for more work before it scores a batch that is not full."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from data.types import Reward, RewardFailure, RewardOutcome
-from reward.interfaces import ShapingState, WeightedComponent
+from raylign.data.types import Reward, RewardFailure, RewardOutcome
+from raylign.reward.interfaces import ShapingState, WeightedComponent
 
 EMPTY_STATE = ShapingState(count=0.0, mean=0.0, m2=0.0)
 _MIN_STD = 1e-6  # a constant reward carries no preference; dividing by less would invent one from rounding

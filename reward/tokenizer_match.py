@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from raylign.data.tokenize import load_tokenizer
 from transformers import PreTrainedTokenizerBase
-
-from data.tokenize import load_tokenizer
 
 
 def tokenizer_problems(policy_folder: str, reward_folder: str) -> list[str]:

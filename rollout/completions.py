@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from data.types import Completion, FinishReason, Prompt, SampleKey, SamplingParams
-from rollout.interfaces import EngineDead
+from raylign.data.types import Completion, FinishReason, Prompt, SampleKey, SamplingParams
+from raylign.rollout.interfaces import EngineDead
 
 
 class TokenLogprob(Protocol):

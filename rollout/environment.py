@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from conf.schema import Device, RolloutConfig
+from raylign.conf.schema import Device, RolloutConfig
 
 
 def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from enum import Enum
 from typing import TypeVar
 
-from rollout.interfaces import EngineDead, WeightUpdateError
+from raylign.rollout.interfaces import EngineDead, WeightUpdateError
 
 T = TypeVar("T")
 

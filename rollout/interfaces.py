@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
-from data.types import Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
+from raylign.data.types import Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
 
 Ref = NewType("Ref", object)
 """Opaque to whoever passes it on: the object store's handle in the product, the value itself in a fault test."""

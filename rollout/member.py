@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
-from rollout.interfaces import (
+from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
     GenerationRequest,

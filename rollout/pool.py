@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from data.types import Prompt, SampleKey, SamplingParams
-from rollout.interfaces import EngineDead, GenerationRequest, GroupHandle, WeightUpdateError
-from rollout.member import Member, MemberState, WorkerHandle
+from raylign.data.types import Prompt, SampleKey, SamplingParams
+from raylign.rollout.interfaces import EngineDead, GenerationRequest, GroupHandle, WeightUpdateError
+from raylign.rollout.member import Member, MemberState, WorkerHandle
 
 logger = logging.getLogger(__name__)
 

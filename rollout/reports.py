@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from rollout.interfaces import Canary, VerifyReport
+from raylign.rollout.interfaces import Canary, VerifyReport
 
 
 def canary_gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from data.types import SampleKey
+from raylign.data.types import SampleKey
 
 
 def sample_seed(seed: int, key: SampleKey) -> int:

@@ -12,6 +12,20 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from raylign.conf.schema import Device, RolloutConfig, SyncConfig
+from raylign.data.types import Completion, RolloutGroup, SampleKey, SamplingParams
+from raylign.rollout.completions import completion, refuse_overlong
+from raylign.rollout.gate import Phase, ServingGate, gather_or_cancel
+from raylign.rollout.interfaces import (
+    Canary,
+    EngineDead,
+    GenerationRequest,
+    VerifyReport,
+    WeightManifest,
+    WeightUpdateError,
+)
+from raylign.rollout.reports import canary_gap, combine_ranks
+from raylign.rollout.sampling import sample_seed
 from vllm import SamplingParams as VLLMSampling
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -22,15 +36,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from conf.schema import Device, RolloutConfig, SyncConfig
-from data.types import Completion, RolloutGroup, SampleKey, SamplingParams
-from rollout.completions import completion, refuse_overlong
-from rollout.gate import Phase, ServingGate, gather_or_cancel
-from rollout.interfaces import Canary, EngineDead, GenerationRequest, VerifyReport, WeightManifest, WeightUpdateError
-from rollout.reports import canary_gap, combine_ranks
-from rollout.sampling import sample_seed
-
-EXTENSION = "rollout.vllm_extension.WeightReceiver"
+EXTENSION = "raylign.rollout.vllm_extension.WeightReceiver"
 
 
 CPU_BATCH_TOKENS = 4096

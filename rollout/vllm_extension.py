@@ -12,6 +12,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from raylign.cluster.pages import KeptPages
+from raylign.rollout.interfaces import TensorSpec, WeightUpdateError
+from raylign.rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
 from safetensors import safe_open
 from torch import Tensor, nn
 from vllm.model_executor.layers.linear import (
@@ -22,10 +25,6 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-
-from cluster.pages import KeptPages
-from rollout.interfaces import TensorSpec, WeightUpdateError
-from rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
 
 ALL = slice(None)
 HEAD = "lm_head"

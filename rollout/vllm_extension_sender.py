@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from raylign.rollout.fingerprint import parse_dtype
+from raylign.rollout.interfaces import TensorSpec
 from torch import Tensor
 from vllm.distributed.weight_transfer import (
     ParamMeta,
@@ -21,9 +23,6 @@ from vllm.distributed.weight_transfer import (
     WeightTransferTrainerFactory,
 )
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
-
-from rollout.fingerprint import parse_dtype
-from rollout.interfaces import TensorSpec
 
 
 class PublishedWeights(WeightSource):

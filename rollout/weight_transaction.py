@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from raylign.rollout.fingerprint import dtype_name, tensor_digest
+from raylign.rollout.interfaces import TensorSpec, WeightUpdateError
 from torch import Tensor
-
-from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import TensorSpec, WeightUpdateError
 
 
 @dataclass(frozen=True, slots=True)

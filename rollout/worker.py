@@ -16,12 +16,11 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
-
-from cluster.weights import shared_memory_file
-from conf.schema import Device, RolloutConfig, SyncConfig
-from data.types import Completion, RolloutGroup, RolloutMeta
-from rollout import environment
-from rollout.interfaces import (
+from raylign.cluster.weights import shared_memory_file
+from raylign.conf.schema import Device, RolloutConfig, SyncConfig
+from raylign.data.types import Completion, RolloutGroup, RolloutMeta
+from raylign.rollout import environment
+from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
     GenerationRequest,
@@ -53,7 +52,7 @@ class RolloutWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         environment.prepare(spec.rollout, spec.device)
-        from rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
+        from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
 
         self._engine = VLLMEngine(
             spec.model, spec.rollout, spec.sync, name=spec.name, device=spec.device, seed=spec.seed

@@ -147,8 +147,7 @@ def install_packages(install: Installer) -> None:
 
 
 def install_project(python: str, install: Installer) -> None:
-    # editable_mode=compat puts the repository itself on the path: a package added later needs no new set-up.
-    flags = ["--no-deps", "--no-build-isolation", "--config-settings", "editable_mode=compat"]
+    flags = ["--no-deps", "--no-build-isolation"]
     install(*flags, "-e", str(ROOT))
     run([python, "-c", "import importlib.metadata as m; m.version('raylign')"])
 

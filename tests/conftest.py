@@ -19,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama, input and output embeddings tied. Read-only: copy it before changing it."""
-    from data.sample_model import tiny_model
+    from raylign.data.sample_model import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny-tied", tie=True)
 
@@ -27,6 +27,6 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model_untied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a separate output head."""
-    from data.sample_model import tiny_model
+    from raylign.data.sample_model import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny-untied", tie=False)

@@ -21,8 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-
-from trainer.verified_folder import find_damage, sync_folder, write_atomically, write_json, write_manifest
+from raylign.trainer.verified_folder import find_damage, sync_folder, write_atomically, write_json, write_manifest
 
 STATE = "state.json"
 LATEST = "LATEST"

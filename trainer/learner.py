@@ -12,14 +12,13 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from raylign.data.types import B, Denominators, RankShard, TokenBatch, UpdateWindow, ValueEstimates
+from raylign.trainer.algorithms.base import LossOutput, MetricSum
+from raylign.trainer.engine.base import Engine, StepResult
+from raylign.trainer.functional.segments import sequence_sum
+from raylign.trainer.loops.interfaces import UpdateResult
+from raylign.trainer.models.scalar_head import last_states, values_from_states
 from torch import Tensor, nn
-
-from data.types import B, Denominators, RankShard, TokenBatch, UpdateWindow, ValueEstimates
-from trainer.algorithms.base import LossOutput, MetricSum
-from trainer.engine.base import Engine, StepResult
-from trainer.functional.segments import sequence_sum
-from trainer.loops.interfaces import UpdateResult
-from trainer.models.scalar_head import last_states, values_from_states
 
 Objective = Callable[[nn.Module, B, Denominators], LossOutput]
 """(model, micro-batch, global denominators of the step) -> a loss to be summed, and metrics to be averaged."""

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from raylign.conf.errors import DataError
+from raylign.conf.schema import Precision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-
-from conf.errors import DataError
-from conf.schema import Precision
 
 _FORMAT = "1"
 _LOGPS = "logps"

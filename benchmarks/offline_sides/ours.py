@@ -26,12 +26,12 @@ MICRO_BATCH_TOKENS = {"float32": 1024, "bfloat16": 2048}
 
 def run(job: Job, rank: int, port: int) -> Outcome:
     """Collective over the job's ranks."""
-    from cluster.pages import KeptPages
-    from cluster.rank import MeetingPoint, RankInfo
-    from conf.schema import Device, LearnerConfig, OptimConfig, Precision
-    from data.batching import shard
-    from trainer.workers.offline_model import objective_of
-    from trainer.workers.specs import PolicySpec, ScalarSpec
+    from raylign.cluster.pages import KeptPages
+    from raylign.cluster.rank import MeetingPoint, RankInfo
+    from raylign.conf.schema import Device, LearnerConfig, OptimConfig, Precision
+    from raylign.data.batching import shard
+    from raylign.trainer.workers.offline_model import objective_of
+    from raylign.trainer.workers.specs import PolicySpec, ScalarSpec
 
     micro_batch_tokens = MICRO_BATCH_TOKENS[job.precision]
     config = LearnerConfig(
@@ -43,7 +43,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
         spec = ScalarSpec(job.model, config, Device.cpu, job.all_steps, DEADLINE_S, new_head_seed=0)
     else:
         spec = PolicySpec(job.model, config, Device.cpu, job.all_steps, DEADLINE_S)
-    import trainer.engine.zero  # noqa: F401 - a library before the model is measured
+    import raylign.trainer.engine.zero  # noqa: F401 - a library before the model is measured
 
     memory, pages = PeakMemory(), KeptPages()
     learner = spec.build(RankInfo("policy", rank, job.ranks), MeetingPoint("127.0.0.1", port))
@@ -89,10 +89,10 @@ def zero_stage(job: Job) -> int:
 
 def algorithm(name: str) -> Any:
     """With TRL's own defaults."""
-    from trainer.algorithms.dpo import DPO, DPOConfig
-    from trainer.algorithms.kto import KTO, KTOConfig
-    from trainer.algorithms.rm import RewardModelling, RMConfig
-    from trainer.algorithms.sft import SFT, SFTConfig
+    from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+    from raylign.trainer.algorithms.kto import KTO, KTOConfig
+    from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+    from raylign.trainer.algorithms.sft import SFT, SFTConfig
 
     return {
         "sft": SFT(SFTConfig()), "dpo": DPO(DPOConfig(beta=BETA)), "rm": RewardModelling(RMConfig()),
@@ -103,9 +103,8 @@ def algorithm(name: str) -> Any:
 def batch_of(name: str, part: Sequence[Example], references: Sequence[Any]) -> Any:
     """A step's batch; `references` as `_references` gives them."""
     import torch
-
-    from data.row_batches import JudgedBatch, TextBatch
-    from data.types import PairBatch
+    from raylign.data.row_batches import JudgedBatch, TextBatch
+    from raylign.data.types import PairBatch
 
     ones = torch.ones(len(part))
     if name == "sft":
@@ -120,7 +119,7 @@ def batch_of(name: str, part: Sequence[Example], references: Sequence[Any]) -> A
 
 
 def _tokens(rows: Sequence[tuple[list[int], list[int]]]) -> Any:
-    from data.types import TokenBatch
+    from raylign.data.types import TokenBatch
 
     return TokenBatch.from_sequences(
         [prompt + answer for prompt, answer in rows],

@@ -118,7 +118,7 @@ def padding_apart(tokenizer: Any) -> Any:
 
 def same_head(model: Any, job: Job) -> None:
     """The reward head our side draws, so that losses can be compared."""
-    from trainer.models.scalar_head import init_score
+    from raylign.trainer.models.scalar_head import init_score
 
     init_score(model.score.weight, seed=0)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-
-from conf.errors import DataError
-from feedback.clean.similarity import word_runs
-from feedback.filtering import Filtered, apply_rules
-from feedback.turns import contents
-from feedback.working import normalised
+from raylign.conf.errors import DataError
+from raylign.feedback.clean.similarity import word_runs
+from raylign.feedback.filtering import Filtered, apply_rules
+from raylign.feedback.turns import contents
+from raylign.feedback.working import normalised
 
 
 def benchmark_texts(files: Sequence[str]) -> pl.Series:

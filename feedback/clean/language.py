@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.filtering import Filtered, apply_rules
-from feedback.turns import user_text
+from raylign.feedback.filtering import Filtered, apply_rules
+from raylign.feedback.turns import user_text
 
 _SCRIPTS = {
     "ja": r"[\u3040-\u30ff]",

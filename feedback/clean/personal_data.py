@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
-
-from feedback.clean.patterns import NAME_INTRODUCED, PATTERNS
-from feedback.working import TEXTS
+from raylign.feedback.clean.patterns import NAME_INTRODUCED, PATTERNS
+from raylign.feedback.working import TEXTS
 
 _LABELS = ("persona", "topic", "locale")
 _NAME = re.compile(NAME_INTRODUCED)

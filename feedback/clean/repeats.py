@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.filtering import Filtered, apply_rules, keep_first
-from feedback.working import normalised
+from raylign.feedback.filtering import Filtered, apply_rules, keep_first
+from raylign.feedback.working import normalised
 
 
 def drop_near_duplicates(rows: pl.DataFrame) -> Filtered:

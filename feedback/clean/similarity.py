@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from raylign.feedback.working import normalised
 from rensa import RMinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-
-from feedback.working import normalised
 
 _PERMUTATIONS = 32
 _ROWS_PER_BAND = 4  # eight bands: a pair at similarity 0.8 is missed 1.5 times in a hundred, at 0.5 found 40 times

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.events import EventKind
-from feedback.filtering import Filtered, apply_rules, keep_first
-from feedback.turns import ROLE, TURN
-from feedback.working import TEXTS, normalised
+from raylign.feedback.events import EventKind
+from raylign.feedback.filtering import Filtered, apply_rules, keep_first
+from raylign.feedback.turns import ROLE, TURN
+from raylign.feedback.working import TEXTS, normalised
 
 _INSTRUCTION = (
     r"(?i)^\s*(please\s+)?(make|keep) (it|this|that|the answer|your answer)\b"

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
-
-from feedback.exporters.outcome import (
+from raylign.feedback.exporters.outcome import (
     ExportResult,
     Inexpressible,
     Row,

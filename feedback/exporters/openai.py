@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
-
-from data.types import Message
-from feedback.exporters.outcome import (
+from raylign.data.types import Message
+from raylign.feedback.exporters.outcome import (
     ExportResult,
     Inexpressible,
     Row,

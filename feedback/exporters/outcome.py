@@ -9,10 +9,9 @@ from pathlib import Path
 
 import msgspec
 import polars as pl
-
-from conf.errors import DataError
-from data.types import Message
-from feedback.events import Column
+from raylign.conf.errors import DataError
+from raylign.data.types import Message
+from raylign.feedback.events import Column
 
 _REJECTED_COLUMNS: dict[str, Column] = {"id": pl.String, "reason": pl.String}
 REJECTED_SCHEMA = pl.Schema(_REJECTED_COLUMNS)

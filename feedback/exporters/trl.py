@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 import polars as pl
-
-from conf.errors import DataError
-from feedback.exporters.outcome import REJECTED_SCHEMA, ExportResult, require
+from raylign.conf.errors import DataError
+from raylign.feedback.exporters.outcome import REJECTED_SCHEMA, ExportResult, require
 
 _KINDS = (("messages",), ("prompt", "chosen", "rejected"), ("prompt", "completion", "label"))
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-
-from data.types import Message
-from feedback.events import Choice, Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import split_answer, turns_of, unpacked
-from feedback.importers.values import TIE, content_id, locale_of, time_of
+from raylign.data.types import Message
+from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import split_answer, turns_of, unpacked
+from raylign.feedback.importers.values import TIE, content_id, locale_of, time_of
 
 _WINNERS = {
     "model_a": Choice.A,

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import msgspec
-
-from feedback.events import Choice, Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
-from feedback.importers.values import TIE, choice_of, scaled, thumb_of
+from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
+from raylign.feedback.importers.values import TIE, choice_of, scaled, thumb_of
 
 _CORRECTION_WORDS = ("correct", "edit", "improve", "rewrite", "revis")
 _FLAT = ".responses"

@@ -9,9 +9,8 @@ from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
-
-from data.rows import ROLES
-from feedback.events import EVENT_SCHEMA, Choice, EventKind
+from raylign.data.rows import ROLES
+from raylign.feedback.events import EVENT_SCHEMA, Choice, EventKind
 
 EARLIEST = datetime.fromisoformat("2015-01-01T00:00:00+00:00")
 """No assistant wrote answers before: a time before it is a wrong unit or an unset clock."""

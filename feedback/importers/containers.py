@@ -20,9 +20,8 @@ from typing import IO, cast
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from conf.errors import DataError
-from feedback.importers.outcome import excerpt
+from raylign.conf.errors import DataError
+from raylign.feedback.importers.outcome import excerpt
 
 Columns = Mapping[str, object]
 """A row of somebody else's making: column names to JSON-like values."""

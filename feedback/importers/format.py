@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-
-from feedback.events import Event
-from feedback.importers.containers import Columns, Row
-from feedback.importers.outcome import Parsed, RowProblem
-from feedback.importers.values import Hasher
+from raylign.feedback.events import Event
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.outcome import Parsed, RowProblem
+from raylign.feedback.importers.values import Hasher
 
 
 @dataclass(frozen=True, slots=True)

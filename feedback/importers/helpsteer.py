@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 
 import msgspec
-
-from data.types import Message
-from feedback.events import Choice, Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, Judgements, attempt, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import turns_of
-from feedback.importers.values import TIE, content_id, locale_of, scaled
+from raylign.data.types import Message
+from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import turns_of
+from raylign.feedback.importers.values import TIE, content_id, locale_of, scaled
 
 _ASPECTS = ("correctness", "coherence", "complexity", "verbosity")
 _MOST = 4

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 
 import msgspec
-
-from data.types import Message
-from feedback.events import Choice, Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import split_answer
-from feedback.importers.values import content_id
+from raylign.data.types import Message
+from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import split_answer
+from raylign.feedback.importers.values import content_id
 
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-
-from feedback.events import Choice, Event, EventKind, Side
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, Judgements, attempt, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.pairs import question_in, text_in, two_answers_in
-from feedback.importers.values import choice_of, in_order, time_of
+from raylign.feedback.events import Choice, Event, EventKind, Side
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.pairs import question_in, text_in, two_answers_in
+from raylign.feedback.importers.values import choice_of, in_order, time_of
 
 
 class _Result(msgspec.Struct):

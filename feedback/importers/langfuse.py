@@ -9,13 +9,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
-
-from feedback.events import Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Companion, Context, Format, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import answer_of, prompt_of
-from feedback.importers.values import in_order, thumb_of, time_of
+from raylign.feedback.events import Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Companion, Context, Format, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import answer_of, prompt_of
+from raylign.feedback.importers.values import in_order, thumb_of, time_of
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 

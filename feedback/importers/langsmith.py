@@ -11,13 +11,12 @@ from dataclasses import replace
 from functools import partial
 
 import msgspec
-
-from feedback.events import Choice, Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Companion, Context, Format, parsed
-from feedback.importers.outcome import Parsed, RowProblem
-from feedback.importers.turns import answer_of, prompt_of
-from feedback.importers.values import TIE, in_order, seconds_between, thumb_of, time_of
+from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Companion, Context, Format, parsed
+from raylign.feedback.importers.outcome import Parsed, RowProblem
+from raylign.feedback.importers.turns import answer_of, prompt_of
+from raylign.feedback.importers.values import TIE, in_order, seconds_between, thumb_of, time_of
 
 
 class _Source(msgspec.Struct):

@@ -18,14 +18,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
-
-from conf.errors import DataError
-from feedback.events import Choice, Event, EventKind, Side
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import turns_of, unpacked
-from feedback.importers.values import (
+from raylign.conf.errors import DataError
+from raylign.feedback.events import Choice, Event, EventKind, Side
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import turns_of, unpacked
+from raylign.feedback.importers.values import (
     choice_of,
     content_id,
     finish_of,

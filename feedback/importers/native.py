@@ -13,13 +13,12 @@ from difflib import get_close_matches
 from typing import Annotated, Literal
 
 import msgspec
-
-from data.rows import ROLES
-from data.types import FinishReason
-from feedback.events import Choice, Event, EventKind, Side
-from feedback.importers.containers import Columns, Row, why_broken
-from feedback.importers.format import Context, Format, each, sentence
-from feedback.importers.outcome import Parsed, RowProblem, excerpt
+from raylign.data.rows import ROLES
+from raylign.data.types import FinishReason
+from raylign.feedback.events import Choice, Event, EventKind, Side
+from raylign.feedback.importers.containers import Columns, Row, why_broken
+from raylign.feedback.importers.format import Context, Format, each, sentence
+from raylign.feedback.importers.outcome import Parsed, RowProblem, excerpt
 
 _HASH = re.compile(r"[0-9a-f]{16}")
 _UNKNOWN = re.compile(r"unknown field `(.*)`")

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-
-from data.types import Message
-from feedback.events import Choice, Event, EventKind, Side
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, Judgements, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import turns_of
-from feedback.importers.values import in_order, scaled, time_of
+from raylign.data.types import Message
+from raylign.feedback.events import Choice, Event, EventKind, Side
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, Judgements, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import turns_of
+from raylign.feedback.importers.values import in_order, scaled, time_of
 
 _MOST_TURNS = 10_000  # a longer way to the root is a circle
 

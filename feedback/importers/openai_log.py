@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from feedback.events import Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Companion, Context, Format, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import turns_of, unpacked
-from feedback.importers.values import content_id, finish_of, number_of, seconds_between, thumb_of, time_of
+from raylign.feedback.events import Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Companion, Context, Format, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import turns_of, unpacked
+from raylign.feedback.importers.values import content_id, finish_of, number_of, seconds_between, thumb_of, time_of
 
 _REQUEST = ("request_id", "completion_id", "response_id")
 _JUDGED = ("rating", "thumb", "thumbs", "feedback", "score", "label", "vote")

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
-
-from conf.errors import RunFailed
-from feedback.events import Column, Event
+from raylign.conf.errors import RunFailed
+from raylign.feedback.events import Column, Event
 
 _EXCERPT_CHARS = 200
 

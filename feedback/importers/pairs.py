@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from data.types import Message
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import turns_of, unpacked
+from raylign.data.types import Message
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import turns_of, unpacked
 
 QUESTIONS = ("prompt", "instruction", "question", "input", "query", "messages", "chat", "context", "text")
 ANSWERS = ("response", "answer", "completion", "output", "generation")

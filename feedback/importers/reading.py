@@ -10,16 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
-
-from conf.errors import DataError
-from feedback.events import EVENT_SCHEMA
-from feedback.importers.columns import frame_of, problems_of
-from feedback.importers.containers import Columns, Container
-from feedback.importers.format import Companion, Context, Format
-from feedback.importers.mapping import mapped_format
-from feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
-from feedback.importers.sniff import format_named, recognise
-from feedback.importers.values import CONTENT_ID, hasher
+from raylign.conf.errors import DataError
+from raylign.feedback.events import EVENT_SCHEMA
+from raylign.feedback.importers.columns import frame_of, problems_of
+from raylign.feedback.importers.containers import Columns, Container
+from raylign.feedback.importers.format import Companion, Context, Format
+from raylign.feedback.importers.mapping import mapped_format
+from raylign.feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
+from raylign.feedback.importers.sniff import format_named, recognise
+from raylign.feedback.importers.values import CONTENT_ID, hasher
 
 _CHUNK_EVENTS = 25_000
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gz")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import islice
 
-from conf.errors import DataError
-from feedback.importers import (
+from raylign.conf.errors import DataError
+from raylign.feedback.importers import (
     arena,
     argilla,
     helpsteer,
@@ -20,9 +20,9 @@ from feedback.importers import (
     openai_log,
     ultrafeedback,
 )
-from feedback.importers.containers import Columns, Container
-from feedback.importers.format import Format
-from feedback.importers.suggest import looks_like
+from raylign.feedback.importers.containers import Columns, Container
+from raylign.feedback.importers.format import Format
+from raylign.feedback.importers.suggest import looks_like
 
 FORMATS: tuple[Format, ...] = (
     native.FORMAT,

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from feedback.importers.containers import Columns
-from feedback.importers.outcome import excerpt
-from feedback.importers.turns import unpacked
-from feedback.importers.values import choice_of, thumb_of
+from raylign.feedback.importers.containers import Columns
+from raylign.feedback.importers.outcome import excerpt
+from raylign.feedback.importers.turns import unpacked
+from raylign.feedback.importers.values import choice_of, thumb_of
 
 _MAX_COLUMNS = 24
 _EXAMPLE_CHARS = 60

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-
-from data.types import Message
-from feedback.importers.outcome import RowProblem
+from raylign.data.types import Message
+from raylign.feedback.importers.outcome import RowProblem
 
 _ROLES = {
     "system": "system", "developer": "developer", "user": "user", "human": "user", "prompter": "user",

@@ -10,14 +10,13 @@ import math
 from collections.abc import Mapping
 
 import msgspec
-
-from data.types import Message
-from feedback.events import Choice, Event, EventKind
-from feedback.importers.containers import Columns, Row
-from feedback.importers.format import Context, Format, Judgements, attempt, each
-from feedback.importers.outcome import RowProblem
-from feedback.importers.turns import split_answer, turns_of
-from feedback.importers.values import TIE, content_id, number_of, scaled
+from raylign.data.types import Message
+from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.containers import Columns, Row
+from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
+from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.turns import split_answer, turns_of
+from raylign.feedback.importers.values import TIE, content_id, number_of, scaled
 
 _TOP_SCORE = 10.0
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from data.types import FinishReason
-from feedback.events import Choice, hash_user
-from feedback.importers.outcome import RowProblem
+from raylign.data.types import FinishReason
+from raylign.feedback.events import Choice, hash_user
+from raylign.feedback.importers.outcome import RowProblem
 
 Hasher = Callable[[object], str | None]
 """A person's raw id to its hash; None and empty text stay None."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from feedback.report.build import render, write_report
+from raylign.feedback.report.build import render, write_report
 
 __all__ = ["render", "write_report"]

@@ -10,19 +10,17 @@ from pathlib import Path
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-
-import trainer.report
-from feedback.build_result import BuildResult
-from feedback.report.built import built
-from feedback.report.incoming import incoming
-from feedback.report.models import slices, tables
-from feedback.report.trust_panels import cards, flagged_people, length_rows
-from feedback.report.verdict import advice, judge
-from feedback.trust.summary import Trust, measure_trust
-from trainer.atomic import write_atomic
+from raylign.feedback.build_result import BuildResult
+from raylign.feedback.report.built import built
+from raylign.feedback.report.incoming import incoming
+from raylign.feedback.report.models import slices, tables
+from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows
+from raylign.feedback.report.verdict import advice, judge
+from raylign.feedback.trust.summary import Trust, measure_trust
+from raylign.pages import STYLE
+from raylign.records.atomic import write_atomic
 
 _HERE = Path(__file__).parent
-_SHARED_STYLE = Path(trainer.report.__file__).parent / "report.css"  # colours, type and tables of the run report
 
 
 def write_report(folder: Path, result: BuildResult | None, events: pl.DataFrame) -> Path:
@@ -44,7 +42,7 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(_HERE), trim_blocks=True, lstrip_blocks=True
     )
-    style = "\n".join(path.read_text(encoding="utf-8") for path in (_SHARED_STYLE, _HERE / "report.css"))
+    style = "\n".join(path.read_text(encoding="utf-8") for path in (STYLE, _HERE / "report.css"))
     return environment.get_template("report.html").render(
         style=Markup(style),
         verdict=judge(trust, came, result),

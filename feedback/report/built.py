@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from markupsafe import Markup
-
-from feedback.build_result import KINDS, SPLITS, BuildResult, Example
-from feedback.report.charts import Scale, lost_bar
-from trainer.report.numbers import percent, short
+from raylign.feedback.build_result import KINDS, SPLITS, BuildResult, Example
+from raylign.feedback.report.charts import Scale, lost_bar
+from raylign.pages.numbers import percent, short
 
 _SIGNAL_WORDS = {
     "side_by_side": "Side-by-side choices",

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
-
-from trainer.report.numbers import percent, tick_labels, ticks
+from raylign.pages.numbers import percent, tick_labels, ticks
 
 _WIDTH, _HEIGHT = 100.0, 18.0  # of a bar, in its own units
 _COLUMNS_WIDTH, _COLUMNS_HEIGHT = 340.0, 170.0

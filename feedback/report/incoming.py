@@ -7,12 +7,11 @@ from datetime import datetime, timedelta
 
 import polars as pl
 from markupsafe import Markup
-
-from feedback.events import EventKind
-from feedback.report.charts import Scale, bar, columns
-from feedback.trust.coverage import UNKNOWN
-from feedback.trust.judgements import rater
-from trainer.report.numbers import percent
+from raylign.feedback.events import EventKind
+from raylign.feedback.report.charts import Scale, bar, columns
+from raylign.feedback.trust.coverage import UNKNOWN
+from raylign.feedback.trust.judgements import rater
+from raylign.pages.numbers import percent
 
 KIND_WORDS = {
     EventKind.SIDE_BY_SIDE.value: "side-by-side choices",

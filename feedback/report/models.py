@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from feedback.report.charts import SHARES, Scale, bar, interval, share_words
-from feedback.report.incoming import Row
-from feedback.trust.coverage import Coverage
-from feedback.trust.ranking import Control, Ranking
-from feedback.trust.summary import Trust
-from trainer.report.numbers import percent, short
+from raylign.feedback.report.charts import SHARES, Scale, bar, interval, share_words
+from raylign.feedback.report.incoming import Row
+from raylign.feedback.trust.coverage import Coverage
+from raylign.feedback.trust.ranking import Control, Ranking
+from raylign.feedback.trust.summary import Trust
+from raylign.pages.numbers import percent, short
 
 _MOST_MODELS = 20
 _MOST_SLICES = 12

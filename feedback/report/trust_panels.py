@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from markupsafe import Markup
-
-from feedback.report.charts import SHARES, Scale, interval, share_words
-from feedback.report.incoming import Row
-from feedback.trust.annotators import Annotator, Annotators, Flag
-from feedback.trust.intervals import Estimate
-from feedback.trust.length import LengthBias
-from feedback.trust.noise import FlipRate, Method
-from feedback.trust.summary import Trust
-from trainer.report.numbers import percent, short
-from trainer.report.verdict import Tone
+from raylign.feedback.report.charts import SHARES, Scale, interval, share_words
+from raylign.feedback.report.incoming import Row
+from raylign.feedback.trust.annotators import Annotator, Annotators, Flag
+from raylign.feedback.trust.intervals import Estimate
+from raylign.feedback.trust.length import LengthBias
+from raylign.feedback.trust.noise import FlipRate, Method
+from raylign.feedback.trust.summary import Trust
+from raylign.pages.numbers import percent, short
+from raylign.records.report.verdict import Tone
 
 _FLAG_WORDS = {
     Flag.POSITION: "picks one side of the screen",

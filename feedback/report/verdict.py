@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from feedback.build_result import BuildResult
-from feedback.report.incoming import Incoming
-from feedback.trust.ranking import Ranking
-from feedback.trust.summary import Trust
-from trainer.report.numbers import percent
-from trainer.report.verdict import Remark, Tone
+from raylign.feedback.build_result import BuildResult
+from raylign.feedback.report.incoming import Incoming
+from raylign.feedback.trust.ranking import Ranking
+from raylign.feedback.trust.summary import Trust
+from raylign.pages.numbers import percent
+from raylign.records.report.verdict import Remark, Tone
 
 _SMALL_SLICE, _SMALL_COUNT = 0.05, 100  # a slice under both says little about its people
 _MOST_ADVICE = 7

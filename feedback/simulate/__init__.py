@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from feedback.simulate.answers import AnswerSource, PlantedModel, Question, ShownAnswer, TemplateAnswers
-from feedback.simulate.crowd import PERSONAS, Group
-from feedback.simulate.judge import SignalMix
-from feedback.simulate.log import SimulatedLog, Truth
-from feedback.simulate.people import Habits, Persona, PlantedQuality, StatedRule
-from feedback.simulate.run import Simulation, simulate
-from feedback.simulate.served import ServedAnswers
+from raylign.feedback.simulate.answers import AnswerSource, PlantedModel, Question, ShownAnswer, TemplateAnswers
+from raylign.feedback.simulate.crowd import PERSONAS, Group
+from raylign.feedback.simulate.judge import SignalMix
+from raylign.feedback.simulate.log import SimulatedLog, Truth
+from raylign.feedback.simulate.people import Habits, Persona, PlantedQuality, StatedRule
+from raylign.feedback.simulate.run import Simulation, simulate
+from raylign.feedback.simulate.served import ServedAnswers
 
 __all__ = [
     "PERSONAS",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from data.types import Message
+from raylign.data.types import Message
 
 
 @dataclass(frozen=True, slots=True)

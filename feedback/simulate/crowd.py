@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from feedback.simulate.people import Habits, Person, Persona, PlantedQuality, Taste
+from raylign.feedback.simulate.people import Habits, Person, Persona, PlantedQuality, Taste
 
 PERSONAS = (
     Persona("home cook", "en-GB", "mobile", ("cooking", "gardening"), share=3),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 
-from data.types import FinishReason
-from feedback.events import Choice, Event, EventKind, Side, hash_user
-from feedback.simulate.answers import AnswerPair, Question, ShownAnswer
-from feedback.simulate.people import Person
+from raylign.data.types import FinishReason
+from raylign.feedback.events import Choice, Event, EventKind, Side, hash_user
+from raylign.feedback.simulate.answers import AnswerPair, Question, ShownAnswer
+from raylign.feedback.simulate.people import Person
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _OPENERS = ("sure", "certainly", "of course", "as an ai", "great question", "it is important")

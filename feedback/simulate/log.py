@@ -10,10 +10,9 @@ from enum import Enum
 from pathlib import Path
 
 import polars as pl
-
-from data.types import Message
-from feedback.events import EVENT_SCHEMA, Event
-from feedback.simulate.people import Habits
+from raylign.data.types import Message
+from raylign.feedback.events import EVENT_SCHEMA, Event
+from raylign.feedback.simulate.people import Habits
 
 
 @dataclass(frozen=True, slots=True)

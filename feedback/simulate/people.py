@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from feedback.events import Choice, Side
-from feedback.simulate.answers import ShownAnswer
-from reward.taste import Weights, score
+from raylign.feedback.events import Choice, Side
+from raylign.feedback.simulate.answers import ShownAnswer
+from raylign.reward.taste import Weights, score
 
 
 def prefers_first(gap: float, *, noise: float, draw: float) -> bool:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from data.types import Message
-from feedback.events import Choice, Event, hash_user
-from feedback.simulate.answers import AnswerPair, AnswerSource, Question
-from feedback.simulate.crowd import PERSONAS, Group, people, question_of
-from feedback.simulate.judge import Judge, SignalMix
-from feedback.simulate.log import SimulatedLog, Truth
-from feedback.simulate.people import Person, Persona
+from raylign.data.types import Message
+from raylign.feedback.events import Choice, Event, hash_user
+from raylign.feedback.simulate.answers import AnswerPair, AnswerSource, Question
+from raylign.feedback.simulate.crowd import PERSONAS, Group, people, question_of
+from raylign.feedback.simulate.judge import Judge, SignalMix
+from raylign.feedback.simulate.log import SimulatedLog, Truth
+from raylign.feedback.simulate.people import Person, Persona
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

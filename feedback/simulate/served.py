@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from data.types import Completion, FinishReason, Message, Prompt, RolloutGroup, SampleKey, SamplingParams
-from feedback.simulate.answers import AnswerPair, Question, ShownAnswer
-from rollout.interfaces import GenerationRequest
+from raylign.data.types import Completion, FinishReason, Message, Prompt, RolloutGroup, SampleKey, SamplingParams
+from raylign.feedback.simulate.answers import AnswerPair, Question, ShownAnswer
+from raylign.rollout.interfaces import GenerationRequest
 
 Ask = Callable[[Sequence[GenerationRequest]], Awaitable[Sequence[RolloutGroup]]]
 Encode = Callable[[tuple[Message, ...]], Prompt]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from feedback.trust.intervals import Estimate
-from feedback.trust.judgements import judgements
-from feedback.trust.noise import rater_weights
-from feedback.trust.summary import Trust, measure_trust
+from raylign.feedback.trust.intervals import Estimate
+from raylign.feedback.trust.judgements import judgements
+from raylign.feedback.trust.noise import rater_weights
+from raylign.feedback.trust.summary import Trust, measure_trust
 
 __all__ = ["Estimate", "Trust", "judgements", "measure_trust", "rater_weights"]

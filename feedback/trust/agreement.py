@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-
-from feedback.trust.intervals import CONFIDENCE, Estimate, Floats, ratio, wilson, z_of
-from feedback.trust.judgements import judged_by_several
+from raylign.feedback.trust.intervals import CONFIDENCE, Estimate, Floats, ratio, wilson, z_of
+from raylign.feedback.trust.judgements import judged_by_several
 
 _COUNTS = {name: f"num_{name}" for name in ("first", "second", "both_good", "both_bad")}
 

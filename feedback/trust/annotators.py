@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 import polars as pl
-
-from feedback.events import EventKind
-from feedback.trust.agreement import agreement_with_others
-from feedback.trust.intervals import Estimate, shared_confidence, wilson
-from feedback.trust.judgements import judgements, rater
+from raylign.feedback.events import EventKind
+from raylign.feedback.trust.agreement import agreement_with_others
+from raylign.feedback.trust.intervals import Estimate, shared_confidence, wilson
+from raylign.feedback.trust.judgements import judgements, rater
 
 _MAD_TO_SD = 1.4826  # of a normal distribution
 

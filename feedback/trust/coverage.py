@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
-
-from feedback.trust.judgements import SLICES, rater
+from raylign.feedback.trust.judgements import SLICES, rater
 
 UNKNOWN = "(not given)"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
-
-from feedback.events import Choice, Column, EventKind, Side
+from raylign.feedback.events import Choice, Column, EventKind, Side
 
 SLICES = ("persona", "topic", "locale", "surface")
 """The columns of an event that name who it came from."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import polars as pl
-
-from feedback.trust.intervals import Estimate, wilson
+from raylign.feedback.trust.intervals import Estimate, wilson
 
 BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0)
 """Upper ends, as how much longer the longer answer is: 0.1 is ten percent longer. The last bucket is open."""

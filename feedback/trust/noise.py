@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 import polars as pl
-
-from feedback.trust.agreement import Agreement, agreement, agreement_with_others
-from feedback.trust.intervals import Estimate, ratio, wilson
+from raylign.feedback.trust.agreement import Agreement, agreement, agreement_with_others
+from raylign.feedback.trust.intervals import Estimate, ratio, wilson
 
 _MOST_SMOOTHING = 0.45  # at one half a label says nothing
 _SECOND_LOOK_SECONDS = 60  # a repeat sooner than this is a double click, not a second look

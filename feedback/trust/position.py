@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-
-from feedback.trust.intervals import Estimate, shared_confidence, wilson
+from raylign.feedback.trust.intervals import Estimate, shared_confidence, wilson
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from enum import Enum
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-
-from feedback.trust.intervals import CONFIDENCE, Estimate, z_of
-from feedback.trust.logistic import Fit, fit_logistic
+from raylign.feedback.trust.intervals import CONFIDENCE, Estimate, z_of
+from raylign.feedback.trust.logistic import Fit, fit_logistic
 
 _RIDGE = 0.05  # a prior of about 4.5 nats around 0: moves nothing that has twenty judgements
 Floats = NDArray[np.float64]

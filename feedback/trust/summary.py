@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-
-from feedback.events import EventKind
-from feedback.trust.agreement import Agreement, agreement
-from feedback.trust.annotators import Annotators, annotators
-from feedback.trust.coverage import Concentration, Coverage, concentration, coverage
-from feedback.trust.judgements import judgements
-from feedback.trust.length import LengthBias, length_bias
-from feedback.trust.noise import Noise, noise
-from feedback.trust.position import PositionBias, position_bias
-from feedback.trust.ranking import Control, Ranking, rank_models
+from raylign.feedback.events import EventKind
+from raylign.feedback.trust.agreement import Agreement, agreement
+from raylign.feedback.trust.annotators import Annotators, annotators
+from raylign.feedback.trust.coverage import Concentration, Coverage, concentration, coverage
+from raylign.feedback.trust.judgements import judgements
+from raylign.feedback.trust.length import LengthBias, length_bias
+from raylign.feedback.trust.noise import Noise, noise
+from raylign.feedback.trust.position import PositionBias, position_bias
+from raylign.feedback.trust.ranking import Control, Ranking, rank_models
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from raylign.cluster.session import Session, session
+from raylign.conf.schema import ClusterConfig
+from raylign.records.run_folder import RunPaths
 
-from cluster.session import Session, session
-from conf.schema import ClusterConfig
 from tests.system.tiny_runs import PPO_STEPS, RULE, play, question_rows, run_settings
-from trainer.run_folder import RunPaths
 
 RAY_CPUS = 4.0
 """Counted, not taken: the roles take turns on the cores."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from raylign.rollout.vllm_extension import WeightReceiver
 from torch import Tensor, nn
-
-from rollout.vllm_extension import WeightReceiver
 
 
 class StaleHead(WeightReceiver):

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from raylign.data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
+from raylign.rollout.interfaces import GenerationRequest
+from raylign.rollout.worker import WorkerSpec, spawn_worker
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device, Precision, RolloutConfig, SyncConfig
-from data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
-from rollout.interfaces import GenerationRequest
-from rollout.worker import WorkerSpec, spawn_worker
 
 
 def check_served(folder: Path) -> None:

@@ -10,18 +10,18 @@ from statistics import fmean
 
 import pytest
 import torch
+from raylign.cluster.session import Session
+from raylign.records.glossary import describe
+from raylign.records.metrics_log import MetricHistory, read_history
+from raylign.records.run_folder import RunPaths
+from raylign.records.samples import read_samples
+from raylign.records.summary import read_summary
+from raylign.trainer.checkpoint import open_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.session import Session
 from tests.system.served import check_served
 from tests.system.tiny_runs import PPO_STEPS, RULE, play, run_settings
-from trainer.checkpoint import open_checkpoint
-from trainer.glossary import describe
-from trainer.metrics_log import MetricHistory, read_history
-from trainer.run_folder import RunPaths
-from trainer.samples import read_samples
-from trainer.summary import read_summary
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -11,16 +11,22 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from safetensors.torch import load, load_file
-
-from cluster.errors import RoleError
-from cluster.placement import RoleRequest, plan_placement
-from cluster.reserve import Reservation, reserve
-from cluster.session import Session, session
-from conf.schema import ClusterConfig, Device, LearnerConfig, OptimConfig, PlacementStrategy, Precision, SyncConfig
-from data.experience import pack_groups
-from data.sample_model import tiny_model
-from data.types import (
+from raylign.cluster.errors import RoleError
+from raylign.cluster.placement import RoleRequest, plan_placement
+from raylign.cluster.reserve import Reservation, reserve
+from raylign.cluster.session import Session, session
+from raylign.conf.schema import (
+    ClusterConfig,
+    Device,
+    LearnerConfig,
+    OptimConfig,
+    PlacementStrategy,
+    Precision,
+    SyncConfig,
+)
+from raylign.data.experience import pack_groups
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import (
     Completion,
     FinishReason,
     Message,
@@ -31,17 +37,18 @@ from data.types import (
     SampleKey,
     SamplingParams,
 )
-from rollout.fingerprint import tensor_digest
-from rollout.interfaces import GroupHandle, Ref
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.models.loading import load_causal_lm, load_scalar_model
-from trainer.models.scalar_head import values_from_states
-from trainer.workers.critic import CriticGroup
-from trainer.workers.experience import Assembler, ObjectReader, ShardSettings
-from trainer.workers.learner_group import GroupSettings, LearnerGroup
-from trainer.workers.policy import PolicyGroup
-from trainer.workers.reference import ReferenceGroup
-from trainer.workers.specs import FrozenSpec, LearnerSpec, PolicySpec, ScalarSpec
+from raylign.rollout.fingerprint import tensor_digest
+from raylign.rollout.interfaces import GroupHandle, Ref
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
+from raylign.trainer.models.scalar_head import values_from_states
+from raylign.trainer.workers.critic import CriticGroup
+from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
+from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup
+from raylign.trainer.workers.policy import PolicyGroup
+from raylign.trainer.workers.reference import ReferenceGroup
+from raylign.trainer.workers.specs import FrozenSpec, LearnerSpec, PolicySpec, ScalarSpec
+from safetensors.torch import load, load_file
 
 TEMPERATURE = 0.7
 LEARNER = LearnerConfig(

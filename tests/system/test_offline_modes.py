@@ -13,22 +13,22 @@ from statistics import fmean
 import pytest
 import torch
 from peft import PeftModel
+from raylign.app.configuration import compose
+from raylign.app.main import run
+from raylign.cluster.session import Session
+from raylign.conf.model_folder import model_folder
+from raylign.conf.schema import Precision
+from raylign.data.types import TokenBatch
+from raylign.records.glossary import describe
+from raylign.records.metrics_log import MetricHistory, read_history
+from raylign.records.run_folder import RunPaths
+from raylign.records.summary import read_summary
+from raylign.trainer.checkpoint import open_checkpoint
+from raylign.trainer.models.loading import load_causal_lm
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from cluster.session import Session
-from conf.model_folder import model_folder
-from conf.schema import Precision
-from data.types import TokenBatch
 from tests.system.tiny_runs import play
-from trainer.checkpoint import open_checkpoint
-from trainer.configuration import compose
-from trainer.glossary import describe
-from trainer.main import run
-from trainer.metrics_log import MetricHistory, read_history
-from trainer.models.loading import load_causal_lm
-from trainer.run_folder import RunPaths
-from trainer.summary import read_summary
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import ScoredBatch, TokenBatch
+from raylign.feedback.simulate.answers import PlantedModel, TemplateAnswers
+from raylign.feedback.simulate.judge import SignalMix
+from raylign.feedback.simulate.run import Simulation, simulate
+from raylign.records.metrics_log import read_history
+from raylign.records.run_folder import RunPaths
 
-from data.sample_model import tiny_model
-from data.types import ScoredBatch, TokenBatch
-from feedback.simulate.answers import PlantedModel, TemplateAnswers
-from feedback.simulate.judge import SignalMix
-from feedback.simulate.run import Simulation, simulate
 from tests.system.tiny_runs import question_rows
-from trainer.metrics_log import read_history
-from trainer.run_folder import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

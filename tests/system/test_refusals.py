@@ -15,16 +15,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from raylign.app.cli import app, run_command
+from raylign.app.configuration import compose
+from raylign.app.main import run
+from raylign.cluster.session import Session
+from raylign.data.sample_model import tiny_model
+from raylign.records.metrics_log import read_history
+from raylign.records.run_folder import RunFolder, RunPaths
 from rich.console import Console
 
-from cluster.session import Session
-from data.sample_model import tiny_model
 from tests.system.tiny_runs import run_settings
-from trainer.cli import app, run_command
-from trainer.configuration import compose
-from trainer.main import run
-from trainer.metrics_log import read_history
-from trainer.run_folder import RunFolder, RunPaths
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

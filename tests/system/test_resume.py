@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from raylign.records.metrics_log import read_history
+from raylign.records.run_folder import RunPaths
+from raylign.records.samples import read_samples
+from raylign.trainer.checkpoint import CheckpointStore
 
 from tests.system.tiny_runs import PPO_STEPS
-from trainer.checkpoint import CheckpointStore
-from trainer.metrics_log import read_history
-from trainer.run_folder import RunPaths
-from trainer.samples import read_samples
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pytest
 import ray
-from transformers import AutoTokenizer
-
-from cluster.placement import RoleRequest, plan_placement
-from cluster.reserve import reserve
-from cluster.runtime_env import RoleEnv
-from cluster.session import Session, session
-from conf.errors import ModelLoadError
-from conf.schema import ClusterConfig, Device, PlacementStrategy, Precision, RewardConfig, RuleRewardConfig
-from data.sample_model import tiny_model
-from data.types import (
+from raylign.cluster.placement import RoleRequest, plan_placement
+from raylign.cluster.reserve import reserve
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.session import Session, session
+from raylign.conf.errors import ModelLoadError
+from raylign.conf.schema import ClusterConfig, Device, PlacementStrategy, Precision, RewardConfig, RuleRewardConfig
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import (
     Completion,
     FinishReason,
     Message,
@@ -31,11 +29,12 @@ from data.types import (
     SampleKey,
     SamplingParams,
 )
-from reward.scorer import ComposedScorer
-from reward.server import RewardPool
-from rollout.interfaces import GroupHandle, Ref
-from trainer.engine.base import WRAPPER_PREFIX
-from trainer.models.loading import export_hf, load_scalar_model
+from raylign.reward.scorer import ComposedScorer
+from raylign.reward.server import RewardPool
+from raylign.rollout.interfaces import GroupHandle, Ref
+from raylign.trainer.engine.base import WRAPPER_PREFIX
+from raylign.trainer.models.loading import export_hf, load_scalar_model
+from transformers import AutoTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,18 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from raylign.cluster.session import session
+from raylign.cluster.weights import NativeClient, put_bucket
+from raylign.conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import FinishReason, Prompt, RolloutGroup, SamplingParams
+from raylign.rollout.environment import engine_environment
+from raylign.rollout.fingerprint import dtype_name, tensor_digest
+from raylign.rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, WeightManifest
+from raylign.rollout.pool import RolloutPool
+from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
+from raylign.trainer.loops.publish import WeightPublisher
 from transformers import AutoModelForCausalLM
-
-from cluster.session import session
-from cluster.weights import NativeClient, put_bucket
-from conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
-from data.sample_model import tiny_model
-from data.types import FinishReason, Prompt, RolloutGroup, SamplingParams
-from rollout.environment import engine_environment
-from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, WeightManifest
-from rollout.pool import RolloutPool
-from rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
-from trainer.loops.publish import WeightPublisher
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -206,7 +205,7 @@ def test_native_control_calls_reach_every_worker_with_ranks_of_their_own_and_a_d
 
 
 def test_what_the_native_sender_announces_is_what_it_sends() -> None:
-    from rollout.vllm_extension_sender import NCCLTrainerWeightTransferEngine, PublishedWeights
+    from raylign.rollout.vllm_extension_sender import NCCLTrainerWeightTransferEngine, PublishedWeights
 
     weights = {"a": torch.ones(2, 3), "b": torch.ones(5)}
     specs = [TensorSpec(n, tuple(t.shape), "bfloat16", "") for n, t in weights.items()]

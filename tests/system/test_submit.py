@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from raylign.records.metrics_log import read_history
+from raylign.records.run_folder import RunPaths
 
 from tests.system.tiny_runs import question_rows
-from trainer.metrics_log import read_history
-from trainer.run_folder import RunPaths
 
 START_TIMEOUT_S = 120
 JOB_TIMEOUT_S = 240
@@ -99,41 +99,51 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 PROJECT = Path(__file__).resolve().parents[2]
 SUBMIT = (
-    "import logging, sys; from pathlib import Path; from cluster.submit import submit;"
+    "import logging, sys; from pathlib import Path; from raylign.cluster.submit import submit;"
     "logging.basicConfig(level=logging.INFO, format='%(message)s');"
     "sys.exit(submit(sys.argv[3:], address=sys.argv[1], working_dir=Path(sys.argv[2]), wait=True,"
     " entrypoint=('python', 'job.py')))"
 )
 JOB = """
 import sys
-import cluster, data
-from cluster.session import session
-from conf.schema import ClusterConfig
+import raylign.data
+from raylign.cluster.session import session
+from raylign.conf.schema import ClusterConfig
 import ray
 
 def where():
-    import data
-    return data.__file__
+    import raylign.data
+    return raylign.data.__file__
 
 print("arguments", sys.argv[1:])
 with session(ClusterConfig(), num_cpus=1) as live:  # the default address: a job joins its own cluster
     print("nodes", len(live.nodes()), "local", live.local)
     there = ray.get(ray.remote(where).remote(), timeout=60)
-print("same", there == data.__file__, "shipped", "working_dir_files" in there)
+print("same", there == raylign.data.__file__, "shipped", "py_modules_files" in there)
 sys.exit(75)
 """
 
 
 @pytest.fixture(scope="module")
 def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages a driver needs, as a checkout would hold them, and a driver."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for package in ("conf", "data", "cluster", "rollout"):
-        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    """A user's folder: a driver, and modules named like the parts of this project."""
+    folder = tmp_path_factory.mktemp("folder")
     (folder / "job.py").write_text(JOB)
+    take_our_names(folder)
     (folder / "runs").mkdir()
     (folder / "runs" / "large.bin").write_bytes(b"0" * 1024)
     return folder
+
+
+def take_our_names(folder: Path) -> None:
+    """Modules and packages of a user's own that are named like ours; importing one of them is an error."""
+    for name in ("reward", "conf", "rollout", "cluster"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py of the working folder was imported')\n")
+    for name in ("data", "trainer", "records", "app", "feedback"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(
+            f"raise RuntimeError('{name}/ of the working folder was imported')\n"
+        )
 
 
 def run_submit(head: Head, working_dir: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -161,7 +171,6 @@ def test_a_job_without_the_token_is_refused(head: Head, working_dir: Path, tmp_p
     assert done.returncode != 0 and "ClusterError" in log and "token" in log, log
 
 
-PACKAGES = ("cluster", "conf", "data", "evals", "feedback", "reward", "rollout", "trainer")
 TRAIN_TIMEOUT_S = 600
 
 
@@ -169,20 +178,20 @@ TRAIN_TIMEOUT_S = 600
 @pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
 def test_the_readme_trains_on_a_running_cluster(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
     """Its `ray job submit` as it stands, but for the place of the cluster and of the disk the machines share."""
-    checkout, shared = tmp_path / "checkout", tmp_path / "shared"
-    for package in PACKAGES:
-        shutil.copytree(PROJECT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    folder, shared = tmp_path / "folder", tmp_path / "shared"
+    folder.mkdir()
+    take_our_names(folder)
     shutil.copytree(tiny_model_dir, shared / "my-model")
     (shared / "prompts.jsonl").write_text(question_rows(16))
     (block,) = re.findall(r"^```sh cluster\n(.*?)^```$", (PROJECT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     script = block.replace("http://127.0.0.1:8265", head.job_server).replace("/shared", str(shared))
     assert "ray job submit --working-dir . -- raylign train" in script
     done = subprocess.run(
-        ["bash", "-ec", script], cwd=checkout, env=head.env, capture_output=True, text=True, timeout=TRAIN_TIMEOUT_S
+        ["bash", "-ec", script], cwd=folder, env=head.env, capture_output=True, text=True, timeout=TRAIN_TIMEOUT_S
     )
     log = done.stdout + done.stderr
     assert done.returncode == 0 and "succeeded" in log, log
     run = RunPaths(shared / "runs" / "my-job")
     assert [row.step for row in read_history(run.metrics).rows] == [1]
     assert run.report.is_file() and (run.export / "step-1" / "model.safetensors").is_file()
-    assert not (checkout / "runs").exists()
+    assert not (folder / "runs").exists()

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from trainer.metrics_log import read_history
+from raylign.records.metrics_log import read_history
 
 pytestmark = pytest.mark.system
 
@@ -21,11 +20,11 @@ SECRET = "planted-secret-0123456789"
 TRACKED_RUN = """
 import logging, sys, time
 from pathlib import Path
-from conf.schema import *
-from trainer.run_folder import RunPaths
-from trainer.tracking import Tracker
-from data.types import FinishReason, SampleKey
-from trainer.samples import SampleRow
+from raylign.conf.schema import *
+from raylign.records.run_folder import RunPaths
+from raylign.records.tracking import Tracker
+from raylign.data.types import FinishReason, SampleKey
+from raylign.records.samples import SampleRow
 logging.basicConfig(stream=sys.stderr)
 folder, mode, key = Path(sys.argv[1]), WandbMode[sys.argv[2]], sys.argv[3]
 config = RunConfig(algorithm=AlgorithmConfig(name="ppo"))

@@ -10,16 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoModelForCausalLM
-
-from conf.schema import Device, Precision, RolloutConfig, SyncConfig
-from data.sample_model import tiny_model
-from data.types import Prompt, SampleKey, SamplingParams
-from rollout import environment
-from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import (
+from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import Prompt, SampleKey, SamplingParams
+from raylign.rollout import environment
+from raylign.rollout.fingerprint import dtype_name, tensor_digest
+from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
     GenerationRequest,
@@ -28,6 +24,9 @@ from rollout.interfaces import (
     WeightManifest,
     WeightUpdateError,
 )
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.system
 
@@ -45,7 +44,7 @@ class Bench:
         self, folder: Path, extension: str | None = None, config: RolloutConfig = CONFIG, sync: SyncConfig = SYNC
     ):
         environment.prepare(config, Device.cpu)
-        from rollout.vllm_engine import EXTENSION, VLLMEngine  # after the environment
+        from raylign.rollout.vllm_engine import EXTENSION, VLLMEngine  # after the environment
 
         self.loop = asyncio.new_event_loop()
         self.engine = VLLMEngine(str(folder), config, sync, extension=extension or EXTENSION)

@@ -9,18 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-
-from cluster.errors import FailureKind, RoleError
-from cluster.placement import RoleRequest, plan_placement
-from cluster.rank import free_meeting_point
-from cluster.reserve import Reservation, reserve
-from cluster.runtime_env import RoleEnv
-from cluster.session import Session, session
-from cluster.worker_group import WorkerGroup
-from conf.errors import ClusterError, RunFailed
-from conf.schema import ClusterConfig, Device, PlacementStrategy
-from rollout.interfaces import GroupHandle
-from trainer.workers.experience import ObjectReader
+from raylign.cluster.errors import FailureKind, RoleError
+from raylign.cluster.placement import RoleRequest, plan_placement
+from raylign.cluster.rank import free_meeting_point
+from raylign.cluster.reserve import Reservation, reserve
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.session import Session, session
+from raylign.cluster.worker_group import WorkerGroup
+from raylign.conf.errors import ClusterError, RunFailed
+from raylign.conf.schema import ClusterConfig, Device, PlacementStrategy
+from raylign.rollout.interfaces import GroupHandle
+from raylign.trainer.workers.experience import ObjectReader
 
 
 def rank_class() -> type:  # noqa: C901 (a class of six small methods)
@@ -33,9 +32,9 @@ def rank_class() -> type:  # noqa: C901 (a class of six small methods)
             self.rank = rank
 
         def where(self) -> tuple[str, dict[str, str]]:
-            import data
+            import raylign.data
 
-            return str(data.__file__), dict(os.environ)
+            return str(raylign.data.__file__), dict(os.environ)
 
         def rendezvous(self) -> tuple[str, int]:
             meeting = free_meeting_point()
@@ -103,10 +102,10 @@ def call(group: WorkerGroup, name: str, *, timeout_s: float = 30.0) -> list[obje
 
 def test_results_come_in_rank_order_from_our_own_packages(group: WorkerGroup) -> None:
     assert call(group, "answer") == [0, 10]
-    import data
+    import raylign.data
 
     for source, env in call(group, "where"):
-        assert source == data.__file__
+        assert source == raylign.data.__file__
         assert (env["DS_ACCELERATOR"], env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"]) == ("cpu", "1", "1")
         assert env["RAY_AUTH_MODE"] == "token"
     address, port = call(group, "rendezvous")[0]

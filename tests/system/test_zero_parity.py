@@ -18,21 +18,20 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from deepspeed.utils import safe_get_full_fp32_param
+from raylign.conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, Schedule
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
+from raylign.trainer.algorithms.base import LossOutput, MetricSum
+from raylign.trainer.engine.base import Engine
+from raylign.trainer.engine.rendezvous import Rendezvous
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.engine.zero import ZeroEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.adapters import add_adapters, initial_adapters, start_adapters
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.loading import load_causal_lm, stored_weights
+from raylign.trainer.models.lora import is_adapter
 from torch import nn
-
-from conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, Schedule
-from data.sample_model import tiny_model
-from data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
-from trainer.algorithms.base import LossOutput, MetricSum
-from trainer.engine.base import Engine
-from trainer.engine.rendezvous import Rendezvous
-from trainer.engine.torch_engine import TorchEngine
-from trainer.engine.zero import ZeroEngine
-from trainer.learner import Learner
-from trainer.models.adapters import add_adapters, initial_adapters, start_adapters
-from trainer.models.causal_lm import CausalLM
-from trainer.models.loading import load_causal_lm, stored_weights
-from trainer.models.lora import is_adapter
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 

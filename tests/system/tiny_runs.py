@@ -6,12 +6,11 @@ import json
 from io import StringIO
 from pathlib import Path
 
+from raylign.app.configuration import compose
+from raylign.app.main import run
+from raylign.cluster.session import Session
+from raylign.records.run_folder import RunPaths
 from rich.console import Console
-
-from cluster.session import Session
-from trainer.configuration import compose
-from trainer.main import run
-from trainer.run_folder import RunPaths
 
 PPO_STEPS = 6
 

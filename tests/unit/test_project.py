@@ -8,15 +8,17 @@ from __future__ import annotations
 import ast
 import fnmatch
 import re
+import shutil
 import subprocess
 import sys
-import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("conf", "data", "trainer", "rollout", "reward", "cluster", "feedback", "evals")
+FOLDERS = ("conf", "data", "trainer", "rollout", "reward", "cluster", "feedback", "evals", "records", "app", "pages")
+CODE = ("raylign", *FOLDERS)
 
 PURE_MODULES = (
     "data/types.py",
@@ -29,19 +31,19 @@ PURE_MODULES = (
 )
 HEAVY = ("ray", "deepspeed", "vllm", "hydra", "omegaconf", "wandb", "transformers")
 
-ENTRY_POINTS = ("trainer/main.py", "trainer/cli.py")
+ENTRY_POINTS = ("app/main.py", "app/cli.py")
 CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/overrides.py")
 HOMES = {
     "deepspeed": ("trainer/engine/*",),
     "vllm": ("rollout/vllm_engine.py", "rollout/vllm_extension*.py"),
-    "wandb": ("trainer/tracking.py",),
+    "wandb": ("records/tracking.py",),
     "ray": (
         "cluster/*",
         "trainer/workers/*",
         "rollout/worker.py",
         "rollout/pool.py",
         "reward/server.py",
-        "trainer/main.py",
+        "app/main.py",
         "evals/main.py",
     ),
     "hydra": (*ENTRY_POINTS, *CONF_HOMES, "cluster/submit.py"),
@@ -57,7 +59,7 @@ LONGER: dict[str, tuple[int, str]] = {
 
 
 def sources() -> list[Path]:
-    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return sorted(path for package in CODE for path in (ROOT / package).rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -65,7 +67,7 @@ def name_of(path: Path) -> str:
 
 
 def module_of(path: Path) -> str:
-    return name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return "raylign." + name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def matches(path: Path, patterns: tuple[str, ...]) -> bool:
@@ -87,21 +89,73 @@ def imported_roots(tree: ast.Module) -> set[str]:
 
 
 def test_packages_come_from_this_repository_wherever_a_process_starts(tmp_path: Path):
-    # Every one of these names also belongs to an unrelated distribution, and workers start in other folders.
     code = "import importlib, sys; [print(importlib.import_module(name).__file__) for name in sys.argv[1:]]"
-    command = [sys.executable, "-P", "-c", code, *PACKAGES]
+    command = [sys.executable, "-P", "-c", code, "raylign", *(f"raylign.{folder}" for folder in FOLDERS)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
     assert result.returncode == 0, f"{result.stderr[-500:]}\nis this project installed? run `make setup`"
-    assert result.stdout.split() == [str(ROOT / package / "__init__.py") for package in PACKAGES]
+    assert result.stdout.split() == [str(ROOT / folder / "__init__.py") for folder in CODE]
 
 
-def test_the_built_distribution_holds_the_packages_and_no_tests():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+def test_nothing_is_imported_by_the_name_of_its_folder():
+    # A folder of code can be found under its own name from the top of a checkout; users have only `raylign`.
+    places = [ROOT / folder for folder in (*CODE, "tests", "benchmarks")]
+    strays = [
+        f"{name_of(path)}: {', '.join(sorted(found))}"
+        for place in places
+        for path in sorted(place.rglob("*.py"))
+        if (found := imported_roots(parse(path)) & set(FOLDERS))
+    ]
 
-    assert settings["include"] == [pattern for package in PACKAGES for pattern in (package, f"{package}.*")]
-    missing = {name_of(path.parent) for path in sources() if not (path.parent / "__init__.py").is_file()}
-    assert not missing, f"folders with modules but no __init__.py are left out of the wheel: {sorted(missing)}"
+    assert not strays, "write `from raylign.<folder>...`:\n" + "\n".join(strays)
+
+
+@pytest.mark.slow
+def test_the_wheel_has_one_top_level_name_and_everything_below_it(tmp_path: Path):
+    copy = tmp_path / "source"
+    kept = ("pyproject.toml", "setup.py", "README.md", "LICENSE", *CODE)
+    for name in kept:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            copy.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=copy, capture_output=True, check=True, timeout=240)
+    (wheel,) = tmp_path.glob("raylign-*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+
+    assert {name.partition("/")[0] for name in held if ".dist-info/" not in name} == {"raylign"}
+    wanted = {name_of(p).removeprefix("raylign/") for folder in CODE for p in (ROOT / folder).rglob("*") if shipped(p)}
+    assert wanted <= {name.removeprefix("raylign/") for name in held}
+
+
+def shipped(path: Path) -> bool:
+    return path.suffix in {".py", ".yaml", ".jsonl", ".html", ".css", ".typed"} and "__pycache__" not in path.parts
+
+
+@pytest.mark.slow
+def test_a_folder_with_names_like_ours_does_not_disturb(tmp_path: Path):
+    for name in ("reward", "conf", "rollout", "cluster"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the working folder was imported')\n")
+    for name in ("data", "trainer", "records", "app", "feedback"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('a folder of the user was imported')\n")
+    command = [sys.executable, "-m", "raylign", "train", "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert shown.returncode == 0 and "rollout.num_workers" in shown.stdout, shown.stderr
 
 
 BLOCKED_IMPORT = """
@@ -126,7 +180,7 @@ for module in sys.argv[2:]:
 
 def test_pure_modules_import_without_the_heavy_libraries():
     modules = [module_of(path) for path in sources() if matches(path, PURE_MODULES)]
-    assert {"data.types", "conf.schema"} <= set(modules)
+    assert {"raylign.data.types", "raylign.conf.schema"} <= set(modules)
 
     command = [sys.executable, "-c", BLOCKED_IMPORT, ",".join(HEAVY), *modules]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

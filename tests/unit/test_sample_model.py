@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.data import sample_model
+from raylign.data.sample_model import MANIFEST, SampleModelError, prepare_sample_model, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
-from data import sample_model
-from data.sample_model import MANIFEST, SampleModelError, prepare_sample_model, tiny_model
 
 
 def test_tiny_models_load_with_the_embedding_tying_asked_for(tiny_model_dir: Path, tiny_model_untied_dir: Path):

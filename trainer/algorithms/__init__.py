@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conf.schema import AlgorithmConfig
-from trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm
-from trainer.algorithms.dpo import DPO, DPOConfig
-from trainer.algorithms.grpo import GRPO, GRPOConfig
-from trainer.algorithms.kto import KTO, KTOConfig
-from trainer.algorithms.orpo import ORPO, ORPOConfig
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.pretrain import PretrainConfig, Pretraining
-from trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
-from trainer.algorithms.rloo import RLOO, RLOOConfig
-from trainer.algorithms.rm import RewardModelling, RMConfig
-from trainer.algorithms.sft import SFT, SFTConfig
-from trainer.algorithms.simpo import SimPO, SimPOConfig
+from raylign.conf.schema import AlgorithmConfig
+from raylign.trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm
+from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
+from raylign.trainer.algorithms.kto import KTO, KTOConfig
+from raylign.trainer.algorithms.orpo import ORPO, ORPOConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.pretrain import PretrainConfig, Pretraining
+from raylign.trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
+from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+from raylign.trainer.algorithms.sft import SFT, SFTConfig
+from raylign.trainer.algorithms.simpo import SimPO, SimPOConfig
 
 ALGORITHMS: dict[str, tuple[type[AlgorithmConfig], Callable[..., OnlineAlgorithm | OfflineAlgorithm]]] = {
     "ppo": (PPOConfig, PPO),

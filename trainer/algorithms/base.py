@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
-from data.types import (
+from raylign.data.types import (
     CriticExperience,
     Denominators,
     PolicyExperience,
@@ -21,6 +19,7 @@ from data.types import (
     TokenBatch,
     TokenOutputs,
 )
+from torch import Tensor
 
 
 class Role(Enum):

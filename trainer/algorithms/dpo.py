@@ -1,20 +1,26 @@
 """Direct preference optimisation and its close relatives (Rafailov et al. 2023; see trainer/functional/preferences.py).
 
-The reference's log-probs come with the batch: they are computed once, before training (trainer/launch/reference.py).
+The reference's log-probs come with the batch: they are computed once, before training (app/launch/reference.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raylign.conf.schema import AlgorithmConfig, DPOLoss, IPONormalisation
+from raylign.data.types import Denominators, PairBatch, RowKind, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
+from raylign.trainer.algorithms.offline import (
+    PairLogps,
+    chosen_nll,
+    entropy,
+    pair_mean,
+    pair_metrics,
+    smoothing_problems,
+)
+from raylign.trainer.algorithms.online import range_problems
+from raylign.trainer.functional.preferences import hinge_loss, ipo_loss, robust_sigmoid_loss, smoothed_sigmoid_loss
 from torch import Tensor
-
-from conf.schema import AlgorithmConfig, DPOLoss, IPONormalisation
-from data.types import Denominators, PairBatch, RowKind, TokenOutputs
-from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, pair_mean, pair_metrics, smoothing_problems
-from trainer.algorithms.online import range_problems
-from trainer.functional.preferences import hinge_loss, ipo_loss, robust_sigmoid_loss, smoothed_sigmoid_loss
 
 
 @dataclass(kw_only=True)

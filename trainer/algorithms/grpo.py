@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.schema import KLEstimator
-from data.types import Denominators, PolicyExperience, ScoredBatch, TokenOutputs
-from trainer.algorithms.base import AdvantageEstimate, LossOutput, Role
-from trainer.algorithms.online import (
+from raylign.conf.schema import KLEstimator
+from raylign.data.types import Denominators, PolicyExperience, ScoredBatch, TokenOutputs
+from raylign.trainer.algorithms.base import AdvantageEstimate, LossOutput, Role
+from raylign.trainer.algorithms.online import (
     OnlineConfig,
     group_metrics,
     penalised_scores,
     policy_loss,
     reference_metrics,
 )
-from trainer.functional.advantages import GroupStatistics, broadcast_to_tokens, group_relative
+from raylign.trainer.functional.advantages import GroupStatistics, broadcast_to_tokens, group_relative
 
 
 @dataclass(kw_only=True)

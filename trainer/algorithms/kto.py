@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from raylign.conf.schema import AlgorithmConfig
+from raylign.data.row_batches import JudgedBatch
+from raylign.data.types import Denominators, RowKind, TokenBatch, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, MetricSum, ModelKind, OfflineNeeds, Role
+from raylign.trainer.algorithms.offline import entropy, over_real
+from raylign.trainer.algorithms.online import range_problems
+from raylign.trainer.functional.preferences import kto_loss
+from raylign.trainer.functional.segments import sequence_sum
 from torch import Tensor
-
-from conf.schema import AlgorithmConfig
-from data.row_batches import JudgedBatch
-from data.types import Denominators, RowKind, TokenBatch, TokenOutputs
-from trainer.algorithms.base import LossOutput, MetricSum, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import entropy, over_real
-from trainer.algorithms.online import range_problems
-from trainer.functional.preferences import kto_loss
-from trainer.functional.segments import sequence_sum
 
 
 @dataclass(kw_only=True)

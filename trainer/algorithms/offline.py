@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from raylign.data.row_batches import TextBatch
+from raylign.data.types import Denominators, PairBatch, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, MetricSum
+from raylign.trainer.functional.masked import masked_sum
+from raylign.trainer.functional.preferences import answer_logps
 from torch import Tensor
-
-from data.row_batches import TextBatch
-from data.types import Denominators, PairBatch, TokenOutputs
-from trainer.algorithms.base import LossOutput, MetricSum
-from trainer.functional.masked import masked_sum
-from trainer.functional.preferences import answer_logps
 
 
 def text_loss(outputs: TokenOutputs, batch: TextBatch, denominators: Denominators) -> LossOutput:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from raylign.conf.schema import AlgorithmConfig, KLController, KLEstimator, LossAggregation, OldLogprobs
+from raylign.data.types import Denominators, PolicyExperience, ScoredBatch, TokenBatch, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, MetricSum, Role
+from raylign.trainer.functional.advantages import GroupStatistics
+from raylign.trainer.functional.kl import KLState, kl_estimate, kl_loss, sequence_kl
+from raylign.trainer.functional.losses import ClipRange, clipped_policy_loss, log_ratio, truncated_importance_weights
+from raylign.trainer.functional.masked import masked_mean, masked_sum
+from raylign.trainer.functional.segments import sequence_ids, sequence_sum, trained_tokens
 from torch import Tensor
-
-from conf.schema import AlgorithmConfig, KLController, KLEstimator, LossAggregation, OldLogprobs
-from data.types import Denominators, PolicyExperience, ScoredBatch, TokenBatch, TokenOutputs
-from trainer.algorithms.base import LossOutput, MetricSum, Role
-from trainer.functional.advantages import GroupStatistics
-from trainer.functional.kl import KLState, kl_estimate, kl_loss, sequence_kl
-from trainer.functional.losses import ClipRange, clipped_policy_loss, log_ratio, truncated_importance_weights
-from trainer.functional.masked import masked_mean, masked_sum
-from trainer.functional.segments import sequence_ids, sequence_sum, trained_tokens
 
 
 @dataclass(kw_only=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raylign.conf.schema import AlgorithmConfig
+from raylign.data.types import Denominators, PairBatch, RowKind, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
+from raylign.trainer.algorithms.offline import PairLogps, chosen_nll, entropy, over_real, pair_mean, pair_metrics
+from raylign.trainer.algorithms.online import range_problems
+from raylign.trainer.functional.preferences import log_odds_gap
 from torch.nn.functional import logsigmoid
-
-from conf.schema import AlgorithmConfig
-from data.types import Denominators, PairBatch, RowKind, TokenOutputs
-from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, over_real, pair_mean, pair_metrics
-from trainer.algorithms.online import range_problems
-from trainer.functional.preferences import log_odds_gap
 
 
 @dataclass(kw_only=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from data.types import CriticExperience, Denominators, PolicyExperience, ScoredBatch, TokenOutputs
-from trainer.algorithms.base import AdvantageEstimate, LossOutput, MetricSum, Role
-from trainer.algorithms.online import (
+from raylign.data.types import CriticExperience, Denominators, PolicyExperience, ScoredBatch, TokenOutputs
+from raylign.trainer.algorithms.base import AdvantageEstimate, LossOutput, MetricSum, Role
+from raylign.trainer.algorithms.online import (
     OnlineConfig,
     kl_penalty,
     policy_loss,
@@ -17,10 +15,11 @@ from trainer.algorithms.online import (
     reference_metrics,
     require_finite_scores,
 )
-from trainer.functional.advantages import gae
-from trainer.functional.losses import clipped_value_loss
-from trainer.functional.masked import explained_variance, masked_mean, masked_moments, masked_sum, masked_whiten
-from trainer.functional.rewards import token_rewards
+from raylign.trainer.functional.advantages import gae
+from raylign.trainer.functional.losses import clipped_value_loss
+from raylign.trainer.functional.masked import explained_variance, masked_mean, masked_moments, masked_sum, masked_whiten
+from raylign.trainer.functional.rewards import token_rewards
+from torch import Tensor
 
 
 @dataclass(kw_only=True)

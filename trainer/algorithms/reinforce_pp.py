@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.types import Denominators, PolicyExperience, ScoredBatch, TokenOutputs
-from trainer.algorithms.base import AdvantageEstimate, LossOutput, Role
-from trainer.algorithms.online import (
+from raylign.data.types import Denominators, PolicyExperience, ScoredBatch, TokenOutputs
+from raylign.trainer.algorithms.base import AdvantageEstimate, LossOutput, Role
+from raylign.trainer.algorithms.online import (
     OnlineConfig,
     group_metrics,
     kl_penalty,
@@ -15,9 +15,9 @@ from trainer.algorithms.online import (
     reference_metrics,
     require_finite_scores,
 )
-from trainer.functional.advantages import GroupStatistics, discounted_returns, group_relative
-from trainer.functional.masked import masked_whiten
-from trainer.functional.rewards import token_rewards
+from raylign.trainer.functional.advantages import GroupStatistics, discounted_returns, group_relative
+from raylign.trainer.functional.masked import masked_whiten
+from raylign.trainer.functional.rewards import token_rewards
 
 
 @dataclass(kw_only=True)

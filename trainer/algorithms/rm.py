@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from raylign.conf.schema import AlgorithmConfig
+from raylign.data.types import Denominators, PairBatch, RowKind
+from raylign.trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
+from raylign.trainer.algorithms.offline import over_real, pair_mean, smoothing_problems
+from raylign.trainer.algorithms.online import range_problems
+from raylign.trainer.functional.losses import bradley_terry_loss
 from torch import Tensor
-
-from conf.schema import AlgorithmConfig
-from data.types import Denominators, PairBatch, RowKind
-from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import over_real, pair_mean, smoothing_problems
-from trainer.algorithms.online import range_problems
-from trainer.functional.losses import bradley_terry_loss
 
 
 @dataclass(kw_only=True)

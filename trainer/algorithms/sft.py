@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raylign.conf.schema import AlgorithmConfig
+from raylign.data.row_batches import TextBatch
+from raylign.data.types import Denominators, RowKind, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
+from raylign.trainer.algorithms.offline import text_loss, text_loss_gradient
+from raylign.trainer.algorithms.online import range_problems
 from torch import Tensor
-
-from conf.schema import AlgorithmConfig
-from data.row_batches import TextBatch
-from data.types import Denominators, RowKind, TokenOutputs
-from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import text_loss, text_loss_gradient
-from trainer.algorithms.online import range_problems
 
 
 @dataclass(kw_only=True)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.schema import AlgorithmConfig
-from data.types import Denominators, PairBatch, RowKind, TokenOutputs
-from trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
-from trainer.algorithms.offline import PairLogps, chosen_nll, entropy, pair_mean, pair_metrics, smoothing_problems
-from trainer.algorithms.online import range_problems
-from trainer.functional.preferences import smoothed_sigmoid_loss
+from raylign.conf.schema import AlgorithmConfig
+from raylign.data.types import Denominators, PairBatch, RowKind, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput, ModelKind, OfflineNeeds, Role
+from raylign.trainer.algorithms.offline import (
+    PairLogps,
+    chosen_nll,
+    entropy,
+    pair_mean,
+    pair_metrics,
+    smoothing_problems,
+)
+from raylign.trainer.algorithms.online import range_problems
+from raylign.trainer.functional.preferences import smoothed_sigmoid_loss
 
 
 @dataclass(kw_only=True)

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from raylign.conf.schema import OptimConfig, Schedule
 from torch import Tensor, nn
-
-from conf.schema import OptimConfig, Schedule
 
 WRAPPER_PREFIX = "hf."
 """Both model wrappers hold the transformers model under this name; without it parameter names are Hugging Face's."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from raylign.trainer.engine.base import WRAPPER_PREFIX, Engine
+from raylign.trainer.models.lora import lora_layers, merged_weights
 from torch import Tensor
-
-from trainer.engine.base import WRAPPER_PREFIX, Engine
-from trainer.models.lora import lora_layers, merged_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
-
-from conf.schema import Device
+from raylign.conf.schema import Device
 
 
 @dataclass(frozen=True, slots=True)

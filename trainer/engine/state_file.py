@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from raylign.trainer.engine.base import EngineStateError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-
-from trainer.engine.base import EngineStateError
 
 _META_KEY = "raylign_engine"
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from raylign.conf.schema import OptimConfig
+from raylign.trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
+from raylign.trainer.engine.state_file import StateHeader, load_masters, save_masters
+from raylign.trainer.models.lora import frozen_digest
 from torch import Tensor, nn
-
-from conf.schema import OptimConfig
-from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
-from trainer.engine.state_file import StateHeader, load_masters, save_masters
-from trainer.models.lora import frozen_digest
 
 
 class TorchEngine:

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from raylign.conf.schema import Device, LearnerConfig, Offload
+from raylign.trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
+from raylign.trainer.engine.build_lock import free_build_locks
+from raylign.trainer.engine.rendezvous import Rendezvous, join
+from raylign.trainer.engine.state_file import StateHeader, load_masters, save_masters
+from raylign.trainer.engine.torch_engine import clip_gradients
+from raylign.trainer.engine.zero_config import deepspeed_config
+from raylign.trainer.models.lora import frozen_digest
 from torch import Tensor, nn
-
-from conf.schema import Device, LearnerConfig, Offload
-from trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
-from trainer.engine.build_lock import free_build_locks
-from trainer.engine.rendezvous import Rendezvous, join
-from trainer.engine.state_file import StateHeader, load_masters, save_masters
-from trainer.engine.torch_engine import clip_gradients
-from trainer.engine.zero_config import deepspeed_config
-from trainer.models.lora import frozen_digest
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine

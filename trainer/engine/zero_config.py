@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conf.schema import LearnerConfig, Offload, Precision
+from raylign.conf.schema import LearnerConfig, Offload, Precision
 
 REDUCE_BUCKET_NUMEL = 1 << 25
 """Gradient elements reduced at once. DeepSpeed's 500 million make a bfloat16 learner copy its whole gradient to float32

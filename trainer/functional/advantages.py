@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from raylign.data.types import TokenBatch, ValueEstimates
+from raylign.trainer.functional.segments import ResponseLayout, reverse_scan, sequence_ids
 from torch import Tensor
-
-from data.types import TokenBatch, ValueEstimates
-from trainer.functional.segments import ResponseLayout, reverse_scan, sequence_ids
 
 
 def gae(

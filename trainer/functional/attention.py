@@ -13,12 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from raylign.trainer.functional.logit_blocks import accumulate_dtype
+from raylign.trainer.functional.packing import Packing
+from raylign.trainer.functional.tiles import Tile, plan_tiles
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from trainer.functional.logit_blocks import accumulate_dtype
-from trainer.functional.packing import Packing
-from trainer.functional.tiles import Tile, plan_tiles
 
 BLOCK_QUERIES = 128
 

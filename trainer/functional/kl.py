@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from raylign.conf.schema import KLController, KLEstimator
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.segments import sequence_sum
 from torch import Tensor
-
-from conf.schema import KLController, KLEstimator
-from data.types import TokenBatch
-from trainer.functional.segments import sequence_sum
 
 MAX_LOG_RATIO = 20.0  # exp of it is 5e8: finite in every float format in use
 MAX_COEF_STEP = 0.2  # the adaptive coefficient moves at most this fraction a horizon (Ziegler et al. 2019)

@@ -13,10 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from trainer.functional.logit_blocks import (
+from raylign.trainer.functional.logit_blocks import (
     accumulate_dtype,
     block_of,
     block_size,
@@ -24,6 +21,8 @@ from trainer.functional.logit_blocks import (
     softmax_by_tiles,
     tempered,
 )
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CPU_BLOCK_BYTES = 44 << 20
 """Of logits over the whole vocabulary: enough tokens for good products, and within 64 MB with the softmax at work."""

@@ -9,10 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from trainer.functional.logit_blocks import (
+from raylign.trainer.functional.logit_blocks import (
     accumulate_dtype,
     block_of,
     block_size,
@@ -20,6 +17,8 @@ from trainer.functional.logit_blocks import (
     softmax_by_tiles,
     tempered,
 )
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CPU_BLOCK_BYTES = 24 << 20
 """Of logits at once: enough for good products; with softmax and a slab's products within 64 MB or little more."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from raylign.trainer.functional.kl import MAX_LOG_RATIO
+from raylign.trainer.functional.preferences import smoothed_sigmoid_loss
 from torch import Tensor
-
-from trainer.functional.kl import MAX_LOG_RATIO
-from trainer.functional.preferences import smoothed_sigmoid_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from raylign.data.types import TokenBatch
 from torch import Tensor
-
-from data.types import TokenBatch
 
 MIN_SAVED = 1 / 32
 """Of a batch's tokens: less than this is not worth looking states up for."""

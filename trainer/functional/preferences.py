@@ -6,11 +6,10 @@ import math
 from dataclasses import replace
 
 import torch
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.segments import sequence_sum, trained_tokens
 from torch import Tensor
 from torch.nn.functional import logsigmoid, sigmoid
-
-from data.types import TokenBatch
-from trainer.functional.segments import sequence_sum, trained_tokens
 
 _NEVER_CERTAIN = -1e-6
 """Highest mean log-prob that odds are formed from: a probability of 1 has none."""

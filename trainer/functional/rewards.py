@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.segments import last_trained, sequence_ids
 from torch import Tensor
-
-from data.types import TokenBatch
-from trainer.functional.segments import last_trained, sequence_ids
 
 
 def token_rewards(scores: Tensor, tokens: TokenBatch, kl_penalty: Tensor | None) -> Tensor:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from raylign.trainer.functional.logit_blocks import accumulate_dtype
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from trainer.functional.logit_blocks import accumulate_dtype
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from raylign.data.types import TokenBatch
 from torch import Tensor
-
-from data.types import TokenBatch
 
 
 def sequence_ids(tokens: TokenBatch) -> Tensor:

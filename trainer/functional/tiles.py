@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from raylign.trainer.functional.packing import Packing, Path
 from torch import Tensor
-
-from trainer.functional.packing import Packing, Path
 
 MAX_PADDING = 0.125
 """Of a tile's queries: sequences of different lengths share a tile up to this waste."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conf.errors import RunFailed
-from conf.schema import Better
+from raylign.conf.errors import RunFailed
+from raylign.conf.schema import Better
 
 
 @dataclass(frozen=True, slots=True)

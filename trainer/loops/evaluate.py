@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data.types import FinishReason, Prompt, Reward, SamplingParams
-from trainer.loops.interfaces import GroupHandle, ReferenceGroup, RewardPool, RolloutPool, TensorReader
+from raylign.data.types import FinishReason, Prompt, Reward, SamplingParams
+from raylign.trainer.loops.interfaces import GroupHandle, ReferenceGroup, RewardPool, RolloutPool, TensorReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data.types import FinishReason
-from trainer.loops.evaluate import Evaluator, JudgedAnswer, summarise
-from trainer.loops.hooks import OnlineProgress, StepReport, due
+from raylign.data.types import FinishReason
+from raylign.trainer.loops.evaluate import Evaluator, JudgedAnswer, summarise
+from raylign.trainer.loops.hooks import OnlineProgress, StepReport, due
 
 
 @dataclass(frozen=True, slots=True)

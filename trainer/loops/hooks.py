@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from data.types import Reward, RewardOutcome
-from trainer.functional.kl import KLState
-from trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
+from raylign.data.types import Reward, RewardOutcome
+from raylign.trainer.functional.kl import KLState
+from raylign.trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
 
 
 @dataclass(frozen=True, slots=True)

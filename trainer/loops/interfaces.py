@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from raylign.data.types import Prompt, RewardOutcome, RolloutGroup, SamplingParams
+from raylign.rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
 from torch import Tensor
-
-from data.types import Prompt, RewardOutcome, RolloutGroup, SamplingParams
-from rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from trainer.loops.hooks import OnlineProgress, StepReport
+from raylign.trainer.loops.hooks import OnlineProgress, StepReport
 
 _TRAINED, _FAILED, _CHECKED = "ledger/trained", "ledger/failed", "data/masks_checked"
 

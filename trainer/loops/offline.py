@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from conf.errors import Preempted, RunFailed
-from trainer.loops.best import BestRule, BestStep
-from trainer.loops.clock import PhaseClock
-from trainer.loops.hooks import MetricSink, due
-from trainer.loops.interfaces import Ref, UpdateResult
+from raylign.conf.errors import Preempted, RunFailed
+from raylign.trainer.loops.best import BestRule, BestStep
+from raylign.trainer.loops.clock import PhaseClock
+from raylign.trainer.loops.hooks import MetricSink, due
+from raylign.trainer.loops.interfaces import Ref, UpdateResult
 
 _TRL_NAMES = {"lr": "learning_rate"}
 """Offline metrics have the names that TRL's users know; the learner's own serve PPO too."""

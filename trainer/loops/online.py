@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from cluster.errors import RoleError
-from conf.errors import Preempted, RunFailed
-from data.types import RewardFailure, RewardOutcome, SamplingParams
-from rollout.interfaces import EngineDead
-from trainer.loops.clock import PhaseClock
-from trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
-from trainer.loops.interfaces import (
+from raylign.cluster.errors import RoleError
+from raylign.conf.errors import Preempted, RunFailed
+from raylign.data.types import RewardFailure, RewardOutcome, SamplingParams
+from raylign.rollout.interfaces import EngineDead
+from raylign.trainer.loops.clock import PhaseClock
+from raylign.trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
+from raylign.trainer.loops.interfaces import (
     CriticGroup,
     ExperienceAssembler,
     ExperienceHandles,
@@ -39,7 +39,7 @@ from trainer.loops.interfaces import (
     TensorShards,
     UpdateResult,
 )
-from trainer.loops.publish import PublishError
+from raylign.trainer.loops.publish import PublishError
 
 
 @dataclass(frozen=True, slots=True)

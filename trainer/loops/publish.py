@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from conf.errors import RunFailed
-from rollout.interfaces import Canary, EngineDead, Ref, VerifyReport, WeightManifest, WeightUpdateError
-from trainer.loops.interfaces import PublishResult, WeightSource
+from raylign.conf.errors import RunFailed
+from raylign.rollout.interfaces import Canary, EngineDead, Ref, VerifyReport, WeightManifest, WeightUpdateError
+from raylign.trainer.loops.interfaces import PublishResult, WeightSource
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

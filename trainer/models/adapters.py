@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from raylign.conf.errors import ModelLoadError
+from raylign.conf.nearest import nearest
+from raylign.conf.schema import LoraConfig
+from raylign.trainer.models.loading import SCORE_WEIGHT
+from raylign.trainer.models.lora import LoraLinear, is_adapter, lora_layers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-from conf.errors import ModelLoadError
-from conf.nearest import nearest
-from conf.schema import LoraConfig
-from trainer.models.loading import SCORE_WEIGHT
-from trainer.models.lora import LoraLinear, is_adapter, lora_layers
 
 ADAPTER_FOLDER = "adapter"
 """Below an export: the adapter by itself."""

@@ -7,14 +7,13 @@ tensor (trainer/functional/logprobs.py).
 from __future__ import annotations
 
 import torch
+from raylign.data.types import TokenBatch, TokenOutputs
+from raylign.trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
+from raylign.trainer.functional.logprobs import fused_linear_logprobs
+from raylign.trainer.functional.packing import pack
+from raylign.trainer.models.packed_attention import packed_states
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-from data.types import TokenBatch, TokenOutputs
-from trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
-from trainer.functional.logprobs import fused_linear_logprobs
-from trainer.functional.packing import pack
-from trainer.models.packed_attention import packed_states
 
 
 class FusedHead(nn.Module):

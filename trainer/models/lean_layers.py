@@ -15,11 +15,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from raylign.trainer.functional.rms_norm import rms_norm
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
-
-from trainer.functional.rms_norm import rms_norm
 
 _PROBE_ROWS = 3
 

@@ -7,6 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from raylign.conf.errors import ModelLoadError
+from raylign.conf.schema import Precision
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.lean_layers import lean_layers
+from raylign.trainer.models.lora import is_adapter
+from raylign.trainer.models.packed_attention import PACKED_ATTENTION
+from raylign.trainer.models.packing_check import check_packing
+from raylign.trainer.models.scalar_head import ScalarModel, init_score
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -17,15 +25,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
-
-from conf.errors import ModelLoadError
-from conf.schema import Precision
-from trainer.models.causal_lm import CausalLM
-from trainer.models.lean_layers import lean_layers
-from trainer.models.lora import is_adapter
-from trainer.models.packed_attention import PACKED_ATTENTION
-from trainer.models.packing_check import check_packing
-from trainer.models.scalar_head import ScalarModel, init_score
 
 SCORE_WEIGHT = "score.weight"
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.attention import packed_causal_attention
+from raylign.trainer.functional.packing import Packing, segments
 from torch import Tensor, nn
 from transformers import AttentionInterface
-
-from data.types import TokenBatch
-from trainer.functional.attention import packed_causal_attention
-from trainer.functional.packing import Packing, segments
 
 PACKED_ATTENTION = "raylign_packed"
 """The name to load a model with: `attn_implementation=PACKED_ATTENTION`."""

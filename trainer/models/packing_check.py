@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from raylign.conf.errors import ModelLoadError
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.packing import pack
+from raylign.trainer.models.packed_attention import packed_states
 from torch import nn
 from transformers import PreTrainedModel
-
-from conf.errors import ModelLoadError
-from data.types import TokenBatch
-from trainer.functional.packing import pack
-from trainer.models.packed_attention import packed_states
 
 
 @torch.no_grad()

@@ -6,13 +6,12 @@ On disk it is what `AutoModelForSequenceClassification(num_labels=1)` reads and 
 from __future__ import annotations
 
 import torch
+from raylign.data.types import TokenBatch, ValueEstimates
+from raylign.trainer.functional.packing import pack
+from raylign.trainer.models.packed_attention import packed_states
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-
-from data.types import TokenBatch, ValueEstimates
-from trainer.functional.packing import pack
-from trainer.models.packed_attention import packed_states
 
 
 class ScalarHead(nn.Module):

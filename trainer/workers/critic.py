@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raylign.data.types import CriticExperience, Denominators
+from raylign.rollout.interfaces import GroupHandle, Ref
+from raylign.trainer.algorithms.base import ActorCriticAlgorithm, LossOutput
+from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
+from raylign.trainer.models.scalar_head import values_from_states
+from raylign.trainer.workers.learner_group import LearnerGroup
 from torch import nn
-
-from data.types import CriticExperience, Denominators
-from rollout.interfaces import GroupHandle, Ref
-from trainer.algorithms.base import ActorCriticAlgorithm, LossOutput
-from trainer.loops.interfaces import TensorShards, UpdateResult
-from trainer.models.scalar_head import values_from_states
-from trainer.workers.learner_group import LearnerGroup
 
 
 @dataclass(frozen=True, slots=True)

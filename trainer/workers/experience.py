@@ -10,18 +10,17 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.worker_group import WorkerGroup, classify
+from raylign.conf.errors import RunFailed
+from raylign.conf.schema import Device
+from raylign.data.batching import shard
+from raylign.data.experience import Experience, StageOutputs, assemble
+from raylign.data.types import RewardOutcome, RolloutGroup
+from raylign.rollout.interfaces import GroupHandle, Ref
+from raylign.trainer.algorithms.base import OnlineAlgorithm
+from raylign.trainer.loops.interfaces import ExperienceHandles, TensorShards
 from torch import Tensor
-
-from cluster.runtime_env import RoleEnv
-from cluster.worker_group import WorkerGroup, classify
-from conf.errors import RunFailed
-from conf.schema import Device
-from data.batching import shard
-from data.experience import Experience, StageOutputs, assemble
-from data.types import RewardOutcome, RolloutGroup
-from rollout.interfaces import GroupHandle, Ref
-from trainer.algorithms.base import OnlineAlgorithm
-from trainer.loops.interfaces import ExperienceHandles, TensorShards
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-
-from cluster.runtime_env import RoleEnv
-from cluster.worker_group import WorkerGroup
-from conf.schema import Device
-from data.row_feed import RowFeed
-from rollout.interfaces import Ref
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.worker_group import WorkerGroup
+from raylign.conf.schema import Device
+from raylign.data.row_feed import RowFeed
+from raylign.rollout.interfaces import Ref
 
 
 class FeederWorker:

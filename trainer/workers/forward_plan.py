@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from raylign.data.batching import plan_forward
+from raylign.data.placing import deal
+from raylign.data.types import RolloutMeta, TokenBatch, ValueEstimates
+from raylign.data.work import UnitWork, tokens_together
 from torch import Tensor
-
-from data.batching import plan_forward
-from data.placing import deal
-from data.types import RolloutMeta, TokenBatch, ValueEstimates
-from data.work import UnitWork, tokens_together
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raylign.cluster.placement import Placement, Slot
+from raylign.cluster.rank import RankInfo
+from raylign.cluster.reserve import Reservation
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.worker_group import WorkerGroup
+from raylign.conf.schema import Device
+from raylign.data.types import TokenBatch
+from raylign.rollout.interfaces import Canary, GroupHandle, Ref
+from raylign.trainer.learner import Objective
+from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
+from raylign.trainer.workers.forward_plan import RankPass, plan_group_passes
+from raylign.trainer.workers.learner_worker import LearnerWorker, StagedWeights
+from raylign.trainer.workers.specs import LearnerSpec
 from torch import Tensor
-
-from cluster.placement import Placement, Slot
-from cluster.rank import RankInfo
-from cluster.reserve import Reservation
-from cluster.runtime_env import RoleEnv
-from cluster.worker_group import WorkerGroup
-from conf.schema import Device
-from data.types import TokenBatch
-from rollout.interfaces import Canary, GroupHandle, Ref
-from trainer.learner import Objective
-from trainer.loops.interfaces import TensorShards, UpdateResult
-from trainer.workers.forward_plan import RankPass, plan_group_passes
-from trainer.workers.learner_worker import LearnerWorker, StagedWeights
-from trainer.workers.specs import LearnerSpec
 
 
 @dataclass(frozen=True, slots=True)

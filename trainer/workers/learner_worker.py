@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+from raylign.cluster.pages import KeptPages
+from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
+from raylign.cluster.weights import put_bucket
+from raylign.data.experience import pack_groups
+from raylign.data.types import RankShard, RolloutGroup, TokenBatch
+from raylign.rollout.fingerprint import dtype_name, tensor_digest
+from raylign.rollout.interfaces import Canary, TensorSpec
+from raylign.trainer.engine.buckets import weights_to_buckets
+from raylign.trainer.learner import Learner, Objective
+from raylign.trainer.loops.interfaces import UpdateResult
+from raylign.trainer.models.adapters import ADAPTER_FOLDER, write_adapter
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.loading import export_hf
+from raylign.trainer.models.scalar_head import ScalarModel
+from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
+from raylign.trainer.workers.specs import LearnerSpec
 from torch import Tensor
 from transformers import AutoTokenizer
-
-from cluster.pages import KeptPages
-from cluster.rank import MeetingPoint, RankInfo, free_meeting_point
-from cluster.weights import put_bucket
-from data.experience import pack_groups
-from data.types import RankShard, RolloutGroup, TokenBatch
-from rollout.fingerprint import dtype_name, tensor_digest
-from rollout.interfaces import Canary, TensorSpec
-from trainer.engine.buckets import weights_to_buckets
-from trainer.learner import Learner, Objective
-from trainer.loops.interfaces import UpdateResult
-from trainer.models.adapters import ADAPTER_FOLDER, write_adapter
-from trainer.models.causal_lm import CausalLM
-from trainer.models.loading import export_hf
-from trainer.models.scalar_head import ScalarModel
-from trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
-from trainer.workers.specs import LearnerSpec
 
 _EXPORT_BUCKET_BYTES = 256 << 20
 

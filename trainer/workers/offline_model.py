@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from torch import Tensor, nn
-
-from data.types import Denominators, TokenBatch
-from rollout.interfaces import Ref
-from trainer.algorithms.base import (
+from raylign.data.types import Denominators, TokenBatch
+from raylign.rollout.interfaces import Ref
+from raylign.trainer.algorithms.base import (
     CausalAlgorithm,
     LinearAlgorithm,
     LossOutput,
@@ -19,10 +17,11 @@ from trainer.algorithms.base import (
     OfflineAlgorithm,
     ScalarAlgorithm,
 )
-from trainer.learner import Objective
-from trainer.loops.interfaces import UpdateResult
-from trainer.models.scalar_head import last_states
-from trainer.workers.learner_group import LearnerGroup
+from raylign.trainer.learner import Objective
+from raylign.trainer.loops.interfaces import UpdateResult
+from raylign.trainer.models.scalar_head import last_states
+from raylign.trainer.workers.learner_group import LearnerGroup
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)

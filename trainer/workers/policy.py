@@ -6,15 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raylign.conf.schema import SyncConfig
+from raylign.data.types import Denominators, PolicyExperience
+from raylign.rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
+from raylign.trainer.algorithms.base import LossOutput, OnlineAlgorithm
+from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
+from raylign.trainer.workers.learner_group import LearnerGroup
+from raylign.trainer.workers.learner_worker import StagedWeights
 from torch import nn
-
-from conf.schema import SyncConfig
-from data.types import Denominators, PolicyExperience
-from rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
-from trainer.algorithms.base import LossOutput, OnlineAlgorithm
-from trainer.loops.interfaces import TensorShards, UpdateResult
-from trainer.workers.learner_group import LearnerGroup
-from trainer.workers.learner_worker import StagedWeights
 
 _CANARY_TOKENS = 32
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rollout.interfaces import GroupHandle
-from trainer.loops.interfaces import TensorShards
-from trainer.workers.learner_group import LearnerGroup
+from raylign.rollout.interfaces import GroupHandle
+from raylign.trainer.loops.interfaces import TensorShards
+from raylign.trainer.workers.learner_group import LearnerGroup
 
 
 class ReferenceGroup:

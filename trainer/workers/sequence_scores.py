@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
+from raylign.data.batching import plan_forward
+from raylign.data.types import TokenBatch
+from raylign.data.work import Sequences, work_of
 from torch import Tensor
-
-from data.batching import plan_forward
-from data.types import TokenBatch
-from data.work import Sequences, work_of
 
 _MICRO_BATCHES_A_ROUND = 32
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
-from cluster.rank import MeetingPoint, RankInfo
-from conf.schema import Device, LearnerConfig, LoraConfig, OptimConfig, Precision
-from trainer.engine.torch_engine import TorchEngine
-from trainer.engine.zero import Rendezvous, ZeroEngine
-from trainer.learner import Learner
-from trainer.models.adapters import add_adapters, initial_adapters, start_adapters
-from trainer.models.causal_lm import CausalLM
-from trainer.models.loading import load_causal_lm, load_scalar_model, stored_weights
-from trainer.models.scalar_head import ScalarModel
+from raylign.cluster.rank import MeetingPoint, RankInfo
+from raylign.conf.schema import Device, LearnerConfig, LoraConfig, OptimConfig, Precision
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.engine.zero import Rendezvous, ZeroEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.adapters import add_adapters, initial_adapters, start_adapters
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model, stored_weights
+from raylign.trainer.models.scalar_head import ScalarModel
 
 
 class LearnerSpec(Protocol):

@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 
-from cluster.runtime_env import RoleEnv
-from conf.schema import Device
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import Device
 
 STEPS = """
 import torch
-from cluster.pages import KeptPages, give_back_unused, resident_bytes
+from raylign.cluster.pages import KeptPages, give_back_unused, resident_bytes
 pages, held, gave = KeptPages({growth}), [], 0
 keep = [torch.ones(1 << 20)]
 for step in range(30):  # every step needs one block, a little larger than all before it: none of those can serve it

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from cluster.placement import NodeSupply, RoleRequest, Side, plan_placement
-from conf.errors import ClusterError
-from conf.schema import PlacementStrategy
+from raylign.cluster.placement import NodeSupply, RoleRequest, Side, plan_placement
+from raylign.conf.errors import ClusterError
+from raylign.conf.schema import PlacementStrategy
 
 SHARED, SEPARATE, ONE_NODE = PlacementStrategy.shared, PlacementStrategy.separate, PlacementStrategy.one_node
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 
 import pytest
-
-from cluster import probe
-from cluster.session import session
-from conf.errors import ClusterError
-from conf.schema import ClusterConfig
+from raylign.cluster import probe
+from raylign.cluster.session import session
+from raylign.conf.errors import ClusterError
+from raylign.conf.schema import ClusterConfig
 
 
 def test_joining_a_closed_port_is_refused_at_once_and_names_it():

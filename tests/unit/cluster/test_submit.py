@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from cluster import submit
-from conf.errors import ClusterError, UserError
+from raylign.cluster import submit
+from raylign.conf.errors import ClusterError, UserError
 
 
 def write(path: Path, size: int) -> None:
@@ -16,7 +15,7 @@ def write(path: Path, size: int) -> None:
 
 def test_what_a_machine_builds_and_a_run_writes_stays_behind(tmp_path: Path) -> None:
     for name in (
-        "trainer/main.py",
+        "app/main.py",
         ".venv/lib/x.so",
         "a/__pycache__/b.pyc",
         "runs/r/model.bin",
@@ -25,15 +24,15 @@ def test_what_a_machine_builds_and_a_run_writes_stays_behind(tmp_path: Path) -> 
     ):
         write(tmp_path / name, 10)
     shipped = {str(p.relative_to(tmp_path)) for p in submit.shipped_files(tmp_path)}
-    assert shipped == {"trainer/main.py", "data/x.jsonl"}
+    assert shipped == {"app/main.py", "data/x.jsonl"}
 
 
 def test_a_folder_too_large_is_refused_with_what_is_large(tmp_path: Path) -> None:
-    write(tmp_path / "trainer/main.py", 1 << 20)
+    write(tmp_path / "app/main.py", 1 << 20)
     write(tmp_path / ".venv/torch.so", 900 << 20)
     submit.check_working_dir(tmp_path)
     write(tmp_path / "models/smol/model.safetensors", 120 << 20)
-    with pytest.raises(UserError, match=r"is 121 MiB.*at most 100 MiB.*Largest: models 120 MiB, trainer 1 MiB"):
+    with pytest.raises(UserError, match=r"is 121 MiB.*at most 100 MiB.*Largest: models 120 MiB, app 1 MiB"):
         submit.check_working_dir(tmp_path)
     with pytest.raises(UserError, match="there is no such folder"):
         submit.check_working_dir(tmp_path / "nothing")

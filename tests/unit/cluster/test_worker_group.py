@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ray.exceptions import ActorDiedError, RayTaskError
-
-from cluster.errors import FailureKind
-from cluster.worker_group import classify, refusal
-from conf.errors import ConfigError, ModelLoadError, RunFailed
+from raylign.cluster.errors import FailureKind
+from raylign.cluster.worker_group import classify, refusal
+from raylign.conf.errors import ConfigError, ModelLoadError, RunFailed
 
 
 def raised(cause: Exception) -> RayTaskError:

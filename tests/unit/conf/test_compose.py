@@ -11,14 +11,13 @@ from typing import get_type_hints
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-
-from conf import reference
-from conf.compose import experiment_problems
-from conf.errors import ConfigError
-from conf.ranges import leaves
-from conf.schema import AlgorithmConfig, Precision, RuleRewardConfig, RunConfig, Schedule
-from trainer.algorithms import ALGORITHMS
-from trainer.configuration import compose, from_resolved
+from raylign.app.configuration import compose, from_resolved
+from raylign.conf import reference
+from raylign.conf.compose import experiment_problems
+from raylign.conf.errors import ConfigError
+from raylign.conf.ranges import leaves
+from raylign.conf.schema import AlgorithmConfig, Precision, RuleRewardConfig, RunConfig, Schedule
+from raylign.trainer.algorithms import ALGORITHMS
 
 CONF = Path(reference.__file__).parent
 GOLDEN = Path(__file__).parents[2] / "golden"

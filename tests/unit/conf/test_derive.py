@@ -6,10 +6,17 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
-
-from conf.checks import Needs
-from conf.derive import Surroundings, batch_plan, critic_start, offline_steps, reference_model, resolve, run_name
-from conf.schema import (
+from raylign.conf.checks import Needs
+from raylign.conf.derive import (
+    Surroundings,
+    batch_plan,
+    critic_start,
+    offline_steps,
+    reference_model,
+    resolve,
+    run_name,
+)
+from raylign.conf.schema import (
     DataConfig,
     LearnerConfig,
     ReferenceConfig,
@@ -19,8 +26,8 @@ from conf.schema import (
     TrackingConfig,
     WandbMode,
 )
-from trainer.algorithms.ppo import PPOConfig
-from trainer.algorithms.rm import RMConfig
+from raylign.trainer.algorithms.ppo import PPOConfig
+from raylign.trainer.algorithms.rm import RMConfig
 
 ONLINE = Needs(rollout=True, critic=True, reference=True, reward=True)
 OFFLINE = Needs(rollout=False, critic=False, reference=False, reward=False)

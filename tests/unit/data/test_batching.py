@@ -10,10 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.batching import ShardPlan, plan_forward, plan_shards, shard
-from data.types import PairBatch, PolicyExperience, RankShard, TokenBatch
-from data.work import UnitWork, tokens_together
+from raylign.data.batching import ShardPlan, plan_forward, plan_shards, shard
+from raylign.data.types import PairBatch, PolicyExperience, RankShard, TokenBatch
+from raylign.data.work import UnitWork, tokens_together
 
 
 def _alone(lengths: list[int]) -> list[UnitWork]:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-
-from conf.errors import RunFailed
-from data.experience import StageOutputs, assemble, engine_logprobs, pack_groups
-from data.types import (
+from raylign.conf.errors import RunFailed
+from raylign.data.experience import StageOutputs, assemble, engine_logprobs, pack_groups
+from raylign.data.types import (
     Completion,
     FinishReason,
     Message,
@@ -21,8 +20,8 @@ from data.types import (
     SamplingParams,
     ValueEstimates,
 )
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.rloo import RLOO, RLOOConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
 
 SAMPLING = SamplingParams(temperature=1.0, max_new_tokens=8)
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raylign.conf.errors import DataError
+from raylign.conf.schema import DataConfig, Overlong
+from raylign.data.loading import RawRow, read_rows
+from raylign.data.preferences import load_pairs, pair_batch
+from raylign.data.prompts import load_prompts
+from raylign.data.quarantine import BadRow
+from raylign.data.tokenize import load_tokenizer
 from transformers import PreTrainedTokenizerBase
-
-from conf.errors import DataError
-from conf.schema import DataConfig, Overlong
-from data.loading import RawRow, read_rows
-from data.preferences import load_pairs, pair_batch
-from data.prompts import load_prompts
-from data.quarantine import BadRow
-from data.tokenize import load_tokenizer
 
 ROWS = [{"prompt": f"What is {i} + 1?", "ground_truth": str(i + 1)} for i in range(5)]
 

@@ -7,18 +7,17 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from raylign.conf.errors import DataError
+from raylign.conf.schema import DataConfig, Overlong
+from raylign.data.judged import load_judged, mismatches
+from raylign.data.mask_view import first_row, mask_warnings, rewriting_warnings
+from raylign.data.preferences import load_pairs
+from raylign.data.row_kinds import load_rows
+from raylign.data.rows import RowError
+from raylign.data.texts import TextSet, load_conversations, load_documents
+from raylign.data.tokenize import EncodedAnswer, EncodedText, Encoder, load_tokenizer
+from raylign.data.types import Message, RowKind
 from transformers import PreTrainedTokenizerBase
-
-from conf.errors import DataError
-from conf.schema import DataConfig, Overlong
-from data.judged import load_judged, mismatches
-from data.mask_view import first_row, mask_warnings, rewriting_warnings
-from data.preferences import load_pairs
-from data.row_kinds import load_rows
-from data.rows import RowError
-from data.texts import TextSet, load_conversations, load_documents
-from data.tokenize import EncodedAnswer, EncodedText, Encoder, load_tokenizer
-from data.types import Message, RowKind
 
 SYSTEM, FIRST, SO = Message("system", "Be brief."), Message("user", "Why is it so?"), Message("assistant", "So.")
 AND, THEN = Message("user", "And then?"), Message("assistant", "Then nothing.\n")

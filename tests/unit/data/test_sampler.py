@@ -8,9 +8,8 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from conf.errors import DataError
-from data.sampler import EpochSampler
+from raylign.conf.errors import DataError
+from raylign.data.sampler import EpochSampler
 
 
 def sampler(size: int = 10, *, seed: int = 3, shuffle: bool = True, data_hash: str = "h") -> EpochSampler:

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from raylign.conf.errors import ModelLoadError
+from raylign.data.rows import RowError
+from raylign.data.tokenize import Encoder, load_tokenizer
+from raylign.data.types import Message
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
-
-from conf.errors import ModelLoadError
-from data.rows import RowError
-from data.tokenize import Encoder, load_tokenizer
-from data.types import Message
 
 SYSTEM, USER, REPLY = Message("system", "Be brief."), Message("user", "Why is it so?"), Message("assistant", "So.")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from data.types import CriticExperience, Message, PairBatch, PolicyExperience, Prompt, TokenBatch
+from raylign.data.types import CriticExperience, Message, PairBatch, PolicyExperience, Prompt, TokenBatch
 
 
 def _tokens() -> TokenBatch:

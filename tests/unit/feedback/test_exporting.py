@@ -7,13 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from conf.errors import DataError
-from data.loading import RawRow, read_rows
-from data.rows import pair_row
-from data.types import Message
-from feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
-from feedback.exporters import ExportResult, write_bedrock, write_openai_preference, write_openai_sft, write_trl
+from raylign.conf.errors import DataError
+from raylign.data.loading import RawRow, read_rows
+from raylign.data.rows import pair_row
+from raylign.data.types import Message
+from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from raylign.feedback.exporters import ExportResult, write_bedrock, write_openai_preference, write_openai_sft, write_trl
 
 SHORT = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "d": "developer"}
 PROVENANCE: dict[str, object] = {"weight": 0.5, "events": ["e1", "e2"], "rules": ["side_by_side"], "split": "train"}

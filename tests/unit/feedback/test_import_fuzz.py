@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from feedback.importers import read_log
-from feedback.importers.format import UNFORESEEN
-from feedback.importers.sniff import FORMATS
+from raylign.feedback.importers import read_log
+from raylign.feedback.importers.format import UNFORESEEN
+from raylign.feedback.importers.sniff import FORMATS
 
 ROWS = 10_000
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

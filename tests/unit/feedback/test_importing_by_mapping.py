@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-
-from conf.errors import DataError
-from feedback.events import hash_user
-from feedback.importers import ImportResult, read_log
+from raylign.conf.errors import DataError
+from raylign.feedback.events import hash_user
+from raylign.feedback.importers import ImportResult, read_log
 
 MAPPING = """
 source: our-app

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-
-from feedback.events import hash_user
-from feedback.importers import ImportResult, read_log
+from raylign.feedback.events import hash_user
+from raylign.feedback.importers import ImportResult, read_log
 
 TEA = [{"role": "user", "content": "What is tea?"}]
 SALT = "pepper"

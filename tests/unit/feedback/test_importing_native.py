@@ -9,10 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from conf.errors import DataError
-from feedback.events import EVENT_SCHEMA, hash_user
-from feedback.importers import ImportResult, read_log
+from raylign.conf.errors import DataError
+from raylign.feedback.events import EVENT_SCHEMA, hash_user
+from raylign.feedback.importers import ImportResult, read_log
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SALT = "pepper"
@@ -194,7 +193,7 @@ def test_a_parquet_row_is_checked_like_a_line(tmp_path: Path):
 def test_reading_in_chunks_is_reading_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [line(i % 40, **({"choice": "?"} if i % 7 == 0 else {})) for i in range(100)]
     whole = read(tmp_path, *rows)
-    monkeypatch.setattr("feedback.importers.reading._CHUNK_EVENTS", 3)
+    monkeypatch.setattr("raylign.feedback.importers.reading._CHUNK_EVENTS", 3)
     pieces = read(tmp_path, *rows)
 
     assert pieces.events.equals(whole.events) and pieces.quarantined.equals(whole.quarantined)

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-
-from conf.errors import DataError
-from feedback.events import EVENT_SCHEMA, hash_user
-from feedback.importers import ImportResult, read_log
+from raylign.conf.errors import DataError
+from raylign.feedback.events import EVENT_SCHEMA, hash_user
+from raylign.feedback.importers import ImportResult, read_log
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SALT = "pepper"

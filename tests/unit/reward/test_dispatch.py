@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-
-from data.types import FinishReason, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
-from reward.dispatch import PieceRefused, ReplicaDown, Score, dispatch
-from rollout.interfaces import GroupHandle, Ref
+from raylign.data.types import FinishReason, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
+from raylign.reward.dispatch import PieceRefused, ReplicaDown, Score, dispatch
+from raylign.rollout.interfaces import GroupHandle, Ref
 
 
 def group(number: int, tokens: int = 10) -> GroupHandle:

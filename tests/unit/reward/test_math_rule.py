@@ -3,10 +3,9 @@ from __future__ import annotations
 import time
 
 import pytest
-
-from data.types import Completion, FinishReason, Message, Prompt, SampleKey
-from reward.interfaces import RewardRuleError
-from reward.math_rule import MathRule
+from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey
+from raylign.reward.interfaces import RewardRuleError
+from raylign.reward.math_rule import MathRule
 
 
 def grade(rule: MathRule, truth: str, text: str) -> float:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.conf.schema import Device, Precision
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey
+from raylign.reward.interfaces import RewardRuleError
+from raylign.reward.model_scorer import ModelScorer
+from raylign.reward.tokenizer_match import tokenizer_problems
+from raylign.trainer.engine.base import WRAPPER_PREFIX
+from raylign.trainer.models.loading import export_hf, load_scalar_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-from conf.schema import Device, Precision
-from data.sample_model import tiny_model
-from data.types import Completion, FinishReason, Message, Prompt, SampleKey
-from reward.interfaces import RewardRuleError
-from reward.model_scorer import ModelScorer
-from reward.tokenizer_match import tokenizer_problems
-from trainer.engine.base import WRAPPER_PREFIX
-from trainer.models.loading import export_hf, load_scalar_model
 
 
 def save_reward_model(folder: Path, base: Path, *, seed: int = 5) -> Path:

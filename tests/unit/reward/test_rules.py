@@ -3,11 +3,10 @@ from __future__ import annotations
 import time
 
 import pytest
-
-from conf.errors import ConfigError
-from data.types import Completion, FinishReason, Message, Prompt, SampleKey
-from reward.interfaces import RewardRuleError
-from reward.rules import RULES, build_rule, component_names, rule_problems, score_rules
+from raylign.conf.errors import ConfigError
+from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey
+from raylign.reward.interfaces import RewardRuleError
+from raylign.reward.rules import RULES, build_rule, component_names, rule_problems, score_rules
 
 
 def prompt(truth: str | None = None) -> Prompt:

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.types import Reward, RewardFailure, SampleKey
-from reward.interfaces import ShapingState, WeightedComponent
-from reward.shaping import EMPTY_STATE, Shaping, merge, observe, shape, standard_deviation, weighted_sum
+from raylign.data.types import Reward, RewardFailure, SampleKey
+from raylign.reward.interfaces import ShapingState, WeightedComponent
+from raylign.reward.shaping import EMPTY_STATE, Shaping, merge, observe, shape, standard_deviation, weighted_sum
 
 PLAIN = Shaping(normalize=False, truncation_penalty=0.0, clip=0.0)
 FLOATS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)

@@ -6,12 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
-
-from data.types import Prompt, SampleKey, SamplingParams
-from rollout.completions import completion, refuse_overlong
-from rollout.gate import Phase, ServingGate, gather_or_cancel
-from rollout.interfaces import EngineDead, WeightUpdateError
-from rollout.sampling import sample_seed
+from raylign.data.types import Prompt, SampleKey, SamplingParams
+from raylign.rollout.completions import completion, refuse_overlong
+from raylign.rollout.gate import Phase, ServingGate, gather_or_cancel
+from raylign.rollout.interfaces import EngineDead, WeightUpdateError
+from raylign.rollout.sampling import sample_seed
 
 
 async def test_an_update_waits_for_running_calls_and_holds_new_ones_back() -> None:

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-
-from data.types import Completion, FinishReason, Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
-from rollout.interfaces import (
+from raylign.data.types import Completion, FinishReason, Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
+from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
     GenerationRequest,
@@ -18,8 +17,8 @@ from rollout.interfaces import (
     WeightManifest,
     WeightUpdateError,
 )
-from rollout.member import MemberState
-from rollout.pool import RolloutPool
+from raylign.rollout.member import MemberState
+from raylign.rollout.pool import RolloutPool
 
 SAMPLING = SamplingParams(temperature=1.0, max_new_tokens=8)
 Fault = Callable[[int], Awaitable[None]]

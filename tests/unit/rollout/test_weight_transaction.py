@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from raylign.rollout.fingerprint import dtype_name, parse_dtype, tensor_digest
+from raylign.rollout.interfaces import Canary, TensorSpec, WeightUpdateError
+from raylign.rollout.reports import canary_gap, combine_ranks
+from raylign.rollout.weight_transaction import RankReport, ServedModule, ServedPart, WeightTransaction
 from torch import Tensor
-
-from rollout.fingerprint import dtype_name, parse_dtype, tensor_digest
-from rollout.interfaces import Canary, TensorSpec, WeightUpdateError
-from rollout.reports import canary_gap, combine_ranks
-from rollout.weight_transaction import RankReport, ServedModule, ServedPart, WeightTransaction
 
 ALL = slice(None)
 

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from raylign.trainer.engine.build_lock import free_build_locks
 from torch.utils.file_baton import FileBaton
-
-from trainer.engine.build_lock import free_build_locks
 
 BUILDER = """
 import sys, time

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from trainer.checkpoint import LATEST, CheckpointError, CheckpointStore, RngState, RunState, open_checkpoint
-from trainer.verified_folder import MANIFEST, find_damage
+from raylign.trainer.checkpoint import LATEST, CheckpointError, CheckpointStore, RngState, RunState, open_checkpoint
+from raylign.trainer.verified_folder import MANIFEST, find_damage
 
 
 def _state(step: int) -> RunState:

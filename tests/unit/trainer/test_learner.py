@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.conf.schema import OptimConfig, Precision, Schedule
+from raylign.data.types import CriticExperience, Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
+from raylign.trainer.algorithms.base import LossOutput, MetricSum
+from raylign.trainer.engine.base import EngineStateError, lr_at
+from raylign.trainer.engine.buckets import weights_to_buckets
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.learner import Learner, RanksDisagreeError
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
 from torch import Tensor, nn
-
-from conf.schema import OptimConfig, Precision, Schedule
-from data.types import CriticExperience, Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
-from trainer.algorithms.base import LossOutput, MetricSum
-from trainer.engine.base import EngineStateError, lr_at
-from trainer.engine.buckets import weights_to_buckets
-from trainer.engine.torch_engine import TorchEngine
-from trainer.learner import Learner, RanksDisagreeError
-from trainer.models.loading import load_causal_lm, load_scalar_model
 
 LENGTHS = (5, 9, 3, 12, 7, 4, 10, 6)
 
@@ -131,7 +130,7 @@ def test_a_critic_fits_its_returns(tiny_model_dir: Path) -> None:
     batch = CriticExperience(tokens, torch.zeros_like(returns), returns)
 
     def squared(model: nn.Module, part: CriticExperience, denominators: Denominators) -> LossOutput:
-        from trainer.models.scalar_head import values_from_states
+        from raylign.trainer.models.scalar_head import values_from_states
 
         error = values_from_states(model(part.tokens), part.tokens).values - part.returns
         return LossOutput(error.square().sum() / denominators.tokens, {})

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.app.launch.reference import hold_keys
+from raylign.conf.errors import DataError
+from raylign.conf.schema import OptimConfig, Precision
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import TokenBatch
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.loading import load_causal_lm
+from raylign.trainer.reference_cache import CacheKey, cache_file, cache_key, read_cache, write_cache
+from raylign.trainer.workers.sequence_scores import score_sequences
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from conf.errors import DataError
-from conf.schema import OptimConfig, Precision
-from data.tokenize import load_tokenizer
-from data.types import TokenBatch
-from trainer.engine.torch_engine import TorchEngine
-from trainer.launch.reference import hold_keys
-from trainer.learner import Learner
-from trainer.models.loading import load_causal_lm
-from trainer.reference_cache import CacheKey, cache_file, cache_key, read_cache, write_cache
-from trainer.workers.sequence_scores import score_sequences
 
 SEQUENCES = [((5 + i, 9, 20 + 3 * i, 7, 30 + i)[: 3 + i % 3], [False, *[True] * (2 + i % 3)]) for i in range(9)]
 KEY = CacheKey("m" * 64, "float32", "d" * 64, "t" * 64, "3")

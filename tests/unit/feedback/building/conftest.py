@@ -9,12 +9,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from feedback.build import build
-from feedback.build_result import BuildResult
-from feedback.events import EVENT_SCHEMA
-from feedback.source import Source
-from feedback.working import working_frame
+from raylign.feedback.build import build
+from raylign.feedback.build_result import BuildResult
+from raylign.feedback.events import EVENT_SCHEMA
+from raylign.feedback.source import Source
+from raylign.feedback.working import working_frame
 
 Event = dict[str, object]
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from conf.errors import ConfigError, DataError, UserError
-from data.loading import read_rows
-from data.rows import pair_row, prompt_row
-from feedback.build import build
-from feedback.build_result import KINDS, SPLITS, read_result
-from feedback.events import hash_user
-from feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
-from feedback.forget import forget
-from feedback.overrides import parse_settings
-from feedback.settings import BuildSettings
-from feedback.source import Source
+from raylign.conf.errors import ConfigError, DataError, UserError
+from raylign.data.loading import read_rows
+from raylign.data.rows import pair_row, prompt_row
+from raylign.feedback.build import build
+from raylign.feedback.build_result import KINDS, SPLITS, read_result
+from raylign.feedback.events import hash_user
+from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from raylign.feedback.forget import forget
+from raylign.feedback.overrides import parse_settings
+from raylign.feedback.settings import BuildSettings
+from raylign.feedback.source import Source
 
 
 def mixed(make, count: int = 120) -> list:

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-
-from feedback.overrides import keys
-from feedback.settings import BuildSettings
-from trainer.cli import app, run_command
+from raylign.app.cli import app, run_command
+from raylign.feedback.overrides import keys
+from raylign.feedback.settings import BuildSettings
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

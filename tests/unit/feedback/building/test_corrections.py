@@ -7,11 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from feedback.corrections import is_correction
-from feedback.events import hash_user
-from feedback.settings import SplitSettings
-from feedback.splits import draw
+from raylign.feedback.corrections import is_correction
+from raylign.feedback.events import hash_user
+from raylign.feedback.settings import SplitSettings
+from raylign.feedback.splits import draw
 
 TURNS = Path(__file__).with_name("correction_turns.jsonl")
 ALL_TRAIN = ("split.eval=0", "split.test=0")

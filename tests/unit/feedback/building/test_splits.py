@@ -8,14 +8,13 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from feedback.build_result import SPLITS
-from feedback.cleaning import place_events
-from feedback.events import EVENT_SCHEMA
-from feedback.ledger import Ledger
-from feedback.settings import BuildSettings, SplitBy, SplitSettings
-from feedback.splits import draw
-from feedback.working import working_frame
+from raylign.feedback.build_result import SPLITS
+from raylign.feedback.cleaning import place_events
+from raylign.feedback.events import EVENT_SCHEMA
+from raylign.feedback.ledger import Ledger
+from raylign.feedback.settings import BuildSettings, SplitBy, SplitSettings
+from raylign.feedback.splits import draw
+from raylign.feedback.working import working_frame
 
 # Few users, conversations and words, and large held-out shares, so that everything collides.
 SETTINGS = BuildSettings(split=SplitSettings(eval=0.3, test=0.3))

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-
-from feedback.build import build
-from feedback.simulate import Group, Habits, PlantedModel, Simulation, TemplateAnswers, simulate
-from feedback.source import Source
+from raylign.feedback.build import build
+from raylign.feedback.simulate import Group, Habits, PlantedModel, Simulation, TemplateAnswers, simulate
+from raylign.feedback.source import Source
 
 ALL_TRAIN = ("split.eval=0", "split.test=0")
 BY_JUDGE = (*ALL_TRAIN, "trust.weights=annotator")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from feedback.build_result import (
+from raylign.feedback.build_result import (
     BuildResult,
     Count,
     EventDrop,
@@ -25,10 +24,10 @@ from feedback.build_result import (
     SignalFate,
     WaterfallStep,
 )
-from feedback.events import EVENT_SCHEMA, hash_user
-from feedback.report import render, write_report
-from feedback.report.charts import SHARES, Scale, bar, interval
-from feedback.simulate import (
+from raylign.feedback.events import EVENT_SCHEMA, hash_user
+from raylign.feedback.report import render, write_report
+from raylign.feedback.report.charts import SHARES, Scale, bar, interval
+from raylign.feedback.simulate import (
     Group,
     Habits,
     PlantedModel,

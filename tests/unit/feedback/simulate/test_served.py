@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.loading import RawRow, read_rows
-from data.rows import pair_row
-from data.types import Completion, FinishReason, Message, Prompt, RolloutGroup, SampleKey
-from feedback.build import build
-from feedback.events import Choice
-from feedback.simulate import Group, Habits, ServedAnswers, SimulatedLog, Simulation, StatedRule, simulate
-from feedback.simulate.served import MOOD_PAIRS, PLAIN, PLAIN_COOL
-from feedback.source import Source
-from rollout.interfaces import GenerationRequest
-from trainer.demo import BUILD, NUM_QUESTIONS, demo_questions, picking
+from raylign.app.demo import BUILD, NUM_QUESTIONS, demo_questions, picking
+from raylign.data.loading import RawRow, read_rows
+from raylign.data.rows import pair_row
+from raylign.data.types import Completion, FinishReason, Message, Prompt, RolloutGroup, SampleKey
+from raylign.feedback.build import build
+from raylign.feedback.events import Choice
+from raylign.feedback.simulate import Group, Habits, ServedAnswers, SimulatedLog, Simulation, StatedRule, simulate
+from raylign.feedback.simulate.served import MOOD_PAIRS, PLAIN, PLAIN_COOL
+from raylign.feedback.source import Source
+from raylign.rollout.interfaces import GenerationRequest
 
 
 class Model:

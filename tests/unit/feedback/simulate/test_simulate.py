@@ -11,9 +11,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from feedback.events import EVENT_SCHEMA, Choice
-from feedback.simulate import (
+from raylign.feedback.events import EVENT_SCHEMA, Choice
+from raylign.feedback.simulate import (
     Group,
     Habits,
     PlantedModel,
@@ -27,7 +26,7 @@ from feedback.simulate import (
     TemplateAnswers,
     simulate,
 )
-from feedback.simulate.answers import AnswerPair
+from raylign.feedback.simulate.answers import AnswerPair
 
 MODELS = (PlantedModel("strong", 1.0), PlantedModel("weak", -1.0))
 EVERYTHING = SignalMix(side_by_side=4, thumb=3, rating=2, correction=1)

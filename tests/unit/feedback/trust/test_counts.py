@@ -7,15 +7,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-
-from feedback.events import EVENT_SCHEMA
-from feedback.trust.agreement import agreement, alpha_nominal, percent_agreement
-from feedback.trust.coverage import concentration, coverage
-from feedback.trust.intervals import ratio, shared_confidence, wilson
-from feedback.trust.judgements import JUDGEMENT_SCHEMA, judgements
-from feedback.trust.length import length_bias
-from feedback.trust.noise import Method, noise
-from feedback.trust.summary import measure_trust
+from raylign.feedback.events import EVENT_SCHEMA
+from raylign.feedback.trust.agreement import agreement, alpha_nominal, percent_agreement
+from raylign.feedback.trust.coverage import concentration, coverage
+from raylign.feedback.trust.intervals import ratio, shared_confidence, wilson
+from raylign.feedback.trust.judgements import JUDGEMENT_SCHEMA, judgements
+from raylign.feedback.trust.length import length_bias
+from raylign.feedback.trust.noise import Method, noise
+from raylign.feedback.trust.summary import measure_trust
 
 # Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", example C: 4 observers, 12 units, 7 missing.
 PUBLISHED = (

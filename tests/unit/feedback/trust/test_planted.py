@@ -9,9 +9,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-
-from feedback.events import hash_user
-from feedback.simulate import (
+from raylign.feedback.events import hash_user
+from raylign.feedback.simulate import (
     Group,
     Habits,
     PlantedModel,
@@ -21,12 +20,12 @@ from feedback.simulate import (
     TemplateAnswers,
     simulate,
 )
-from feedback.trust import judgements, rater_weights
-from feedback.trust.annotators import Flag, annotators
-from feedback.trust.noise import noise
-from feedback.trust.position import position_bias
-from feedback.trust.ranking import Control, rank_models
-from feedback.trust.summary import measure_trust
+from raylign.feedback.trust import judgements, rater_weights
+from raylign.feedback.trust.annotators import Flag, annotators
+from raylign.feedback.trust.noise import noise
+from raylign.feedback.trust.position import position_bias
+from raylign.feedback.trust.ranking import Control, rank_models
+from raylign.feedback.trust.summary import measure_trust
 
 MODELS = (
     PlantedModel("amber", strength=0.9),
@@ -196,7 +195,7 @@ def test_few_events_flag_nobody():
 
 
 def test_thumbs_that_are_always_up_are_flagged_among_mixed_ones_only():
-    from feedback.simulate import SignalMix
+    from raylign.feedback.simulate import SignalMix
 
     mix = SignalMix(side_by_side=0, thumb=1)
     mixed = (Group("user", 15), Group("fan", 1, Habits(always_up=True)))

@@ -6,16 +6,15 @@ import pickle
 from dataclasses import fields
 
 import pytest
-
-from conf.schema import AlgorithmConfig, KLController
-from trainer.algorithms import ALGORITHMS
-from trainer.algorithms.base import Role
-from trainer.algorithms.grpo import GRPOConfig
-from trainer.algorithms.kto import KTOConfig
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.reinforce_pp import ReinforcePPConfig
-from trainer.algorithms.rloo import RLOO, RLOOConfig
-from trainer.algorithms.rm import RMConfig
+from raylign.conf.schema import AlgorithmConfig, KLController
+from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms.base import Role
+from raylign.trainer.algorithms.grpo import GRPOConfig
+from raylign.trainer.algorithms.kto import KTOConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.reinforce_pp import ReinforcePPConfig
+from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
+from raylign.trainer.algorithms.rm import RMConfig
 
 ONLINE = {Role.POLICY, Role.ROLLOUT, Role.REWARD}
 
@@ -87,7 +86,7 @@ def test_adaptive_state_comes_from_the_settings() -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_setting_has_its_doc_where_it_is_read(name: str) -> None:
     """`--help` reads the docs from the source; a redefined default without one would show none."""
-    from conf import reference
+    from raylign.conf import reference
 
     docs = {key.name: key.doc for key in reference.keys(name).values()}
     for field in fields(ALGORITHMS[name][0]):

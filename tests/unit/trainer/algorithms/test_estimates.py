@@ -8,14 +8,13 @@ import statistics
 
 import pytest
 import torch
-
-from conf.schema import KLEstimator
-from data.types import ScoredBatch, TokenBatch, ValueEstimates
-from trainer.algorithms.base import OnlineAlgorithm
-from trainer.algorithms.grpo import GRPO, GRPOConfig
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
-from trainer.algorithms.rloo import RLOO, RLOOConfig
+from raylign.conf.schema import KLEstimator
+from raylign.data.types import ScoredBatch, TokenBatch, ValueEstimates
+from raylign.trainer.algorithms.base import OnlineAlgorithm
+from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
 
 
 def _small() -> ScoredBatch:

@@ -13,17 +13,16 @@ from itertools import pairwise
 
 import pytest
 import torch
+from raylign.conf.schema import KLEstimator, LossAggregation, OldLogprobs
+from raylign.data.batching import shard
+from raylign.data.types import CriticExperience, Denominators, PairBatch, PolicyExperience, TokenBatch, TokenOutputs
+from raylign.trainer.algorithms.base import LossOutput
+from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
+from raylign.trainer.algorithms.online import OnlineConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+from raylign.trainer.functional.logprobs import fused_linear_logprobs
 from torch import Tensor
-
-from conf.schema import KLEstimator, LossAggregation, OldLogprobs
-from data.batching import shard
-from data.types import CriticExperience, Denominators, PairBatch, PolicyExperience, TokenBatch, TokenOutputs
-from trainer.algorithms.base import LossOutput
-from trainer.algorithms.grpo import GRPO, GRPOConfig
-from trainer.algorithms.online import OnlineConfig
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.rm import RewardModelling, RMConfig
-from trainer.functional.logprobs import fused_linear_logprobs
 
 VOCAB, WIDTH, SEQUENCES = 12, 6, 14
 KL_COEF = 0.3

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
-
-from conf.schema import OldLogprobs
-from data.batching import shard
-from data.types import (
+from raylign.conf.schema import OldLogprobs
+from raylign.data.batching import shard
+from raylign.data.types import (
     CriticExperience,
     Denominators,
     PairBatch,
@@ -20,12 +18,13 @@ from data.types import (
     TokenOutputs,
     ValueEstimates,
 )
-from trainer.algorithms.base import ActorCriticAlgorithm, LossOutput, OnlineAlgorithm
-from trainer.algorithms.grpo import GRPO, GRPOConfig
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
-from trainer.algorithms.rloo import RLOO, RLOOConfig
-from trainer.algorithms.rm import RewardModelling, RMConfig
+from raylign.trainer.algorithms.base import ActorCriticAlgorithm, LossOutput, OnlineAlgorithm
+from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
+from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+from torch import Tensor
 
 ARMS, LENGTH, PROMPTS, SAMPLES = 4, 3, 8, 8
 

@@ -12,25 +12,24 @@ from typing import Any
 
 import pytest
 import torch
+from raylign.conf.schema import DPOLoss
+from raylign.data.batching import shard
+from raylign.data.judged import JudgedExample, JudgedSet, mismatches
+from raylign.data.preferences import PairExample, PairSet
+from raylign.data.quarantine import LoadReport
+from raylign.data.texts import TextSet
+from raylign.data.tokenize import EncodedAnswer, EncodedText
+from raylign.data.types import Denominators, TokenBatch, TokenOutputs
+from raylign.trainer.algorithms.base import CausalAlgorithm, MeasuringAlgorithm, MetricSum
+from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+from raylign.trainer.algorithms.kto import KTO, KTOConfig
+from raylign.trainer.algorithms.orpo import ORPO, ORPOConfig
+from raylign.trainer.algorithms.pretrain import PretrainConfig, Pretraining
+from raylign.trainer.algorithms.sft import SFT, SFTConfig
+from raylign.trainer.algorithms.simpo import SimPO, SimPOConfig
+from raylign.trainer.functional.logprobs import fused_linear_logprobs
+from raylign.trainer.functional.segments import sequence_sum
 from torch import Tensor
-
-from conf.schema import DPOLoss
-from data.batching import shard
-from data.judged import JudgedExample, JudgedSet, mismatches
-from data.preferences import PairExample, PairSet
-from data.quarantine import LoadReport
-from data.texts import TextSet
-from data.tokenize import EncodedAnswer, EncodedText
-from data.types import Denominators, TokenBatch, TokenOutputs
-from trainer.algorithms.base import CausalAlgorithm, MeasuringAlgorithm, MetricSum
-from trainer.algorithms.dpo import DPO, DPOConfig
-from trainer.algorithms.kto import KTO, KTOConfig
-from trainer.algorithms.orpo import ORPO, ORPOConfig
-from trainer.algorithms.pretrain import PretrainConfig, Pretraining
-from trainer.algorithms.sft import SFT, SFTConfig
-from trainer.algorithms.simpo import SimPO, SimPOConfig
-from trainer.functional.logprobs import fused_linear_logprobs
-from trainer.functional.segments import sequence_sum
 
 VOCAB, WIDTH, ROWS = 12, 6, 9
 SPLITS = [(1, 1, 1), (1, 17, 2), (2, 17, 3), (3, 9, 4), (5, 30, 5), (20, 12, 6)]  # ranks, budget, seed

@@ -9,20 +9,19 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from raylign.conf.schema import DataConfig, OptimConfig, Precision
+from raylign.data.row_feed import FeedSettings, RowFeed
+from raylign.data.row_kinds import TrainRows, load_rows
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import RowKind, TokenBatch
+from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms.base import ModelKind, Role
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
+from raylign.trainer.workers.offline_model import objective_of
+from raylign.trainer.workers.sequence_scores import score_sequences
 from torch import Tensor
-
-from conf.schema import DataConfig, OptimConfig, Precision
-from data.row_feed import FeedSettings, RowFeed
-from data.row_kinds import TrainRows, load_rows
-from data.tokenize import load_tokenizer
-from data.types import RowKind, TokenBatch
-from trainer.algorithms import ALGORITHMS
-from trainer.algorithms.base import ModelKind, Role
-from trainer.engine.torch_engine import TorchEngine
-from trainer.learner import Learner
-from trainer.models.loading import load_causal_lm, load_scalar_model
-from trainer.workers.offline_model import objective_of
-from trainer.workers.sequence_scores import score_sequences
 
 WORDS = ("apple", "river", "train", "letter", "light")
 ROWS, STEPS = 40, 10

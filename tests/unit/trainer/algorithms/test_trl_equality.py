@@ -15,6 +15,27 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from raylign.conf.schema import DPOLoss, IPONormalisation, Precision
+from raylign.data.batching import shard
+from raylign.data.judged import JudgedExample, JudgedSet, mismatches
+from raylign.data.preferences import PairExample, PairSet
+from raylign.data.quarantine import LoadReport
+from raylign.data.row_kinds import TrainRows
+from raylign.data.texts import TextSet
+from raylign.data.tokenize import EncodedAnswer, EncodedText
+from raylign.data.types import TokenBatch
+from raylign.trainer.algorithms.base import OfflineAlgorithm
+from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+from raylign.trainer.algorithms.kto import KTO, KTOConfig
+from raylign.trainer.algorithms.orpo import ORPO, ORPOConfig
+from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+from raylign.trainer.algorithms.sft import SFT, SFTConfig
+from raylign.trainer.algorithms.simpo import SimPO, SimPOConfig
+from raylign.trainer.engine.base import StepResult
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
+from raylign.trainer.workers.offline_model import objective_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import DPOConfig as TRLDPOConfig
@@ -25,28 +46,6 @@ from trl import SFTConfig as TRLSFTConfig
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig as TRLORPOConfig
 from trl.experimental.orpo import ORPOTrainer
-
-from conf.schema import DPOLoss, IPONormalisation, Precision
-from data.batching import shard
-from data.judged import JudgedExample, JudgedSet, mismatches
-from data.preferences import PairExample, PairSet
-from data.quarantine import LoadReport
-from data.row_kinds import TrainRows
-from data.texts import TextSet
-from data.tokenize import EncodedAnswer, EncodedText
-from data.types import TokenBatch
-from trainer.algorithms.base import OfflineAlgorithm
-from trainer.algorithms.dpo import DPO, DPOConfig
-from trainer.algorithms.kto import KTO, KTOConfig
-from trainer.algorithms.orpo import ORPO, ORPOConfig
-from trainer.algorithms.rm import RewardModelling, RMConfig
-from trainer.algorithms.sft import SFT, SFTConfig
-from trainer.algorithms.simpo import SimPO, SimPOConfig
-from trainer.engine.base import StepResult
-from trainer.engine.torch_engine import TorchEngine
-from trainer.learner import Learner
-from trainer.models.loading import load_causal_lm, load_scalar_model
-from trainer.workers.offline_model import objective_of
 
 REL = 1e-5
 PAD = 0
@@ -149,7 +148,7 @@ def ours(folder: Path, algorithm: OfflineAlgorithm, rows: TrainRows) -> tuple[fl
 
 
 def _no_decay() -> Any:
-    from conf.schema import OptimConfig
+    from raylign.conf.schema import OptimConfig
 
     return OptimConfig()
 

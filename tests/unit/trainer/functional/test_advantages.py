@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.types import TokenBatch, ValueEstimates
-from trainer.functional.advantages import (
+from raylign.data.types import TokenBatch, ValueEstimates
+from raylign.trainer.functional.advantages import (
     GroupStatistics,
     broadcast_to_tokens,
     discounted_returns,
@@ -20,8 +19,8 @@ from trainer.functional.advantages import (
     group_relative,
     leave_one_out,
 )
-from trainer.functional.rewards import token_rewards
-from trainer.functional.segments import last_trained, sequence_ids, sequence_sum, trained_tokens
+from raylign.trainer.functional.rewards import token_rewards
+from raylign.trainer.functional.segments import last_trained, sequence_ids, sequence_sum, trained_tokens
 
 _masks = st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=6)
 

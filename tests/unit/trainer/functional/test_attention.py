@@ -8,12 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.attention import BLOCK_QUERIES, packed_causal_attention
+from raylign.trainer.functional.packing import Packing, pack, segments
+from raylign.trainer.functional.tiles import MAX_PADDING, plan_tiles
 from torch import Tensor
-
-from data.types import TokenBatch
-from trainer.functional.attention import BLOCK_QUERIES, packed_causal_attention
-from trainer.functional.packing import Packing, pack, segments
-from trainer.functional.tiles import MAX_PADDING, plan_tiles
 
 HEADS, GROUPS, DIM = 6, 2, 8
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from conf.schema import KLController, KLEstimator
-from data.types import TokenBatch
-from trainer.functional.kl import KLState, kl_estimate, kl_loss, sequence_kl
+from raylign.conf.schema import KLController, KLEstimator
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.kl import KLState, kl_estimate, kl_loss, sequence_kl
 
 
 def _policies() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from raylign.trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
+from raylign.trainer.functional.logprobs import fused_linear_logprobs, linear_logprobs
 from torch import Tensor
 
 from tests.unit.trainer.functional.test_logprobs import LargestTensor, head_inputs
-from trainer.functional.known_gradient import logprobs_of_frozen_head, logprobs_of_known_gradient
-from trainer.functional.logprobs import fused_linear_logprobs, linear_logprobs
 
 
 def _upstream(count: int, dtype: torch.dtype = torch.float64) -> Tensor:

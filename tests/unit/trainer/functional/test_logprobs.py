@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from raylign.trainer.functional.logprobs import fused_linear_logprobs, linear_logprobs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from trainer.functional.logprobs import fused_linear_logprobs, linear_logprobs
 
 
 def head_inputs(m: int, v: int = 11, h: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:

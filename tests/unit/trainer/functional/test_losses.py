@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-
-from trainer.functional.losses import (
+from raylign.trainer.functional.losses import (
     ClipRange,
     bradley_terry_loss,
     clipped_policy_loss,

@@ -9,8 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from trainer.functional.masked import explained_variance, masked_mean, masked_moments, masked_sum, masked_whiten
+from raylign.trainer.functional.masked import explained_variance, masked_mean, masked_moments, masked_sum, masked_whiten
 
 _entries = st.lists(st.tuples(st.floats(-100, 100), st.booleans()), min_size=1, max_size=40)
 

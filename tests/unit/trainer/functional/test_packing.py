@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.types import TokenBatch
-from trainer.functional.packing import MIN_SAVED, pack
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.packing import MIN_SAVED, pack
 
 
 def _batch(rows: list[list[int]]) -> TokenBatch:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from raylign.trainer.functional.rms_norm import rms_norm
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-from trainer.functional.rms_norm import rms_norm
 
 EPS = 1e-5
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from conf.schema import KLController
-from data.types import FinishReason, Reward, RewardFailure, RolloutMeta, SampleKey
-from rollout.interfaces import GroupHandle, Ref
-from trainer.functional.kl import KLState
-from trainer.loops.hooks import OnlineProgress, StepReport
-from trainer.loops.interfaces import ExperienceHandles, PublishResult, UpdateResult
-from trainer.loops.ledger import LedgerHook
+from raylign.conf.schema import KLController
+from raylign.data.types import FinishReason, Reward, RewardFailure, RolloutMeta, SampleKey
+from raylign.rollout.interfaces import GroupHandle, Ref
+from raylign.trainer.functional.kl import KLState
+from raylign.trainer.loops.hooks import OnlineProgress, StepReport
+from raylign.trainer.loops.interfaces import ExperienceHandles, PublishResult, UpdateResult
+from raylign.trainer.loops.ledger import LedgerHook
 
 
 def report(step: int, versions: tuple[int, ...]) -> StepReport:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-
-from conf.errors import Preempted, RunFailed
-from trainer.loops.interfaces import Ref, UpdateResult
-from trainer.loops.offline import OfflineLoop, OfflineProgress, OfflineSettings
+from raylign.conf.errors import Preempted, RunFailed
+from raylign.trainer.loops.interfaces import Ref, UpdateResult
+from raylign.trainer.loops.offline import OfflineLoop, OfflineProgress, OfflineSettings
 
 
 @dataclass

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-
-from conf.errors import Preempted, RunFailed
-from conf.schema import KLController
-from data.types import (
+from raylign.conf.errors import Preempted, RunFailed
+from raylign.conf.schema import KLController
+from raylign.data.types import (
     FinishReason,
     Prompt,
     Reward,
@@ -20,9 +19,9 @@ from data.types import (
     SampleKey,
     SamplingParams,
 )
-from trainer.functional.kl import KLState
-from trainer.loops.hooks import OnlineProgress, StepReport
-from trainer.loops.interfaces import (
+from raylign.trainer.functional.kl import KLState
+from raylign.trainer.loops.hooks import OnlineProgress, StepReport
+from raylign.trainer.loops.interfaces import (
     ExperienceHandles,
     GroupHandle,
     PromptDraw,
@@ -31,7 +30,7 @@ from trainer.loops.interfaces import (
     TensorShards,
     UpdateResult,
 )
-from trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
+from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
 
 SAMPLES = 2
 

@@ -6,9 +6,16 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-
-from rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, VerifyReport, WeightManifest, WeightUpdateError
-from trainer.loops.publish import PublishError, WeightPublisher
+from raylign.rollout.interfaces import (
+    Canary,
+    EngineDead,
+    Ref,
+    TensorSpec,
+    VerifyReport,
+    WeightManifest,
+    WeightUpdateError,
+)
+from raylign.trainer.loops.publish import PublishError, WeightPublisher
 
 GOOD = VerifyReport(5, {}, (), (), 1e-5)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.conf.schema import Precision
+from raylign.data.types import TokenBatch
+from raylign.trainer.models.loading import load_causal_lm
 from transformers import AutoModelForCausalLM
-
-from conf.schema import Precision
-from data.types import TokenBatch
-from trainer.models.loading import load_causal_lm
 
 
 def _tokens() -> TokenBatch:

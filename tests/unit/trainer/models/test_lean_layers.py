@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
+from raylign.trainer.models.lean_layers import lean_layers
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedModel, Qwen3Config
-
-from trainer.models.lean_layers import lean_layers
 
 SHAPE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

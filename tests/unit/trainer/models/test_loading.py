@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.conf.errors import ModelLoadError
+from raylign.conf.schema import Precision
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.packing import Packing, pack
+from raylign.trainer.models.loading import export_hf, load_causal_lm, load_scalar_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -18,12 +23,6 @@ from transformers import (
     Lfm2Config,
     Lfm2ForCausalLM,
 )
-
-from conf.errors import ModelLoadError
-from conf.schema import Precision
-from data.types import TokenBatch
-from trainer.functional.packing import Packing, pack
-from trainer.models.loading import export_hf, load_causal_lm, load_scalar_model
 
 FP32 = Precision.float32
 
@@ -126,7 +125,7 @@ def test_a_model_that_gets_a_shared_prompt_wrong_is_refused(
         rows[follower.start] = rows[-1]  # its first key is another sequence's
         return replace(right, rows=rows)
 
-    monkeypatch.setattr("trainer.models.packing_check.pack", astray)
+    monkeypatch.setattr("raylign.trainer.models.packing_check.pack", astray)
     with pytest.raises(ModelLoadError, match="not supported by packed training"):
         if scalar:
             load_scalar_model(tiny_model_dir, precision=FP32, new_head_seed=0)

@@ -9,6 +9,22 @@ from typing import Any
 import peft
 import pytest
 import torch
+from raylign.app.launch.trained import trained_models
+from raylign.conf.errors import ConfigError, ModelLoadError
+from raylign.conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, RunConfig
+from raylign.data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
+from raylign.trainer.algorithms.base import LossOutput
+from raylign.trainer.algorithms.ppo import PPOConfig
+from raylign.trainer.algorithms.rm import RMConfig
+from raylign.trainer.engine.base import EngineStateError
+from raylign.trainer.engine.buckets import weights_to_buckets
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.adapters import add_adapters, start_adapters, write_adapter
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.loading import export_hf, load_causal_lm, load_scalar_model, stored_weights
+from raylign.trainer.models.lora import is_adapter, lora_layers, merged_weights, round_in_proportion
+from raylign.trainer.models.scalar_head import ScalarModel, last_states
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -19,23 +35,6 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-
-from conf.errors import ConfigError, ModelLoadError
-from conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, RunConfig
-from data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
-from trainer.algorithms.base import LossOutput
-from trainer.algorithms.ppo import PPOConfig
-from trainer.algorithms.rm import RMConfig
-from trainer.engine.base import EngineStateError
-from trainer.engine.buckets import weights_to_buckets
-from trainer.engine.torch_engine import TorchEngine
-from trainer.launch.trained import trained_models
-from trainer.learner import Learner
-from trainer.models.adapters import add_adapters, start_adapters, write_adapter
-from trainer.models.causal_lm import CausalLM
-from trainer.models.loading import export_hf, load_causal_lm, load_scalar_model, stored_weights
-from trainer.models.lora import is_adapter, lora_layers, merged_weights, round_in_proportion
-from trainer.models.scalar_head import ScalarModel, last_states
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 LENGTHS = (5, 9, 3, 12, 7, 4)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from raylign.data.types import TokenBatch
+from raylign.trainer.functional.packing import pack
+from raylign.trainer.models.packed_attention import PACKED_ATTENTION, packed_states
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
-
-from data.types import TokenBatch
-from trainer.functional.packing import pack
-from trainer.models.packed_attention import PACKED_ATTENTION, packed_states
 
 SIZES = {
     "vocab_size": 97,

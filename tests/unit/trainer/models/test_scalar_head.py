@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.conf.schema import Precision
+from raylign.data.types import TokenBatch
+from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.scalar_head import init_score, last_states, values_from_states
 from transformers import AutoModelForSequenceClassification
-
-from conf.schema import Precision
-from data.types import TokenBatch
-from trainer.models.loading import export_hf, load_scalar_model
-from trainer.models.scalar_head import init_score, last_states, values_from_states
 
 ROWS = [[5, 6, 7, 8], [9, 10, 11]]
 MASKS = [[False, False, True, True], [False, True, False]]

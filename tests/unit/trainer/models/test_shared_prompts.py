@@ -11,6 +11,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from raylign.data.types import CriticExperience, Denominators, PairBatch, PolicyExperience, TokenBatch, TokenOutputs
+from raylign.trainer.algorithms.dpo import DPO, DPOConfig
+from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
+from raylign.trainer.algorithms.ppo import PPO, PPOConfig
+from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+from raylign.trainer.functional import packing as packing_module
+from raylign.trainer.functional.packing import pack
+from raylign.trainer.models.causal_lm import CausalLM
+from raylign.trainer.models.packed_attention import PACKED_ATTENTION
+from raylign.trainer.models.scalar_head import ScalarModel, last_states, values_from_states
 from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
@@ -20,17 +30,6 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-
-from data.types import CriticExperience, Denominators, PairBatch, PolicyExperience, TokenBatch, TokenOutputs
-from trainer.algorithms.dpo import DPO, DPOConfig
-from trainer.algorithms.grpo import GRPO, GRPOConfig
-from trainer.algorithms.ppo import PPO, PPOConfig
-from trainer.algorithms.rm import RewardModelling, RMConfig
-from trainer.functional import packing as packing_module
-from trainer.functional.packing import pack
-from trainer.models.causal_lm import CausalLM
-from trainer.models.packed_attention import PACKED_ATTENTION
-from trainer.models.scalar_head import ScalarModel, last_states, values_from_states
 
 VOCAB = 97
 SIZES = {
@@ -234,6 +233,6 @@ def test_the_neighbours_prompt_would_be_noticed(name: str, monkeypatch: pytest.M
     last = right.paths[-1]
     wrong = right.rows.clone()
     wrong[last.start : last.start + 3] = right.rows[:3]
-    monkeypatch.setattr("trainer.models.causal_lm.pack", lambda _: replace(right, rows=wrong))
+    monkeypatch.setattr("raylign.trainer.models.causal_lm.pack", lambda _: replace(right, rows=wrong))
     gap = (ours(tokens, temperature=1.0).logprobs - _alone(theirs, tokens).logprobs).detach().abs()
     assert float(gap[last.start :].max()) > 1e-3

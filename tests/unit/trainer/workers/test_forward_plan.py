@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data.types import FinishReason, RolloutMeta, SampleKey, TokenBatch, ValueEstimates
-from trainer.workers.forward_plan import plan_group_passes, scatter_tokens, scatter_values
+from raylign.data.types import FinishReason, RolloutMeta, SampleKey, TokenBatch, ValueEstimates
+from raylign.trainer.workers.forward_plan import plan_group_passes, scatter_tokens, scatter_values
 
 GROUPS = st.lists(st.lists(st.integers(2, 50), min_size=1, max_size=5), min_size=1, max_size=12)
 

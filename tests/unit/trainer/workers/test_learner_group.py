@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from cluster.placement import NodeSupply, RoleRequest, plan_placement
-from conf.schema import Device, PlacementStrategy
-from trainer.workers.learner_group import GroupSettings, rank_environment
+from raylign.cluster.placement import NodeSupply, RoleRequest, plan_placement
+from raylign.conf.schema import Device, PlacementStrategy
+from raylign.trainer.workers.learner_group import GroupSettings, rank_environment
 
 SHARED = PlacementStrategy.shared
 

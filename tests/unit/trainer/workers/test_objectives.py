@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from conf.schema import OptimConfig, Precision
-from data.batching import shard
-from data.row_batches import TextBatch
-from data.sample_model import tiny_model
-from data.types import Denominators, PairBatch, TokenBatch
-from trainer.algorithms.rm import RewardModelling, RMConfig
-from trainer.algorithms.sft import SFT, SFTConfig
-from trainer.engine.torch_engine import TorchEngine
-from trainer.learner import Learner
-from trainer.models.loading import load_causal_lm, load_scalar_model
-from trainer.workers.offline_model import CausalObjective, LinearObjective, ScalarObjective, objective_of
+from raylign.conf.schema import OptimConfig, Precision
+from raylign.data.batching import shard
+from raylign.data.row_batches import TextBatch
+from raylign.data.sample_model import tiny_model
+from raylign.data.types import Denominators, PairBatch, TokenBatch
+from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+from raylign.trainer.algorithms.sft import SFT, SFTConfig
+from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.learner import Learner
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
+from raylign.trainer.workers.offline_model import CausalObjective, LinearObjective, ScalarObjective, objective_of
 
 
 def test_evaluation_reports_the_loss_and_leaves_the_weights(tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from feedback.clean.answers import is_refusal
-from feedback.clean.language import language
-from feedback.clean.similarity import clusters
+from raylign.feedback.clean.answers import is_refusal
+from raylign.feedback.clean.language import language
+from raylign.feedback.clean.similarity import clusters
 
 ALL_TRAIN = ("split.eval=0", "split.test=0")
 REFUSALS = (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from feedback.clean.personal_data import redact_frame, redact_text
+from raylign.feedback.clean.personal_data import redact_frame, redact_text
 
 FOUND = {
     "write to Jo.Doe+x@mail.example.co.uk today": "write to <EMAIL_1> today",

@@ -1,0 +1,243 @@
+"""The `raylign` command. Heavy packages are imported by the command that needs them, so that help is immediate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from raylign.cluster.runtime_env import quiet_driver
+from raylign.conf.errors import RaylignError, UserError
+
+if TYPE_CHECKING:
+    from raylign.feedback.source import Source
+    from rich.console import Console
+
+app = typer.Typer(
+    name="raylign",
+    help="Feedback logs in, a better model out. `raylign train --help` lists every setting.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings, as `raylign train --help` lists them.")
+]
+RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under --run-root.")]
+RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
+
+
+@app.command(add_help_option=False)
+def train(
+    overrides: Overrides = None,
+    show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
+) -> None:
+    """Train a model: +experiment=NAME or algorithm=NAME, and key=value settings."""
+    if show_help:
+        from raylign.app.commands.train_help import train_help
+
+        typer.echo(train_help(overrides or []))
+        return
+    quiet_driver()
+    from raylign.app.configuration import compose
+
+    composed = compose(overrides or [])
+    from raylign.app.main import train as run
+
+    raise typer.Exit(run(composed))
+
+
+@app.command()
+def plan(overrides: Overrides = None) -> None:
+    """Say what `train` with these settings would do: arithmetic, placement, every `auto`, what becomes of the data."""
+    from raylign.app.commands.plan import plan as describe
+    from raylign.app.configuration import compose
+
+    for part in describe(compose(overrides or []), colour=sys.stdout.isatty()):
+        typer.echo(part)
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Watch a real small language model learn a simulated user's taste, on two CPU cores, in minutes."""
+    quiet_driver()
+    from raylign.app.demo import run
+
+    raise typer.Exit(run(seed=seed, run_root=run_root))
+
+
+@app.command()
+def report(run: RunArgument, run_root: RunRoot = Path("runs")) -> None:
+    """Write the run's self-contained report.html and print its path."""
+    folder = _run_folder(run, run_root)
+    from raylign.records.report import write_report
+
+    typer.echo(str(write_report(folder)))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
+    step: Annotated[int | None, typer.Option(help="The step; the last one when not given.")] = None,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Copy a run's Hugging Face export (weights, config, tokenizer, chat template) to a folder of your own."""
+    folder = _run_folder(run, run_root)
+    from raylign.app.commands.export import export as copy
+
+    typer.echo(str(copy(folder, to, step)))
+
+
+@app.command()
+def submit(
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's job server, http://host:8265; else RAY_API_SERVER_ADDRESS.")
+    ] = None,
+    working_dir: Annotated[Path, typer.Option(help="The folder sent along; it holds the code and small data.")] = Path(
+        "."
+    ),
+    wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit.")] = True,
+) -> None:
+    """Run `train` with these settings as a job on a running Ray cluster."""
+    from raylign.cluster.submit import submit as send
+
+    raise typer.Exit(send(overrides or [], address=address, working_dir=working_dir, wait=wait))
+
+
+@app.command()
+def doctor(
+    run_root: RunRoot = Path("runs"),
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to look for, host:port or auto.")] = None,
+) -> None:
+    """Look for what would keep a run from working here: versions, compiler, shared memory, Ray, GPUs, write access."""
+    from raylign.app.commands.doctor import examine
+
+    findings = examine(run_root, address)
+    for finding in findings:
+        typer.echo(str(finding))
+    raise typer.Exit(UserError.exit_code if any(finding.fatal for finding in findings) else 0)
+
+
+feedback_app = typer.Typer(
+    help="Feedback logs to training data: look at logs, build data sets from them, forget people.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(feedback_app, name="feedback")
+
+Logs = Annotated[list[Path], typer.Argument(metavar="LOG...", help="Feedback logs of one format: files or folders.")]
+LogFormat = Annotated[str | None, typer.Option("--format", help="The format, when it should not be guessed.")]
+Mapping = Annotated[Path | None, typer.Option(help="A mapping file that says how to read columns of your own.")]
+Companion = Annotated[Path | None, typer.Option(help="The second file of formats that keep answers elsewhere.")]
+
+
+@feedback_app.command("inspect")
+def feedback_inspect(
+    logs: Logs,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+) -> None:
+    """Say what logs hold: format, signals, what is known of each event, what is broken. Writes nothing."""
+    from raylign.app.commands.feedback import run_inspect
+
+    source = _source(logs, log_format, mapping, companion)
+    run_inspect(source, _console())
+
+
+@feedback_app.command("build", add_help_option=False)
+def feedback_build(
+    logs: Annotated[
+        list[str] | None, typer.Argument(metavar="LOG... [key=value ...]", help="Logs, and settings.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; it must be new or empty.")] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+    show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
+) -> None:
+    """Build SFT, preference and KTO data from logs, with a data card and a report."""
+    if show_help:
+        from raylign.app.commands.feedback_help import build_help
+
+        typer.echo(build_help())
+        return
+    from raylign.app.commands.feedback import run_build
+
+    given = logs or []
+    source = _source([Path(g) for g in given if not _is_setting(g)], log_format, mapping, companion, given)
+    if out is None:
+        raise UserError("--out is missing: name the folder to write, as in --out data/feedback.")
+    run_build(source, out.expanduser(), _console())
+
+
+@feedback_app.command("forget")
+def feedback_forget(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
+    user: Annotated[list[str] | None, typer.Option(help="A user's id as the logs have it, or its hash.")] = None,
+    event: Annotated[list[str] | None, typer.Option(help="An event's id.")] = None,
+) -> None:
+    """Rebuild a folder without a person's events, or without an event, for good."""
+    from raylign.app.commands.feedback import run_forget
+
+    run_forget(folder.expanduser(), user or [], event or [], _console())
+
+
+def main() -> None:
+    """Entry point: runs a command and ends the process with the exit code of design, telling causes in sentences."""
+    sys.exit(run_command(app))
+
+
+def run_command(command: Callable[[], object]) -> int:
+    """The exit code of `command`. A mistake of the user's, and a run that ended badly, are told without a traceback."""
+    try:
+        command()
+    except RaylignError as error:
+        for problem in error.problems:
+            typer.echo(problem, err=True)
+        return error.exit_code
+    except SystemExit as ended:  # how typer ends: help, a usage error it has told, or a command's own exit code
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+def _source(
+    logs: list[Path], log_format: str | None, mapping: Path | None, companion: Path | None, given: Sequence[str] = ()
+) -> Source:
+    from raylign.feedback.source import Source
+
+    paths = tuple(path.expanduser() for path in logs)
+    overrides = tuple(text for text in given if _is_setting(text))
+    return Source(logs=paths, format=log_format, mapping=mapping, companion=companion, overrides=overrides)
+
+
+def _is_setting(text: str) -> bool:
+    """A file may have = in its name; then it is there."""
+    return "=" in text and not Path(text).expanduser().exists()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _run_folder(run: str, run_root: Path) -> Path:
+    """The folder a person means. Raises UserError when there is none."""
+    for folder in (Path(run).expanduser(), run_root.expanduser() / run):
+        if (folder / "resolved.yaml").is_file() or (folder / "metrics.jsonl").is_file():
+            return folder
+    raise UserError(f"{run}: there is no such run, neither at that path nor in {run_root}/.")
+
+
+if __name__ == "__main__":
+    main()

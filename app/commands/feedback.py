@@ -1,0 +1,150 @@
+"""`raylign feedback inspect|build|forget`: what a person sees of the build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+from raylign.feedback.build import STEPS, Watch, build, read
+from raylign.feedback.build_result import KINDS, SPLITS, BuildResult
+from raylign.feedback.clean.personal_data import redact_text
+from raylign.feedback.forget import forget
+from raylign.feedback.overrides import parse_settings
+from raylign.feedback.result import signal
+from raylign.feedback.source import Source
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+_ABOUT = (
+    ("conversation_id", "conversation"), ("user_hash", "user"), ("annotator_hash", "annotator"), ("time", "time"),
+    ("model_a", "model"), ("shown_left", "which side was left"), ("strength", "strength of choice"),
+    ("seconds_taken", "seconds taken"), ("persona", "persona"), ("locale", "locale"), ("surface", "surface"),
+    ("topic", "topic"), ("consent", "consent"),
+)  # fmt: skip
+
+
+class BuildProgress:
+    """Steps as a bar on a terminal, as plain lines elsewhere. A context manager: the bar is always taken down."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rows = 0
+        columns = (TextColumn("{task.description:<12}"), BarColumn(bar_width=24), TextColumn("{task.fields[rows]}"))
+        self._bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._task = self._bar.add_task("starting", total=len(STEPS), rows="")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    @property
+    def watch(self) -> Watch:
+        """To be handed to a build."""
+        return Watch(on_step=self._step, on_rows=self._read)
+
+    def _step(self, step: str) -> None:
+        self._bar.update(self._task, description=step, completed=STEPS.index(step))
+        if not self._console.is_terminal:
+            self._console.print(Text(step), highlight=False)
+
+    def _read(self, rows: int) -> None:
+        self._rows += rows
+        self._bar.update(self._task, rows=f"{self._rows:,} rows")
+
+
+def run_build(source: Source, out: Path, console: Console) -> BuildResult:
+    """Build, and tell what came out."""
+    with BuildProgress(console) as progress:
+        result = build(source, out, watch=progress.watch)
+    _show(result, out, console)
+    return result
+
+
+def run_forget(folder: Path, users: Sequence[str], events: Sequence[str], console: Console) -> BuildResult:
+    """Rebuild without people and events, and tell what is left."""
+    with BuildProgress(console) as progress:
+        result = forget(folder, users=users, events=events, watch=progress.watch)
+    gone = next((drop.events for drop in result.event_drops if drop.rule == "forgotten"), 0)
+    _show(result, folder, console)
+    console.print(Text(f"{gone:,} events are forgotten."), highlight=False)
+    if not gone:
+        console.print(Text("None of the logs' events is theirs; check the id, and privacy.user_salt."), highlight=False)
+    return result
+
+
+def run_inspect(source: Source, console: Console) -> None:
+    """What logs hold, without building anything."""
+    settings = parse_settings(source.overrides)
+    with BuildProgress(console) as progress:
+        log = read(source, settings, progress.watch.on_rows)
+    events, quarantined = log.events, log.quarantined
+    console.print(
+        Text(f"{log.format}: {log.rows_in:,} rows, {events.height:,} events, {quarantined.height:,} quarantined"),
+        highlight=False,
+    )
+    if events.height:
+        console.print(Text(_when(events)), highlight=False)
+        by_signal = events.group_by(signal().alias("signal")).len().sort("len", "signal", descending=[True, False])
+        _print(console, "Signals", ("signal", "events"), [(name, f"{n:,}") for name, n in by_signal.iter_rows()])
+        rows = [
+            (label, f"{known / events.height:.1%}", f"{events[name].drop_nulls().n_unique():,}")
+            for name, label in _ABOUT
+            if (known := events.height - events[name].null_count())
+        ]
+        _print(console, "Known", ("what", "of events", "different"), rows)
+    if quarantined.height:
+        reasons = quarantined.group_by("reason").agg(
+            pl.len(), pl.format("{}:{}", pl.col("file").first(), pl.col("line").first())
+        )
+        shown = reasons.sort("len", "reason", descending=[True, False]).head(10)
+        _print(
+            console,
+            "Quarantined",
+            ("rows", "reason", "first"),
+            [(f"{n:,}", redact_text(reason), where) for reason, n, where in shown.iter_rows()],
+        )
+
+
+def _show(result: BuildResult, out: Path, console: Console) -> None:
+    steps = [(step.name, f"-{step.lost:,}" if step.lost else "", f"{step.after:,}") for step in result.waterfall]
+    _print(console, "From judgements to use", ("step", "lost", "left"), steps)
+    made = {(file.kind, file.split): file.rows for file in result.produced}
+    rows = [(kind, *(f"{made[kind, split]:,}" for split in SPLITS)) for kind in KINDS]
+    _print(console, "Rows", ("kind", *SPLITS), rows)
+    for warning in result.warnings:
+        console.print(Text(f"note: {warning}"), highlight=False, soft_wrap=True)
+    console.print(Text(f"{out}/card.md"), highlight=False, soft_wrap=True)
+    if (out / "report.html").is_file():
+        console.print(Text(f"{out}/report.html"), highlight=False, soft_wrap=True)
+
+
+def _when(events: pl.DataFrame) -> str:
+    first, last = events["time"].min(), events["time"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        return "no event has a time"
+    return f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
+
+
+def _print(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
+    for i, name in enumerate(head):
+        # Words left, figures right; only words may be folded.
+        figure = i > 0 and name not in ("reason", "first")
+        table.add_column(name, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print()

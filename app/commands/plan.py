@@ -1,0 +1,143 @@
+"""`raylign plan`: what a run would do, without starting any of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from raylign.app.commands.marked import marked
+from raylign.app.configuration import needs, roles
+from raylign.app.launch.chain import named_runs, with_model_folders
+from raylign.app.launch.demand import role_requests
+from raylign.app.launch.trained import trained_models
+from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
+from raylign.cluster.probe import cluster_supply
+from raylign.cluster.runtime_env import in_ray_job
+from raylign.conf.checks import Needs
+from raylign.conf.compose import Composed
+from raylign.conf.derive import Surroundings, batch_plan, resolve, run_name
+from raylign.conf.held_out import held_out_sets
+from raylign.conf.schema import RunConfig
+from raylign.data.mask_view import first_row, mask_warnings
+from raylign.data.prompts import load_prompts
+from raylign.data.quarantine import LoadReport
+from raylign.data.row_kinds import load_rows
+from raylign.data.tokenize import Encoder, load_tokenizer
+from raylign.records.tracking import resolve_mode
+from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms.base import OfflineAlgorithm
+
+
+def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
+    """The plan, part by part; `colour`: for a terminal.
+
+    Raises DataError, ModelLoadError or ClusterError where the run itself would.
+    Reads and tokenises all of the data, asks the cluster when the run would join one, and starts nothing.
+    """
+    config = with_model_folders(composed.config)
+    now = datetime.now(UTC).astimezone()
+    needed = needs(config)
+    requests = role_requests(config, roles(config))
+    yield f"raylign plan: {run_name(config, now)}, algorithm={config.algorithm.name}\n"
+    if told := named_runs(composed.config):
+        yield "\n".join(told) + "\n"
+    reports, sample = _read_data(config, needed, colour=colour)
+    yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
+    yield f"The first row, as the model sees it:\n{sample}\n"
+    yield _table("Models in training", ("role", "parameters", "trained", "what is"), _model_rows(config))
+    arithmetic = batch_plan(config, needed, reports[0].kept)
+    yield _table("Batches", ("what", "how many"), arithmetic.rows())
+    yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
+    yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
+    nodes = _supply(config, requests)
+    placement = plan_placement(requests, config.cluster.placement, nodes)
+    yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), _placement_rows(placement, nodes))
+
+
+def _read_data(config: RunConfig, needed: Needs, *, colour: bool) -> tuple[list[LoadReport], str]:
+    """Reports of data.train and every held-out set; and the first training row with what is odd, in words."""
+    tokenizer = load_tokenizer(config.policy.model)
+    names = [config.data.train, *held_out_sets(config.data.eval).values()]
+    if needed.rollout:
+        prompt_sets = [load_prompts(name, config.data, tokenizer) for name in names]
+        first = prompt_sets[0].prompts[0]
+        shown = f"{tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
+        return [loaded.report for loaded in prompt_sets], shown
+    algorithm = cast("OfflineAlgorithm", ALGORITHMS[config.algorithm.name][1](config.algorithm))
+    kind, prompts = algorithm.needs.rows, algorithm.needs.train_prompts
+    sets = [load_rows(kind, name, config.data, tokenizer, train_prompts=prompts) for name in names]
+    warnings = config.algorithm.data_warnings(sets[0].counts)
+    warnings += mask_warnings(sets[0], Encoder(tokenizer, system_prompt=config.data.system_prompt), tokenizer)
+    parts = [marked(runs, colour=colour) for runs in first_row(sets[0], tokenizer)]
+    parts += [f"warning: {warning}" for warning in warnings] or ["The masks of the first rows: nothing odd."]
+    return [loaded.report for loaded in sets], "\n".join(parts)
+
+
+def _open_settings(
+    config: RunConfig, needed: Needs, requests: Sequence[RoleRequest], now: datetime
+) -> list[tuple[str, ...]]:
+    here = Surroundings(
+        now=now,
+        cores=os.cpu_count() or 1,
+        wandb=resolve_mode(config.tracking, os.environ).value,
+        checkpoint=_latest_checkpoint(config, now),
+        in_ray_job=in_ray_job(),
+        demanded_cpus=total_cpus(requests),
+    )
+    return [(found.key, found.given, found.value, found.why) for found in resolve(config, needed, here)]
+
+
+def _latest_checkpoint(config: RunConfig, now: datetime) -> str | None:
+    """Where LATEST of the run's folder points; the run itself verifies it before use."""
+    pointer = Path(config.run_root).expanduser() / run_name(config, now) / "checkpoints" / "LATEST"
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def _supply(config: RunConfig, requests: Sequence[RoleRequest]) -> Sequence[NodeSupply]:
+    """This machine as a Ray started here would offer it, or the machines of the cluster the run would join."""
+    demanded = total_cpus(requests)
+    if config.cluster.address == "local" and not in_ray_job():
+        cpus = config.cluster.num_cpus or max(os.cpu_count() or 1, -(-demanded // 1))
+        return [NodeSupply("this machine", "127.0.0.1", cpus, _local_gpus())]
+    return cluster_supply("auto" if config.cluster.address == "local" else config.cluster.address)
+
+
+def _local_gpus() -> int:
+    """GPUs as the driver lists them; a node without the driver has none."""
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0
+
+
+def _data_row(report: LoadReport) -> tuple[str, ...]:
+    counts = (report.total, report.kept, report.bad, report.overlong, report.dropped)
+    return (report.name, *(f"{count:,}" for count in counts))
+
+
+def _model_rows(config: RunConfig) -> list[tuple[str, ...]]:
+    return [(m.role, f"{m.parameters:,}", f"{m.trained:,}", m.how) for m in trained_models(config)]
+
+
+def _demand_row(request: RoleRequest) -> tuple[str, ...]:
+    return request.role, str(request.count), f"{request.cpus:g}", f"{request.gpus:g}"
+
+
+def _placement_rows(placement: Placement, nodes: Sequence[NodeSupply]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for node in nodes:
+        for role in dict.fromkeys(slot.role for slot in placement.slots if slot.node_id == node.node_id):
+            slots = [slot for slot in placement.of(role) if slot.node_id == node.node_id]
+            ranks = ",".join(str(slot.rank) for slot in slots)
+            cpus, gpus = sum(slot.cpus for slot in slots), sum(slot.gpus for slot in slots)
+            rows.append((f"{node.address}", role, ranks, f"{cpus:g}", f"{gpus:g}"))
+    return rows
+
+
+def _table(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Plain columns: the same on a terminal, in a job's log and in a pipe."""
+    if not rows:
+        return f"{title}: nothing.\n"
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    return "\n".join([title, *(f"  {line}".rstrip() for line in lines)]) + "\n"

@@ -1,0 +1,45 @@
+"""Configuration with the algorithms of this product: what the entry points and the tests compose a run with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raylign.app.launch.demand import wanted_roles
+from raylign.conf import compose as composition
+from raylign.conf.checks import Needs
+from raylign.conf.compose import Catalog, Composed
+from raylign.conf.schema import RunConfig
+from raylign.reward.rules import rule_problems
+from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms.base import Role
+
+
+def compose(overrides: Sequence[str]) -> Composed:
+    """The run that `key=value` arguments describe. Raises ConfigError with every problem found."""
+    return composition.compose(overrides, catalog())
+
+
+def from_resolved(resolved_yaml: str, overrides: Sequence[str] = ()) -> Composed:
+    """The run that a run folder's `resolved.yaml` describes. Raises ConfigError."""
+    return composition.from_resolved(resolved_yaml, catalog(), overrides)
+
+
+def catalog() -> Catalog:
+    """All algorithms with their settings and the roles they need."""
+    return Catalog({name: config for name, (config, _) in ALGORITHMS.items()}, needs, rule_problems)
+
+
+def needs(config: RunConfig) -> Needs:
+    """The parts of the cluster a run asks for. Offline algorithms train the policy alone."""
+    started = roles(config)
+    return Needs(
+        rollout=Role.ROLLOUT in started,
+        critic=Role.CRITIC in started,
+        reference=Role.REFERENCE in started,
+        reward=Role.REWARD in started,
+    )
+
+
+def roles(config: RunConfig) -> frozenset[Role]:
+    """Every role the run starts."""
+    return wanted_roles(config, ALGORITHMS[config.algorithm.name][1](config.algorithm).roles)

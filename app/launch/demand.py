@@ -1,0 +1,53 @@
+"""What a run asks of the cluster, role by role. Pure: settings in, requests out; `plan` and `train` share it."""
+
+from __future__ import annotations
+
+from raylign.cluster.placement import RoleRequest, Side
+from raylign.conf.schema import LearnerConfig, RunConfig
+from raylign.trainer.algorithms.base import Role
+
+
+def wanted_roles(config: RunConfig, algorithm_roles: frozenset[Role]) -> frozenset[Role]:
+    """The algorithm's roles, and the reference when held-out fluency is measured under it."""
+    measured = Role.ROLLOUT in algorithm_roles and config.evaluation.fluency
+    return algorithm_roles | {Role.REFERENCE} if measured else algorithm_roles
+
+
+def role_requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest]:
+    """Processes, CPUs and GPUs of every role the run starts."""
+    requests = [_learner("policy", config.policy)]
+    if Role.CRITIC in roles:
+        requests.append(_learner("critic", config.critic))
+    if Role.REFERENCE in roles:
+        reference = config.reference
+        requests.append(RoleRequest("reference", reference.num_ranks, reference.cpus_per_rank, reference.gpus_per_rank))
+    if Role.REWARD in roles:
+        reward = config.reward
+        requests.append(
+            RoleRequest(
+                "reward", reward.num_replicas, reward.cpus_per_replica, reward.gpus_per_replica, Side.SERVE, spread=True
+            )
+        )
+    if Role.ROLLOUT in roles:
+        rollout = config.rollout
+        requests.append(
+            RoleRequest(
+                "rollout",
+                rollout.num_workers,
+                rollout.cpus_per_worker,
+                rollout.gpus_per_worker,
+                Side.SERVE,
+                elastic=True,
+                spread=True,
+            )
+        )
+    return requests
+
+
+def total_cpus(requests: list[RoleRequest]) -> float:
+    """Ray CPUs of all roles together."""
+    return sum(r.count * r.cpus for r in requests)
+
+
+def _learner(role: str, config: LearnerConfig) -> RoleRequest:
+    return RoleRequest(role, config.num_ranks, config.cpus_per_rank, config.gpus_per_rank)

@@ -1,0 +1,274 @@
+"""Builds the roles of an online run, hands them to the loop, and takes them down whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+from raylign.app.launch.checkpoints import OnlineSaver, restore_online
+from raylign.app.launch.demand import role_requests, wanted_roles
+from raylign.app.launch.export import export_step
+from raylign.app.launch.prompts import SampledPrompts
+from raylign.app.launch.rewards import start_rewards
+from raylign.app.launch.samples_hook import SamplesHook
+from raylign.app.launch.stage import Stage
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.held_out import held_out_sets
+from raylign.conf.schema import LearnerConfig, OldLogprobs
+from raylign.data.prompts import PromptSet, load_prompts
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import SamplingParams
+from raylign.records.metrics_log import read_history
+from raylign.reward.server import RewardPool
+from raylign.rollout.pool import RolloutPool
+from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
+from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
+from raylign.trainer.algorithms.online import OnlineConfig
+from raylign.trainer.loops.evaluate import Evaluator
+from raylign.trainer.loops.held_out import HeldOutHook
+from raylign.trainer.loops.hooks import LoopHook, OnlineProgress
+from raylign.trainer.loops.ledger import LedgerHook
+from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
+from raylign.trainer.loops.publish import WeightPublisher
+from raylign.trainer.workers.critic import CriticGroup
+from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
+from raylign.trainer.workers.learner_group import LearnerGroup
+from raylign.trainer.workers.policy import PolicyGroup
+from raylign.trainer.workers.reference import ReferenceGroup
+from raylign.trainer.workers.specs import FrozenSpec, PolicySpec, ScalarSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Roles:
+    """What the builder started, by what each really is: the loop knows the same ones by its Protocols."""
+
+    rollouts: RolloutPool
+    policy: PolicyGroup
+    reward: RewardPool
+    assembler: Assembler
+    publisher: WeightPublisher
+    critic: CriticGroup | None
+    reference: ReferenceGroup | None
+
+    def for_loop(self) -> OnlineRoles:
+        """As the loop holds them."""
+        return OnlineRoles(
+            self.rollouts, self.policy, self.reward, self.assembler, self.publisher, self.critic, self.reference
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineOutcome:
+    """What a finished run leaves to the summary."""
+
+    progress: OnlineProgress
+    held_out: HeldOutHook | None
+
+
+async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Callable[[], bool]) -> OnlineOutcome:
+    """Train to the last step. Raises what the roles, the data and the loop raise; every actor is gone afterwards."""
+    config = stage.config
+    settings = _online_config(config.algorithm)
+    tokenizer = load_tokenizer(config.policy.model)
+    prompts = load_prompts(config.data.train, config.data, tokenizer, quarantine=stage.folder.path / "quarantine.jsonl")
+    held_out = next((load_prompts(e, config.data, tokenizer) for e in held_out_sets(config.data.eval).values()), None)
+    with ExitStack() as stack:
+        builder = _Builder(stage, algorithm, settings, stack)
+        parts = await builder.start()
+        progress = OnlineProgress(0, settings.initial_kl(), {})
+        if stage.resumed is not None:
+            progress = await restore_online(stage.resumed, parts.policy, parts.critic, parts.reward)
+        source = SampledPrompts.open(prompts, seed=config.seed, shuffle=config.data.shuffle, state=progress.data)
+        hook = _held_out_hook(stage, parts, held_out)
+        reader = ObjectReader(config.cluster.step_timeout_s)
+        hooks: list[LoopHook] = [
+            LedgerHook(lambda: parts.rollouts.counts().serving, read_history(stage.folder.metrics).latest()),
+            *([hook] if hook else []),
+            SamplesHook(reader, stage.folder, stage.tracker, every=config.tracking.samples_every),
+        ]
+        loop = OnlineLoop(
+            parts.for_loop(),
+            _loop_settings(stage, settings),
+            prompts=source,
+            progress=progress,
+            hooks=hooks,
+            sink=stage.sink(),
+            saver=OnlineSaver(
+                stage.store(), parts.policy, parts.critic, parts.reward, run_generation=stage.run_generation
+            ),
+            should_stop=should_stop,
+        )
+        stage.progress.phase("training")
+        finished = await loop.run()
+        await export_step(stage.folder.export, finished.step, parts.policy.export, stage.model_card())
+    return OnlineOutcome(finished, hook)
+
+
+class _Builder:
+    """Starts every role the run needs, side by side; what has been started is stopped by the stack."""
+
+    def __init__(self, stage: Stage, algorithm: OnlineAlgorithm, settings: OnlineConfig, stack: ExitStack) -> None:
+        self._stage = stage
+        self._config = stage.config
+        self._algorithm = algorithm
+        self._settings = settings
+        self._stack = stack
+        self._roles = wanted_roles(stage.config, algorithm.roles)
+        self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
+        stack.callback(self._reservation.release)
+
+    async def start(self) -> _Roles:
+        """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
+        config = self._config
+        pool, reward, policy, critic, reference = await asyncio.gather(
+            self._start_rollouts(),
+            start_rewards(self._stage, self._reservation, self._cores, self._stack),
+            self._start_policy(),
+            self._optional(Role.CRITIC, self._start_critic),
+            self._optional(Role.REFERENCE, self._start_reference),
+        )
+        assembler = Assembler.start(
+            self._algorithm,
+            policy=self._shards(config.policy),
+            critic=self._shards(config.critic) if critic else None,
+            timeout_s=config.cluster.step_timeout_s,
+            log_dir=str(self._stage.folder.logs),
+        )
+        self._stack.callback(assembler.stop)
+        publisher = WeightPublisher(
+            policy, pool.members, timeout_s=config.sync.timeout_s, max_canary_gap=config.sync.max_canary_gap
+        )
+        return _Roles(
+            rollouts=pool,
+            policy=policy,
+            reward=reward,
+            assembler=assembler,
+            publisher=publisher,
+            critic=critic,
+            reference=reference,
+        )
+
+    async def _optional(self, role: Role, start: Callable[[], Awaitable[Any]]) -> Any:
+        return await start() if role in self._roles else None
+
+    async def _start_policy(self) -> PolicyGroup:
+        config = self._config
+        spec = PolicySpec(
+            config.policy.model,
+            config.policy,
+            config.cluster.device,
+            self._optimizer_steps(),
+            config.cluster.step_timeout_s,
+            adapter_seed=config.seed,
+        )
+        learners = await self._learners("policy", config.policy, spec)
+        return PolicyGroup(
+            learners,
+            self._algorithm,
+            config.sync,
+            temperature=config.rollout.temperature,
+            entropy_gradient=self._settings.entropy_coef > 0,
+        )
+
+    async def _start_critic(self) -> CriticGroup:
+        config = self._config
+        spec = ScalarSpec(
+            config.critic.model or config.reward.model,
+            config.critic,
+            config.cluster.device,
+            self._optimizer_steps(),
+            config.cluster.step_timeout_s,
+            new_head_seed=config.seed,  # used only where the folder has no head
+            adapter_seed=config.seed,
+        )
+        # Only an algorithm with a value loss asks for this role.
+        algorithm = cast("ActorCriticAlgorithm", self._algorithm)
+        return CriticGroup(await self._learners("critic", config.critic, spec), algorithm)
+
+    async def _start_reference(self) -> ReferenceGroup:
+        config = self._config
+        spec = FrozenSpec(
+            config.reference.model or config.policy.model, config.reference.precision, config.cluster.device
+        )
+        return ReferenceGroup(await self._learners("reference", config.reference, spec))
+
+    async def _learners(self, role: str, config: Any, spec: Any) -> LearnerGroup:
+        settings = self._stage.group_settings(role, config)
+        learners = await LearnerGroup.start(spec, settings, reservation=self._reservation, cores=self._cores)
+        self._stack.callback(learners.stop)
+        return learners
+
+    async def _start_rollouts(self) -> RolloutPool:
+        config = self._config
+        handles = [self._spawn_worker(slot.rank) for slot in self._reservation.placement.of("rollout")]
+        await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
+        return RolloutPool(handles, max_concurrent=config.rollout.max_concurrent, timeout_s=config.rollout.timeout_s)
+
+    def _spawn_worker(self, index: int) -> RayWorkerHandle:
+        config, placement = self._config, self._reservation.placement
+        slot = placement.of("rollout")[index]
+        threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
+        local = self._stage.session.local
+        env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
+        handle = spawn_worker(
+            WorkerSpec(
+                f"rollout/{index}", config.policy.model, config.rollout, config.sync, config.cluster.device, config.seed
+            ),
+            options=self._reservation.options(slot),
+            env_vars=env,
+        )
+        self._stack.callback(handle.kill)
+        return handle
+
+    def _shards(self, config: LearnerConfig) -> ShardSettings:
+        return ShardSettings(
+            num_ranks=config.num_ranks,
+            micro_batch_tokens=config.micro_batch_tokens,
+            units_per_update=self._settings.units_per_update,
+            epochs=self._settings.passes_per_step,
+        )
+
+    def _optimizer_steps(self) -> int:
+        config = self._config
+        sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+        windows = -(-sequences // self._settings.units_per_update)
+        return config.num_steps * windows * self._settings.passes_per_step
+
+
+def _online_config(config: object) -> OnlineConfig:
+    assert isinstance(config, OnlineConfig), f"{config!r} is not an online algorithm's"
+    return config
+
+
+def _loop_settings(stage: Stage, settings: OnlineConfig) -> OnlineSettings:
+    config = stage.config
+    return OnlineSettings(
+        num_steps=config.num_steps,
+        prompts_per_step=config.rollout.prompts_per_step,
+        samples_per_prompt=config.rollout.samples_per_prompt,
+        sampling=SamplingParams(
+            temperature=config.rollout.temperature, max_new_tokens=config.rollout.max_new_tokens, seed=config.seed
+        ),
+        recompute_logprobs=settings.old_logprobs is OldLogprobs.recompute,
+        max_failed_fraction=config.reward.max_failed_fraction,
+        save_every=config.checkpoint.every,
+        seed=config.seed,
+    )
+
+
+def _held_out_hook(stage: Stage, parts: _Roles, held_out: PromptSet | None) -> HeldOutHook | None:
+    if held_out is None:
+        return None
+    config = stage.config.evaluation
+    evaluator = Evaluator(
+        rollouts=parts.rollouts,
+        reward=parts.reward.unshaped(),
+        reference=parts.reference if config.fluency else None,
+        reader=ObjectReader(stage.config.cluster.step_timeout_s),
+        prompts=held_out.prompts[: config.prompts],
+        sampling=SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed),
+    )
+    return HeldOutHook(evaluator, stage.folder.eval, every=config.every, gold=config.gold)

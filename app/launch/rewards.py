@@ -1,0 +1,40 @@
+"""Starts the reward side of an online run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from raylign.app.launch.stage import Stage
+from raylign.cluster.reserve import Reservation
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.errors import ConfigError
+from raylign.reward.server import RewardPool
+from raylign.reward.tokenizer_match import tokenizer_problems
+
+
+async def start_rewards(
+    stage: Stage, reservation: Reservation, cores: Mapping[str, int], stack: ExitStack
+) -> RewardPool:
+    """Every replica ready. Raises ConfigError when the reward model reads other tokens than the policy writes."""
+    config = stage.config
+    if config.reward.model and (problems := tokenizer_problems(config.policy.model, config.reward.model)):
+        raise ConfigError(problems)
+    slots = reservation.placement.of("reward")
+    threads = [
+        config.reward.threads_per_replica or max(1, cores[s.node_id] // reservation.placement.neighbours(s))
+        for s in slots
+    ]
+    pool = await RewardPool.start(
+        config.reward,
+        config.cluster.device,
+        options=[reservation.options(slot) for slot in slots],
+        env_vars=[
+            RoleEnv(config.cluster.device, n, loopback=stage.session.local, keeps_pages=True).variables()
+            for n in threads
+        ],
+        timeout_s=config.cluster.start_timeout_s,
+        log_dir=str(stage.folder.logs),
+    )
+    stack.callback(pool.stop)
+    return pool

@@ -1,0 +1,80 @@
+"""What both kinds of run share: the run folder, the Ray session, the placement, and clean endings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raylign.cluster.placement import Placement, RoleRequest, plan_placement
+from raylign.cluster.reserve import Reservation, reserve
+from raylign.cluster.session import Session
+from raylign.conf.schema import LearnerConfig, ReferenceConfig, RunConfig
+from raylign.records.model_card import ModelCard, model_card
+from raylign.records.progress import RunProgress
+from raylign.records.run_folder import RunFolder
+from raylign.records.tracking import Tracker
+from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms.base import Role
+from raylign.trainer.checkpoint import Checkpoint, CheckpointStore
+from raylign.trainer.workers.learner_group import GroupSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a run plays: everything the composition of roles needs besides the algorithm."""
+
+    config: RunConfig
+    folder: RunFolder
+    session: Session
+    tracker: Tracker
+    progress: RunProgress
+    resumed: Checkpoint | None  # what this run goes on from, verified
+    run_generation: int  # counts the starts of this run
+
+    def reserve(self, requests: Sequence[RoleRequest]) -> tuple[Reservation, Mapping[str, int]]:
+        """The placement of all roles, reserved, and the CPU cores of each node. Raises ClusterError."""
+        cluster = self.config.cluster
+        nodes = self.session.nodes()
+        placement: Placement = plan_placement(requests, cluster.placement, nodes)
+        cores = {node.node_id: max(1, int(node.cpus)) for node in nodes}
+        return reserve(placement, timeout_s=cluster.start_timeout_s), cores
+
+    def group_settings(self, role: str, config: LearnerConfig | ReferenceConfig) -> GroupSettings:
+        """How the ranks of a learner are run."""
+        cluster = self.config.cluster
+        return GroupSettings(
+            role=role,
+            device=cluster.device,
+            threads_per_rank=config.threads_per_rank,
+            micro_batch_tokens=config.micro_batch_tokens,
+            start_timeout_s=cluster.start_timeout_s,
+            step_timeout_s=cluster.step_timeout_s,
+            log_dir=str(self.folder.logs),
+            loopback=self.session.local,
+        )
+
+    def store(self) -> CheckpointStore:
+        """Where the run's checkpoints lie."""
+        return CheckpointStore(self.folder.checkpoints, keep=self.config.checkpoint.keep)
+
+    def model_card(self) -> ModelCard:
+        """What the run's exports say of themselves."""
+        roles = ALGORITHMS[self.config.algorithm.name][1](self.config.algorithm).roles
+        return model_card(self.config, with_reference=Role.REFERENCE in roles)
+
+    def sink(self) -> ShownMetrics:
+        """Where a loop's steps go."""
+        return ShownMetrics(self.tracker, self.progress)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMetrics:
+    """A loops.MetricSink: the tracker writes, and a person sees the step's few numbers."""
+
+    tracker: Tracker
+    progress: RunProgress
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One step."""
+        self.tracker.log(step, metrics)
+        self.progress.step(step, metrics)

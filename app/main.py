@@ -1,0 +1,230 @@
+"""`raylign train`: opens the run folder and Ray, lets the algorithm's kind of run play, and says how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from raylign.app.launch.chain import named_runs, with_model_folders
+from raylign.app.launch.checkpoints import find_resume, last_good_step
+from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
+from raylign.app.launch.offline import run_offline
+from raylign.app.launch.online import run_online
+from raylign.app.launch.stage import Stage
+from raylign.app.launch.summary import offline_summary, online_summary
+from raylign.app.launch.trained import trained_models
+from raylign.cluster.session import Session, session
+from raylign.conf.compose import Composed
+from raylign.conf.derive import run_name
+from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
+from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
+from raylign.conf.schema import RunConfig
+from raylign.records.metrics_log import MetricHistory, read_history
+from raylign.records.progress import RunProgress, figures_of, show_ending
+from raylign.records.redaction import Redactor
+from raylign.records.report import write_report
+from raylign.records.run_folder import RunFolder
+from raylign.records.summary import RunSummary
+from raylign.records.tracking import Tracker
+from raylign.rollout.interfaces import EngineDead
+from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm, Role
+from raylign.trainer.checkpoint import Checkpoint
+from raylign.trainer.models.loading import read_head
+from rich.console import Console
+
+
+def train(composed: Composed) -> int:
+    """Train as composed, told on stderr; the exit code. Raises RaylignError for what a user should read."""
+    run(composed, console=Console(stderr=True))
+    return 0
+
+
+def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
+    """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
+    config = settled(composed.config)
+    if config.policy.lora.rank or config.critic.lora.rank:
+        trained_models(config)  # refuses adapters that the model has no place for, before anything is started
+    for told in named_runs(composed.config):
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    redactor = Redactor.from_environ(os.environ)
+    with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
+        resumed = find_resume(config.checkpoint, folder)
+        folder.write_config(config, composed.overrides, redactor)
+        manifest, changed = folder.write_manifest(sys.argv, inputs(config), redactor)
+        if changed:
+            told = f"warning: other content than at this run's last start: {', '.join(changed)}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+        tracker = Tracker(
+            folder,
+            config.tracking,
+            run_config=config,
+            resumed_step=resumed.state.step if resumed else None,
+            environ=os.environ,
+        )
+        ended_well = False
+        try:
+            with ending_told(folder, composed):
+                with open_session(config, ray_session) as opened:
+                    play = Play(config, folder, opened, tracker, console, resumed, len(manifest.starts))
+                    summary = play.run()
+                folder.write_summary(summary)
+            ended_well = True
+        finally:
+            tracker.finish(exit_code=0 if ended_well else 1)
+        show_ending(console, config.name, figures_of(summary), whereabouts(folder, write_report(folder.path), summary))
+        return folder
+
+
+def whereabouts(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, str]:
+    """What a finished run left, by name, and what can be done with it."""
+    export = folder.export / f"step-{summary.steps}"
+    left = {"run": str(folder.path), "report": str(report)}
+    if not export.is_dir():
+        return left
+    left["export"] = str(export)
+    if (export / "config.json").is_file() and read_head(export) == "causal":
+        left["serve"] = shlex.join(["vllm", "serve", str(export)])
+    return left
+
+
+@contextmanager
+def open_session(config: RunConfig, given: Session | None) -> Iterator[Session]:
+    """`given`, which its owner closes, or one of this run's own, with room for its roles."""
+    if given is not None:
+        yield given
+        return
+    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    with session(
+        config.cluster, num_cpus=total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))
+    ) as own:
+        yield own
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """One run between its folder being open and its summary."""
+
+    config: RunConfig
+    folder: RunFolder
+    ray_session: Session
+    tracker: Tracker
+    console: Console
+    resumed: Checkpoint | None
+    run_generation: int
+
+    def run(self) -> RunSummary:
+        """Train to the end."""
+        config, started = self.config, time.monotonic()
+        algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+        first = self.resumed.state.step if self.resumed else 0
+        with (
+            RunProgress(
+                self.console, total_steps=config.num_steps, first_step=first, gold=config.evaluation.gold
+            ) as progress,
+            stop_signal() as should_stop,
+        ):
+            stage = Stage(
+                config, self.folder, self.ray_session, self.tracker, progress, self.resumed, self.run_generation
+            )
+            if Role.ROLLOUT in algorithm.roles:
+                outcome = asyncio.run(run_online(stage, cast("OnlineAlgorithm", algorithm), should_stop))
+                return online_summary(config, outcome, self._history(), time.monotonic() - started)
+            finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), should_stop))
+            return offline_summary(config, finished, self._history(), time.monotonic() - started)
+
+    def _history(self) -> MetricHistory:
+        return read_history(self.folder.metrics)
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path loses its ~."""
+
+    def home(path: str) -> str:
+        return os.path.expanduser(path)
+
+    resolved = with_model_folders(config)
+    sets = {name: home(source) for name, source in held_out_sets(config.data.eval).items()}
+    return replace(
+        resolved,
+        name=run_name(config, datetime.now(UTC).astimezone()),
+        run_root=home(config.run_root),
+        data=replace(
+            config.data,
+            train=home(config.data.train),
+            eval=home(config.data.eval) if isinstance(config.data.eval, str) else sets,
+        ),
+    )
+
+
+def inputs(config: RunConfig) -> dict[str, Path]:
+    """What the run reads, by key, for the manifest's hashes."""
+    named_paths = {
+        "policy.model": config.policy.model,
+        "critic.model": config.critic.model,
+        "reference.model": config.reference.model,
+        "reward.model": config.reward.model,
+        "data.train": config.data.train,
+        **{
+            "data.eval" if name == DEFAULT_NAME else f"data.eval.{name}": source
+            for name, source in held_out_sets(config.data.eval).items()
+        },
+    }
+    return {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and the first Ctrl-C ask for a stop at the next step boundary; a second Ctrl-C ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
+    """Add the last good step and the command that goes on to the last line of whatever ended the run.
+
+    A dead engine becomes RunFailed, and an interruption Stopped.
+    """
+    try:
+        yield
+    except UserError:
+        raise  # nothing was trained: there is nothing to go on with
+    except RaylignError as error:
+        error.problems = (*error.problems[:-1], f"{error.problems[-1]}; {how_to_go_on(folder, composed)}")
+        raise
+    except EngineDead as error:
+        raise RunFailed(f"rollout: {error}; {how_to_go_on(folder, composed)}") from error
+    except KeyboardInterrupt as error:
+        raise Stopped(f"interrupted; {how_to_go_on(folder, composed)}") from error
+
+
+def how_to_go_on(folder: RunFolder, composed: Composed) -> str:
+    """The last good step and the command that resumes from it."""
+    step = last_good_step(folder)
+    given = [o for o in composed.overrides if not o.startswith(("name=", "run_root="))]
+    command = shlex.join(["raylign", "train", *given, f"name={folder.path.name}", f"run_root={folder.path.parent}"])
+    if step is None:
+        return f"no step is saved; start again with another name, or remove {folder.path}"
+    return f"last good step {step}; go on with: {command}"

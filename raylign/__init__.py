@@ -1,0 +1,1 @@
+"""Raylign: feedback logs in, a better model out."""

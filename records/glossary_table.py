@@ -1,0 +1,261 @@
+"""The metric glossary's entries, and nothing else (see records/glossary.py for how they are looked up)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Goal(Enum):
+    """Which way is better, where one is."""
+
+    UP = "up"
+    DOWN = "down"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricHelp:
+    """One metric or family of metrics. `low`/`high` bound the healthy range; None leaves that side open."""
+
+    pattern: str
+    title: str
+    unit: str
+    meaning: str
+    action: str = ""
+    low: float | None = None
+    high: float | None = None
+    goal: Goal = Goal.NONE
+
+
+_REWARD = (
+    MetricHelp(
+        "reward/mean", "Reward", "score",
+        "Mean score of this step's answers, by the reward model and rules the policy is trained on.",
+        "Flat: check that answers of one prompt differ (reward/std) and raise policy.optim.lr. Rising while the gold "
+        "score falls: the policy exploits the reward; raise the KL coefficient.",
+        goal=Goal.UP,
+    ),
+    MetricHelp(
+        "reward/std", "Reward spread", "score", "Standard deviation of this step's scores.",
+        "Near 0 there is nothing to learn from: raise rollout.temperature or choose harder prompts.", low=0.01,
+    ),
+    MetricHelp(
+        "reward/failed", "Failed rewards", "samples",
+        "Samples whose reward could not be had. They are left out of training and of every mean, never counted as 0.",
+        "Look at reward_failure in the samples file; past reward.max_failed_fraction the run ends.", high=0,
+        goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "reward/zero_variance_groups", "Groups without contrast", "groups",
+        "Prompts whose samples all have the same score; a group baseline learns nothing from them.",
+        "Many: use more samples a prompt, a finer reward or prompts of another difficulty.", goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "reward/single_sample_groups", "Groups of one", "groups",
+        "Prompts left with a single scored sample; a group baseline gives it no advantage.",
+        "Many: rewards fail; see reward/failed.", goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "reward/<component>", "Reward part", "score", "Mean of one part of the reward, before weights and shaping.",
+        "One part rising while the others fall: look at the weights in reward.rules.",
+    ),
+)  # fmt: skip
+
+_POLICY = (
+    MetricHelp(
+        "policy/loss", "Policy loss", "loss", "The clipped policy objective. Near 0 by construction.",
+        "Only a jump or a non-finite value matters: then lower policy.optim.lr.",
+    ),
+    MetricHelp(
+        "policy/kl", "KL to the reference", "nats a sequence",
+        "How far the policy has moved from the model it started from. Exactly 0 before the first update.",
+        "Above the range language suffers: raise the KL coefficient or lower policy.optim.lr. Not 0 at the start: the "
+        "reference is another model.", high=8.0,
+    ),
+    MetricHelp(
+        "policy/approx_kl", "KL of one update", "nats a token",
+        "How far this step's update moved the policy from the one that sampled.",
+        "Above the range: lower policy.optim.lr or take fewer passes over a step.", high=0.05,
+    ),
+    MetricHelp(
+        "policy/kl_coef", "KL coefficient", "", "Weight of the KL term; only the adaptive controller moves it.",
+        "Running away: the KL target cannot be met at this learning rate.",
+    ),
+    MetricHelp(
+        "policy/entropy", "Entropy", "nats a token", "How open the policy's choices are at the sampling temperature.",
+        "Falling to 0: answers become all alike; raise the KL coefficient or add an entropy bonus. Rising without end: "
+        "language is dissolving; lower policy.optim.lr.", low=0.1, high=6.0,
+    ),
+    MetricHelp(
+        "policy/clip_fraction", "Clipped share", "share of tokens",
+        "Tokens whose probability ratio left the clip range, so that they stopped teaching.",
+        "Above the range: the update is too large; lower policy.optim.lr.", high=0.3,
+    ),
+    MetricHelp(
+        "policy/grad_norm", "Gradient norm", "", "Global norm of the policy's gradient before clipping.",
+        "Spikes: lower the learning rate; far above policy.optim.max_grad_norm all the time: every step is clipped.",
+        low=1e-6, high=100.0,
+    ),
+    MetricHelp("policy/ratio", "Probability ratio", "ratio", "Mean of new over old token probability.",
+               "Far from 1: the update is too large; lower policy.optim.lr.", low=0.8, high=1.2),
+    MetricHelp("policy/kl_loss", "KL in the loss", "nats a token", "The KL term of the loss, before its coefficient."),
+    MetricHelp("policy/lr", "Learning rate", "", "The policy's learning rate in this step."),
+    MetricHelp(
+        "policy/importance_weight", "Importance weight", "ratio",
+        "Mean weight that corrects for the engine's own log-probs (1: engine and trainer agree).",
+        "Far from 1: see rollout/logprob_gap.", low=0.8, high=1.2,
+    ),
+    MetricHelp(
+        "policy/tokens", "Policy's tokens", "tokens",
+        "Prompt and answer tokens the policy's update went through, every pass counted.",
+    ),
+    MetricHelp(
+        "policy/seconds", "Policy update", "s", "Seconds of the policy's update, by its first rank.",
+    ),
+    MetricHelp(
+        "critic/loss", "Critic loss", "loss", "Clipped squared error of the value estimates.",
+        "Not falling: raise critic.optim.lr or start the critic from the reward model.", goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "critic/explained_variance", "Explained variance", "share",
+        "How much of the returns' variance the critic foresees: 1 all, 0 nothing, below 0 worse than a constant.",
+        "Below 0 after the first steps: the critic harms; raise critic.optim.lr or warm it up.", low=0.0, high=1.0,
+        goal=Goal.UP,
+    ),
+    MetricHelp(
+        "critic/clip_fraction", "Critic's clipped share", "share of tokens", "Values whose update was clipped.",
+        "Above the range: lower critic.optim.lr.", high=0.3,
+    ),
+    MetricHelp(
+        "critic/grad_norm", "Critic's gradient norm", "", "Global norm of the critic's gradient before clipping.",
+        "Spikes: lower critic.optim.lr.", low=1e-6, high=1000.0,
+    ),
+    MetricHelp("critic/error", "Critic's error", "score", "Mean distance between value estimates and returns.",
+               "Not falling: as critic/loss.", goal=Goal.DOWN),
+    MetricHelp("critic/return_mean", "Return", "score", "Mean return of a token: what the critic should foresee."),
+    MetricHelp("critic/return_std", "Return spread", "score", "Standard deviation of the returns."),
+    MetricHelp("critic/value_mean", "Value", "score", "Mean value estimate; it should follow critic/return_mean."),
+    MetricHelp("critic/lr", "Critic's learning rate", "", "The critic's learning rate in this step."),
+    MetricHelp("critic/tokens", "Critic's tokens", "tokens", "As policy/tokens, of the critic's update."),
+    MetricHelp("critic/seconds", "Critic update", "s", "As policy/seconds, of the critic's update."),
+)  # fmt: skip
+
+_ROLLOUT = (
+    MetricHelp(
+        "rollout/response_length", "Response length", "tokens", "Mean tokens of an answer, end token included.",
+        "A steady climb or a fall to a few tokens is usually the reward being gamed: read the samples.", low=2,
+    ),
+    MetricHelp(
+        "rollout/truncated_ratio", "Truncated", "share of answers", "Answers cut by rollout.max_new_tokens.",
+        "Above the range: raise rollout.max_new_tokens or penalise with reward.truncation_penalty.", high=0.3,
+        goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "rollout/logprob_gap", "Engine and trainer differ by", "nats",
+        "Mean difference between the engine's log-prob of a sampled token and the trainer's; 0 when the trainer does "
+        "not compute its own.",
+        "Above the range the engine does not serve what is trained, or precision is too low: see sync/canary_gap.",
+        high=0.02, goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "rollout/logprob_gap_max", "Largest difference", "nats",
+        "Largest difference between the engine's log-prob of a sampled token and the trainer's.",
+        "As rollout/logprob_gap; a few large ones on rare tokens are rounding in bfloat16.", high=0.5, goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "rollout/tokens_per_s", "Generation speed", "tokens/s", "Tokens sampled a second by all rollout workers.",
+        "Low: raise rollout.max_concurrent or rollout.num_workers.", goal=Goal.UP,
+    ),
+    MetricHelp(
+        "rollout/staleness_max", "Oldest sample", "versions",
+        "Most weight versions between sampling and training of a sample of this step.",
+        "Above the range: samples are from too old a policy; use fewer steps in flight.", high=1,
+    ),
+    MetricHelp("rollout/workers", "Rollout workers", "workers", "Workers that served this step.",
+               "Falling: a worker died; the run goes on with the rest. See logs/."),
+    MetricHelp("sync/seconds", "Weight publication", "s", "Time from the end of the update until every engine serves "
+               "the new weights.", "Long: raise sync.bucket_mb.", goal=Goal.DOWN),
+    MetricHelp("sync/bytes", "Weights sent", "bytes", "Size of the published weights."),
+    MetricHelp(
+        "sync/verified", "Engines verified", "workers",
+        "Engines whose served weights matched the learner's, tensor by tensor, after this publication.",
+        "Below rollout/workers an engine would be serving other weights; it is taken out.", low=1,
+    ),
+    MetricHelp(
+        "sync/canary_gap", "Canary gap", "nats",
+        "Largest difference of a fixed text's log-probs between an engine and the learner, after a publication.",
+        "Past sync.max_canary_gap the engine does not serve.", high=0.05, goal=Goal.DOWN,
+    ),
+)  # fmt: skip
+
+_TRAIN = (
+    MetricHelp("train/loss", "Loss", "loss", "The training objective.", "Rising or flat: lower or raise the learning "
+               "rate; check the masks.", goal=Goal.DOWN),
+    MetricHelp("train/entropy", "Entropy", "nats a token", "How open the model's next-token choices are.",
+               "Falling to 0: the model memorises; train less.", low=0.1, high=6.0),
+    MetricHelp("train/mean_token_accuracy", "Token accuracy", "share", "Trained tokens the model would choose first.",
+               "Near 1: memorised.", low=0.0, high=1.0, goal=Goal.UP),
+    MetricHelp("train/grad_norm", "Gradient norm", "", "Global norm of the gradient before clipping.",
+               "Spikes: lower the learning rate.", low=1e-6, high=100.0),
+    MetricHelp("train/learning_rate", "Learning rate", "", "The learning rate in this step."),
+    MetricHelp("train/num_tokens", "Tokens seen", "tokens", "Tokens trained on so far."),
+    MetricHelp("train/global_step", "Step", "steps", "The step, as Weights & Biases' x axis."),
+    MetricHelp("train/epoch", "Epoch", "passes", "Passes over the data so far."),
+    MetricHelp("train/accuracy", "Accuracy", "share of pairs", "Pairs whose chosen side scores higher.",
+               "Near 0.5 the reward model has learned nothing; at 1.0 on little data it has memorised.", low=0.5,
+               high=1.0, goal=Goal.UP),
+    MetricHelp("train/margin", "Margin", "score", "Mean score of chosen minus rejected.",
+               "Below 0 the preference is learned backwards: check chosen and rejected.", low=0.0, goal=Goal.UP),
+    MetricHelp("train/mean_reward", "Mean score", "score", "Mean score over chosen and rejected.",
+               "Drifting far from 0: turn on centring."),
+    MetricHelp("train/rewards/chosen", "Reward, chosen", "score", "Reward of chosen answers: a reward model's score; "
+               "for DPO and KTO how far the policy rose against the reference.", goal=Goal.UP),
+    MetricHelp("train/rewards/rejected", "Reward, rejected", "score", "The same of rejected answers.", goal=Goal.DOWN),
+    MetricHelp("train/rewards/margins", "Implicit margin", "score", "Implicit reward of chosen minus rejected.",
+               "Below 0: check chosen and rejected.", low=0.0, goal=Goal.UP),
+    MetricHelp("train/rewards/accuracies", "Implicit accuracy", "share of pairs", "Pairs whose chosen side has the "
+               "higher implicit reward.", "Near 0.5: nothing learned.", low=0.5, high=1.0, goal=Goal.UP),
+    MetricHelp("train/logps/chosen", "Log-prob, chosen", "nats", "Log-prob of chosen answers under the policy.",
+               "Falling fast: the policy forgets good answers too; raise beta."),
+    MetricHelp("train/kl", "KL estimate", "nats an answer", "KTO's reference point: how much likelier than under the "
+               "reference the policy finds answers to other prompts, cut off at 0.", "Rising without end: raise beta."),
+    MetricHelp("train/nll_loss", "Next-token loss, chosen", "nats a token", "Negative log-likelihood of the chosen "
+               "answers, where it is a part of the objective.", goal=Goal.DOWN),
+    MetricHelp("train/log_odds_ratio", "Log sigmoid of the odds gap", "nats", "ORPO's preference term before its "
+               "weight.", goal=Goal.UP),
+    MetricHelp("train/log_odds_chosen", "Odds gap", "nats", "Log odds of chosen minus rejected answers (ORPO).",
+               "Below 0: check chosen and rejected.", goal=Goal.UP),
+    MetricHelp("train/tokens", "Step's tokens", "tokens", "Tokens the step's update went through, all ranks."),
+    MetricHelp("train/seconds", "Update", "s", "Seconds of the update, by its first rank."),
+    MetricHelp("train/logps/rejected", "Log-prob, rejected", "nats", "Log-prob of rejected answers under the policy."),
+)  # fmt: skip
+
+_REST = (
+    MetricHelp("time/step", "Step", "s", "Wall time of the whole step.", "See the phases below.", goal=Goal.DOWN),
+    MetricHelp("time/<phase>", "Time", "s", "Wall time of one phase. Phases that run side by side overlap.",
+               "The longest is where to look first.", goal=Goal.DOWN),
+    MetricHelp("perf/tokens_per_s", "Training speed", "tokens/s", "Tokens trained a second of step time.",
+               "Low: raise micro_batch_tokens.", goal=Goal.UP),
+    MetricHelp("perf/mfu", "Hardware use", "share", "Model arithmetic done, as a share of what the hardware can do.",
+               "", low=0.0, high=1.0, goal=Goal.UP),
+    MetricHelp("eval/<set>/gold_score", "Gold score", "score",
+               "The true taste, which the learned reward only estimates. Never trained on.",
+               "Falling while the reward rises: the reward is being gamed; raise the KL coefficient.", goal=Goal.UP),
+    MetricHelp("eval/<set>/reward", "Held-out reward", "score", "Learned reward on held-out prompts.",
+               "Falling while reward/mean rises: the policy overfits its prompts.", goal=Goal.UP),
+    MetricHelp("eval/<set>/fluency", "Fluency", "nats a token",
+               "Mean log-prob a token of held-out answers under the untouched start model, end token left out.",
+               "More than 0.3 below its start: the language is going; raise the KL coefficient.", goal=Goal.UP),
+    MetricHelp("eval/<set>/<metric>", "Held out", "", "A figure of a held-out set."),
+    MetricHelp("eval/<set>/<group>/<metric>", "Held out", "", "The same figure as under train/, of a held-out set."),
+    MetricHelp("ledger/non_finite_metrics", "Numbers that were not finite", "values",
+               "Values of this step that were NaN or infinite; they stand as null.",
+               "Find the null in metrics.jsonl: the loss or reward of that step is broken.", high=0, goal=Goal.DOWN),
+    MetricHelp("ledger/<outcome>", "Ledger", "samples",
+               "Samples so far with this outcome; over all outcomes each issued sample is counted once."),
+    MetricHelp("data/masks_checked", "Masks checked", "sequences",
+               "Sequences so far whose training mask was checked to train some tokens and not all."),
+)  # fmt: skip
+
+ENTRIES: tuple[MetricHelp, ...] = (*_REWARD, *_POLICY, *_ROLLOUT, *_TRAIN, *_REST)

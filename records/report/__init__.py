@@ -1,0 +1,7 @@
+"""The self-contained page about one run: `write_report(run_dir)`."""
+
+from __future__ import annotations
+
+from raylign.records.report.build import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,122 @@
+"""What the run checked about itself, each as found in its numbers; a check that left none is listed as not recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raylign.pages.numbers import short
+from raylign.records.glossary import describe
+from raylign.records.metrics_log import MetricHistory
+from raylign.records.report.verdict import Tone
+
+_ZERO_KL = 1e-3  # nats a sequence; exactly 0 in float32, rounding in bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the list; `result` is short enough for a table cell."""
+
+    name: str
+    result: str
+    tone: Tone
+    meaning: str
+
+
+def checks(history: MetricHistory) -> tuple[Check, ...]:
+    """Everything the metrics tell about correctness, in a fixed order."""
+    found = (
+        _verified(history),
+        _limited(history, "sync/canary_gap", "Canary gap, largest", "nats"),
+        _gap(history),
+        _first_kl(history),
+        _masks(history),
+        _counted(history, "reward/failed", "Rewards that failed"),
+        _counted(history, "ledger/non_finite_metrics", "Numbers that were not finite"),
+        _complete(history),
+    )
+    return (*found, *_ledger(history))
+
+
+def _values(history: MetricHistory, name: str) -> list[float]:
+    return [value for _, value in history.series(name) if value is not None]
+
+
+def _not_recorded(name: str, meaning: str) -> Check:
+    return Check(name, "not recorded", Tone.PLAIN, meaning)
+
+
+def _meaning(name: str) -> str:
+    entry = describe(name)
+    return entry.meaning if entry else ""
+
+
+def _verified(history: MetricHistory) -> Check:
+    meaning = "Served weights compared with the learner's, tensor by tensor, after every publication."
+    counts = _values(history, "sync/verified")
+    if not counts:
+        return _not_recorded("Weights verified", meaning)
+    tone = Tone.GOOD if min(counts) >= 1 else Tone.WARNING
+    return Check("Weights verified", f"{sum(counts):,.0f} times in {len(counts):,} publications", tone, meaning)
+
+
+def _limited(history: MetricHistory, name: str, label: str, unit: str) -> Check:
+    values, entry = _values(history, name), describe(name)
+    if not values or entry is None:
+        return _not_recorded(label, _meaning(name))
+    worst = max(values)
+    tone = Tone.GOOD if entry.high is None or worst <= entry.high else Tone.WARNING
+    return Check(label, f"{short(worst)} {unit}", tone, entry.meaning)
+
+
+def _gap(history: MetricHistory) -> Check:
+    """Two programs never agree to the last bit over a whole run: all 0 says that the trainer computed none."""
+    name, label = "rollout/logprob_gap_max", "Engine against trainer, largest"
+    if not any(_values(history, name)):
+        return _not_recorded(label, _meaning(name))
+    return _limited(history, name, label, "nats")
+
+
+def _first_kl(history: MetricHistory) -> Check:
+    meaning = "Before the first update the policy is the reference, so their distance must be 0."
+    series = [(step, value) for step, value in history.series("policy/kl") if value is not None]
+    if not series or series[0][0] > 1:
+        return _not_recorded("KL before the first update", meaning)
+    value = series[0][1]
+    tone = Tone.GOOD if abs(value) <= _ZERO_KL else Tone.WARNING
+    return Check("KL before the first update", f"{short(value)} nats a sequence", tone, meaning)
+
+
+def _masks(history: MetricHistory) -> Check:
+    values = _values(history, "data/masks_checked")
+    if not values:
+        return _not_recorded("Training masks checked", _meaning("data/masks_checked"))
+    return Check("Training masks checked", f"{values[-1]:,.0f} sequences", Tone.GOOD, _meaning("data/masks_checked"))
+
+
+def _counted(history: MetricHistory, name: str, label: str) -> Check:
+    """A count a step that should be 0; the metric for numbers that were not finite exists only when there were some."""
+    total = sum(_values(history, name))
+    if not total:
+        recorded = name in history.names() or name.startswith("ledger/")
+        return Check(label, "none", Tone.GOOD, _meaning(name)) if recorded else _not_recorded(label, _meaning(name))
+    return Check(label, f"{total:,.0f}", Tone.WARNING, _meaning(name))
+
+
+def _complete(history: MetricHistory) -> Check:
+    steps = [row.step for row in history.rows]
+    absent = steps[-1] - max(steps[0], 1) + 1 - sum(step >= 1 for step in steps)
+    torn = f", {history.unreadable_lines} unreadable lines" if history.unreadable_lines else ""
+    meaning = "Every step from the first to the last has its line in metrics.jsonl."
+    if absent or torn:
+        return Check("Steps without numbers", f"{absent:,}{torn}", Tone.WARNING, meaning)
+    return Check("Steps without numbers", "none", Tone.GOOD, meaning)
+
+
+def _ledger(history: MetricHistory) -> list[Check]:
+    lines = []
+    for name in history.names():
+        values = _values(history, name)
+        if name.startswith("ledger/") and name != "ledger/non_finite_metrics" and values:
+            label = f"Samples {name.split('/', 1)[1].replace('_', ' ')}"
+            lines.append(Check(label, f"{values[-1]:,.0f}", Tone.PLAIN, "Counted once each, by sample key."))
+    return lines

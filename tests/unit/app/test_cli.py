@@ -1,0 +1,202 @@
+"""The command line: help that is quick and complete, refusals in sentences, plans that agree with the configuration."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from raylign.app.cli import app, run_command
+from raylign.conf import reference
+from raylign.conf.errors import ConfigError, Preempted, RunFailed, Stopped, UserError
+
+HEAVY = {"torch", "ray", "hydra", "omegaconf", "transformers", "vllm", "deepspeed", "wandb", "datasets"}
+
+
+def raylign(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a person runs it."""
+    command = [sys.executable, "-m", "raylign.app.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The command in this process: exit code, stdout, stderr."""
+    code = run_command(lambda: app(list(arguments)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plan", "--help"], ["doctor", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]):
+    code = (
+        "import sys, app.cli as c\n"
+        f"code = c.run_command(lambda: c.app({arguments!r}))\n"
+        "sys.stderr.write(','.join(m for m in sys.modules if '.' not in m))\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert HEAVY.isdisjoint(done.stderr.split(",")), HEAVY & set(done.stderr.split(","))
+
+
+def test_train_help_shows_every_choice_and_setting(capsys: pytest.CaptureFixture[str]):
+    code, text, _ = call(capsys, "train", "--help")
+    assert code == 0
+    for group in reference.GROUPS:
+        assert all(option in text for option in reference.options(group)), group
+    shared = ("critic.",)  # the same settings as policy's, shown once
+    for name, key in reference.keys("ppo").items():
+        assert f"  {name} " in text or name.startswith(shared), name
+        assert not key.choices or ", ".join(key.choices)[:30] in " ".join(text.split()), name
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_train_help_follows_the_chosen_algorithm(capsys: pytest.CaptureFixture[str]):
+    assert "algorithm.pairs_per_update" in call(capsys, "train", "algorithm=rm", "--help")[1]
+    assert "algorithm.scale_by_std" in call(capsys, "train", "+experiment=grpo_tiny_cpu", "--help")[1]
+
+
+def test_a_refused_configuration_ends_with_2_and_sentences_only():
+    done = raylign("train", "algorithm=gpro", "policy.model=/nowhere", "data.trian=x.jsonl")
+    assert done.returncode == 2
+    assert "did you mean grpo?" in done.stderr
+    assert "did you mean data.train?" in done.stderr
+    assert "policy.model=/nowhere: there is no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError(["a", "b"]), 2),
+        (UserError("a"), 2),
+        (RunFailed("role, step, cause"), 70),
+        (Stopped("a"), 75),
+        (Preempted("a"), 76),
+    ],
+)
+def test_each_ending_has_its_exit_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]):
+    def command() -> None:
+        raise error
+
+    assert run_command(command) == code
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_unknown_commands_and_options_are_refused(capsys: pytest.CaptureFixture[str]):
+    assert call(capsys, "trian")[0] == 2
+    assert call(capsys, "train", "--nope")[0] == 2
+
+
+def test_report_and_export_refuse_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for command in (["report", "gone"], ["export", "gone", "--to", str(tmp_path / "x")]):
+        code, _, told = call(capsys, *command, "--run-root", str(tmp_path))
+        assert (code, "there is no such run" in told) == (2, True)
+
+
+def test_export_copies_the_last_step_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "runs" / "r"
+    (run / "export").mkdir(parents=True)
+    (run / "resolved.yaml").write_text("")
+    root = ["--run-root", str(tmp_path / "runs")]
+    assert call(capsys, "export", "r", "--to", str(tmp_path / "a"), *root)[0] == 2  # nothing exported yet
+    for step in (9, 10):
+        (run / "export" / f"step-{step}").mkdir()
+        (run / "export" / f"step-{step}" / "config.json").write_text(str(step))
+    assert call(capsys, "export", "r", "--to", str(tmp_path / "a"), *root)[0] == 0
+    assert (tmp_path / "a" / "config.json").read_text() == "10"
+    assert call(capsys, "export", "r", "--to", str(tmp_path / "a"), *root)[0] == 2
+    code, _, told = call(capsys, "export", "r", "--to", str(tmp_path / "b"), "--step", "7", *root)
+    assert (code, "9, 10" in told) == (2, True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_plan_prints_arithmetic_placement_and_open_settings(
+    tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"prompt": f"question {i}"}) + "\n" for i in range(8)) + json.dumps({"x": 1}) + "\n"
+    )
+    arguments = [
+        "plan", "+experiment=grpo_tiny_cpu", f"policy.model={tiny_model_dir}", f"data.train={rows}",
+        "reward.rules=[{rule: finished}]", "data.max_bad_fraction=0.5", f"run_root={tmp_path / 'runs'}", "name=mine",
+        "policy.lora.rank=2", "policy.lora.target_modules=[q_proj,v_proj]",
+    ]  # fmt: skip
+    code, text, told = call(capsys, *arguments)
+    assert code == 0, told
+    lines = [line.split() for line in text.splitlines()]
+    assert ["sequences", "a", "step", "64"] in lines  # 16 prompts x 4
+    assert ["updates", "a", "step", "2"] in lines  # 32 each
+    assert ["epochs", "over", "data.train", "40.00"] in lines  # 20 steps x 16 / 8 rows
+    assert [str(rows), "9", "8", "1", "0", "0"] in lines
+    plain = [" ".join(line) for line in lines]
+    trained = 2 * 2 * (128 + 128 + 128 + 64)  # two layers, rank 2, sides of q_proj and v_proj
+    assert f"policy 361,088 {trained:,} LoRA: rank 2, alpha 32, on q_proj, v_proj (4 layers)" in plain
+    assert ["127.0.0.1", "policy", "0,1", "1", "0"] in lines
+    assert "reference.model" in text and "question 0" in text
+    assert list((tmp_path).glob("runs*")) == []  # nothing was started or written
+
+
+def test_plan_refuses_more_gpus_than_there_are(
+    tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "q"}\n')
+    arguments = [
+        "plan", "algorithm=grpo", "cluster=one_node", f"policy.model={tiny_model_dir}", f"data.train={rows}",
+        "reward.rules=[{rule: finished}]", "policy.num_ranks=64",
+    ]  # fmt: skip
+    code, _, told = call(capsys, *arguments)
+    assert code == 2
+    assert "GPU" in told and "policy" in told
+
+
+def test_doctor_says_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, text, _ = call(capsys, "doctor", "--run-root", str(tmp_path))
+    marks = {line.split()[1]: line.split()[0] for line in text.splitlines()}
+    assert {"python", "torch", "ray", "vllm", "compiler", "/dev/shm", "run_root", "gpus"} <= set(marks)
+    assert marks["run_root"] == "ok"
+    assert code == (2 if "bad" in marks.values() else 0)
+
+
+def test_doctor_finds_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]):
+    code, text, _ = call(capsys, "doctor", "--run-root", "/proc/nowhere")
+    assert code == 2
+    assert "cannot be written" in text
+
+
+def test_plan_marks_what_is_trained_and_says_what_is_odd(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path
+):
+    def write(name: str, rows: list[dict[str, object]]) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    sft = write("sft.jsonl", [{"messages": turns * 2}])
+    model = f"policy.model={tiny_model_dir}"
+    code, text, _ = call(capsys, "plan", "+experiment=sft_tiny_cpu", model, f"data.train={sft}", f"data.eval=[{sft}]")
+    assert code == 0
+    assert text.count("[[So.<|im_end|>]]") == 2 and "user\\nWhy?" in text and "\x1b" not in text
+    assert "The masks of the first rows: nothing odd." in text
+    verdicts = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i == 0} for i in range(4)]
+    kto = write("kto.jsonl", verdicts)
+    code, text, _ = call(capsys, "plan", "+experiment=kto_tiny_cpu", model, f"data.train={kto}")
+    assert code == 0 and "between 3.00 and 4.00 would balance them" in text and "reference" in text
+    only = write("only.jsonl", verdicts[1:])
+    code, _, told = call(capsys, "plan", "+experiment=kto_tiny_cpu", model, f"data.train={only}")
+    assert code == 2 and "`label` is false in all of its 3 rows" in told
+
+
+def test_trained_parts_are_coloured_on_a_terminal_and_control_characters_never_reach_it():
+    from raylign.app.commands.marked import marked
+    from raylign.data.mask_view import Run
+
+    runs = [Run("read\x1b[2J", False, 2), Run("said", True, 1)]
+    assert marked(runs, colour=False) == "read\\x1b[2J[[said]]  (1 of 3 tokens trained)"
+    coloured = marked(runs, colour=True)
+    assert "\x1b[1;30;42msaid" in coloured and "\x1b[2J" not in coloured

@@ -1,7 +1,0 @@
-"""The self-contained page about one run: `write_report(run_dir)`."""
-
-from __future__ import annotations
-
-from trainer.report.build import write_report
-
-__all__ = ["write_report"]
