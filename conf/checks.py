@@ -214,6 +214,8 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             f"{rollout.samples_per_prompt} = {sequences} sequences a step are not a whole number of updates of "
             f"algorithm.sequences_per_update={per_update}; {_divisor_hint(sequences, per_update)}.",
         )
+    for problem in config.algorithm.step_problems(sequences):
+        yield Problem(("algorithm",), f"{problem}.")
     if per_update < ranks:
         yield Problem(
             ("algorithm.sequences_per_update", "policy.num_ranks"),

@@ -45,6 +45,8 @@ class Schedule(Enum):
 class OldLogprobs(Enum):
     """Whose log-probs are the PPO ratio's denominator."""
 
+    auto = "auto"  # update where that is exact, else recompute; `plan` shows which
+    update = "update"  # the update's own: with one optimizer step a batch the ratio is exactly 1, and no pass is needed
     recompute = "recompute"  # by the trainer, before the update; truncated importance weights correct for the engine
     engine = "engine"  # the engine's own: one forward pass less, and the ratio itself is the truncated weight
 

@@ -141,6 +141,9 @@ def resolve(config: RunConfig, needs: Needs, here: Surroundings) -> list[Resolve
         found.append(Resolved("critic.model", "''", critic_start(config), "reward.model"))
     if needs.reference and not config.reference.model:
         found.append(Resolved("reference.model", "''", reference_model(config), "policy.model"))
+    if needs.rollout:
+        sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+        found += [Resolved(*row) for row in config.algorithm.left_open(sequences)]
     if config.tracking.wandb.value == "auto":
         found.append(Resolved("tracking.wandb", "auto", here.wandb, "WANDB_MODE and WANDB_API_KEY"))
     if config.checkpoint.resume == "auto":

@@ -40,6 +40,14 @@ class AlgorithmConfig:
         """Every problem within these settings, as sentences that begin with the full key, e.g. `algorithm.clip_eps`."""
         return []
 
+    def left_open(self, units_per_step: int) -> list[tuple[str, str, str, str]]:
+        """Key, given value, resolved value and reason of every setting left to `auto`."""
+        return []
+
+    def step_problems(self, units_per_step: int) -> list[str]:
+        """Every problem of these settings with steps of this many sequences, as sentences."""
+        return []
+
     @property
     def units_per_update(self) -> int:
         """Sequences (online) or rows (offline) of one optimizer step."""

@@ -80,10 +80,12 @@ def assemble(
     algorithm: OnlineAlgorithm,
     *,
     kl_coef: float,
+    own_logprobs: bool = False,
 ) -> Experience:
     """Drop failed samples, estimate advantages over the whole step, and gather its figures.
 
-    `outcomes`: one a completion, in the order of `groups`. Raises RunFailed when nothing is left, and when an input
+    `outcomes`: one a completion, in the order of `groups`. `own_logprobs`: the update's log-probs are its own old ones,
+    and `stages` has none. Raises RunFailed when nothing is left, and when an input
     is not aligned with the samples or not finite.
     """
     keys = [c.key for g in groups for c in g.completions]
@@ -99,7 +101,8 @@ def assemble(
     estimate = algorithm.estimate(batch, kl_coef=kl_coef)
     lengths = trained_tokens(batch.tokens).clamp(min=1)
     means = (sequence_sum(estimate.advantages, batch.tokens) / lengths).tolist()
-    policy = PolicyExperience(batch.tokens, batch.logprobs, rollout_logprobs, batch.ref_logprobs, estimate.advantages)
+    old_logprobs = None if own_logprobs else batch.logprobs
+    policy = PolicyExperience(batch.tokens, old_logprobs, rollout_logprobs, batch.ref_logprobs, estimate.advantages)
     critic = None
     if batch.estimates is not None and estimate.returns is not None:
         critic = CriticExperience(batch.tokens, batch.estimates.values, estimate.returns)

@@ -239,7 +239,9 @@ class PolicyExperience:
     """What the policy update needs of S sequences. Per-token fields are `[N]`, zero where `response_mask` is False."""
 
     tokens: TokenBatch
-    old_logprobs: Tensor  # [N] by the trainer before the update, or the engine's own when those are trusted
+    # [N] by the trainer before the update, or the engine's own when those are trusted; None: the update's own, which is
+    # exact with one optimizer step a batch
+    old_logprobs: Tensor | None
     rollout_logprobs: Tensor  # [N] by the engine
     ref_logprobs: Tensor | None  # [N]; None when the reference is off
     advantages: Tensor  # [N]

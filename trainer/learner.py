@@ -155,6 +155,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._maxima: dict[str, Tensor] = {}
 
     def add(self, output: LossOutput, tokens: TokenBatch) -> None:
         one = torch.ones(())
@@ -165,6 +166,9 @@ class _Tally:
         for name, metric in {**output.metrics, **own}.items():
             pair = torch.stack([metric.total.detach().double().cpu(), metric.count.detach().double().cpu()])
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        for name, value in output.maxima.items():
+            found = value.detach().double().cpu()
+            self._maxima[name] = torch.maximum(self._maxima[name], found) if name in self._maxima else found
 
     def reduce(self, engine: Engine, *, num_windows: int) -> dict[str, float]:
         """Sums over ranks first, then one division a metric. Every objective gives the same names on every rank."""
@@ -176,7 +180,16 @@ class _Tally:
         names, total = [name for name, any_ in zip(names, counted, strict=True) if any_], total[total[:, 1] > 0]
         metrics = dict(zip(names, (total[:, 0] / total[:, 1]).tolist(), strict=True))
         sums = dict(zip(names, total[:, 0].tolist(), strict=True))
-        return {**metrics, "loss": sums["loss"] / num_windows, "tokens": sums["tokens"]}
+        return {**metrics, **self._reduced_maxima(engine), "loss": sums["loss"] / num_windows, "tokens": sums["tokens"]}
+
+    def _reduced_maxima(self, engine: Engine) -> dict[str, float]:
+        """The largest of all ranks, by the one collective an engine has: each rank fills its own column of a sum."""
+        names = sorted(self._maxima)
+        if not names:
+            return {}
+        found = torch.zeros(len(names), engine.world_size, dtype=torch.float64)
+        found[:, engine.rank] = torch.stack([self._maxima[name] for name in names])
+        return dict(zip(names, engine.all_reduce_sum(found).cpu().amax(1).tolist(), strict=True))
 
 
 def to_device(value: T, device: torch.device) -> T:

@@ -17,7 +17,7 @@ from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.held_out import held_out_sets
-from raylign.conf.schema import LearnerConfig, OldLogprobs
+from raylign.conf.schema import LearnerConfig, OldLogprobs, RunConfig
 from raylign.data.prompts import PromptSet, load_prompts
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import SamplingParams
@@ -135,6 +135,7 @@ class _Builder:
             policy=self._shards(config.policy),
             critic=self._shards(config.critic) if critic else None,
             timeout_s=config.cluster.step_timeout_s,
+            own_logprobs=_old_logprobs(config, self._settings) is OldLogprobs.update,
             log_dir=str(self._stage.folder.logs),
         )
         self._stack.callback(assembler.stop)
@@ -243,6 +244,10 @@ def _online_config(config: object) -> OnlineConfig:
     return config
 
 
+def _old_logprobs(config: RunConfig, settings: OnlineConfig) -> OldLogprobs:
+    return settings.old_logprobs_source(config.rollout.prompts_per_step * config.rollout.samples_per_prompt)
+
+
 def _loop_settings(stage: Stage, settings: OnlineConfig) -> OnlineSettings:
     config = stage.config
     return OnlineSettings(
@@ -252,7 +257,7 @@ def _loop_settings(stage: Stage, settings: OnlineConfig) -> OnlineSettings:
         sampling=SamplingParams(
             temperature=config.rollout.temperature, max_new_tokens=config.rollout.max_new_tokens, seed=config.seed
         ),
-        recompute_logprobs=settings.old_logprobs is OldLogprobs.recompute,
+        recompute_logprobs=_old_logprobs(config, settings) is OldLogprobs.recompute,
         max_failed_fraction=config.reward.max_failed_fraction,
         save_every=config.checkpoint.every,
         seed=config.seed,

@@ -6,7 +6,7 @@ The loops and workers know algorithms only through these Protocols; they never a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,7 +45,9 @@ class LossOutput:
     """A loss already divided by the global denominators: summed over micro-batches and ranks it *is* the loss."""
 
     loss: Tensor  # [] with gradient
-    metrics: Mapping[str, MetricSum]  # key: the name without its group, e.g. "clip_fraction"; the learner adds "loss"
+    # key: the name without its group, e.g. "clip_fraction", or in full, "rollout/logprob_gap"; the learner adds "loss"
+    metrics: Mapping[str, MetricSum]
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)  # [] each; the largest over micro-batches and ranks
 
 
 @dataclass(frozen=True, slots=True)

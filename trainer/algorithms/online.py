@@ -46,7 +46,7 @@ class OnlineConfig(AlgorithmConfig):
     """Adaptive controller: nats a sequence it steers to."""
     kl_horizon: float = 10000.0
     """Adaptive controller: sequences over which the coefficient moves by at most 20 %."""
-    old_logprobs: OldLogprobs = OldLogprobs.recompute
+    old_logprobs: OldLogprobs = OldLogprobs.auto
     """Whose log-probs are the ratio's denominator."""
     importance_cap: float = 2.0
     """Most that trainer / engine probability may weigh a token; 0 turns the correction off."""
@@ -66,6 +66,34 @@ class OnlineConfig(AlgorithmConfig):
     def initial_kl(self) -> KLState:
         """The KL coefficient's state at step 0."""
         return KLState(self.kl_controller, self.kl_coef, self.kl_target, self.kl_horizon)
+
+    def old_logprobs_source(self, sequences_per_step: int) -> OldLogprobs:
+        """`old_logprobs` with `auto` resolved for steps of this many sequences."""
+        if self.old_logprobs is not OldLogprobs.auto:
+            return self.old_logprobs
+        return OldLogprobs.recompute if self._needs_pass_before(sequences_per_step) else OldLogprobs.update
+
+    def left_open(self, units_per_step: int) -> list[tuple[str, str, str, str]]:
+        """`old_logprobs`, when it is `auto`."""
+        if self.old_logprobs is not OldLogprobs.auto:
+            return []
+        why = self._needs_pass_before(units_per_step) or "one optimizer step a batch: the ratio is 1"
+        return [("algorithm.old_logprobs", "auto", self.old_logprobs_source(units_per_step).value, why)]
+
+    def step_problems(self, units_per_step: int) -> list[str]:
+        """`old_logprobs=update` where it would not be exact."""
+        needed = self._needs_pass_before(units_per_step)
+        if self.old_logprobs is not OldLogprobs.update or not needed:
+            return []
+        return [f"algorithm.old_logprobs=update does not suit this run: {needed}; set it to auto or recompute"]
+
+    def _needs_pass_before(self, sequences_per_step: int) -> str:
+        """Why the policy's log-probs must be known before the update; empty when they need not."""
+        if self.ppo_epochs > 1 or sequences_per_step > self.sequences_per_update:
+            return "more than one optimizer step a batch"
+        if self.kl_coef > 0 and not self.kl_in_loss:
+            return "the reward carries the KL"
+        return "the KL controller is adaptive" if self.kl_controller is KLController.adaptive else ""
 
     def clip_range(self) -> ClipRange:
         """The policy clip. With the engine's own log-probs the ratio is the importance weight, so the cap bounds it."""
@@ -194,12 +222,14 @@ def policy_loss(
 ) -> LossOutput:
     """Clipped surrogate, minus the entropy bonus, plus KL if it belongs here; see the parts for their sources."""
     mask = batch.tokens.response_mask
-    log_r = log_ratio(outputs.logprobs, batch.old_logprobs)
+    own = batch.old_logprobs is None
+    old_logprobs = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    log_r = log_ratio(outputs.logprobs, old_logprobs)
     ratio = log_r.exp()
     loss, clipped = clipped_policy_loss(ratio, batch.advantages, config.clip_range())
     correction = torch.ones_like(loss)
     if config.importance_cap > 0:
-        correction = truncated_importance_weights(batch.old_logprobs, batch.rollout_logprobs, config.importance_cap)
+        correction = truncated_importance_weights(old_logprobs, batch.rollout_logprobs, config.importance_cap)
         loss = loss * correction
     if config.entropy_coef > 0:
         loss = loss - config.entropy_coef * outputs.entropy
@@ -219,4 +249,23 @@ def policy_loss(
         terms["kl_loss"] = kl.detach()
     total = global_mean(loss, batch.tokens, denominators, config.loss_aggregation)
     metrics = {name: MetricSum(masked_sum(term, mask).float(), count) for name, term in terms.items()}
-    return LossOutput(total, metrics)
+    if not own:
+        return LossOutput(total, metrics)
+    measured, maxima = _measured_in_update(old_logprobs, batch)
+    return LossOutput(total, metrics | measured, maxima)
+
+
+def _measured_in_update(
+    old_logprobs: Tensor, batch: PolicyExperience
+) -> tuple[dict[str, MetricSum], dict[str, Tensor]]:
+    """What a pass before the update would have measured: KL to the reference, difference from the engine.
+
+    Names, units and values are those of `reference_metrics` and data/experience.py. Returns sums and maxima.
+    """
+    mask = batch.tokens.response_mask
+    gap = torch.where(mask, (old_logprobs - batch.rollout_logprobs).abs(), 0).float()
+    sums = {"rollout/logprob_gap": MetricSum(gap.sum(), mask.sum().float())}
+    if batch.ref_logprobs is not None:
+        sequences = (trained_tokens(batch.tokens) > 0).sum().float()
+        sums["kl"] = MetricSum(masked_sum(old_logprobs - batch.ref_logprobs, mask).float(), sequences)
+    return sums, {"rollout/logprob_gap_max": gap.max()}

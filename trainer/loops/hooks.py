@@ -43,7 +43,7 @@ class StepReport:
         trained = sum(meta.response_tokens for meta in metas if meta.key in scored)
         return {
             **self.experience.metrics,
-            **{f"policy/{k}": v for k, v in self.policy.metrics.items()},
+            **{k if "/" in k else f"policy/{k}": v for k, v in self.policy.metrics.items()},
             **critic,
             "reward/failed": float(failed),
             # Step s trains on what version s - 1 sampled, when nothing runs ahead.

@@ -46,12 +46,18 @@ class AssemblerWorker:
     """One Ray actor, started once: its process has torch loaded and the algorithm at hand."""
 
     def __init__(
-        self, algorithm: OnlineAlgorithm, policy: ShardSettings, critic: ShardSettings | None, fetch_timeout_s: float
+        self,
+        algorithm: OnlineAlgorithm,
+        policy: ShardSettings,
+        critic: ShardSettings | None,
+        fetch_timeout_s: float,
+        own_logprobs: bool,
     ) -> None:
         self._algorithm = algorithm
         self._policy = policy
         self._critic = critic
         self._fetch_timeout_s = fetch_timeout_s
+        self._own_logprobs = own_logprobs
 
     def assemble(
         self,
@@ -68,7 +74,8 @@ class AssemblerWorker:
             ref_logprobs=self._per_group(stages.ref_logprobs, len(groups)),
             estimates=self._per_group(stages.values, len(groups)),
         )
-        experience = assemble(groups, outcomes, outputs, self._algorithm, kl_coef=kl_coef)
+        own = self._own_logprobs
+        experience = assemble(groups, outcomes, outputs, self._algorithm, kl_coef=kl_coef, own_logprobs=own)
         return self._handles(experience, seed)
 
     def _handles(self, experience: Experience, seed: int) -> ExperienceHandles:
@@ -105,6 +112,7 @@ class Assembler:
         policy: ShardSettings,
         critic: ShardSettings | None,
         timeout_s: float,
+        own_logprobs: bool = False,
         log_dir: str = "",
     ) -> Assembler:
         """Start the actor anywhere; it asks for no resources: it runs while the learners wait for it."""
@@ -113,7 +121,7 @@ class Assembler:
             role="assembler",
             options=[{"num_cpus": 0}],
             env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
-            args=[(algorithm, policy, critic, timeout_s)],
+            args=[(algorithm, policy, critic, timeout_s, own_logprobs)],
         )
         return cls(worker, timeout_s)
 

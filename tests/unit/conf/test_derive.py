@@ -86,6 +86,7 @@ def test_open_settings_become_what_the_run_will_use():
         "reference.model": "p",
         "tracking.wandb": "offline",
         "checkpoint.resume": "from the start",
+        "algorithm.old_logprobs": "recompute",  # the reward carries the KL
         "cluster.num_cpus": "10",
         "policy.threads_per_rank": "2",
         "critic.threads_per_rank": "8",

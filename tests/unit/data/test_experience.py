@@ -122,6 +122,13 @@ def test_trusted_engine_logprobs_become_the_old_ones_and_no_reference_means_no_k
     assert not [name for name in done.metrics if "logprob_gap" in name], "a gap nobody measured is absent, not 0"
 
 
+def test_the_updates_own_logprobs_are_left_to_the_update() -> None:
+    nothing = StageOutputs(None, None, None)
+    done = assemble(GROUPS, scores([1, 2, 3, 4]), nothing, RLOO(RLOOConfig()), kl_coef=0.0, own_logprobs=True)
+    assert done.policy.old_logprobs is None
+    assert done.policy.select([0]).old_logprobs is None
+
+
 def test_an_empty_answer_ends_the_run() -> None:
     empty = [group("a", (1, 2), ((10,), ()))]
     outcomes: list[RewardOutcome] = [Reward(c.key, 1.0, {}) for c in empty[0].completions]

@@ -49,7 +49,8 @@ def _window(batch: PolicyExperience, parts: list[list[int]]) -> UpdateWindow[Pol
 def _nll(model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> LossOutput:
     outputs = model(batch.tokens, temperature=1.0)
     nll, count = -outputs.logprobs.sum(), batch.tokens.response_mask.sum()
-    return LossOutput(nll / denominators.tokens, {"nll": MetricSum(nll.detach(), count)})
+    maxima = {"worst": (-outputs.logprobs).max()}
+    return LossOutput(nll / denominators.tokens, {"nll": MetricSum(nll.detach(), count)}, maxima)
 
 
 def _learner(folder: Path, **optim: float) -> Learner:
@@ -81,7 +82,7 @@ def test_weights_and_metrics_do_not_depend_on_the_cut(
     whole, cut = (_learner(tiny_model_dir, eps=1e-3) for _ in range(2))
     expected = whole.update(RankShard((_window(batch, ALL_AT_ONCE),) * 3), _nll)
     result = cut.update(RankShard((_window(batch, parts),) * 3), _nll)
-    for name in ("loss", "nll", "grad_norm", "lr", "tokens"):
+    for name in ("loss", "nll", "worst", "grad_norm", "lr", "tokens"):
         assert result.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5), name
     assert result.steps_applied == expected.steps_applied == 3
     assert result.metrics["tokens"] == 3 * batch.tokens.num_tokens

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
-from raylign.conf.schema import AlgorithmConfig, KLController
+from raylign.conf.schema import AlgorithmConfig, KLController, OldLogprobs
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import Role
 from raylign.trainer.algorithms.grpo import GRPOConfig
 from raylign.trainer.algorithms.kto import KTOConfig
+from raylign.trainer.algorithms.online import OnlineConfig
 from raylign.trainer.algorithms.ppo import PPO, PPOConfig
 from raylign.trainer.algorithms.reinforce_pp import ReinforcePPConfig
 from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
@@ -35,6 +36,27 @@ def test_roles() -> None:
     assert PPO(PPOConfig(kl_coef=0.0)).roles == ONLINE | {Role.CRITIC}
     assert RLOO(RLOOConfig()).roles == ONLINE | {Role.REFERENCE}
     assert RLOO(RLOOConfig(kl_coef=0.0)).roles == ONLINE
+
+
+@pytest.mark.parametrize(
+    ("config", "sequences", "source"),
+    [
+        (GRPOConfig(sequences_per_update=32), 32, "update"),
+        (PPOConfig(sequences_per_update=32, kl_coef=0.0), 32, "update"),
+        (GRPOConfig(sequences_per_update=32), 64, "recompute"),  # the second optimizer step has moved away
+        (GRPOConfig(sequences_per_update=32, ppo_epochs=2), 32, "recompute"),
+        (RLOOConfig(sequences_per_update=32), 32, "recompute"),  # the KL is in the reward
+        (GRPOConfig(sequences_per_update=32, kl_controller=KLController.adaptive), 32, "recompute"),
+        (GRPOConfig(sequences_per_update=32, old_logprobs=OldLogprobs.engine), 32, "engine"),
+    ],
+)
+def test_a_pass_before_the_update_is_made_only_where_it_tells_something(
+    config: OnlineConfig, sequences: int, source: str
+) -> None:
+    assert config.old_logprobs_source(sequences).value == source
+    assert [row[2] for row in config.left_open(sequences)] == ([] if source == "engine" else [source])
+    forced = replace(config, old_logprobs=OldLogprobs.update)
+    assert bool(forced.step_problems(sequences)) == (source == "recompute")
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,32 @@ def test_filler_has_no_loss_no_gradient_and_no_weight_in_a_metric() -> None:
     assert all(m.count == 0 and m.total == 0 for m in output.metrics.values())
 
 
+@pytest.mark.parametrize("name", [n for n, c in CONFIGS.items() if c.old_logprobs is not OldLogprobs.engine])
+def test_the_updates_own_logprobs_give_what_a_pass_before_it_gives(name: str) -> None:
+    """One optimizer step a batch: loss, gradient, and the figures that the pass would have measured."""
+    config, batch, model = CONFIGS[name], _experience(), ToyPolicy()
+    before = torch.where(batch.tokens.response_mask, model(batch.tokens).logprobs.detach(), 0)
+    count = int(batch.tokens.response_mask.sum())
+    denominators = Denominators(float(count), float(SEQUENCES))
+
+    def run(old: Tensor | None) -> tuple[LossOutput, tuple[Tensor, ...]]:
+        output = _policy_loss(config, model(batch.tokens), replace(batch, old_logprobs=old), denominators)
+        return output, torch.autograd.grad(output.loss, [model.embedding, model.head])
+
+    own, own_gradient = run(None)
+    recomputed, gradient = run(before)
+    assert own.loss == recomputed.loss and all(map(torch.equal, own_gradient, gradient))
+    assert all(own.metrics[name].total == metric.total for name, metric in recomputed.metrics.items())
+    gap = (before - batch.rollout_logprobs)[batch.tokens.response_mask].abs()
+    measured = own.metrics["rollout/logprob_gap"]
+    torch.testing.assert_close(measured.total / measured.count, gap.mean().float())
+    torch.testing.assert_close(own.maxima["rollout/logprob_gap_max"], gap.max().float())
+    kl = (before - batch.ref_logprobs)[batch.tokens.response_mask].sum()
+    sequences = sum(any(mask) for _, mask in batch.tokens.sequences())
+    assert own.metrics["kl"].count == sequences
+    torch.testing.assert_close(own.metrics["kl"].total, kl.float())
+
+
 def test_old_policy_gives_the_reinforce_gradient() -> None:
     batch = _experience()
     model = ToyPolicy()
