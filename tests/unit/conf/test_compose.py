@@ -174,7 +174,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["policy.offload_optimizer=cpu"], "there is no GPU memory to spare"),
         (["algorithm.kl_controller=adaptive", "algorithm.kl_target=0"], "algorithm.kl_target is 0"),
         (["algorithm=grpo", "rollout.samples_per_prompt=1"], "needs at least 2"),
-        (["algorithm.old_logprobs=update"], "algorithm.old_logprobs=update does not suit this run: the reward carries"),
+        (["algorithm.old_logprobs=update"], "algorithm.old_logprobs=update does not suit this run: more than one"),
         (["policy.model=nowhere"], "policy.model=nowhere: there is no such folder"),
         (["policy.model=."], "holds no config.json"),
         (["critic.model="], "critic.model is empty and there is no reward.model"),
