@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from raylign.app.launch.chain import named_runs, with_model_folders
+from raylign.app.launch.chain import MODEL_ROLES, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.offline import run_offline
@@ -24,6 +24,7 @@ from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models
 from raylign.cluster.session import Session, session
+from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.compose import Composed
 from raylign.conf.derive import run_name
 from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
@@ -135,7 +136,14 @@ class Play:
             stop_signal() as should_stop,
         ):
             stage = Stage(
-                config, self.folder, self.ray_session, self.tracker, progress, self.resumed, self.run_generation
+                config,
+                self.folder,
+                self.ray_session,
+                self.tracker,
+                progress,
+                self.resumed,
+                self.run_generation,
+                SharedFolder.mark(self.folder.path),
             )
             if Role.ROLLOUT in algorithm.roles:
                 outcome = asyncio.run(run_online(stage, cast("OnlineAlgorithm", algorithm), should_stop))
@@ -148,17 +156,25 @@ class Play:
 
 
 def settled(config: RunConfig) -> RunConfig:
-    """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path loses its ~."""
+    """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path absolute.
+
+    Ranks on other nodes work in other directories, where a relative path is another one.
+    """
 
     def home(path: str) -> str:
-        return os.path.expanduser(path)
+        given = os.path.expanduser(path)
+        return os.path.abspath(given) if os.path.exists(given) else given  # else the name of a dataset
 
     resolved = with_model_folders(config)
+    resolved = replace(
+        resolved,
+        **{role: replace(getattr(resolved, role), model=home(getattr(resolved, role).model)) for role in MODEL_ROLES},
+    )
     sets = {name: home(source) for name, source in held_out_sets(config.data.eval).items()}
     return replace(
         resolved,
         name=run_name(config, datetime.now(UTC).astimezone()),
-        run_root=home(config.run_root),
+        run_root=os.path.abspath(os.path.expanduser(config.run_root)),
         data=replace(
             config.data,
             train=home(config.data.train),

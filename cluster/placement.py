@@ -45,6 +45,39 @@ class NodeSupply:
     gpus: float
 
 
+@dataclass(slots=True)
+class _Room:
+    """What is still free on a node, card by card: Ray never spreads one process's share over two cards."""
+
+    cpus: float
+    cards: list[float]  # the free share of each
+
+    @classmethod
+    def of(cls, node: NodeSupply) -> _Room:
+        return cls(node.cpus, [1.0] * int(node.gpus))
+
+    @property
+    def gpus(self) -> float:
+        return sum(self.cards)
+
+    def holds(self, request: RoleRequest) -> bool:
+        return self.cpus >= request.cpus - _EPS and self._cards(request.gpus) is not None
+
+    def take(self, request: RoleRequest) -> None:
+        self.cpus -= request.cpus
+        for card in self._cards(request.gpus) or ():
+            self.cards[card] -= min(request.gpus, 1.0)
+
+    def _cards(self, gpus: float) -> list[int] | None:
+        """The cards a process would get: whole ones, or the fullest that still has room for a share."""
+        if gpus <= 0:
+            return []
+        wanted = min(gpus, 1.0)
+        fitting = sorted((i for i, free in enumerate(self.cards) if free >= wanted - _EPS), key=lambda i: self.cards[i])
+        count = max(1, round(gpus))
+        return fitting[:count] if len(fitting) >= count else None
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One process of a role and the node it goes to."""
@@ -85,14 +118,15 @@ def plan_placement(
 ) -> Placement:
     """Assign every process of every role to a node.
 
-    Large demands first; collectives are packed, expendable workers spread; equal choices go to the earlier node, so
+    Collectives on as few nodes as they can, else large processes first; collectives are packed, expendable workers spread; equal choices go to the earlier node, so
     the same cluster always gives the same placement. Raises ClusterError naming demand and supply.
     """
     _check_totals(requests, nodes)
     for offer in _offers(strategy, nodes):
-        slots = _fill(requests, offer)
-        if slots is not None:
-            return Placement(tuple(slots))
+        for ordered in _orders(requests):
+            slots = _fill(ordered, offer)
+            if slots is not None:
+                return Placement(tuple(slots))
     raise ClusterError(_does_not_fit(requests, strategy, nodes))
 
 
@@ -117,32 +151,38 @@ def _offers(strategy: PlacementStrategy, nodes: Sequence[NodeSupply]) -> Iterato
                 yield {Side.TRAIN: ordered[cut:], Side.SERVE: ordered[:cut]}
 
 
+def _orders(requests: Sequence[RoleRequest]) -> Iterator[list[RoleRequest]]:
+    """First whole groups, the largest first, so that a group is not split over the gaps that others leave; then, where
+    that finds no room, the largest processes."""
+    yield sorted(requests, key=lambda r: (r.spread, -r.gpus * r.count, -r.gpus, -r.cpus))
+    yield sorted(requests, key=lambda r: (-r.gpus, -r.cpus))
+
+
 def _fill(requests: Sequence[RoleRequest], offer: Mapping[Side, Sequence[NodeSupply]]) -> list[Slot] | None:
-    """Best-fit of the largest demands first; None when some process finds no room."""
-    free = {n.node_id: [n.cpus, n.gpus] for side in offer.values() for n in side}
+    """Best fit, one request after another; None when some process finds no room."""
+    free = {n.node_id: _Room.of(n) for side in offer.values() for n in side}
     slots: list[Slot] = []
-    for request in sorted(requests, key=lambda r: (-r.gpus, -r.cpus)):
+    for request in requests:
         used: dict[str, int] = {}
         for rank in range(request.count):
             node_id = _choose(request, [n.node_id for n in offer[request.side]], free, used)
             if node_id is None:
                 return None
-            free[node_id][0] -= request.cpus
-            free[node_id][1] -= request.gpus
+            free[node_id].take(request)
             used[node_id] = used.get(node_id, 0) + 1
             slots.append(Slot(request.role, rank, node_id, request.cpus, request.gpus, request.elastic))
     return slots
 
 
 def _choose(
-    request: RoleRequest, candidates: Sequence[str], free: Mapping[str, Sequence[float]], used: Mapping[str, int]
+    request: RoleRequest, candidates: Sequence[str], free: Mapping[str, _Room], used: Mapping[str, int]
 ) -> str | None:
-    fits = [n for n in candidates if free[n][0] >= request.cpus - _EPS and free[n][1] >= request.gpus - _EPS]
+    fits = [n for n in candidates if free[n].holds(request)]
     if not fits:
         return None
     if request.spread:
-        return min(fits, key=lambda n: (used.get(n, 0), -free[n][1], -free[n][0]))
-    return min(fits, key=lambda n: (-used.get(n, 0), free[n][1] if request.gpus == 0 else 0))
+        return min(fits, key=lambda n: (used.get(n, 0), -free[n].gpus, -free[n].cpus))
+    return min(fits, key=lambda n: (-used.get(n, 0), free[n].gpus if request.gpus == 0 else 0))
 
 
 def _check_totals(requests: Sequence[RoleRequest], nodes: Sequence[NodeSupply]) -> None:
@@ -176,7 +216,8 @@ def _does_not_fit(requests: Sequence[RoleRequest], strategy: PlacementStrategy, 
     """The sums fit but no assignment of whole processes to nodes does."""
     demand = ", ".join(f"{r.role} {r.count} x ({r.cpus:g} CPU, {r.gpus:g} GPU)" for r in requests)
     reason = {
-        PlacementStrategy.shared: "no machine has room for one of the processes",
+        PlacementStrategy.shared: "one of the processes finds no machine with room for it (a process's share of a GPU is "
+        "of one card)",
         PlacementStrategy.one_node: "no single machine holds all of them",
         PlacementStrategy.separate: "learners and rollout workers do not fit on different machines",
     }[strategy]

@@ -125,26 +125,49 @@ def _lora(role: str, lora: LoraConfig) -> Iterator[Problem]:
 
 def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     """GPUs are asked for by exactly the roles that are to compute on one."""
-    asked = {"policy.gpus_per_rank": config.policy.gpus_per_rank}
-    if needs.critic:
-        asked["critic.gpus_per_rank"] = config.critic.gpus_per_rank
+    on_gpu = config.cluster.device is Device.cuda
+    learners = {"policy": config.policy} | ({"critic": config.critic} if needs.critic else {})
+    asked = {f"{role}.gpus_per_rank": learner.gpus_per_rank for role, learner in learners.items()}
+    for role, learner in learners.items():
+        key = f"{role}.gpus_per_rank"
+        if on_gpu and 0 < learner.gpus_per_rank < 1 < learner.num_ranks:
+            yield Problem(
+                (key, f"{role}.num_ranks"),
+                f"{key}={learner.gpus_per_rank:g} with {role}.num_ranks={learner.num_ranks}: the ranks of a learner need "
+                f"a card each (NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
+            )
     if needs.reference:
         asked["reference.gpus_per_rank"] = config.reference.gpus_per_rank
     if needs.reward and config.reward.model:
         asked["reward.gpus_per_replica"] = config.reward.gpus_per_replica
-    if needs.rollout:
+    if on_gpu and needs.rollout:
+        yield from _engine_gpus(config)
+    elif needs.rollout:
         asked["rollout.gpus_per_worker"] = config.rollout.gpus_per_worker
     for key, gpus in asked.items():
-        if config.cluster.device is Device.cuda and gpus == 0:
+        if on_gpu and not 0 < gpus <= 1:
             yield Problem(
                 (key, "cluster.device"),
-                f"{key}=0 with cluster.device=cuda: the role would get no GPU; set {key}=1 (or a share such as 0.5).",
+                f"{key}={gpus:g} with cluster.device=cuda: each process computes on one card; set {key}=1, or a share "
+                "such as 0.5 where several processes fit on one.",
             )
-        if config.cluster.device is Device.cpu and gpus > 0:
+        if not on_gpu and gpus > 0:
             yield Problem(
                 (key, "cluster.device"),
                 f"{key}={gpus:g} with cluster.device=cpu: set {key}=0, or cluster.device=cuda.",
             )
+
+
+def _engine_gpus(config: RunConfig) -> Iterator[Problem]:
+    """An engine's cards are its tensor-parallel ranks; a single one may share its card."""
+    rollout, key = config.rollout, "rollout.gpus_per_worker"
+    given, size = rollout.gpus_per_worker, rollout.tensor_parallel_size
+    if given and given != size and not (size == 1 and given < 1):
+        yield Problem(
+            (key, "rollout.tensor_parallel_size"),
+            f"{key}={given:g} with rollout.tensor_parallel_size={size}: an engine needs one card for each tensor-parallel "
+            f"rank; set {key}=0, which follows it.",
+        )
 
 
 def _models(config: RunConfig, needs: Needs) -> Iterator[Problem]:

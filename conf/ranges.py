@@ -47,7 +47,7 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus")),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
-        (_NOT_NEGATIVE, ("clip", "truncation_penalty")),
+        (_NOT_NEGATIVE, ("clip", "truncation_penalty", "max_batched_tokens")),
         (_NOT_NEGATIVE, ("policy.lora.rank", "critic.lora.rank")),
         (_POSITIVE, ("policy.lora.alpha", "critic.lora.alpha")),
         (_NOT_NEGATIVE, ("evaluation.temperature",)),  # 0: the most likely token

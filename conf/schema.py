@@ -151,6 +151,8 @@ class ReferenceConfig:
 
     model: str = ""
     """Hugging Face folder or finished run; empty: the policy's start."""
+    sharded: bool = False
+    """Its ranks hold parts of one model (ZeRO-3) instead of a whole one each: for models larger than a card."""
     cache: str = ""
     """Offline: folder that keeps the reference's log-probs of a data set; empty: run_root/.reference."""
     precision: Precision = Precision.bfloat16
@@ -234,9 +236,11 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.8
     """Share of a GPU's memory the engine takes."""
     kv_cache_gb: float = 1.0
-    """KV cache of one worker on CPU."""
-    enforce_eager: bool = True
-    """No CUDA graphs: slower, less memory, quicker start."""
+    """KV cache of one worker on CPU, or with a share of a GPU; a whole GPU's is what gpu_memory_utilization leaves."""
+    enforce_eager: bool = False
+    """No CUDA graphs: slower, less memory, quicker start. On CPU there are none to begin with."""
+    max_batched_tokens: int = 0
+    """Tokens of one engine step; 0: 8192 on a GPU, on CPU 4096 or max_model_len when that is more."""
     max_concurrent: int = 256
     """Requests in flight in one engine."""
     timeout_s: float = 900.0
@@ -244,7 +248,7 @@ class RolloutConfig:
     cpus_per_worker: float = 0.5
     """Ray CPUs one worker asks for."""
     gpus_per_worker: float = 0.0
-    """Ray GPUs one worker asks for."""
+    """Ray GPUs one worker asks for; 0: on CUDA one for each of tensor_parallel_size, or none on CPU."""
     threads_per_worker: int = 0
     """Threads of a worker on CPU; 0: cores of the node divided by workers on it."""
 

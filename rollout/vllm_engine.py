@@ -39,6 +39,9 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 EXTENSION = "raylign.rollout.vllm_extension.WeightReceiver"
 
 
+GPU_BATCH_TOKENS = 8192
+"""Tokens of one engine step on a GPU, where prompts may be split."""
+
 CPU_BATCH_TOKENS = 4096
 """Tokens of one engine step on CPU; a prompt that does not fit waits for the next step."""
 
@@ -184,13 +187,16 @@ class VLLMEngine:
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_concurrent,
             tensor_parallel_size=config.tensor_parallel_size,
-            enforce_eager=config.enforce_eager,
+            # Never Ray: vLLM would ask it for cards that this worker holds already.
+            distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
+            enforce_eager=config.enforce_eager or on_cpu,
             # vLLM 0.32 cannot rewind a CPU generator: a seeded request whose prompt is split over two batches kills the
             # engine ("CPU Generator does not use offset"). So on CPU a prompt is never split.
             enable_chunked_prefill=False if on_cpu else None,
-            max_num_batched_tokens=max(config.max_model_len, CPU_BATCH_TOKENS) if on_cpu else None,
+            max_num_batched_tokens=config.max_batched_tokens or self._batch_tokens(),
             enable_prefix_caching=True,  # the samples of one prompt share its keys and values
-            kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30) if on_cpu else None,
+            # On a shared card vLLM would count what other roles load meanwhile as its own, and size the cache by it.
+            kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30) if on_cpu or 0 < config.gpus_per_worker < 1 else None,
             gpu_memory_utilization=config.gpu_memory_utilization,
             load_format="safetensors",  # never a pickle
             logprobs_mode="processed_logprobs",  # after the temperature: what the token was drawn from
@@ -198,6 +204,12 @@ class VLLMEngine:
             weight_transfer_config=None if on_cpu else WeightTransferConfig(backend="nccl"),
             disable_log_stats=True,
         )
+
+    def _batch_tokens(self) -> int:
+        """vLLM's own default for the asynchronous engine is 2,048 whatever the card (0.32): a quarter of its server's."""
+        if self._device is Device.cpu:
+            return max(self._config.max_model_len, CPU_BATCH_TOKENS)
+        return GPU_BATCH_TOKENS
 
     async def _sample(self, request: GenerationRequest, key: SampleKey) -> Completion:
         refuse_overlong(request.prompt, request.sampling, self._config.max_model_len)

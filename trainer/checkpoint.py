@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from raylign.trainer.engine.state_file import rank_file
 from raylign.trainer.verified_folder import find_damage, sync_folder, write_atomically, write_json, write_manifest
 
 STATE = "state.json"
@@ -126,11 +127,14 @@ class CheckpointStore:
         path.mkdir()
         return Draft(step, path)
 
-    def commit(self, draft: Draft, state: RunState) -> Path:
+    def commit(self, draft: Draft, state: RunState, *, num_ranks: Mapping[str, int]) -> Path:
         """Publish a draft: manifest, rename, verify, LATEST, and only then retire old ones. Returns its folder.
 
-        Raises CheckpointError when what was written cannot be read back; LATEST then still names the old one.
+        `num_ranks`: ranks of every role that saved. Raises CheckpointError when one's file is not here, or what was
+        written cannot be read back; LATEST then still names the old one.
         """
+        if problem := _missing_ranks(draft.path, num_ranks):
+            raise CheckpointError(problem)
         write_json(draft.path / STATE, asdict(state))
         write_manifest(draft.path)
         target = self._root / folder_name(draft.step)
@@ -177,6 +181,18 @@ class CheckpointStore:
                 shutil.rmtree(path)
         for leftover in self._root.glob(f"{_TMP_PREFIX}*"):
             shutil.rmtree(leftover)
+
+
+def _missing_ranks(draft: Path, num_ranks: Mapping[str, int]) -> str | None:
+    """What a draft lacks to be the state of every rank; None when it is whole."""
+    for role, expected in num_ranks.items():
+        files = sorted(path.name for path in (draft / role).glob("rank-*.safetensors"))
+        if files != [rank_file(rank) for rank in range(expected)]:
+            return (
+                f"{draft / role} holds the files of {len(files)} ranks and the {role} has {expected}: some ranks wrote "
+                "elsewhere, or not at all; run_root must be one folder that every node shares"
+            )
+    return None
 
 
 def folder_name(step: int) -> str:

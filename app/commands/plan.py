@@ -28,7 +28,7 @@ from raylign.data.row_kinds import load_rows
 from raylign.data.tokenize import Encoder, load_tokenizer
 from raylign.records.tracking import resolve_mode
 from raylign.trainer.algorithms import ALGORITHMS
-from raylign.trainer.algorithms.base import OfflineAlgorithm
+from raylign.trainer.algorithms.base import OfflineAlgorithm, Role
 
 
 def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
@@ -53,8 +53,19 @@ def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     nodes = _supply(config, requests)
-    placement = plan_placement(requests, config.cluster.placement, nodes)
-    yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), _placement_rows(placement, nodes))
+    rows = [row for placement in placements(config, nodes) for row in _placement_rows(placement, nodes)]
+    yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), rows)
+
+
+def placements(config: RunConfig, nodes: Sequence[NodeSupply]) -> Iterator[Placement]:
+    """Where the run's processes go, stage by stage: an offline run's reference is gone before training begins.
+
+    Raises ClusterError for a stage that does not fit.
+    """
+    requests = role_requests(config, roles(config))
+    apart = [] if needs(config).rollout else [r for r in requests if r.role == Role.REFERENCE.value]
+    for stage in ([apart] if apart else []) + [[r for r in requests if r not in apart]]:
+        yield plan_placement(stage, config.cluster.placement, nodes)
 
 
 def _read_data(config: RunConfig, needed: Needs, *, colour: bool) -> tuple[list[LoadReport], str]:

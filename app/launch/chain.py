@@ -9,7 +9,7 @@ from raylign.conf.errors import ConfigError
 from raylign.conf.model_folder import ModelFolder, model_folder
 from raylign.conf.schema import RunConfig
 
-_ROLES = ("policy", "critic", "reference", "reward")
+MODEL_ROLES = ("policy", "critic", "reference", "reward")
 
 
 def with_model_folders(config: RunConfig) -> RunConfig:
@@ -33,7 +33,7 @@ def named_runs(config: RunConfig) -> list[str]:
 
 
 def _folders(config: RunConfig) -> Iterator[tuple[str, ModelFolder]]:
-    for role in _ROLES:
+    for role in MODEL_ROLES:
         named = getattr(config, role).model
         try:
             yield role, model_folder(named)

@@ -34,6 +34,8 @@ _POLICY, _CRITIC = "policy", "critic"
 class Stateful(Protocol):
     """A role whose ranks can write themselves to a folder and read themselves back."""
 
+    @property
+    def num_ranks(self) -> int: ...
     async def save(self, folder: str) -> None: ...
     async def restore(self, folder: str) -> None: ...
 
@@ -171,7 +173,8 @@ async def restore_offline(checkpoint: Checkpoint, learner: Stateful) -> OfflineP
 async def _save(store: CheckpointStore, roles: Mapping[str, Stateful], state: RunState) -> None:
     draft = store.begin(state.step)
     await asyncio.gather(*(role.save(str(draft.role(name))) for name, role in roles.items()))
-    await asyncio.to_thread(store.commit, draft, state)
+    num_ranks = {name: role.num_ranks for name, role in roles.items()}
+    await asyncio.to_thread(lambda: store.commit(draft, state, num_ranks=num_ranks))
 
 
 def _numbers(state: Mapping[str, Json]) -> dict[str, float]:

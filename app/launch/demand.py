@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raylign.cluster.placement import RoleRequest, Side
-from raylign.conf.schema import LearnerConfig, RunConfig
+from raylign.conf.schema import Device, LearnerConfig, RunConfig
 from raylign.trainer.algorithms.base import Role
 
 
@@ -25,7 +25,12 @@ def role_requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest
         reward = config.reward
         requests.append(
             RoleRequest(
-                "reward", reward.num_replicas, reward.cpus_per_replica, reward.gpus_per_replica, Side.SERVE, spread=True
+                "reward",
+                reward.num_replicas,
+                reward.cpus_per_replica,
+                reward.gpus_per_replica if reward.model else 0.0,  # rules compute on the CPU
+                Side.SERVE,
+                spread=True,
             )
         )
     if Role.ROLLOUT in roles:
@@ -35,13 +40,20 @@ def role_requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest
                 "rollout",
                 rollout.num_workers,
                 rollout.cpus_per_worker,
-                rollout.gpus_per_worker,
+                gpus_per_worker(config),
                 Side.SERVE,
                 elastic=True,
                 spread=True,
             )
         )
     return requests
+
+
+def gpus_per_worker(config: RunConfig) -> float:
+    """Cards of one engine: its tensor-parallel ranks, where the setting leaves it open."""
+    if config.cluster.device is Device.cpu:
+        return 0.0
+    return config.rollout.gpus_per_worker or float(config.rollout.tensor_parallel_size)
 
 
 def total_cpus(requests: list[RoleRequest]) -> float:

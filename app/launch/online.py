@@ -12,6 +12,7 @@ from raylign.app.launch.checkpoints import OnlineSaver, restore_online
 from raylign.app.launch.demand import role_requests, wanted_roles
 from raylign.app.launch.export import export_step
 from raylign.app.launch.prompts import SampledPrompts
+from raylign.app.launch.reference import reference_spec
 from raylign.app.launch.rewards import start_rewards
 from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
@@ -38,7 +39,7 @@ from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSet
 from raylign.trainer.workers.learner_group import LearnerGroup
 from raylign.trainer.workers.policy import PolicyGroup
 from raylign.trainer.workers.reference import ReferenceGroup
-from raylign.trainer.workers.specs import FrozenSpec, PolicySpec, ScalarSpec
+from raylign.trainer.workers.specs import PolicySpec, ScalarSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +192,7 @@ class _Builder:
 
     async def _start_reference(self) -> ReferenceGroup:
         config = self._config
-        spec = FrozenSpec(
-            config.reference.model or config.policy.model, config.reference.precision, config.cluster.device
-        )
+        spec = reference_spec(config)
         return ReferenceGroup(await self._learners("reference", config.reference, spec))
 
     async def _learners(self, role: str, config: Any, spec: Any) -> LearnerGroup:

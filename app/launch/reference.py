@@ -11,6 +11,7 @@ from raylign.app.launch.demand import role_requests
 from raylign.app.launch.stage import Stage
 from raylign.conf.derive import reference_model
 from raylign.conf.errors import DataError
+from raylign.conf.schema import RunConfig
 from raylign.data.row_kinds import TrainRows
 from raylign.records.atomic import write_atomic
 from raylign.trainer.algorithms.base import Role
@@ -46,7 +47,7 @@ async def with_reference(
         origin = "computed now, kept in" if name in missing else "taken from"
         stage.progress.notice(f"reference log-probs of {name}, key {key.name}: {origin} {cache_file(folder, key)}")
     if missing:
-        for name, logps in (await _compute(stage, model, missing)).items():
+        for name, logps in (await _compute(stage, missing)).items():
             write_cache(folder, keys[name], logps)
     complete: dict[str, TrainRows] = {}
     for name, rows in sets.items():
@@ -76,13 +77,21 @@ def hold_keys(record: Path, keys: Mapping[str, CacheKey]) -> None:
     write_atomic(record, json.dumps({name: asdict(key) for name, key in keys.items()}, indent=1) + "\n")
 
 
-async def _compute(stage: Stage, model: str, sets: Mapping[str, TrainRows]) -> dict[str, Tensor]:
+def reference_spec(config: RunConfig) -> FrozenSpec:
+    """The frozen reference of a run."""
+    reference, cluster = config.reference, config.cluster
+    return FrozenSpec(
+        reference_model(config), reference.precision, cluster.device, reference.sharded, cluster.step_timeout_s
+    )
+
+
+async def _compute(stage: Stage, sets: Mapping[str, TrainRows]) -> dict[str, Tensor]:
     """Ask the frozen model. Its processes and their reservation are gone afterwards."""
     config = stage.config
     requests = [r for r in role_requests(config, frozenset({Role.REFERENCE})) if r.role == Role.REFERENCE.value]
     reservation, cores = stage.reserve(requests)
     try:
-        spec = FrozenSpec(model, config.reference.precision, config.cluster.device)
+        spec = reference_spec(config)
         settings = stage.group_settings("reference", config.reference)
         group = await LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
         try:

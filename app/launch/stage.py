@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
 from raylign.cluster.session import Session
+from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.schema import LearnerConfig, ReferenceConfig, RunConfig
 from raylign.records.model_card import ModelCard, model_card
 from raylign.records.progress import RunProgress
@@ -30,6 +31,7 @@ class Stage:
     progress: RunProgress
     resumed: Checkpoint | None  # what this run goes on from, verified
     run_generation: int  # counts the starts of this run
+    shared: SharedFolder  # the run folder as ranks must find it
 
     def reserve(self, requests: Sequence[RoleRequest]) -> tuple[Reservation, Mapping[str, int]]:
         """The placement of all roles, reserved, and the CPU cores of each node. Raises ClusterError."""
@@ -51,6 +53,7 @@ class Stage:
             step_timeout_s=cluster.step_timeout_s,
             log_dir=str(self.folder.logs),
             loopback=self.session.local,
+            run_folder=self.shared,
         )
 
     def store(self) -> CheckpointStore:

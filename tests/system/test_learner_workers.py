@@ -15,6 +15,7 @@ from raylign.cluster.errors import RoleError
 from raylign.cluster.placement import RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
 from raylign.cluster.session import Session, session
+from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.schema import (
     ClusterConfig,
     Device,
@@ -93,6 +94,7 @@ def roles(cluster: Session, model: Path, tmp_path_factory: pytest.TempPathFactor
 async def start_roles(model: Path, reservation: Reservation, cluster: Session, logs: str) -> Roles:
     folder, ppo = str(model), PPO(PPO_CONFIG)
     cores = {node.node_id: 2 for node in cluster.nodes()}
+    shared = SharedFolder.mark(Path(logs))
 
     def start(role: str, spec: LearnerSpec) -> asyncio.Task[LearnerGroup]:
         settings = GroupSettings(
@@ -104,6 +106,7 @@ async def start_roles(model: Path, reservation: Reservation, cluster: Session, l
             step_timeout_s=120.0,
             log_dir=logs,
             loopback=True,
+            run_folder=shared,
         )
         return asyncio.ensure_future(LearnerGroup.start(spec, settings, reservation=reservation, cores=cores))
 

@@ -14,6 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 _META_KEY = "raylign_engine"
+_INTS_KEY = "raylign_ints"
+"""Names of what the optimizer keeps as Python integers (DeepSpeed's CPU Adam counts its steps so): its native code
+takes no tensor there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,12 @@ class StateHeader:
 
 def state_path(folder: Path, rank: int) -> Path:
     """The file of one rank."""
-    return folder / f"rank-{rank:05d}.safetensors"
+    return folder / rank_file(rank)
+
+
+def rank_file(rank: int) -> str:
+    """Its name: `rank-00000.safetensors`."""
+    return f"rank-{rank:05d}.safetensors"
 
 
 def save_masters(
@@ -38,11 +46,16 @@ def save_masters(
     """Write float32 master weights and their AdamW moments."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
+    ints: list[str] = []
     for i, master in enumerate(masters):
         tensors[f"{i}.master"] = master.detach().cpu().contiguous()
         for name, value in optimizer.state.get(master, {}).items():
+            if isinstance(value, int):
+                ints.append(f"{i}.{name}")
+                value = torch.tensor(value)
             tensors[f"{i}.{name}"] = value.detach().cpu().contiguous()
-    save_file(tensors, state_path(folder, header.rank), metadata={_META_KEY: json.dumps(asdict(header))})
+    metadata = {_META_KEY: json.dumps(asdict(header)), _INTS_KEY: json.dumps(ints)}
+    save_file(tensors, state_path(folder, header.rank), metadata=metadata)
 
 
 def load_masters(
@@ -70,18 +83,29 @@ def load_masters(
                 "lora.target_modules than this run's; resume with the same model folder and the same lora settings"
             )
         names = list(file.keys())
+        ints = frozenset(json.loads((file.metadata() or {}).get(_INTS_KEY, "[]")))
         for i, master in enumerate(masters):
-            _load_one(file, i, master, optimizer, [n for n in names if n.startswith(f"{i}.")], path)
+            _load_one(file, i, master, optimizer, [n for n in names if n.startswith(f"{i}.")], ints, path)
         if f"{len(masters)}.master" in names:
             raise EngineStateError(f"{path} holds more parameter groups than this model; was it another model?")
     return header.applied_steps
 
 
 def _load_one(
-    file: safe_open, i: int, master: Tensor, optimizer: torch.optim.Optimizer, names: list[str], path: Path
+    file: safe_open,
+    i: int,
+    master: Tensor,
+    optimizer: torch.optim.Optimizer,
+    names: list[str],
+    ints: frozenset[str],
+    path: Path,
 ) -> None:
     if f"{i}.master" not in names or list(file.get_slice(f"{i}.master").get_shape()) != list(master.shape):
         raise EngineStateError(f"{path}: parameter group {i} has another size; was it another model?")
     master.data.copy_(file.get_tensor(f"{i}.master"))
-    moments = {name.split(".", 1)[1]: file.get_tensor(name) for name in names if not name.endswith(".master")}
-    optimizer.state[master] = {name: value.to(master.device) for name, value in moments.items()}
+    state: dict[str, Tensor | int] = {}
+    for name in names:
+        if not name.endswith(".master"):
+            value = file.get_tensor(name)
+            state[name.split(".", 1)[1]] = int(value) if name in ints else value.to(master.device)
+    optimizer.state[master] = state

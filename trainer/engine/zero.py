@@ -160,12 +160,25 @@ class ZeroEngine:
                 continue
             if whole:
                 whole[id(parameters[name])].data.copy_(weight)
+            elif self._config.zero_stage == 3:
+                self._set_partition(parameters[name], weight.float())
             else:
                 safe_set_full_fp32_param(parameters[name], weight.float())
             count += 1
         self._refresh_working_weights()
         self.barrier()
         return count
+
+    def _set_partition(self, parameter: nn.Parameter, weight: Tensor) -> None:
+        """This rank's part of a float32 master under ZeRO-3.
+
+        Not by DeepSpeed's accessor: it cuts the weight by the length of a partition, which is rounded up, and fails at
+        the last rank wherever the ranks do not divide the weight (0.19.8).
+        """
+        master, _ = self._optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False)
+        start = master.numel() * self._optimizer._get_param_partition_rank(parameter)
+        part = weight.reshape(-1)[start : start + master.numel()]
+        master[: part.numel()].copy_(part)
 
     def barrier(self) -> None:
         """Wait for all ranks, at most the group's timeout. Collective."""
@@ -219,6 +232,10 @@ def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
     # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
+    settings = deepspeed_config(config)
+    if config.zero_stage == 3:
+        # Weight by weight, before `initialize`: that would move the whole model to this rank's device first.
+        deepspeed.zero.Init(module=module, config_dict_or_path=settings)
     if config.offload_optimizer is Offload.cpu:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -228,9 +245,7 @@ def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
         )
     else:
         optimizer = adamw(module, config.optim)
-    engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=deepspeed_config(config), dist_init_required=False
-    )
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
 
 

@@ -41,6 +41,11 @@ class CriticGroup:
         """All optimizer steps of one round."""
         return await self._learners.update(shards, self._objective)
 
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the role."""
+        return self._learners.num_ranks
+
     async def save(self, folder: str) -> None:
         """Weights and optimizer state."""
         await self._learners.save(folder)

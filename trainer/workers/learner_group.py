@@ -10,6 +10,7 @@ from raylign.cluster.placement import Placement, Slot
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.reserve import Reservation
 from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.worker_group import WorkerGroup
 from raylign.conf.schema import Device
 from raylign.data.types import TokenBatch
@@ -34,6 +35,7 @@ class GroupSettings:
     step_timeout_s: float
     log_dir: str
     loopback: bool  # the whole run is on this machine
+    run_folder: SharedFolder  # where ranks write: proved to be the driver's before a model is loaded
 
 
 class LearnerGroup:
@@ -60,6 +62,11 @@ class LearnerGroup:
         )
         self = cls(group, settings)
         try:
+            await group.call(
+                lambda a, _: a.prove_folder.remote(settings.run_folder),
+                verb="start",
+                timeout_s=settings.start_timeout_s,
+            )
             meeting = await group.call_rank(
                 0, lambda a, _: a.meeting_point.remote(), verb="start", timeout_s=settings.start_timeout_s
             )

@@ -13,6 +13,7 @@ from typing import Any, cast
 import ray
 from raylign.cluster.pages import KeptPages
 from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
+from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.weights import put_bucket
 from raylign.data.experience import pack_groups
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
@@ -53,6 +54,10 @@ class LearnerWorker:
         self._learner: Learner | None = None
         self._pages = KeptPages()
         self._trains = False
+
+    def prove_folder(self, folder: SharedFolder) -> None:
+        """Raises ClusterError when the run's folder is not the driver's on this node."""
+        folder.prove(self._info.role, self._info.rank)
 
     def meeting_point(self) -> MeetingPoint:
         """A free port on this rank's node."""
@@ -136,7 +141,8 @@ class LearnerWorker:
         """Write a plain Hugging Face folder (rank 0), and in it the adapter by itself where that is asked for."""
         state: dict[str, Tensor] = {}
         for bucket in weights_to_buckets(self._ready.engine, _EXPORT_BUCKET_BYTES):
-            state.update(zip(bucket.names, bucket.tensors, strict=True))
+            # A bucket at a time to the host: the whole model has no room beside a rank's own part on the card.
+            state.update(zip(bucket.names, (tensor.cpu() for tensor in bucket.tensors), strict=True))
         if self._info.rank == 0:
             tokenizer = AutoTokenizer.from_pretrained(self._spec.folder, local_files_only=True)
             export_hf(self._model, state, folder, tokenizer)

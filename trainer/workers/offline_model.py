@@ -103,6 +103,11 @@ class OfflineModelGroup:
         """Summed log-probs `[S]` of every batch under the present weights; rank r looks at `batches[r]`."""
         return await self._learners.sequence_logprobs(batches)
 
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the model."""
+        return self._learners.num_ranks
+
     async def save(self, folder: str) -> None:
         """Weights and optimizer state."""
         await self._learners.save(folder)

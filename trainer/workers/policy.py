@@ -82,6 +82,11 @@ class PolicyGroup:
             raise RuntimeError("weights are staged by manifest(); it was not called since the last update")
         return [Ref(ref) for ref in self._staged.buckets]
 
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the role."""
+        return self._learners.num_ranks
+
     async def save(self, folder: str) -> None:
         """Weights and optimizer state."""
         await self._learners.save(folder)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from raylign.cluster.rank import MeetingPoint, RankInfo
 from raylign.conf.schema import Device, LearnerConfig, LoraConfig, OptimConfig, Precision
+from raylign.trainer.engine.sharded import ShardedEngine
 from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.engine.zero import Rendezvous, ZeroEngine
 from raylign.trainer.learner import Learner
@@ -89,11 +90,13 @@ class ScalarSpec:
 
 @dataclass(frozen=True, slots=True)
 class FrozenSpec:
-    """A causal model that is only asked. Its ranks are independent replicas: no process group to break."""
+    """A causal model that is only asked. Its ranks are independent replicas, or together hold one (`sharded`)."""
 
     folder: str
     precision: Precision
     device: Device
+    sharded: bool = False
+    timeout_s: float = 1800.0  # of every collective of a sharded one
 
     @property
     def lora(self) -> LoraConfig:
@@ -101,8 +104,14 @@ class FrozenSpec:
         return LoraConfig()
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
-        """Not collective. The optimizer of the plain engine has no state until its first step, which never comes."""
-        model = load_causal_lm(self.folder, precision=self.precision).to(self.device.value)
+        """Collective when sharded. The plain engine's optimizer has no state until its first step, which never comes."""
+        model = load_causal_lm(self.folder, precision=self.precision)
+        if self.sharded:
+            rendezvous = Rendezvous(
+                info.rank, info.world_size, meeting.master_addr, meeting.master_port, self.timeout_s
+            )
+            return Learner(ShardedEngine(model, self.precision, rendezvous, device=self.device))
+        model = model.to(self.device.value)
         return Learner(TorchEngine(model, OptimConfig(), total_steps=0))
 
 

@@ -85,12 +85,13 @@ class Model:
     """A role that writes its step."""
 
     text = ""
+    num_ranks = 1
 
     async def save(self, folder: str) -> None:
-        (Path(folder) / "state").write_text(self.text)
+        (Path(folder) / "rank-00000.safetensors").write_text(self.text)
 
     async def restore(self, folder: str) -> None:
-        self.text = (Path(folder) / "state").read_text()
+        self.text = (Path(folder) / "rank-00000.safetensors").read_text()
 
     async def export(self, folder: str) -> None:
         Path(folder).mkdir()

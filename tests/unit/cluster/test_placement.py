@@ -59,8 +59,15 @@ def test_refusal_states_demand_and_supply_by_resource_and_role() -> None:
 
 
 def test_whole_processes_must_fit_though_the_sums_do() -> None:
-    with pytest.raises(ClusterError, match="no machine has room for one of the processes"):
+    with pytest.raises(ClusterError, match="one of the processes finds no machine with room"):
         plan_placement([rollout(1, gpus=3)], SHARED, [node("1", gpus=2), node("2", gpus=2)])
+
+
+def test_shares_are_of_single_cards() -> None:
+    with pytest.raises(ClusterError, match="a process's share of a GPU is of one card"):
+        plan_placement([rollout(3, gpus=0.6)], SHARED, [node("1", gpus=2)])  # 1.8 of 2, and Ray never places it
+    halves = [policy(1), rollout(2, gpus=0.5)]
+    assert len(plan_placement(halves, SHARED, [node("1", gpus=2)]).slots) == 3
 
 
 def test_tenths_of_a_cpu_add_up() -> None:

@@ -170,6 +170,16 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["rollout.prompts_per_step=10"], "10 x rollout.samples_per_prompt=4 = 40 sequences"),
         (["data.max_prompt_tokens=2000"], "set it to 2512 or lower"),
         (["cluster.device=cuda"], "policy.gpus_per_rank=0 with cluster.device=cuda"),
+        (
+            ["cluster=shared", "policy.gpus_per_rank=0.5", "policy.num_ranks=2"],
+            "NCCL refuses two on one); set policy.gpus_per_rank=1, or policy.num_ranks=1.",
+        ),
+        (["cluster=shared", "critic.gpus_per_rank=2"], "critic.gpus_per_rank=2 with cluster.device=cuda"),
+        (["cluster=shared", "reference.gpus_per_rank=2"], "set reference.gpus_per_rank=1, or a share"),
+        (
+            ["cluster=shared", "rollout.tensor_parallel_size=2", "rollout.gpus_per_worker=1"],
+            "one card for each tensor-parallel rank; set rollout.gpus_per_worker=0",
+        ),
         (["policy.gpus_per_rank=1"], "policy.gpus_per_rank=1 with cluster.device=cpu"),
         (["policy.offload_optimizer=cpu"], "there is no GPU memory to spare"),
         (["algorithm.kl_controller=adaptive", "algorithm.kl_target=0"], "algorithm.kl_target is 0"),

@@ -27,7 +27,7 @@ def _save(store: CheckpointStore, step: int) -> Path:
     draft = store.begin(step)
     for role in ("policy", "critic"):
         (draft.role(role) / "rank-00000.safetensors").write_bytes(bytes([step]) * 5000)
-    return store.commit(draft, _state(step))
+    return store.commit(draft, _state(step), num_ranks={"policy": 1, "critic": 1})
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_what_was_saved_comes_back_exactly(store: CheckpointStore) -> None:
     saved = _state(3)
     draft = store.begin(3)
     (draft.role("policy") / "x").write_bytes(b"weights")
-    path = store.commit(draft, saved)
+    path = store.commit(draft, saved, num_ranks={})
     found = store.latest()
     assert found is not None
     assert (found.path, found.state, found.skipped) == (path, saved, ())
@@ -47,6 +47,21 @@ def test_what_was_saved_comes_back_exactly(store: CheckpointStore) -> None:
     assert (path.parent / LATEST).read_text() == "step-000003\n"
     with pytest.raises(CheckpointError, match="no state of the critic"):
         found.role("critic")
+
+
+@pytest.mark.parametrize("written", [(0,), (0, 2), (0, 1, 2)])
+def test_a_draft_without_exactly_the_ranks_files_is_no_checkpoint(
+    store: CheckpointStore, written: tuple[int, ...]
+) -> None:
+    """Ranks on another node's disk leave the driver a folder that hashes and verifies, and cannot be resumed."""
+    _save(store, 1)
+    draft = store.begin(2)
+    for rank in written:
+        (draft.role("policy") / f"rank-{rank:05d}.safetensors").write_bytes(b"state")
+    with pytest.raises(CheckpointError, match=rf"files of {len(written)} ranks and the policy has 2.*run_root"):
+        store.commit(draft, _state(2), num_ranks={"policy": 2})
+    found = store.latest()
+    assert found is not None and found.state.step == 1
 
 
 def test_random_streams_go_on_where_they_were() -> None:

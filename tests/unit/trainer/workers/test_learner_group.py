@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from raylign.cluster.placement import NodeSupply, RoleRequest, plan_placement
+from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.schema import Device, PlacementStrategy
 from raylign.trainer.workers.learner_group import GroupSettings, rank_environment
 
@@ -26,7 +27,8 @@ SHARED = PlacementStrategy.shared
 def test_threads_spin_where_the_cores_are_the_roles_own(roles: dict[str, int], threads: int, spins: bool) -> None:
     nodes = [NodeSupply("1", "10.0.0.1", 4, 0)]
     placement = plan_placement([RoleRequest(role, count, 1, 0) for role, count in roles.items()], SHARED, nodes)
-    settings = GroupSettings("policy", Device.cpu, threads, 1024, 60, 60, "", loopback=True)
+    nowhere = SharedFolder("", "")
+    settings = GroupSettings("policy", Device.cpu, threads, 1024, 60, 60, "", loopback=True, run_folder=nowhere)
     for slot in placement.of("policy"):
         variables = rank_environment(settings, placement, slot, {"1": 4})
         assert (int(variables["GOMP_SPINCOUNT"]) > 0) == spins
