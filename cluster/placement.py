@@ -118,8 +118,8 @@ def plan_placement(
 ) -> Placement:
     """Assign every process of every role to a node.
 
-    Collectives on as few nodes as they can, else large processes first; collectives are packed, expendable workers spread; equal choices go to the earlier node, so
-    the same cluster always gives the same placement. Raises ClusterError naming demand and supply.
+    Whole groups first, else large processes first; collectives are packed, expendable workers spread; equal choices go
+    to the earlier node, so the same cluster always gives the same placement. Raises ClusterError naming demand and supply.
     """
     _check_totals(requests, nodes)
     for offer in _offers(strategy, nodes):
@@ -216,8 +216,7 @@ def _does_not_fit(requests: Sequence[RoleRequest], strategy: PlacementStrategy, 
     """The sums fit but no assignment of whole processes to nodes does."""
     demand = ", ".join(f"{r.role} {r.count} x ({r.cpus:g} CPU, {r.gpus:g} GPU)" for r in requests)
     reason = {
-        PlacementStrategy.shared: "one of the processes finds no machine with room for it (a process's share of a GPU is "
-        "of one card)",
+        PlacementStrategy.shared: "one of the processes finds no machine with room (a share of a GPU is of one card)",
         PlacementStrategy.one_node: "no single machine holds all of them",
         PlacementStrategy.separate: "learners and rollout workers do not fit on different machines",
     }[strategy]

@@ -133,8 +133,8 @@ def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
         if on_gpu and 0 < learner.gpus_per_rank < 1 < learner.num_ranks:
             yield Problem(
                 (key, f"{role}.num_ranks"),
-                f"{key}={learner.gpus_per_rank:g} with {role}.num_ranks={learner.num_ranks}: the ranks of a learner need "
-                f"a card each (NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
+                f"{key}={learner.gpus_per_rank:g} with {role}.num_ranks={learner.num_ranks}: the ranks of a learner "
+                f"need a card each (NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
             )
     if needs.reference:
         asked["reference.gpus_per_rank"] = config.reference.gpus_per_rank
@@ -165,7 +165,8 @@ def _engine_gpus(config: RunConfig) -> Iterator[Problem]:
     if given and given != size and not (size == 1 and given < 1):
         yield Problem(
             (key, "rollout.tensor_parallel_size"),
-            f"{key}={given:g} with rollout.tensor_parallel_size={size}: an engine needs one card for each tensor-parallel "
+            f"{key}={given:g} with rollout.tensor_parallel_size={size}: an engine needs one card for each "
+            "tensor-parallel 
             f"rank; set {key}=0, which follows it.",
         )
 

@@ -1,4 +1,4 @@
-"""What the ranks of an engine found, as one report. Standard library only."""
+"""What the ranks of an engine found, as one report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import math
 from collections.abc import Sequence
 
+from raylign.rollout.fingerprint import sum_of_parts
 from raylign.rollout.interfaces import Canary, VerifyReport
+from raylign.rollout.weight_transaction import ServedDigest
 
 
 def canary_gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) -> float:
@@ -21,18 +23,27 @@ def canary_gap(canaries: Sequence[Canary], scored: Sequence[Sequence[float]]) ->
 
 
 def combine_ranks(version: int, ranks: Sequence[Sequence[Sequence]], gap: float) -> VerifyReport:
-    """One report of all tensor-parallel ranks, each ([[name, digest], ...], [mismatched], [missing]).
+    """One report of all tensor-parallel ranks, each ([[name, digest, where, wanted], ...], [mismatched], [missing]).
 
-    With several ranks a tensor's digest is the digest of its ranks' digests, in rank order.
+    Additive digests that no rank could compare are added up over the parts (several ranks may serve the same one) and
+    compared here. Of other digests of several ranks, the tensor's is the digest of theirs, in rank order.
     """
-    per_name: dict[str, list[str]] = {}
+    per_name: dict[str, list[ServedDigest]] = {}
     for digests, _, _ in ranks:
-        for name, digest in digests:
-            per_name.setdefault(name, []).append(digest)
-    joined = {
-        name: parts[0] if len(parts) == 1 else hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
-        for name, parts in per_name.items()
-    }
-    mismatched = sorted({name for _, names, _ in ranks for name in names})
+        for row in digests:
+            per_name.setdefault(row[0], []).append(ServedDigest(*row))
+    joined = {name: _joined(parts) for name, parts in per_name.items()}
+    wrong = {name for name, parts in per_name.items() if parts[0].wanted and joined[name] != parts[0].wanted}
+    mismatched = sorted({name for _, names, _ in ranks for name in names} | wrong)
     missing = sorted({name for _, _, names in ranks for name in names})
     return VerifyReport(version, joined, tuple(mismatched), tuple(missing), gap)
+
+
+def _joined(parts: Sequence[ServedDigest]) -> str:
+    """One digest of a tensor's parts; "" when ranks serve the same part differently."""
+    if parts[0].wanted:
+        by_place = {part.where: part.digest for part in parts}
+        return sum_of_parts(list(by_place.values())) if all(p.digest == by_place[p.where] for p in parts) else ""
+    if len(parts) == 1:
+        return parts[0].digest
+    return hashlib.blake2b("".join(part.digest for part in parts).encode(), digest_size=16).hexdigest()

@@ -206,7 +206,7 @@ class VLLMEngine:
         )
 
     def _batch_tokens(self) -> int:
-        """vLLM's own default for the asynchronous engine is 2,048 whatever the card (0.32): a quarter of its server's."""
+        """vLLM's own default for the asynchronous engine is 2,048 on every card (0.32), a quarter of its server's."""
         if self._device is Device.cpu:
             return max(self._config.max_model_len, CPU_BATCH_TOKENS)
         return GPU_BATCH_TOKENS

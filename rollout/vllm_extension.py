@@ -89,7 +89,7 @@ class WeightReceiver:
         return num_bytes
 
     def raylign_finish(self) -> list[list]:
-        """Make the weights served, then read them back: [[name, digest], ...], [mismatched], [missing]."""
+        """Put the weights in place, read them back: [[name, digest, where, wanted], ...], [mismatched], [missing]."""
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         if self.raylign_native:
             del model.load_weights  # the class's own again
@@ -100,7 +100,11 @@ class WeightReceiver:
         self.raylign_transaction = None
         self.raylign_pages = self.raylign_pages or KeptPages()
         self.raylign_pages.after_step()
-        return [[list(pair) for pair in report.digests], list(report.mismatched), list(report.missing)]
+        return [
+            [[d.name, d.digest, d.where, d.wanted] for d in report.digests],
+            list(report.mismatched),
+            list(report.missing),
+        ]
 
     def raylign_repack_head(self, model: nn.Module) -> None:
         """Pack a tied lm_head again: the reload updates the embedding it shares, not its packed copy (CPU build)."""

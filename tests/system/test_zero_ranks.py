@@ -32,12 +32,12 @@ from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import load_causal_lm, stored_weights
 from torch import nn
 
-pytestmark = [pytest.mark.system, pytest.mark.slow]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(360)]  # DeepSpeed builds its CPU Adam once
 
 RANKS = 3  # divides none of the tiny model's weights: 128 = 3 x 43 - 1
 OPTIM = OptimConfig(lr=1e-3, weight_decay=0.1)
 LORA = LoraConfig(rank=4, alpha=8.0)
-DEADLINE_S = 200
+DEADLINE_S = 280
 OFFLOAD_STAGES = (1, 2, 3)
 
 
@@ -88,9 +88,7 @@ def _masters(folder: str, rendezvous: Rendezvous, lora: bool) -> dict[str, Any]:
 
 def _offloaded(folder: str, rendezvous: Rendezvous, stage: int, out: Path) -> dict[str, Any]:
     """Saved and resumed with the optimizer on the host; DeepSpeed's CPU Adam is a CPU optimizer, so it runs here."""
-    config = LearnerConfig(
-        precision=Precision.bfloat16, zero_stage=stage, optim=OPTIM, offload_optimizer=Offload.cpu
-    )
+    config = LearnerConfig(precision=Precision.bfloat16, zero_stage=stage, optim=OPTIM, offload_optimizer=Offload.cpu)
     start = partial(ZeroEngine, config=config, rendezvous=rendezvous, total_steps=9)
     engine = start(_model(folder, Precision.bfloat16, lora=False))
     _train(engine, 0, 3)
@@ -141,7 +139,7 @@ def _sharded_reference(folder: str, rendezvous: Rendezvous) -> dict[str, Any]:
 def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str) -> None:
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(DEADLINE_S - 20, exit=True)  # a hang names its line
-    rendezvous = Rendezvous(rank, world_size, "127.0.0.1", port, timeout_s=60)
+    rendezvous = Rendezvous(rank, world_size, "127.0.0.1", port, timeout_s=270)
     record: dict[str, Any] = {"init": _partitioned_first(folder, rendezvous)}
     record["sharded"] = _sharded_reference(folder, rendezvous)
     for lora in (False, True):

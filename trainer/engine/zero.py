@@ -178,7 +178,7 @@ class ZeroEngine:
         master, _ = self._optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False)
         start = master.numel() * self._optimizer._get_param_partition_rank(parameter)
         part = weight.reshape(-1)[start : start + master.numel()]
-        master[: part.numel()].copy_(part)
+        master.data[: part.numel()].copy_(part)
 
     def barrier(self) -> None:
         """Wait for all ranks, at most the group's timeout. Collective."""

@@ -104,7 +104,7 @@ class FrozenSpec:
         return LoraConfig()
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
-        """Collective when sharded. The plain engine's optimizer has no state until its first step, which never comes."""
+        """Collective when sharded. The plain engine's optimizer holds nothing before a first step: none comes."""
         model = load_causal_lm(self.folder, precision=self.precision)
         if self.sharded:
             rendezvous = Rendezvous(

@@ -64,7 +64,7 @@ def test_whole_processes_must_fit_though_the_sums_do() -> None:
 
 
 def test_shares_are_of_single_cards() -> None:
-    with pytest.raises(ClusterError, match="a process's share of a GPU is of one card"):
+    with pytest.raises(ClusterError, match="a share of a GPU is of one card"):
         plan_placement([rollout(3, gpus=0.6)], SHARED, [node("1", gpus=2)])  # 1.8 of 2, and Ray never places it
     halves = [policy(1), rollout(2, gpus=0.5)]
     assert len(plan_placement(halves, SHARED, [node("1", gpus=2)]).slots) == 3

@@ -141,7 +141,7 @@ def test_dtypes_that_cannot_be_published_are_refused() -> None:
 
 
 def test_ranks_become_one_report() -> None:
-    ranks = [[[["q", "aa"]], [], ["k"]], [[["q", "bb"]], ["q"], []]]
+    ranks = [[[["q", "aa", "", ""]], [], ["k"]], [[["q", "bb", "", ""]], ["q"], []]]
     report = combine_ranks(3, ranks, 0.1)
     assert report.mismatched == ("q",) and report.missing == ("k",) and report.version == 3
     assert report.digests["q"] != combine_ranks(3, list(reversed(ranks)), 0.1).digests["q"]
