@@ -119,7 +119,8 @@ def plan_placement(
     """Assign every process of every role to a node.
 
     Whole groups first, else large processes first; collectives are packed, expendable workers spread; equal choices go
-    to the earlier node, so the same cluster always gives the same placement. Raises ClusterError naming demand and supply.
+    to the earlier node, so the same cluster always gives the same placement. Raises ClusterError naming demand and
+    supply.
     """
     _check_totals(requests, nodes)
     for offer in _offers(strategy, nodes):

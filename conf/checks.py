@@ -166,8 +166,7 @@ def _engine_gpus(config: RunConfig) -> Iterator[Problem]:
         yield Problem(
             (key, "rollout.tensor_parallel_size"),
             f"{key}={given:g} with rollout.tensor_parallel_size={size}: an engine needs one card for each "
-            "tensor-parallel 
-            f"rank; set {key}=0, which follows it.",
+            f"tensor-parallel rank; set {key}=0, which follows it.",
         )
 
 
