@@ -118,3 +118,22 @@ def test_the_algorithm_works_in_ten_lines() -> None:
     )
     assert algorithm.estimate(batch, kl_coef=0.1).advantages.tolist() == [0, 1, 0, -1, 0, -1]
     assert algorithm.config.name == "wins" and "rollout" in {role.value for role in algorithm.roles}
+
+
+@pytest.mark.system
+@pytest.mark.thorough
+@pytest.mark.timeout(8 * DEADLINE_S)
+def test_the_tutorial_can_be_followed(tmp_path: Path) -> None:
+    """Its blocks in order, python and shell, in an empty folder."""
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    for kind, text in re.findall(r"^```(python|sh)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
+        command = [sys.executable, "-c", text] if kind == "python" else ["bash", "-ec", text]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * DEADLINE_S, check=False
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "built" / "report.html").is_file()
+    for name in ("tutorial-sft", "tutorial-dpo"):
+        assert read_history(RunPaths(tmp_path / "runs" / name).metrics).rows[-1].step == 3
+    assert (tmp_path / "my-better-model" / "model.safetensors").is_file()
