@@ -5,7 +5,7 @@ BIN := .venv/bin
 # it each of them compiles every file anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint check test test-all demo lock clean
+.PHONY: help setup lint check test test-all demo docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,10 @@ test-all: lint ## everything `make test` runs, and what is long by nature: whole
 
 demo: setup ## train a small model on CPU, from feedback to report (under eight minutes)
 	$(BIN)/raylign demo
+
+docs: setup ## build the documentation as a site, build/site/index.html; its packages go into .venv
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements/docs.lock
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 lock: setup ## resolve requirements/cpu.in into requirements/cpu.lock again
 	$(BIN)/python scripts/lock.py
