@@ -52,12 +52,19 @@ def train(
 
 
 @app.command()
-def plan(overrides: Overrides = None) -> None:
+def plan(
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Plan for a cluster that need not be there: NODESxCARDSxGB, as 2x8x80.")
+    ] = None,
+) -> None:
     """Say what `train` with these settings would do: arithmetic, placement, every `auto`, what becomes of the data."""
     from raylign.app.commands.plan import plan as describe
+    from raylign.app.commands.plan_memory import SuppliedCluster
     from raylign.app.configuration import compose
 
-    for part in describe(compose(overrides or []), colour=sys.stdout.isatty()):
+    given = SuppliedCluster.parse(cluster) if cluster else None
+    for part in describe(compose(overrides or []), colour=sys.stdout.isatty(), cluster=given):
         typer.echo(part)
 
 

@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+from raylign.app.configuration import needs
 from raylign.app.launch.chain import MODEL_ROLES, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
+from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models
@@ -54,6 +56,7 @@ def train(composed: Composed) -> int:
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
     config = settled(composed.config)
+    refuse_impossible(config, needs(config))
     if config.policy.lora.rank or config.critic.lora.rank:
         trained_models(config)  # refuses adapters that the model has no place for, before anything is started
     for told in named_runs(composed.config):

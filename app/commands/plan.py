@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import cast
 
 from raylign.app.commands.marked import marked
+from raylign.app.commands.plan_memory import (
+    ASSUMED_CARD,
+    SuppliedCluster,
+    assumed_card,
+    memory_rows,
+    outside_rows,
+    phase_rows,
+    publication_note,
+    refuse_overfull,
+    run_memory,
+)
 from raylign.app.configuration import needs, roles
 from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
+from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.trained import trained_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
 from raylign.cluster.probe import cluster_supply
@@ -20,7 +32,7 @@ from raylign.conf.checks import Needs
 from raylign.conf.compose import Composed
 from raylign.conf.derive import Surroundings, batch_plan, resolve, run_name
 from raylign.conf.held_out import held_out_sets
-from raylign.conf.schema import RunConfig
+from raylign.conf.schema import Device, RunConfig
 from raylign.data.mask_view import first_row, mask_warnings
 from raylign.data.prompts import load_prompts
 from raylign.data.quarantine import LoadReport
@@ -29,10 +41,13 @@ from raylign.data.tokenize import Encoder, load_tokenizer
 from raylign.records.tracking import resolve_mode
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import OfflineAlgorithm, Role
+from raylign.trainer.memory_plan import GB
+
+ASSUMED_CARD_GB = 80.0
 
 
-def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
-    """The plan, part by part; `colour`: for a terminal.
+def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster | None = None) -> Iterator[str]:
+    """The plan, part by part; `colour`: for a terminal; `cluster`: one that need not be there.
 
     Raises DataError, ModelLoadError or ClusterError where the run itself would.
     Reads and tokenises all of the data, asks the cluster when the run would join one, and starts nothing.
@@ -41,20 +56,49 @@ def plan(composed: Composed, *, colour: bool = False) -> Iterator[str]:
     now = datetime.now(UTC).astimezone()
     needed = needs(config)
     requests = role_requests(config, roles(config))
+    refuse_impossible(config, needed)
     yield f"raylign plan: {run_name(config, now)}, algorithm={config.algorithm.name}\n"
     if told := named_runs(composed.config):
         yield "\n".join(told) + "\n"
-    reports, sample = _read_data(config, needed, colour=colour)
-    yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
-    yield f"The first row, as the model sees it:\n{sample}\n"
+    num_rows = None
+    if cluster is not None and not _has_tokenizer(config.policy.model):
+        yield f"Data: not read, for {config.policy.model} has no tokenizer.\n"
+    else:
+        reports, sample = _read_data(config, needed, colour=colour)
+        num_rows = reports[0].kept
+        yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
+        yield f"The first row, as the model sees it:\n{sample}\n"
     yield _table("Models in training", ("role", "parameters", "trained", "what is"), _model_rows(config))
-    arithmetic = batch_plan(config, needed, reports[0].kept)
+    arithmetic = batch_plan(config, needed, num_rows)
     yield _table("Batches", ("what", "how many"), arithmetic.rows())
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
-    nodes = _supply(config, requests)
+    yield from _memory(config, needed, cluster)
+    nodes = cluster.supply(total_cpus(requests)) if cluster else _supply(config, requests)
     rows = [row for placement in placements(config, nodes) for row in _placement_rows(placement, nodes)]
     yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), rows)
+
+
+def _memory(config: RunConfig, needed: Needs, cluster: SuppliedCluster | None) -> Iterator[str]:
+    """Bytes on cards and beside them. Raises ClusterError when cards are too small; on CPU nothing is refused."""
+    on_gpu = config.cluster.device is Device.cuda
+    card_bytes = (cluster.card_gb if cluster else ASSUMED_CARD_GB) * GB
+    memory = run_memory(config, needed, card_bytes)
+    if on_gpu:
+        yield _table("Cards", ("role", "processes", "cards each", "GB on a card", "of which"), memory_rows(memory))
+        where = "as --cluster says" if cluster else "assumed; say --cluster NODESxCARDSxGB for others"
+        yield f"Cards of {card_bytes / GB:g} GB, {where}. Estimates from shapes, not yet compared with a GPU.\n"
+    yield _table("Elsewhere", ("what", "how much"), outside_rows(config, memory))
+    if on_gpu and needed.rollout:
+        rows = phase_rows(config, memory, assumed_card())
+        yield _table(f"A step at the greatest lengths, on {ASSUMED_CARD}s (estimate)", ("phase", "s", "share"), rows)
+        yield publication_note(memory) + "\n"
+    if on_gpu:
+        refuse_overfull(config, memory, card_bytes)
+
+
+def _has_tokenizer(folder: str) -> bool:
+    return any((Path(folder).expanduser() / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
 
 
 def placements(config: RunConfig, nodes: Sequence[NodeSupply]) -> Iterator[Placement]:

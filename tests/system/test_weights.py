@@ -14,7 +14,7 @@ from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
 from raylign.data.types import Prompt, SampleKey, SamplingParams
 from raylign.rollout import environment
-from raylign.rollout.fingerprint import dtype_name, tensor_digest
+from raylign.rollout.fingerprint import DigestKind, dtype_name, tensor_digest
 from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
@@ -73,11 +73,19 @@ class Bench:
             logits = self.model(torch.tensor([tokens])).logits[0, :-1].float() / temperature
         return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
 
-    def publish(self, tmp: Path, sent: Mapping[str, Tensor] | None = None, buckets: int = 3) -> VerifyReport:
+    def publish(
+        self,
+        tmp: Path,
+        sent: Mapping[str, Tensor] | None = None,
+        buckets: int = 3,
+        kind: DigestKind = DigestKind.XXH3,
+    ) -> VerifyReport:
         """Announce the model's weights, send `sent` (default: the same)."""
         self.version += 1
         truth = self.weights()
-        specs = tuple(TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t)) for n, t in truth.items())
+        specs = tuple(
+            TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t, kind)) for n, t in truth.items()
+        )
         manifest = WeightManifest(self.version, specs, self.model.config.tie_word_embeddings)
         self.run(self.engine.begin_update(manifest))
         items = list((sent if sent is not None else truth).items())

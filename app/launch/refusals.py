@@ -1,0 +1,63 @@
+"""What cannot work and is known from the models' folders alone: told by `plan`, and by `train` before Ray starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from raylign.conf.checks import Needs
+from raylign.conf.errors import ConfigError
+from raylign.conf.schema import RunConfig
+from raylign.reward.rules import component_names
+from raylign.reward.scorer import MODEL_COMPONENT
+from raylign.trainer.models.loading import model_skeleton
+
+
+def refuse_impossible(config: RunConfig, needs: Needs) -> None:
+    """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
+    problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_gold(config, needs)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _tensor_parallel(config: RunConfig, needs: Needs) -> Iterator[str]:
+    """vLLM gives every rank whole heads; key and value heads are split, or copied where ranks outnumber them."""
+    size = config.rollout.tensor_parallel_size
+    if not needs.rollout or size == 1:
+        return
+    text = model_skeleton(config.policy.model, scalar=False).config.get_text_config()
+    heads, kv = text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    if heads % size or (kv % size and size % kv):
+        fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv % n == 0 or n % kv == 0)]
+        nearest = min(fitting, key=lambda n: (abs(n - size), n))
+        yield (
+            f"rollout.tensor_parallel_size={size}: policy.model={config.policy.model} has {heads} attention heads "
+            f"and {kv} key-value heads, which {size} ranks cannot share; set rollout.tensor_parallel_size={nearest}."
+        )
+
+
+def _reward_head(config: RunConfig, needs: Needs) -> Iterator[str]:
+    folder = config.reward.model
+    if not needs.reward or not folder:
+        return
+    read = json.loads((Path(folder).expanduser() / "config.json").read_text(encoding="utf-8"))
+    architecture = (read.get("architectures") or [""])[0]
+    if architecture.endswith("ForCausalLM"):
+        yield (
+            f"reward.model={folder}: {architecture} is a language model without a scalar head, so it scores nothing; "
+            "train a reward model from it (algorithm=rm), or use it as the policy."
+        )
+
+
+def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:
+    gold = config.evaluation.gold
+    if not gold or not needs.rollout:
+        return
+    known = component_names([rule.rule for rule in config.reward.rules])
+    known += [MODEL_COMPONENT] if config.reward.model else []
+    if gold not in known:
+        yield (
+            f"evaluation.gold={gold}: no reward component has this name; there is {', '.join(known) or 'none'}. Add it "
+            f"as a rule of weight 0, as in reward.rules=[{{rule: {gold}, weight: 0}}]."
+        )
