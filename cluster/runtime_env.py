@@ -41,6 +41,12 @@ _AWAKE = {
     # (docs/log.md).
     "GOMP_SPINCOUNT": "2000",
 }
+_GROWING = {
+    # Blocks of many sizes leave gaps that no later one fits; segments that grow do not. Not for engines: vLLM's sleep
+    # mode has its own allocator and refuses this one.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",  # what each rank's collectives were doing, when one hangs
+}
 _ONE_POOL = "narenas:1,oversize_threshold:0,lg_extent_max_active_fit:16"
 
 
@@ -71,6 +77,7 @@ class RoleEnv:
     threads: int  # torch and BLAS threads, at least 1
     loopback: bool = True  # every rank on this machine: process groups bind to the loopback interface
     keeps_pages: bool = False  # a role that watches what it keeps (cluster/pages.py)
+    grows: bool = False  # a learner on a GPU, whose every micro-batch has another size
     own_cores: bool = False  # a core for each thread, and no other role on it
 
     def variables(self) -> dict[str, str]:
@@ -92,6 +99,8 @@ class RoleEnv:
             }
         else:
             variables |= {"DS_ACCELERATOR": self.device.value}  # not the driver's, which workers here would inherit
+            if self.grows:
+                variables |= _GROWING
         if self.loopback:
             variables |= {"GLOO_SOCKET_IFNAME": "lo"}
         return variables

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from raylign.conf.schema import LearnerConfig, Offload, Precision, ReferenceConfig, RewardConfig, RolloutConfig
 from raylign.trainer.models.adapters import add_adapters
@@ -200,9 +201,9 @@ def nearest_that_fits(role: str, shape: ModelShape, learner: LearnerConfig, card
     return None
 
 
-def _changes(learner: LearnerConfig) -> Iterator[dict[str, object]]:
+def _changes(learner: LearnerConfig) -> Iterator[dict[str, Any]]:
     """From what costs least time: less at once, more recomputation, more ranks, state on the host; then together."""
-    small: dict[str, object] = {}
+    small: dict[str, Any] = {}
     if not learner.gradient_checkpointing:
         small["gradient_checkpointing"] = True
         yield dict(small)

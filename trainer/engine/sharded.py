@@ -24,7 +24,7 @@ class ShardedEngine:
 
         __compatible_ops__["deepspeed_shm_comm"] = False  # as in engine/zero.py
         deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
-        settings = deepspeed_config(LearnerConfig(precision=precision, zero_stage=3))
+        settings = deepspeed_config(LearnerConfig(precision=precision, zero_stage=3), device)
         module.requires_grad_(False).eval()
         deepspeed.zero.Init(module=module, config_dict_or_path=settings)
         self._rendezvous = rendezvous

@@ -52,7 +52,7 @@ class ZeroEngine:
         self._total_steps = total_steps
         self._applied_steps = 0
         self._frozen = frozen_digest(module)  # now, while this rank has all of it
-        self._deepspeed = _initialize(module, config)
+        self._deepspeed = _initialize(module, config, device)
         self._optimizer: Any = self._deepspeed.optimizer  # DeepSpeed's wrapper; plain AdamW for stage 0 in float32
         self._adamw: torch.optim.Optimizer = self._deepspeed.basic_optimizer
         self._adamw.state.clear()  # some wrappers step once on zero gradients: it would shift bias correction
@@ -222,7 +222,7 @@ class ZeroEngine:
                     parameter.data.copy_(master.data)
 
 
-def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
+def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> DeepSpeedEngine:
     import deepspeed
     from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import logger
@@ -232,7 +232,7 @@ def _initialize(module: nn.Module, config: LearnerConfig) -> DeepSpeedEngine:
     # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
-    settings = deepspeed_config(config)
+    settings = deepspeed_config(config, device)
     if config.zero_stage == 3:
         # Weight by weight, before `initialize`: that would move the whole model to this rank's device first.
         deepspeed.zero.Init(module=module, config_dict_or_path=settings)

@@ -173,5 +173,7 @@ def rank_environment(
     here, neighbours = cores[slot.node_id], placement.neighbours(slot)
     threads = settings.threads_per_rank or max(1, here // neighbours)
     own_cores = placement.alone(slot) and threads * neighbours <= here
-    env = RoleEnv(settings.device, threads, loopback=settings.loopback, keeps_pages=True, own_cores=own_cores)
+    env = RoleEnv(
+        settings.device, threads, loopback=settings.loopback, keeps_pages=True, grows=True, own_cores=own_cores
+    )
     return env.variables()
