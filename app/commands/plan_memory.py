@@ -184,7 +184,7 @@ def assumed_card() -> Card:
 
 def _engine_fault(config: RunConfig, engine: EngineUse, card_bytes: float) -> str | None:
     rollout = config.rollout
-    if engine.card.total > card_bytes * engine.card.share * (1.0 if engine.card.share >= 1 else FULL):
+    if engine.card.share < 1 and not engine.card.fits(card_bytes):
         return (
             f"rollout: {engine.card.total / GB:.1f} GB on a card ({_parts(engine.card)}), more than its share; lower "
             "rollout.kv_cache_gb, or raise rollout.tensor_parallel_size"
