@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raylign.app.launch.demand import wanted_roles
+from raylign.app.launch.demand import reference_is_shared, wanted_roles
 from raylign.conf import compose as composition
 from raylign.conf.checks import Needs
 from raylign.conf.compose import Catalog, Composed
@@ -32,11 +32,13 @@ def catalog() -> Catalog:
 def needs(config: RunConfig) -> Needs:
     """The parts of the cluster a run asks for. Offline algorithms train the policy alone."""
     started = roles(config)
+    shared = reference_is_shared(config, started)
     return Needs(
         rollout=Role.ROLLOUT in started,
         critic=Role.CRITIC in started,
-        reference=Role.REFERENCE in started,
+        reference=Role.REFERENCE in started and not shared,
         reward=Role.REWARD in started,
+        shared_reference=shared,
     )
 
 

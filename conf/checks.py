@@ -22,8 +22,9 @@ class Needs:
 
     rollout: bool
     critic: bool
-    reference: bool
+    reference: bool  # in processes of its own
     reward: bool
+    shared_reference: bool = False  # the policy without its adapters answers for it (conf/derive.py)
 
 
 def check(config: RunConfig, needs: Needs) -> list[Problem]:

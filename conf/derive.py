@@ -103,6 +103,12 @@ def reference_model(config: RunConfig) -> str:
     return config.reference.model or config.policy.model
 
 
+def shares_reference(config: RunConfig) -> bool:
+    """True when the policy without its adapters is the reference: no model and no process of its own (online runs)."""
+    same_model = not config.reference.model or config.reference.model == config.policy.model
+    return config.policy.lora.rank > 0 and same_model and config.reference.precision is config.policy.precision
+
+
 def adapters_said(lora: LoraConfig) -> str:
     """The adapters in words, for plan and model card."""
     stabilised = ", rank-stabilised" if lora.rslora else ""
@@ -144,6 +150,9 @@ def resolve(config: RunConfig, needs: Needs, here: Surroundings) -> list[Resolve
     if needs.rollout:
         sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
         found += [Resolved(*row) for row in config.algorithm.left_open(sequences)]
+    if needs.shared_reference:
+        why = "policy.lora.rank is above 0: no process of its own"
+        found.append(Resolved("reference.model", "''", "the policy without its adapters", why))
     if config.tracking.wandb.value == "auto":
         found.append(Resolved("tracking.wandb", "auto", here.wandb, "WANDB_MODE and WANDB_API_KEY"))
     if config.checkpoint.resume == "auto":

@@ -150,7 +150,8 @@ class ReferenceConfig:
     """The frozen reference (absent when no KL term needs it)."""
 
     model: str = ""
-    """Hugging Face folder or finished run; empty: the policy's start."""
+    """Hugging Face folder or finished run; empty: the policy's start. Online with policy.lora and equal precision the
+    policy without its adapters answers for it, and no process is started."""
     sharded: bool = False
     """Its ranks hold parts of one model (ZeRO-3) instead of a whole one each: for models larger than a card."""
     cache: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -17,6 +18,7 @@ from raylign.trainer.algorithms.base import LossOutput, MetricSum
 from raylign.trainer.engine.base import Engine, StepResult
 from raylign.trainer.functional.segments import sequence_sum
 from raylign.trainer.loops.interfaces import UpdateResult
+from raylign.trainer.models.lora import adapters_off
 from raylign.trainer.models.scalar_head import last_states, values_from_states
 from torch import Tensor, nn
 
@@ -55,9 +57,15 @@ class Learner:
         """For saving, publishing and barriers."""
         return self._engine
 
-    def logprobs(self, batches: Sequence[TokenBatch], *, temperature: float) -> list[Tensor]:
-        """Log-probs `[N]` of each batch's response tokens, float32 on the CPU. Collective."""
-        return self._forward(batches, lambda b: self._engine.module(b, temperature=temperature).logprobs.cpu())
+    def logprobs(
+        self, batches: Sequence[TokenBatch], *, temperature: float, without_adapters: bool = False
+    ) -> list[Tensor]:
+        """Log-probs `[N]` of each batch's response tokens, float32 on the CPU. Collective.
+
+        `without_adapters`: of the frozen weights alone, which are those the model was loaded with.
+        """
+        with adapters_off(self._engine.module) if without_adapters else nullcontext():
+            return self._forward(batches, lambda b: self._engine.module(b, temperature=temperature).logprobs.cpu())
 
     def sequence_logprobs(self, batches: Sequence[TokenBatch]) -> list[Tensor]:
         """Log-prob `[S]` of each sequence's response tokens together, at temperature 1, on the CPU. Collective."""

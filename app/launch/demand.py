@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raylign.cluster.placement import RoleRequest, Side
+from raylign.conf.derive import shares_reference
 from raylign.conf.schema import Device, LearnerConfig, RunConfig
 from raylign.trainer.algorithms.base import Role
 
@@ -13,12 +14,17 @@ def wanted_roles(config: RunConfig, algorithm_roles: frozenset[Role]) -> frozens
     return algorithm_roles | {Role.REFERENCE} if measured else algorithm_roles
 
 
+def reference_is_shared(config: RunConfig, roles: frozenset[Role]) -> bool:
+    """True when the policy's ranks answer for the reference too."""
+    return {Role.REFERENCE, Role.ROLLOUT} <= roles and shares_reference(config)
+
+
 def role_requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest]:
     """Processes, CPUs and GPUs of every role the run starts."""
     requests = [_learner("policy", config.policy)]
     if Role.CRITIC in roles:
         requests.append(_learner("critic", config.critic))
-    if Role.REFERENCE in roles:
+    if Role.REFERENCE in roles and not reference_is_shared(config, roles):
         reference = config.reference
         requests.append(RoleRequest("reference", reference.num_ranks, reference.cpus_per_rank, reference.gpus_per_rank))
     if Role.REWARD in roles:

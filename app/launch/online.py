@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
-from raylign.app.launch.demand import role_requests, wanted_roles
+from raylign.app.launch.demand import reference_is_shared, role_requests, wanted_roles
 from raylign.app.launch.export import export_step
 from raylign.app.launch.prompts import SampledPrompts
 from raylign.app.launch.reference import reference_spec
@@ -131,6 +131,8 @@ class _Builder:
             self._optional(Role.CRITIC, self._start_critic),
             self._optional(Role.REFERENCE, self._start_reference),
         )
+        if reference_is_shared(config, self._roles):
+            reference = ReferenceGroup(policy.learners, without_adapters=True)
         assembler = Assembler.start(
             self._algorithm,
             policy=self._shards(config.policy),
@@ -190,8 +192,10 @@ class _Builder:
         algorithm = cast("ActorCriticAlgorithm", self._algorithm)
         return CriticGroup(await self._learners("critic", config.critic, spec), algorithm)
 
-    async def _start_reference(self) -> ReferenceGroup:
+    async def _start_reference(self) -> ReferenceGroup | None:
         config = self._config
+        if reference_is_shared(config, self._roles):
+            return None  # the policy's ranks, once they are there
         spec = reference_spec(config)
         return ReferenceGroup(await self._learners("reference", config.reference, spec))
 

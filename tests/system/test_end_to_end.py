@@ -115,6 +115,8 @@ def test_a_run_learns_and_leaves_what_it_promised(
     check_ending(run, algorithm, STEPS)
     rewards = column(read_history(run.metrics), "reward/low_token_share")
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + LEARNED, rewards
+    logs = {path.name for path in run.logs.iterdir()}
+    assert any("reference" in name for name in logs) == (not more), logs  # with adapters the policy answers for it
     if more:
         check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
 

@@ -10,6 +10,7 @@ The form on disk is peft's (trainer/models/adapters.py), and the tests hold ever
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import xxhash
@@ -30,10 +31,13 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(linear.weight.new_zeros(out_features, rank))
         self.weight = linear.weight
         self.bias = linear.bias
+        self.off = False  # see adapters_off
         self.rank, self.scale, self.in_features = rank, scale, in_features  # ZeRO-3 leaves parameters without a shape
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[..., in]` -> `[..., out]`."""
+        if self.off:
+            return F.linear(x, self.weight, self.bias)
         rows = x.flatten(0, -2)
         added = F.linear(rows, self.weight, self.bias).addmm_(
             F.linear(rows, self.lora_A), self.lora_B.T, alpha=self.scale
@@ -73,6 +77,21 @@ def _generator(text: str, device: torch.device) -> torch.Generator:
 def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
     """The adapted layers below `module` by name."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLinear)}
+
+
+@contextmanager
+def adapters_off(module: nn.Module) -> Iterator[None]:
+    """Within it the model below `module` is its frozen part. Raises ValueError when it has no adapter."""
+    layers = lora_layers(module)
+    if not layers:
+        raise ValueError("the model has no adapters to leave out")
+    for layer in layers.values():
+        layer.off = True
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.off = False
 
 
 def is_adapter(name: str) -> bool:

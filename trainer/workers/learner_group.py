@@ -81,11 +81,13 @@ class LearnerGroup:
         """Ranks of the role."""
         return len(self._group)
 
-    async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards:
-        """References to list[Tensor]: log-probs of each group's tokens."""
+    async def logprobs(
+        self, groups: Sequence[GroupHandle], *, temperature: float, without_adapters: bool = False
+    ) -> TensorShards:
+        """References to list[Tensor]: log-probs of each group's tokens, by the whole model or its frozen part."""
         passes = self._passes(groups)
         refs = await self._group.call(
-            lambda a, r: a.logprobs.remote(_refs(groups, passes[r]), passes[r], temperature),
+            lambda a, r: a.logprobs.remote(_refs(groups, passes[r]), passes[r], temperature, without_adapters),
             verb="log-probs",
             timeout_s=self._settings.step_timeout_s,
         )

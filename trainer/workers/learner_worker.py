@@ -67,10 +67,13 @@ class LearnerWorker:
         """Load the model."""
         self._learner = self._spec.build(self._info, meeting)
 
-    def logprobs(self, refs: Sequence[ray.ObjectRef], share: RankPass, temperature: float) -> ray.ObjectRef:
+    def logprobs(
+        self, refs: Sequence[ray.ObjectRef], share: RankPass, temperature: float, without_adapters: bool = False
+    ) -> ray.ObjectRef:
         """-> reference to list[Tensor], one a group of `share`."""
         groups, tokens = self._fetch(refs)
-        parts = self._ready.logprobs([tokens.select(m) for m in share.micro_batches], temperature=temperature)
+        batches = [tokens.select(m) for m in share.micro_batches]
+        parts = self._ready.logprobs(batches, temperature=temperature, without_adapters=without_adapters)
         self._scored()
         return ray.put(scatter_tokens(parts, share.micro_batches, tokens, _sizes(groups)))
 

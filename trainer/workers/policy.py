@@ -52,6 +52,11 @@ class PolicyGroup:
         self._entropy_gradient = entropy_gradient
         self._staged: StagedWeights | None = None
 
+    @property
+    def learners(self) -> LearnerGroup:
+        """The ranks, for a reference that shares them."""
+        return self._learners
+
     async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards:
         """Of the present weights."""
         return await self._learners.logprobs(groups, temperature=temperature)

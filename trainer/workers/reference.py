@@ -10,14 +10,18 @@ from raylign.trainer.workers.learner_group import LearnerGroup
 
 
 class ReferenceGroup:
-    """Facade over the reference's replicas: a loops.ReferenceGroup."""
+    """Facade over the reference's replicas: a loops.ReferenceGroup.
 
-    def __init__(self, learners: LearnerGroup) -> None:
+    `without_adapters`: the ranks are the policy's, whose frozen weights are those the run started from.
+    """
+
+    def __init__(self, learners: LearnerGroup, *, without_adapters: bool = False) -> None:
         self._learners = learners
+        self._without_adapters = without_adapters
 
     async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards:
         """Of the weights the run started from."""
-        return await self._learners.logprobs(groups, temperature=temperature)
+        return await self._learners.logprobs(groups, temperature=temperature, without_adapters=self._without_adapters)
 
     def stop(self) -> None:
         """Kill every replica."""

@@ -15,10 +15,13 @@ from raylign.conf.derive import (
     reference_model,
     resolve,
     run_name,
+    shares_reference,
 )
 from raylign.conf.schema import (
     DataConfig,
     LearnerConfig,
+    LoraConfig,
+    Precision,
     ReferenceConfig,
     RewardConfig,
     RolloutConfig,
@@ -45,6 +48,15 @@ def ppo_run() -> RunConfig:
         rollout=RolloutConfig(prompts_per_step=8, samples_per_prompt=4, max_new_tokens=50, num_workers=2),
         data=DataConfig(max_prompt_tokens=30),
     )
+
+
+def test_adapters_of_equal_precision_make_the_policy_its_own_reference() -> None:
+    run = replace(ppo_run(), policy=LearnerConfig(model="start", lora=LoraConfig(rank=8)))
+    assert shares_reference(run)
+    assert shares_reference(replace(run, reference=ReferenceConfig(model="start")))
+    assert not shares_reference(replace(run, reference=ReferenceConfig(model="another")))
+    assert not shares_reference(replace(run, reference=ReferenceConfig(precision=Precision.float32)))
+    assert not shares_reference(replace(run, policy=LearnerConfig(model="start")))
 
 
 def test_online_arithmetic():

@@ -115,6 +115,22 @@ def test_an_adapter_begins_as_the_base_itself(fixture: str, request: pytest.Fixt
     assert torch.equal(scores, _load(folder, LoraConfig(), scalar=True)(_tokens()))
 
 
+@pytest.mark.parametrize("precision", list(Precision))
+def test_without_its_adapters_a_trained_policy_is_the_reference(tiny_model_dir: Path, precision: Precision) -> None:
+    """Bit for bit what a frozen model loaded from the start's folder says, and back to itself afterwards."""
+    trained = Learner(TorchEngine(_shaken(_load(tiny_model_dir, precision=precision)), OptimConfig(), total_steps=1))
+    frozen = load_causal_lm(tiny_model_dir, precision=precision)
+    reference = Learner(TorchEngine(frozen, OptimConfig(), total_steps=0))
+    batches = [_tokens()]
+    (before,), (own,) = trained.logprobs(batches, temperature=0.7), reference.logprobs(batches, temperature=0.7)
+    (without,) = trained.logprobs(batches, temperature=0.7, without_adapters=True)
+    (after,) = trained.logprobs(batches, temperature=0.7)
+    assert torch.equal(without, own) and torch.equal(before, after)
+    assert not torch.equal(before, own)
+    with pytest.raises(ValueError, match="has no adapters"):
+        reference.logprobs(batches, temperature=0.7, without_adapters=True)
+
+
 def test_the_start_is_drawn_by_name_and_seed_whatever_else_draws(tiny_model_dir: Path) -> None:
     torch.manual_seed(1)
     first = lora_layers(_load(tiny_model_dir))
