@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+import torch
 from raylign.app.configuration import needs
 from raylign.app.launch.chain import MODEL_ROLES, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
@@ -65,15 +68,17 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
         resumed = find_resume(config.checkpoint, folder)
         folder.write_config(config, composed.overrides, redactor)
-        manifest, changed = folder.write_manifest(sys.argv, inputs(config), redactor)
-        if changed:
-            told = f"warning: other content than at this run's last start: {', '.join(changed)}"
+        step, skipped = (resumed.state.step, resumed.skipped) if resumed else (None, ())
+        manifest, changed = folder.write_manifest(
+            sys.argv, inputs(config), redactor, resumed_step=step, skipped=skipped
+        )
+        for told in start_notices(step, skipped, changed):
             console.print(told, markup=False, highlight=False, soft_wrap=True)
         tracker = Tracker(
             folder,
             config.tracking,
             run_config=config,
-            resumed_step=resumed.state.step if resumed else None,
+            resumed_step=step,
             environ=os.environ,
         )
         ended_well = False
@@ -88,6 +93,16 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             tracker.finish(exit_code=0 if ended_well else 1)
         show_ending(console, config.name, figures_of(summary), whereabouts(folder, write_report(folder.path), summary))
         return folder
+
+
+def start_notices(resumed_step: int | None, skipped: Sequence[str], changed: Sequence[str]) -> Iterator[str]:
+    """What a person should know before the first step: where the run goes on, and what is not as it was left."""
+    for sentence in skipped:
+        yield f"warning: {sentence}; is the disk failing?"
+    if resumed_step is not None:
+        yield f"going on from step {resumed_step}"
+    if changed:
+        yield f"warning: other content than at this run's last start: {', '.join(changed)}"
 
 
 def whereabouts(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, str]:
@@ -132,6 +147,7 @@ class Play:
         config, started = self.config, time.monotonic()
         algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
         first = self.resumed.state.step if self.resumed else 0
+        seed_process(config.seed)  # a resume replaces these streams by the saved ones
         with (
             RunProgress(
                 self.console, total_steps=config.num_steps, first_step=first, gold=config.evaluation.gold
@@ -156,6 +172,13 @@ class Play:
 
     def _history(self) -> MetricHistory:
         return read_history(self.folder.metrics)
+
+
+def seed_process(seed: int) -> None:
+    """Python's, numpy's and torch's streams of this process, which are part of every checkpoint."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def settled(config: RunConfig) -> RunConfig:

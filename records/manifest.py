@@ -38,6 +38,8 @@ class Start:
     git_sha: str | None  # None: the code is not in a git checkout
     git_dirty: bool | None
     inputs: Mapping[str, str]  # name -> "sha256:..." of what the run reads
+    resumed_step: int | None = None  # None: from the beginning
+    skipped: tuple[str, ...] = ()  # newer checkpoints that could not be used, one sentence each
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,10 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read manifest.json back."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    starts = (Start(**{**start, "argv": tuple(start["argv"])}) for start in found["starts"])
+    starts = (
+        Start(**{**start, "argv": tuple(start["argv"]), "skipped": tuple(start.get("skipped", ()))})
+        for start in found["starts"]
+    )
     return Manifest(name=found["name"], starts=tuple(starts))
 
 

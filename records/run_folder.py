@@ -9,7 +9,7 @@ import re
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -108,15 +108,26 @@ class RunFolder(RunPaths):
         write_atomic(self.overrides, yaml.safe_dump(redactor.arguments(overrides), allow_unicode=True))
 
     def write_manifest(
-        self, argv: Sequence[str], inputs: Mapping[str, Path], redactor: Redactor
+        self,
+        argv: Sequence[str],
+        inputs: Mapping[str, Path],
+        redactor: Redactor,
+        *,
+        resumed_step: int | None = None,
+        skipped: Sequence[str] = (),
     ) -> tuple[Manifest, tuple[str, ...]]:
         """Add this start to manifest.json.
 
-        `inputs` names what the run reads ("data.train", "policy.model", ...). Returns the manifest, whose last start is
+        `inputs` names what the run reads ("data.train", "policy.model", ...); `skipped` says which newer checkpoints
+        than `resumed_step`'s could not be used. Returns the manifest, whose last start is
         this one, and the names whose content differs from the start before.
         """
         earlier = read_manifest(self.manifest).starts if self.manifest.exists() else ()
-        start = describe_start(len(earlier), redactor.arguments(argv), inputs)
+        start = replace(
+            describe_start(len(earlier), redactor.arguments(argv), inputs),
+            resumed_step=resumed_step,
+            skipped=tuple(skipped),
+        )
         manifest = Manifest(name=self.path.name, starts=(*earlier, start))
         write_atomic(self.manifest, manifest.to_json())
         return manifest, changed_inputs(earlier[-1], start) if earlier else ()

@@ -18,8 +18,14 @@ from raylign.rollout.interfaces import GroupHandle
 MAX_ATTEMPTS = 2
 """Replicas that may fail on a piece before its samples are failures: it may be the piece's own fault."""
 
+MAX_RETURNS = 3
+"""Times a replica may come back within one step; one that dies again and again does no work."""
+
 Score = Callable[[Sequence[GroupHandle]], Awaitable[list[RewardOutcome]]]
 """One replica: groups in, one outcome a completion out. Raises ReplicaDown or PieceRefused."""
+
+Ready = Callable[[], Awaitable[None]]
+"""Returns when the replica can serve, at once for one that has not failed. Raises ReplicaDown when it never will."""
 
 
 class ReplicaDown(RuntimeError):
@@ -39,23 +45,43 @@ class _Piece:
 
 
 async def dispatch(
-    groups: Sequence[GroupHandle], replicas: Sequence[Score], *, piece_tokens: int, timeout_s: float
+    groups: Sequence[GroupHandle],
+    replicas: Sequence[tuple[Score, Ready]],
+    *,
+    piece_tokens: int,
+    timeout_s: float,
 ) -> list[RewardOutcome]:
-    """One outcome a completion, in order. Never raises for a replica's or a sample's failure."""
+    """One outcome a completion, in order. Never raises for a replica's or a sample's failure.
+
+    A replica that goes down is waited for as long as work is left and time remains: when it is the only one, its
+    restart is the step's only hope, and when it is not, nobody waits for it.
+    """
     step = _Step(groups, piece_tokens)
-    workers = [asyncio.create_task(_serve(replica, step)) for replica in replicas]
+    serving = asyncio.gather(*(_serve(score, ready, step) for score, ready in replicas))
+    settled = asyncio.create_task(step.settled())
     try:
-        done, late = await asyncio.wait(workers, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait([serving, settled], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for worker in workers:
-            worker.cancel()
-    for worker in done:
-        worker.result()  # an error that is neither of the two above is a bug, not a failed reward
-    return step.outcomes(f"no score within reward.timeout_s={timeout_s:g} s" if late else "no reward replica is left")
+        serving.cancel()
+        settled.cancel()
+    if serving in done:
+        serving.result()  # an error that is neither of the two above is a bug, not a failed reward
+    return step.outcomes("no reward replica is left" if done else f"no score within reward.timeout_s={timeout_s:g} s")
 
 
-async def _serve(score: Score, step: _Step) -> None:
-    """Keep one replica busy until nothing is left for it."""
+async def _serve(score: Score, ready: Ready, step: _Step) -> None:
+    """Keep one replica busy until nothing is left for it, through its restarts."""
+    for _ in range(1 + MAX_RETURNS):
+        try:
+            await ready()
+        except ReplicaDown:
+            return
+        if await _work(score, step):
+            return
+
+
+async def _work(score: Score, step: _Step) -> bool:
+    """True when nothing is left, False when the replica went down."""
     while (piece := await step.take()) is not None:
         try:
             outcomes = await score([step.groups[g] for g in piece.numbers])
@@ -63,9 +89,10 @@ async def _serve(score: Score, step: _Step) -> None:
             await step.give_back(piece, str(error))
         except ReplicaDown as error:
             await step.give_back(piece, str(error))
-            return
+            return False
         else:
             await step.finish(piece, outcomes)
+    return True
 
 
 class _Step:
@@ -87,6 +114,11 @@ class _Step:
                 return None
             self._running += 1
             return self._waiting.popleft()
+
+    async def settled(self) -> None:
+        """Returns when every piece is done or has failed for good."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._waiting and not self._running)
 
     async def give_back(self, piece: _Piece, reason: str) -> None:
         """Let another replica try, unless enough have."""

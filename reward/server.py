@@ -7,6 +7,7 @@ scores it in one go.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,11 @@ GATHER_S = 0.005
 """How long a replica waits for more work before it scores a batch that is not full."""
 
 MAX_CONCURRENT_CALLS = 64
+
+RESTART_LOOK_S = 0.5
+"""Pause between two questions whether a replica is back."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class RewardPool:
 
     def __init__(self, replicas: Sequence[ActorHandle], config: RewardConfig) -> None:
         self._replicas = tuple(replicas)
+        self._down: set[int] = set()  # ranks whose last call found no process
         self._config = config
         self._shaping = Shaping(config.normalize, config.truncation_penalty, config.clip)
         self._state = EMPTY_STATE
@@ -154,10 +161,29 @@ class RewardPool:
     async def _raw(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
         return await dispatch(
             groups,
-            [partial(self._ask, rank) for rank in range(len(self._replicas))],
+            [(partial(self._ask, rank), partial(self._ready, rank)) for rank in range(len(self._replicas))],
             piece_tokens=self._config.micro_batch_tokens,
             timeout_s=self._config.timeout_s,
         )
+
+    async def _ready(self, rank: int) -> None:
+        """Wait until Ray has restarted a replica that went down and its model is loaded; dispatch has the deadline."""
+        if rank not in self._down:
+            return
+        logger.warning("reward replica %d went down; waiting for its restart", rank)
+        while True:
+            try:
+                async with asyncio.timeout(self._config.timeout_s):
+                    await asyncio.wrap_future(self._replicas[rank].start.remote().future())
+            except (RayError, TimeoutError) as error:
+                kind, cause = classify(error)
+                if kind in (FailureKind.RAISED, FailureKind.DIED):
+                    raise ReplicaDown(f"reward replica {rank} {kind.value}: {cause}") from error
+                await asyncio.sleep(RESTART_LOOK_S)
+            else:
+                self._down.discard(rank)
+                logger.warning("reward replica %d is back", rank)
+                return
 
     async def _ask(self, rank: int, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
         """One replica's answer, in half the step's time: one that hangs must leave another time to do its work."""
@@ -173,6 +199,7 @@ class RewardPool:
                 raise PieceRefused(reason) from error
             if kind is FailureKind.LATE:
                 ray.kill(replica, no_restart=False)  # back, and empty, for the next step
+            self._down.add(rank)
             raise ReplicaDown(reason) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
@@ -16,6 +17,8 @@ from raylign.rollout.interfaces import (
     VerifyReport,
     WeightManifest,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerHandle(Protocol):
@@ -112,7 +115,9 @@ class Member:
         self._move(MemberState.QUARANTINED, reason)
 
     def die(self, reason: str) -> None:
-        """It does not come back."""
+        """It does not come back. Said once, however many of its calls fail."""
+        if self.state is not MemberState.DEAD:
+            logger.warning("%s is out of the pool: %s", self.name, reason)
         self._move(MemberState.DEAD, reason)
 
     def leave(self) -> None:

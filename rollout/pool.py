@@ -23,6 +23,9 @@ CALLS_PER_WORKER = 16
 """Calls a worker's share of one step is cut into: more lose less when it dies, fewer cost the controller less."""
 
 
+PROBE_EVERY_S = 10.0
+"""Pause between health checks while a step generates."""
+
 _LOOK_S = 1.0
 """How often a wait for results looks up: a worker that `probe` found dead meanwhile is given up this soon."""
 
@@ -53,13 +56,20 @@ class RolloutPool:
     """Implements trainer.loops.interfaces.RolloutPool; membership may change while it generates."""
 
     def __init__(
-        self, workers: Sequence[WorkerHandle], *, max_concurrent: int, timeout_s: float, max_attempts: int = 3
+        self,
+        workers: Sequence[WorkerHandle],
+        *,
+        max_concurrent: int,
+        timeout_s: float,
+        max_attempts: int = 3,
+        probe_every_s: float = PROBE_EVERY_S,
     ) -> None:
         """`max_concurrent`: samples in flight in one worker; `timeout_s`: of one `generate`, all retries included."""
         self._members = [Member(worker) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
+        self._probe_every_s = probe_every_s
         self._requeued = 0
-        self._deaths = 0
+        self._departed_dead = 0
 
     def members(self) -> tuple[Member, ...]:
         """Workers that can be published to: alive and staying."""
@@ -69,7 +79,7 @@ class RolloutPool:
     def counts(self) -> PoolCounts:
         """Present size and what happened so far."""
         serving = sum(member.state is MemberState.SERVING for member in self._members)
-        return PoolCounts(len(self.members()), serving, self._requeued, self._deaths)
+        return PoolCounts(len(self.members()), serving, self._requeued, self._departed_dead + len(self._dead()))
 
     def add_worker(self, worker: WorkerHandle) -> None:
         """It serves after the next verified publication. Raises ValueError for a name that is taken."""
@@ -96,7 +106,17 @@ class RolloutPool:
         members = self.members()
         for member, result in zip(members, await asyncio.gather(*(_answer(m) for m in members)), strict=True):
             if result is not None:
-                self._bury(member, result)
+                member.die(result)
+
+    def take_dead(self) -> tuple[Member, ...]:
+        """Remove the dead workers from the pool and return them, for whoever ends their processes."""
+        dead = self._dead()
+        self._members = [member for member in self._members if member not in dead]
+        self._departed_dead += len(dead)
+        return dead
+
+    def _dead(self) -> tuple[Member, ...]:
+        return tuple(member for member in self._members if member.state is MemberState.DEAD)
 
     async def generate(
         self, prompts: Sequence[Prompt], *, epoch: int, samples_per_prompt: int, sampling: SamplingParams
@@ -111,6 +131,7 @@ class RolloutPool:
         requests = [_request(prompt, epoch, samples_per_prompt, sampling) for prompt in prompts]
         if len({request.keys for request in requests}) != len(requests):
             raise ValueError("a prompt occurs twice in one rollout step: its samples could not be told apart")
+        watch = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._run(requests)
@@ -119,11 +140,20 @@ class RolloutPool:
                 f"{m.name} ({m.outstanding_samples} samples)" for m in self._members if not m.idle.is_set()
             )
             raise EngineDead(f"rollouts missed rollout.timeout_s={self._timeout_s:g} s; late: {late}") from error
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """While a step generates: an engine that hangs is found long before the step's deadline."""
+        while True:
+            await asyncio.sleep(self._probe_every_s)
+            await self.probe()
 
     async def _run(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
         results: dict[int, GroupHandle] = {}
         queue = deque(self._jobs(len(requests)))
         running: _Running = {}
+        started = asyncio.get_running_loop().time()
         try:
             while len(results) < len(requests):
                 self._dispatch(queue, running, requests)
@@ -133,7 +163,7 @@ class RolloutPool:
                 for task in done:
                     job, member = running.pop(task)
                     self._collect(task, job, member, results, queue)
-                self._abandon_dead(running, queue)
+                self._abandon(running, queue, started)
         finally:
             for task in running:
                 task.cancel()
@@ -167,7 +197,7 @@ class RolloutPool:
         try:
             handles = task.result()
         except EngineDead as error:
-            self._bury(member, str(error))
+            member.die(str(error))
             self._requeue(job, str(error), queue)
         except WeightUpdateError as error:
             member.quarantine(str(error))
@@ -184,19 +214,21 @@ class RolloutPool:
         self._requeued += len(job.indices)
         queue.append(job)
 
-    def _abandon_dead(self, running: _Running, queue: deque[_Job]) -> None:
-        """Do not wait for the other calls to a worker that died (or was found dead by `probe`)."""
+    def _abandon(self, running: _Running, queue: deque[_Job], started: float) -> None:
+        """Do not wait for the other calls to a worker that died (or was found dead by `probe`).
+
+        Nor, after half of the step's time, for one that answers health checks and nothing else while another worker
+        is idle: the other half is left to do its work elsewhere.
+        """
+        late = asyncio.get_running_loop().time() - started > self._timeout_s / 2
+        if late and any(member.state is MemberState.SERVING and member.idle.is_set() for member in self._members):
+            for member in {member for _, member in running.values()}:
+                member.die(f"{member.name}: no answer within half of rollout.timeout_s while another worker is idle")
         for task, (job, member) in list(running.items()):
             if member.state is MemberState.DEAD and not task.done():
                 task.cancel()
                 del running[task]
                 self._requeue(job, member.reason, queue)
-
-    def _bury(self, member: Member, reason: str) -> None:
-        if member.state is not MemberState.DEAD:
-            member.die(reason)
-            self._deaths += 1
-            logger.warning("%s is out of the pool: %s", member.name, reason)
 
     def _states(self) -> str:
         return "; ".join(f"{m.name} {m.state.value} ({m.reason})" for m in self._members) or "the pool is empty"

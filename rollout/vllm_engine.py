@@ -161,9 +161,14 @@ class VLLMEngine:
             await self._engine.finish_weight_update()
 
     async def ping(self) -> None:
-        """Raises EngineDead when the engine's processes are gone. A hung engine shows by its deadlines instead."""
+        """Raises EngineDead when the engine's processes are gone. The caller's deadline tells a hung one.
+
+        vLLM's `check_health` only reads a flag on this side; the question whether it sleeps goes through the core's
+        own loop, which a stopped core does not turn.
+        """
         async with self._guard("ping", self._sync.timeout_s):
             await self._engine.check_health()
+            await self._engine.is_sleeping()
 
     async def stop(self) -> None:
         """Shut the engine down; its processes end."""

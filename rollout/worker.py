@@ -31,8 +31,8 @@ from raylign.rollout.interfaces import (
     WeightUpdateError,
 )
 
-PING_S = 30.0
-"""Deadline of a ping: an engine that computes still answers, its loop is not the engine core's."""
+STOP_S = 30.0
+"""Deadline of an orderly stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,17 @@ class RayWorkerHandle:
     """rollout.member.WorkerHandle over a RolloutWorker actor: deadlines, and Ray's errors as ours."""
 
     def __init__(
-        self, name: str, actor: ActorHandle, *, generate_s: float, update_s: float, native: bool = False
+        self,
+        name: str,
+        actor: ActorHandle,
+        *,
+        generate_s: float,
+        update_s: float,
+        ping_s: float = 60.0,
+        native: bool = False,
     ) -> None:
-        """Deadlines in seconds: `generate_s` of a generation call, `update_s` of each update call."""
-        self._name, self.actor = name, actor
+        """Deadlines in seconds: of a generation call, of each update call, and of a health check."""
+        self._name, self.actor, self._ping_s = name, actor, ping_s
         self._generate_s, self._update_s, self._native = generate_s, update_s, native
 
     @property
@@ -161,12 +168,12 @@ class RayWorkerHandle:
 
     async def ping(self) -> None:
         """Raises EngineDead when there is no answer."""
-        await self._call(self.actor.ping.remote(), "ping", PING_S)
+        await self._call(self.actor.ping.remote(), "ping", self._ping_s)
 
     async def stop(self) -> None:
         """End engine and actor; one that does not answer is killed all the same."""
         try:
-            await self._call(self.actor.stop.remote(), "stop", PING_S)
+            await self._call(self.actor.stop.remote(), "stop", STOP_S)
         except EngineDead:
             pass  # it is gone, or about to be
         finally:
@@ -210,6 +217,7 @@ def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: M
         actor,
         generate_s=spec.rollout.timeout_s,
         update_s=spec.sync.timeout_s,
+        ping_s=spec.rollout.health_timeout_s,
     )
 
 

@@ -92,7 +92,7 @@ async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Call
         ]
         loop = OnlineLoop(
             parts.for_loop(),
-            _loop_settings(stage, settings),
+            _loop_settings(stage, settings, vocab_size=await parts.policy.vocab_size()),
             prompts=source,
             progress=progress,
             hooks=hooks,
@@ -251,7 +251,7 @@ def _old_logprobs(config: RunConfig, settings: OnlineConfig) -> OldLogprobs:
     return settings.old_logprobs_source(config.rollout.prompts_per_step * config.rollout.samples_per_prompt)
 
 
-def _loop_settings(stage: Stage, settings: OnlineConfig) -> OnlineSettings:
+def _loop_settings(stage: Stage, settings: OnlineConfig, *, vocab_size: int) -> OnlineSettings:
     config = stage.config
     return OnlineSettings(
         num_steps=config.num_steps,
@@ -264,6 +264,7 @@ def _loop_settings(stage: Stage, settings: OnlineConfig) -> OnlineSettings:
         max_failed_fraction=config.reward.max_failed_fraction,
         save_every=config.checkpoint.every,
         seed=config.seed,
+        vocab_size=vocab_size,
     )
 
 

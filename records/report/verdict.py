@@ -143,9 +143,21 @@ def _change(summary: RunSummary, name: str) -> float | None:
 
 def _health(facts: RunFacts) -> tuple[Remark, ...]:
     missing = sum(value is None for row in facts.history.rows for value in row.values.values())
+    damaged = tuple(
+        Remark(
+            Tone.WARNING,
+            f"A damaged checkpoint was passed over: {sentence}; the run went on from step {start.resumed_step}. "
+            "Check the disk.",
+        )
+        for start in (facts.manifest.starts if facts.manifest else ())
+        for sentence in start.skipped
+    )
     if not missing:
-        return ()
-    return (Remark(Tone.WARNING, f"{missing} logged numbers were not finite; the curves mark them with a cross."),)
+        return damaged
+    return (
+        *damaged,
+        Remark(Tone.WARNING, f"{missing} logged numbers were not finite; the curves mark them with a cross."),
+    )
 
 
 def _outcomes(summary: RunSummary) -> tuple[Outcome, ...]:

@@ -18,6 +18,7 @@ from raylign.trainer.loops.best import BestRule, BestStep
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.hooks import MetricSink, due
 from raylign.trainer.loops.interfaces import Ref, UpdateResult
+from raylign.trainer.loops.watch import LearningWatch
 
 _TRL_NAMES = {"lr": "learning_rate"}
 """Offline metrics have the names that TRL's users know; the learner's own serve PPO too."""
@@ -95,6 +96,7 @@ class OfflineLoop:
         self._sink = sink
         self._saver = saver
         self._should_stop = should_stop
+        self._watch = LearningWatch("train", lr_key="policy.optim.lr")
 
     async def run(self) -> OfflineProgress:
         """Train to the last step, leave its model as a folder, and return where the run stands."""
@@ -127,6 +129,7 @@ class OfflineLoop:
         if "num_tokens" in state:
             metrics["train/num_tokens"] = float(state["num_tokens"])
         self._sink.log(step, metrics)
+        self._watch.check(step, metrics)
         self._progress = OfflineProgress(step, state, best or self._progress.best)
         return best is not None
 

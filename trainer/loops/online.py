@@ -40,6 +40,7 @@ from raylign.trainer.loops.interfaces import (
     UpdateResult,
 )
 from raylign.trainer.loops.publish import PublishError
+from raylign.trainer.loops.watch import LearningWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class OnlineSettings:
     max_failed_fraction: float
     save_every: int  # steps; 0: only at the end
     seed: int
+    vocab_size: int = 0  # of the policy; 0: its entropy is not watched
 
 
 class OnlineLoop:
@@ -97,6 +99,7 @@ class OnlineLoop:
         self._sink = sink
         self._saver = saver
         self._should_stop = should_stop
+        self._watch = LearningWatch("policy", lr_key="policy.optim.lr", vocab_size=settings.vocab_size)
 
     async def run(self) -> OnlineProgress:
         """Train to the last step and return where the run stands."""
@@ -110,6 +113,7 @@ class OnlineLoop:
             last = report.progress.step == self._settings.num_steps
             extra = [await hook.after_step(report, last=last) for hook in self._hooks]
             self._sink.log(report.progress.step, _merge([report.metrics(), *extra]))
+            self._watch.check(report.progress.step, report.metrics())  # a destroyed policy replaces no checkpoint
             stopping = self._should_stop() and not last
             if last or stopping or due(report.progress.step, self._settings.save_every):
                 await self._saver.save(report.progress)

@@ -47,6 +47,10 @@ class WeightSink(Protocol):
         """The worker takes no requests until a later publication verifies it."""
         ...
 
+    def die(self, reason: str) -> None:
+        """The worker is gone: it is not published to again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Shipment:
@@ -62,6 +66,7 @@ class _Failure:
 
     sink: WeightSink
     reason: str
+    dead: bool = False
 
 
 class WeightPublisher:
@@ -88,16 +93,18 @@ class WeightPublisher:
         manifest = await self._from_source(self._source.manifest(version), "manifest")
         shipment = _Shipment(manifest, await self._from_source(self._source.canaries(), "canary log-probs"))
         gaps, failures = await self._attempt(sinks, shipment)
-        if failures:
-            logger.warning("publication of version %d is tried again: %s", version, _sentences(failures))
-            retried, failures = await self._attempt([failure.sink for failure in failures], shipment)
+        again = [failure for failure in failures if not failure.dead]
+        if again:
+            logger.warning("publication of version %d is tried again: %s", version, _sentences(again))
+            retried, failed_again = await self._attempt([failure.sink for failure in again], shipment)
             gaps |= retried
+            failures = [failure for failure in failures if failure.dead] + failed_again
         for failure in failures:
-            failure.sink.quarantine(failure.reason)
+            (failure.sink.die if failure.dead else failure.sink.quarantine)(failure.reason)
         if not gaps:
             raise PublishError(f"version {version} is served by no worker: {_sentences(failures)}")
-        if failures:
-            logger.warning("version %d goes on without: %s", version, _sentences(failures))
+        if quarantined := [failure for failure in failures if not failure.dead]:
+            logger.warning("version %d goes on without: %s", version, _sentences(quarantined))
         return PublishResult(
             version=version,
             seconds=time.monotonic() - start,
@@ -149,7 +156,8 @@ class WeightPublisher:
         except TimeoutError:
             return _Failure(sink, f"{sink.name} did not finish {verb} within sync.timeout_s={self._timeout_s:g} s")
         except (EngineDead, WeightUpdateError) as error:
-            return _Failure(sink, str(error) if sink.name in str(error) else f"{sink.name}: {verb}: {error}")
+            reason = str(error) if sink.name in str(error) else f"{sink.name}: {verb}: {error}"
+            return _Failure(sink, reason, dead=isinstance(error, EngineDead))
 
     async def _from_source(self, call: Awaitable[T], what: str) -> T:
         try:

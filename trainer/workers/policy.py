@@ -67,6 +67,10 @@ class PolicyGroup:
         objective = PolicyObjective(self._algorithm, kl_coef, self._temperature, self._entropy_gradient)
         return await self._learners.update(shards, objective)
 
+    async def vocab_size(self) -> int:
+        """Token ids the model knows."""
+        return await self._learners.vocab_size()
+
     async def manifest(self, version: int) -> WeightManifest:
         """Stage the present weights and say what they are."""
         self._staged = None  # frees the previous version's buckets before the next are made

@@ -200,3 +200,15 @@ def test_trained_parts_are_coloured_on_a_terminal_and_control_characters_never_r
     assert marked(runs, colour=False) == "read\\x1b[2J[[said]]  (1 of 3 tokens trained)"
     coloured = marked(runs, colour=True)
     assert "\x1b[1;30;42msaid" in coloured and "\x1b[2J" not in coloured
+
+
+def test_where_a_run_goes_on_and_what_was_damaged_is_said_first() -> None:
+    from raylign.app.main import start_notices
+
+    told = list(start_notices(6, ("skipped step-000008: state.json is missing",), ("data.train",)))
+    assert told == [
+        "warning: skipped step-000008: state.json is missing; is the disk failing?",
+        "going on from step 6",
+        "warning: other content than at this run's last start: data.train",
+    ]
+    assert not list(start_notices(None, (), ()))

@@ -359,3 +359,12 @@ def test_ticks_are_round_inside_and_distinct() -> None:
         values = ticks(low, high, 4)
         assert 2 <= len(values) <= 4 and all(low - 1e-12 <= v <= high + 1e-12 for v in values)
         assert len(set(tick_labels(values))) == len(values), (low, high, tick_labels(values))
+
+
+def test_a_checkpoint_that_was_passed_over_is_in_the_report(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    with RunFolder.open(tmp_path, folder.name, resume=True) as again:
+        sentence = "skipped step-000008: policy/rank-0.safetensors has changed (its sha256 is not the manifest's)"
+        again.write_manifest(["raylign", "train"], {}, Redactor(), resumed_step=6, skipped=(sentence,))
+    text, _ = report(folder)
+    assert "step-000008" in text and "the run went on from step 6" in text

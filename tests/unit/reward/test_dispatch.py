@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from raylign.data.types import FinishReason, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
-from raylign.reward.dispatch import PieceRefused, ReplicaDown, Score, dispatch
+from raylign.reward.dispatch import PieceRefused, Ready, ReplicaDown, Score, dispatch
 from raylign.rollout.interfaces import GroupHandle, Ref
 
 
@@ -45,8 +45,23 @@ def broken(error: Exception, *, after: int = 0) -> tuple[Score, list[int]]:
     return score, asked
 
 
+async def at_once() -> None: ...
+
+
+def never_back(score: Score) -> Ready:
+    """Serves once; after it went down it stays down."""
+    asked: list[int] = []
+
+    async def ready() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise ReplicaDown("it does not come back")
+
+    return ready
+
+
 def run(replicas: Sequence[Score], *, timeout_s: float = 5.0) -> list[RewardOutcome]:
-    return asyncio.run(dispatch(GROUPS, replicas, piece_tokens=40, timeout_s=timeout_s))
+    return asyncio.run(dispatch(GROUPS, [(r, never_back(r)) for r in replicas], piece_tokens=40, timeout_s=timeout_s))
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 5])
@@ -68,7 +83,7 @@ def test_a_refused_piece_fails_alone_after_two_tries() -> None:
             raise PieceRefused("bad tokens")
         return answers(groups)
 
-    outcomes = asyncio.run(dispatch(GROUPS, [picky, picky], piece_tokens=1, timeout_s=5.0))
+    outcomes = asyncio.run(dispatch(GROUPS, [(picky, at_once), (picky, at_once)], piece_tokens=1, timeout_s=5.0))
     failed = [o for o in outcomes if isinstance(o, RewardFailure)]
     assert [o.key for o in failed] == [m.key for m in GROUPS[4].metas]
     assert failed[0].reason == "bad tokens; bad tokens"
@@ -103,3 +118,52 @@ def test_an_answer_for_other_samples_is_a_bug_and_raised() -> None:
 
     with pytest.raises(ValueError, match="answered for"):
         run([confused, working], timeout_s=5.0)
+
+
+def test_the_only_replica_is_waited_for_until_it_is_back() -> None:
+    calls: list[int] = []
+
+    async def dies_once(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        calls.append(len(groups))
+        if len(calls) == 2:
+            raise ReplicaDown("reward replica 0 unreachable: the actor is restarting")
+        return answers(groups)
+
+    waited: list[float] = []
+
+    async def restarting() -> None:
+        if calls:
+            await asyncio.sleep(0.05)
+            waited.append(0.05)
+
+    outcomes = asyncio.run(dispatch(GROUPS, [(dies_once, restarting)], piece_tokens=40, timeout_s=5.0))
+    assert outcomes == answers(GROUPS) and len(waited) == 1
+
+
+def test_nobody_waits_for_a_replica_when_others_have_done_its_work() -> None:
+    dead, _ = broken(ReplicaDown("reward replica 0 died: oom"))
+
+    async def hours() -> None:
+        if dead_asked:
+            await asyncio.sleep(3600)
+
+    dead_asked: list[int] = []
+
+    async def dead_and_noted(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        dead_asked.append(1)
+        return await dead(groups)
+
+    async def both() -> list[RewardOutcome]:
+        async with asyncio.timeout(5.0):
+            return await dispatch(
+                GROUPS, [(dead_and_noted, hours), (working, at_once)], piece_tokens=40, timeout_s=3600.0
+            )
+
+    assert asyncio.run(both()) == answers(GROUPS) and dead_asked
+
+
+def test_a_replica_that_never_stays_up_ends_the_step() -> None:
+    dead, asked = broken(ReplicaDown("reward replica 0 died: out of memory"))
+    outcomes = asyncio.run(dispatch(GROUPS, [(dead, at_once)], piece_tokens=1, timeout_s=5.0))
+    assert all(isinstance(o, RewardFailure) for o in outcomes) and len(asked) == 4
+    assert "out of memory" in outcomes[-1].reason

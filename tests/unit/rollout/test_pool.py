@@ -259,3 +259,32 @@ async def test_a_silent_worker_that_a_probe_finds_dead_is_not_waited_for():
     async with asyncio.timeout(5.0):
         handles = await running
     assert len(handles) == 4 and len(good.served) == 4
+
+
+async def test_a_hung_engine_is_found_while_the_step_runs():
+    """SIGSTOP: its call never returns and neither do its health checks; nobody calls `probe` from outside."""
+
+    async def hang(call: int) -> None:
+        hung.alive = False
+        await asyncio.sleep(3600)
+
+    hung, good = SimulatedWorker("rollout/0", hang), SimulatedWorker("rollout/1")
+    pool = RolloutPool([hung, good], max_concurrent=64, timeout_s=3600.0, probe_every_s=0.05)
+    for member in pool.members():
+        await member.resume(1)
+    async with asyncio.timeout(10.0):
+        assert keys(await run(pool)) == expected(12)
+    assert [member.name for member in pool.take_dead()] == ["rollout/0"]
+    assert pool.counts().deaths == 1 and not pool.take_dead()
+
+
+async def test_an_engine_that_only_answers_health_checks_loses_its_work_at_half_time():
+    async def hang(call: int) -> None:
+        await asyncio.sleep(3600)
+
+    stuck, good = SimulatedWorker("rollout/0", hang), SimulatedWorker("rollout/1")
+    pool = await pool_of(stuck, good, timeout_s=4.0)
+    assert keys(await run(pool)) == expected(12)
+    assert [member.reason for member in pool.take_dead()] == [
+        "rollout/0: no answer within half of rollout.timeout_s while another worker is idle"
+    ]

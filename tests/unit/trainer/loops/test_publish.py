@@ -54,6 +54,7 @@ class Sink:
         self.hang, self.fail = hang, fail or {}
         self.serves: int | None = 4
         self.quarantined = ""
+        self.died = ""
 
     async def _do(self, verb: str) -> None:
         self.log.append(f"{self.name} {verb}")
@@ -79,6 +80,9 @@ class Sink:
 
     def quarantine(self, reason: str) -> None:
         self.quarantined = reason
+
+    def die(self, reason: str) -> None:
+        self.died = reason
 
 
 def publisher(learner: Learner, *sinks: Sink) -> WeightPublisher:
@@ -156,3 +160,12 @@ async def test_a_late_learner_is_named(slow: str, what: str) -> None:
 async def test_nobody_to_publish_to_is_an_error() -> None:
     with pytest.raises(PublishError, match="no rollout worker is alive"):
         await publisher(Learner([])).publish(5)
+
+
+async def test_a_dead_worker_is_not_tried_twice_and_is_said_to_be_dead() -> None:
+    log: list[str] = []
+    dead, good = Sink("r0", log, fail={"begin_update": EngineDead("r0: begin_update: the actor died")}), Sink("r1", log)
+    result = await publisher(Learner(log), dead, good).publish(5)
+    assert result.verified_workers == 1 and good.serves == 5
+    assert log.count("r0 begin_update") == 1, "a dead process was asked again"
+    assert dead.died == "r0: begin_update: the actor died" and not dead.quarantined
