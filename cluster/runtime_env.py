@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +17,9 @@ from pathlib import Path
 from raylign.cluster.package import package_folder
 from raylign.conf.schema import Device
 
-LOOPBACK_IP = "127.0.0.2"
-"""Node address of a Ray started here. Ray replaces 127.0.0.1 and localhost by the machine's outward address."""
+LOOPBACK_IP = "127.0.0.1"
+"""Node address of a Ray started here. Ray's servers bind to loopback for this address and to every interface for any
+other, 127.0.0.2 included."""
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",  # models are folders: a role that reaches for a hub is a bug, and would hang behind a wall
@@ -125,6 +127,27 @@ def ray_process_env(*, token_path: Path | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path)
         os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the file, and belongs to another cluster
+
+
+@contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """While a cluster starts here: let Ray have 127.0.0.1 as a node address.
+
+    By default it replaces that by the machine's outward address, and then listens on every interface. Its own switch
+    against it is for other systems by name and read when Ray is imported, here and in every process of the cluster.
+    """
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        os.environ.pop(name)
+        if before[1] is not None:
+            os.environ[name] = before[1]
 
 
 def submitted_working_dir() -> str | None:

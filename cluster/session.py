@@ -1,7 +1,7 @@
 """A connection to Ray: started on this machine, or joined.
 
-A cluster started here belongs to this process: a fresh token in a private file, the dashboard off, the node on the
-loopback address, everything removed at the end.
+A cluster started here belongs to this process: a fresh token in a private folder, the dashboard off, every server on
+loopback only, everything removed at the end however this process ends.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ from pathlib import Path
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import AuthenticationError
+from raylign.cluster.leftovers import RAY_FOLDER, TOKEN, private_folder
 from raylign.cluster.placement import NodeSupply
 from raylign.cluster.probe import cluster_supply
-from raylign.cluster.runtime_env import LOOPBACK_IP, in_ray_job, job_runtime_env, ray_process_env
+from raylign.cluster.runtime_env import LOOPBACK_IP, in_ray_job, job_runtime_env, ray_on_loopback, ray_process_env
 from raylign.conf.errors import ClusterError
 from raylign.conf.schema import ClusterConfig
 
@@ -59,12 +58,11 @@ def session(config: ClusterConfig, *, num_cpus: float) -> Iterator[Session]:
     Raises ClusterError when there is nothing to join, or joining is refused.
     """
     if config.address == "local" and not in_ray_job():
-        folder = Path(tempfile.mkdtemp(prefix="raylign-", dir="/tmp"))  # short: socket paths end at 107 bytes
-        try:
-            yield _start(config, folder, num_cpus)
-        finally:
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+        with private_folder() as folder, ray_on_loopback():
+            try:
+                yield _start(config, folder, num_cpus)
+            finally:
+                ray.shutdown()
     else:
         try:
             yield _join("auto" if config.address == "local" else config.address)
@@ -73,7 +71,7 @@ def session(config: ClusterConfig, *, num_cpus: float) -> Iterator[Session]:
 
 
 def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
-    token_path = folder / "token"
+    token_path = folder / TOKEN
     descriptor = os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
@@ -93,7 +91,7 @@ def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
             log_to_driver=False,
             runtime_env=dict(job_runtime_env(local=True)),
             _node_ip_address=LOOPBACK_IP,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / RAY_FOLDER),
         )
     except Exception as error:  # the bare class is what Ray raises here
         if _START_TIMEOUT not in str(error):

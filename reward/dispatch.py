@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from raylign.data.types import RewardFailure, RewardOutcome, RolloutMeta
 from raylign.rollout.interfaces import GroupHandle
@@ -60,7 +61,8 @@ async def dispatch(
     serving = asyncio.gather(*(_serve(score, ready, step) for score, ready in replicas))
     settled = asyncio.create_task(step.settled())
     try:
-        done, _ = await asyncio.wait([serving, settled], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [serving, settled]
+        done, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         serving.cancel()
         settled.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from raylign.conf.schema import Device, RolloutConfig
 
@@ -25,6 +26,18 @@ def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
         if config.threads_per_worker:
             variables["OMP_NUM_THREADS"] = str(config.threads_per_worker)
     return variables
+
+
+def release_semaphore_names() -> None:
+    """Unlink the names of this process's semaphores, once the engine core has opened them.
+
+    Python's spawned processes find a shared semaphore by its name in /dev/shm and remove the name when they end in
+    order; an engine that is killed never does, and the file would stay for good.
+    """
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        path = line.rpartition(" ")[2]
+        if path.startswith("/dev/shm/sem.mp-"):
+            Path(path).unlink(missing_ok=True)
 
 
 def prepare(config: RolloutConfig, device: Device) -> None:

@@ -61,6 +61,7 @@ class RolloutWorker:
     async def start(self) -> None:
         """Load the model."""
         await self._engine.start()
+        environment.release_semaphore_names()
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> tuple[Any, ...]:
         """(metadata of every group, group 0, group 1, ...): one return value each."""

@@ -1,0 +1,115 @@
+"""What others can reach while a cluster of ours runs, and what is left when its driver is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from raylign.cluster.leftovers import marked_processes, sweep_abandoned
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+DRIVER = """
+import sys, time, ray
+from pathlib import Path
+from raylign.cluster.session import session
+from raylign.conf.schema import ClusterConfig
+
+@ray.remote
+class Role:
+    def here(self): return 1
+
+with session(ClusterConfig(object_store_gb=0.1), num_cpus=2) as opened:
+    role = Role.remote()
+    ray.get(role.here.remote(), timeout=120)
+    import os
+    print(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent, flush=True)
+    sys.stdin.read()
+"""
+
+
+def listeners(pids: set[int]) -> dict[str, str]:
+    """Local address -> process name of every TCP listener of `pids`, by /proc: `ss -ltn` without the tool."""
+    inodes: dict[str, str] = {}
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = os.readlink(entry)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes[target[8:-1]] = Path(f"/proc/{pid}/comm").read_text().strip()
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found[fields[1]] = inodes[fields[9]]
+    return found
+
+
+def on_loopback(address: str) -> bool:
+    """Of /proc/net: 127.0.0.0/8, ::1, or an IPv4 loopback address in IPv6 form."""
+    host = address.partition(":")[0]
+    return host[-2:] == "7F" or host == "0" * 24 + "01000000"
+
+
+@pytest.fixture(scope="module")
+def driver() -> subprocess.Popen[str]:
+    """A driver with a cluster and one role; the folder's path is its first line."""
+    return subprocess.Popen([sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def folder(driver: subprocess.Popen[str]) -> Path:
+    assert driver.stdout is not None
+    return Path(driver.stdout.readline().strip())
+
+
+def test_no_server_is_reachable_from_another_machine(driver: subprocess.Popen[str], folder: Path) -> None:
+    found = listeners({driver.pid, *marked_processes(folder)})
+    assert {"gcs_server", "raylet"} <= set(found.values()), "the test does not see Ray's own servers"
+    assert len(found) >= 5
+    assert [f"{name} {address}" for address, name in found.items() if not on_loopback(address)] == []
+
+
+def test_no_other_user_gets_at_the_token_or_the_shipped_code(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "token").stat().st_mode & 0o777 == 0o600
+    if os.getuid() == 0:  # then another user can be played
+        tried = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "ls", f"{folder}/r"], capture_output=True
+        )
+        assert tried.returncode != 0 and b"ermission denied" in tried.stderr
+
+
+def test_nothing_outlives_a_killed_driver_for_a_minute(driver: subprocess.Popen[str], folder: Path) -> None:
+    assert len(marked_processes(folder)) >= 5, "the test does not see the cluster's processes"
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(10)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (folder.exists() or marked_processes(folder)):
+        time.sleep(0.2)
+    assert not marked_processes(folder) and not folder.exists()
+
+
+def test_the_next_start_removes_what_a_dead_driver_left_and_nothing_else(tmp_path: Path) -> None:
+    dead, alive = tmp_path / "raylign-dead", tmp_path / "raylign-alive"
+    for path, owner in ((dead, "999999999 1"), (alive, None)):
+        path.mkdir()
+        stat = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+        (path / "owner").write_text(owner or f"{os.getpid()} {stat}")
+    sleeper = subprocess.Popen(
+        ["sleep", "600"], env={"RAY_AUTH_TOKEN_PATH": f"{dead}/token", "PATH": os.environ["PATH"]}
+    )
+    try:
+        assert sweep_abandoned(tmp_path) == [dead]
+        assert sleeper.wait(10) == -signal.SIGKILL
+        assert alive.is_dir() and not dead.exists()
+    finally:
+        sleeper.kill()
