@@ -104,6 +104,20 @@ def export(
 
 
 @app.command()
+def scale(
+    run: RunArgument,
+    rollout: Annotated[int, typer.Option(help="Rollout workers the run should have from now on.")],
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Give a live run more or fewer rollout workers; it follows after the present step and goes on training."""
+    folder = _run_folder(run, run_root)
+    from raylign.records.scale_order import give_order
+
+    give_order(folder, rollout=rollout)
+    typer.echo(f"{folder.name} is asked for {rollout} rollout workers; see rollout/workers in its metrics")
+
+
+@app.command()
 def submit(
     overrides: Overrides = None,
     address: Annotated[

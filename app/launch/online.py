@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,14 +16,17 @@ from raylign.app.launch.reference import reference_spec
 from raylign.app.launch.rewards import start_rewards
 from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
+from raylign.cluster.placement import Slot
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.held_out import held_out_sets
-from raylign.conf.schema import LearnerConfig, OldLogprobs, RunConfig
+from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RunConfig
 from raylign.data.prompts import PromptSet, load_prompts
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import SamplingParams
 from raylign.records.metrics_log import read_history
+from raylign.records.scale_order import clear_order, read_order
 from raylign.reward.server import RewardPool
+from raylign.rollout.fleet import Fleet
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
@@ -34,6 +37,7 @@ from raylign.trainer.loops.hooks import LoopHook, OnlineProgress
 from raylign.trainer.loops.ledger import LedgerHook
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
 from raylign.trainer.loops.publish import WeightPublisher
+from raylign.trainer.loops.scaling import ScalingHook
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
 from raylign.trainer.workers.learner_group import LearnerGroup
@@ -86,6 +90,7 @@ async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Call
         hook = _held_out_hook(stage, parts, held_out)
         reader = ObjectReader(config.cluster.step_timeout_s)
         hooks: list[LoopHook] = [
+            builder.scaling_hook(parts.rollouts),
             LedgerHook(lambda: parts.rollouts.counts().serving, read_history(stage.folder.metrics).latest()),
             *([hook] if hook else []),
             SamplesHook(reader, stage.folder, stage.tracker, every=config.tracking.samples_every),
@@ -211,9 +216,38 @@ class _Builder:
         await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
         return RolloutPool(handles, max_concurrent=config.rollout.max_concurrent, timeout_s=config.rollout.timeout_s)
 
+    def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
+        """Keeps the pool at the size of the settings, or of a later `raylign scale`."""
+        folder, config = self._stage.folder.path, self._config
+        clear_order(folder)
+        fleet = Fleet(
+            pool,
+            self._spawn_late_worker,
+            first_index=config.rollout.num_workers,
+            start_timeout_s=config.cluster.start_timeout_s,
+        )
+        self._stack.callback(fleet.close)
+        return ScalingHook(lambda: read_order(folder, otherwise=config.rollout.num_workers), fleet.adjust)
+
+    def _spawn_late_worker(self, index: int) -> RayWorkerHandle:
+        """Where there is room; on one machine, where CPUs only count, beside the others."""
+        rollout, cluster = self._config.rollout, self._config.cluster
+        learners = ("policy", "critic", "reference")
+        options = self._reservation.late_options(
+            "rollout",
+            cpus=0.0 if self._stage.session.local else rollout.cpus_per_worker,
+            gpus=rollout.gpus_per_worker,
+            avoid=() if cluster.placement is PlacementStrategy.shared else learners,
+        )
+        return self._spawn(index, self._reservation.placement.of("rollout")[0], options)
+
     def _spawn_worker(self, index: int) -> RayWorkerHandle:
+        slot = self._reservation.placement.of("rollout")[index]
+        return self._spawn(index, slot, self._reservation.options(slot))
+
+    def _spawn(self, index: int, slot: Slot, options: Mapping[str, object]) -> RayWorkerHandle:
+        """`slot`: whose share of its node's cores the worker's threads are cut to."""
         config, placement = self._config, self._reservation.placement
-        slot = placement.of("rollout")[index]
         threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
         local = self._stage.session.local
         env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
@@ -221,7 +255,7 @@ class _Builder:
             WorkerSpec(
                 f"rollout/{index}", config.policy.model, config.rollout, config.sync, config.cluster.device, config.seed
             ),
-            options=self._reservation.options(slot),
+            options=options,
             env_vars=env,
         )
         self._stack.callback(handle.kill)

@@ -1,0 +1,94 @@
+"""A fleet that grows, shrinks and replaces its dead while steps go on, on simulated engines."""
+
+from __future__ import annotations
+
+import asyncio
+
+from raylign.rollout.fleet import MAX_FAILED_STARTS, Fleet
+from raylign.rollout.interfaces import EngineDead
+from raylign.rollout.pool import RolloutPool
+
+from tests.unit.rollout.test_pool import SimulatedWorker, expected, keys, run
+
+
+class Startable(SimulatedWorker):
+    """Starts when it may; fails where told."""
+
+    fails = False
+    killed = False
+
+    async def start(self, timeout_s: float) -> None:
+        await asyncio.sleep(0)
+        if self.fails:
+            raise EngineDead(f"{self.name}: start: no room")
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Spawner:
+    def __init__(self, *, fails: bool = False) -> None:
+        self.made: list[Startable] = []
+        self.fails = fails
+
+    def __call__(self, index: int) -> Startable:
+        worker = Startable(f"rollout/{index}")
+        worker.fails = self.fails
+        self.made.append(worker)
+        return worker
+
+
+async def play(pool: RolloutPool, fleet: Fleet, wanted: int, version: int) -> list[str]:
+    """One step and its publication, as the loop has them; who served."""
+    for member in pool.members():
+        await member.resume(version)
+    assert keys(await run(pool)) == expected(12)
+    await fleet.adjust(wanted)
+    await asyncio.sleep(0.01)  # the next step's generation: starts go on meanwhile
+    return [member.name for member in pool.members()]
+
+
+def fleet_of_one(*, fails: bool = False) -> tuple[RolloutPool, Fleet, Spawner]:
+    spawner = Spawner(fails=fails)
+    pool = RolloutPool([SimulatedWorker("rollout/0")], max_concurrent=64, timeout_s=5.0)
+    return pool, Fleet(pool, spawner, first_index=1, start_timeout_s=1.0), spawner
+
+
+async def test_one_to_four_to_two_on_a_live_run() -> None:
+    pool, fleet, spawner = fleet_of_one()
+    assert await play(pool, fleet, 4, 1) == ["rollout/0"], "a start holds no step up"
+    assert await play(pool, fleet, 4, 2) == [f"rollout/{i}" for i in range(4)]
+    assert not any(worker.served for worker in spawner.made), "served before a verified publication"
+    assert len(await play(pool, fleet, 4, 3)) == 4 and all(worker.served for worker in spawner.made)
+    assert await play(pool, fleet, 2, 4) == ["rollout/0", "rollout/1"]
+    assert [worker.stopped for worker in spawner.made] == [False, True, True] and len(spawner.made) == 3
+
+
+async def test_a_dead_worker_is_replaced_under_a_new_name_and_its_process_ended() -> None:
+    pool, fleet, spawner = fleet_of_one()
+    await play(pool, fleet, 2, 1)
+    await play(pool, fleet, 2, 2)
+    lost = spawner.made[0]
+    lost.alive = False
+    await pool.probe()
+    await play(pool, fleet, 2, 3)
+    assert await play(pool, fleet, 2, 4) == ["rollout/0", "rollout/2"]
+    assert lost.stopped and pool.counts().deaths == 1
+
+
+async def test_starts_that_fail_are_not_repeated_for_ever_and_a_new_order_tries_again() -> None:
+    pool, fleet, spawner = fleet_of_one(fails=True)
+    for version in range(1, MAX_FAILED_STARTS + 10):
+        assert await play(pool, fleet, 2, version) == ["rollout/0"]
+    assert len(spawner.made) == MAX_FAILED_STARTS and all(worker.killed for worker in spawner.made)
+    spawner.fails = False
+    await play(pool, fleet, 3, 90)
+    assert len(await play(pool, fleet, 3, 91)) == 3
+
+
+async def test_the_last_worker_never_leaves_and_what_is_starting_is_called_off() -> None:
+    pool, fleet, spawner = fleet_of_one()
+    await fleet.adjust(3)
+    await fleet.adjust(0)
+    assert [member.name for member in pool.members()] == ["rollout/0"]
+    assert len(spawner.made) == 2 and all(worker.killed for worker in spawner.made)
