@@ -54,7 +54,8 @@ def engine_actors(driver: int) -> list[int]:
 
 
 def test_one_to_four_to_two_then_one_dies(tiny_model_dir: Path, questions: Path, tmp_path: Path) -> None:
-    settings = [*run_settings("grpo", tiny_model_dir, questions, tmp_path), "num_steps=100000", "name=elastic"]
+    settings = [*run_settings("grpo", tiny_model_dir, questions, tmp_path), "num_steps=100000"]
+    settings += ["rollout.num_workers=1", "name=elastic"]
     run, log = RunPaths(tmp_path / "elastic"), tmp_path / "log"
     environment = {**os.environ, "RAYLIGN_TEST_RUN": str(tmp_path)}
     with log.open("wb") as file:
