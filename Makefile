@@ -5,11 +5,11 @@ BIN := .venv/bin
 # it each of them compiles every file anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint check test test-all demo docs lock clean
+.PHONY: help setup lint check test test-all gpu-check demo docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements/cpu.lock requirements/installer.lock pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py
@@ -32,6 +32,9 @@ test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and Deep
 
 test-all: lint ## everything `make test` runs, and what is long by nature: whole matrices, soak runs (over an hour)
 	$(BIN)/pytest tests/unit tests/system -m "not gpu"
+
+gpu-check: ## does this machine's GPU compute what the CPU does, and how fast (ten minutes; needs a card)
+	$(BIN)/raylign doctor --gpu
 
 demo: setup ## train a small model on CPU, from feedback to report (under eight minutes)
 	$(BIN)/raylign demo

@@ -138,8 +138,20 @@ def submit(
 def doctor(
     run_root: RunRoot = Path("runs"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster to look for, host:port or auto.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check what this machine's GPUs compute, and how fast.")] = False,
+    stage: Annotated[
+        str, typer.Option(help="With --gpu: A kernels, B learner, C engine, D several cards; as A,B.")
+    ] = "A,B,C,D",
+    minutes: Annotated[float, typer.Option(help="With --gpu: the time of all stages together.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="With --gpu: also write the JSON lines here.")] = None,
 ) -> None:
     """Look for what would keep a run from working here: versions, compiler, shared memory, Ray, GPUs, write access."""
+    if gpu:
+        from raylign.app.gpu_check.run import main as check_gpu
+
+        raise typer.Exit(
+            check_gpu(["--stage", stage, "--minutes", str(minutes), *(["--out", str(out)] if out else [])])
+        )
     from raylign.app.commands.doctor import examine
 
     findings = examine(run_root, address)

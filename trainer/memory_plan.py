@@ -16,6 +16,8 @@ from typing import Any
 from raylign.conf.schema import LearnerConfig, Offload, Precision, ReferenceConfig, RewardConfig, RolloutConfig
 from raylign.trainer.models.adapters import add_adapters
 from raylign.trainer.models.loading import model_skeleton
+from raylign.trainer.models.lora import is_adapter
+from transformers import PreTrainedModel
 
 GB = 10**9
 CONTEXT_BYTES = 1.2 * GB
@@ -67,12 +69,19 @@ class ModelShape:
 def model_shape(folder: str, *, scalar: bool, learner: LearnerConfig | None = None) -> ModelShape:
     """Of the model in a folder, from its config.json alone. Raises ModelLoadError for a folder without one."""
     hf = model_skeleton(folder, scalar=scalar)
-    text, whole = hf.config.get_text_config(), hf.num_parameters()
-    trained, adapted = whole, 0
     if learner is not None and learner.lora.rank:
         add_adapters(hf, learner.lora)
-        trained = sum(p.numel() for p in hf.parameters() if p.requires_grad)
-        adapted = sum(p.numel() for p in hf.parameters()) - whole
+    return shape_of(hf, scalar=scalar)
+
+
+def shape_of(hf: PreTrainedModel, *, scalar: bool) -> ModelShape:
+    """Of a model in memory, or of one that has only shapes."""
+    text, named = hf.config.get_text_config(), dict(hf.named_parameters())
+    # ZeRO-3 leaves a parameter without elements and notes how many it has.
+    sizes = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in named.items()}
+    trained = sum(size for name, size in sizes.items() if named[name].requires_grad)
+    adapted = sum(size for name, size in sizes.items() if is_adapter(name))
+    whole = sum(sizes.values()) - adapted
     heads = text.num_attention_heads
     return ModelShape(
         parameters=whole,

@@ -1,0 +1,91 @@
+"""The GPU checks where there is no GPU: what they compute is right, what they find is told, and they need little."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from raylign.app.gpu_check import kernels, learner
+from raylign.app.gpu_check.harness import FAIL, NOT_RUN, PASS, Check, Measured, NotRun, run_checks
+from raylign.app.gpu_check.run import main, table
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
+ON_CPU = [c for c in kernels.checks() if c.name.startswith(("attention", "digest equals", "a model", "merge"))]
+
+
+@pytest.mark.parametrize("check", ON_CPU, ids=lambda c: c.name)
+def test_a_kernel_check_passes_where_the_kernel_is_known_to_be_right(check: Check) -> None:
+    (outcome,) = run_checks("A", [check], CPU)
+    assert outcome.outcome == PASS, outcome.line()
+
+
+def test_what_needs_a_card_is_not_run_and_says_so() -> None:
+    rest = [c for c in kernels.checks() if c not in ON_CPU and c.name.partition(",")[0] in ("head", "digest speed")]
+    outcomes = list(run_checks("A", rest, CPU))
+    assert outcomes and all(o.outcome == NOT_RUN and "no CUDA device" in o.why for o in outcomes)
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries aligned with the first keys instead of the last: the bug a card's kernel could have."""
+    right = kernels.packed_attention
+
+    def wrong(module, query, key, value, mask, **kwargs):
+        return right(module, query, key.roll(1, 2), value, mask, **kwargs)
+
+    monkeypatch.setattr(kernels, "packed_attention", wrong)
+    assert all(o.outcome == FAIL for o in run_checks("A", ON_CPU[:6], CPU))
+
+
+def test_outcomes_are_told_one_json_line_each() -> None:
+    def breaks(device: torch.device) -> Measured:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    def lacks(device: torch.device) -> Measured:
+        raise NotRun("one card only")
+
+    checks = [
+        Check("fast enough", lambda _: Measured(10.0, "GB/s", 9.0, at_least=True)),
+        Check("too far off", lambda _: Measured(0.5, "nats", 0.1)),
+        Check("no number", lambda _: Measured(float("nan"), "nats", 0.1)),
+        Check("recorded", lambda _: Measured(3.0, "ms")),
+        Check("breaks", breaks),
+        Check("lacks", lacks),
+    ]
+    lines = [json.loads(outcome.line()) for outcome in run_checks("A", checks, CPU)]
+    assert [line["outcome"] for line in lines] == [PASS, FAIL, FAIL, PASS, FAIL, NOT_RUN]
+    assert lines[4]["why"] == "RuntimeError: CUDA error: misaligned address"
+    assert {"card", "driver", "torch", "commit", "seconds", "limit", "unit"} <= set(lines[0])
+    assert "2 pass, 3 fail, 1 not run" in table(lines)
+
+
+@pytest.mark.slow
+def test_a_learner_check_holds_zero_to_plain_adamw_on_cpu() -> None:
+    checks = [c for c in learner.checks() if c.name.startswith("ZeRO-2, adapters, recomputed")]
+    assert len(checks) == 2
+    for outcome in run_checks("B", checks, CPU):
+        assert outcome.outcome == PASS, outcome.line()
+
+
+@pytest.mark.slow
+def test_stages_a_and_b_import_on_a_bare_machine(tmp_path: Path) -> None:
+    """With everything else of a run blocked, as on a machine that has torch and transformers alone."""
+    blocked = "ray vllm hydra omegaconf wandb datasets peft polars msgspec pyarrow scipy".split()
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}));"
+        "import raylign.app.gpu_check.kernels, raylign.app.gpu_check.learner, raylign.app.gpu_check.run"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_without_a_card_ends_with_one_and_names_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "found.jsonl"
+    assert main(["--stage", "A", "--minutes", "2", "--out", str(out)]) == 1
+    (line,) = [json.loads(text) for text in out.read_text().splitlines()]
+    assert line["outcome"] == NOT_RUN and "no CUDA device" in line["why"]
