@@ -74,7 +74,19 @@ def test_a_learner_check_holds_zero_to_plain_adamw_on_cpu() -> None:
 @pytest.mark.slow
 def test_stages_a_and_b_import_on_a_bare_machine(tmp_path: Path) -> None:
     """With everything else of a run blocked, as on a machine that has torch and transformers alone."""
-    blocked = "ray vllm hydra omegaconf wandb datasets peft polars msgspec pyarrow scipy".split()
+    blocked = [
+        "ray",
+        "vllm",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "datasets",
+        "peft",
+        "polars",
+        "msgspec",
+        "pyarrow",
+        "scipy",
+    ]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}));"
         "import raylign.app.gpu_check.kernels, raylign.app.gpu_check.learner, raylign.app.gpu_check.run"
