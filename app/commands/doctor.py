@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from raylign.app.commands.doctor_gpu import gpu_findings
+from raylign.app.commands.finding import Finding
 from raylign.conf.errors import ClusterError
 
 # The set that was tested together; another version may work.
@@ -28,30 +27,12 @@ TESTED = {
 }
 _PYTHONS = ((3, 11), (3, 12), (3, 13))
 _MIN_SHM_GIB = 1.0
-_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    mark: str  # "ok", "note" (may matter), "bad" (a run would fail)
-    name: str
-    text: str
-
-    @property
-    def fatal(self) -> bool:
-        """True when a run would fail."""
-        return self.mark == "bad"
-
-    def __str__(self) -> str:
-        return f"{self.mark:<5} {self.name:<14} {self.text}"
 
 
 def examine(run_root: Path, address: str | None) -> list[Finding]:
     """Everything, in the order a run would meet it. `address`: a Ray cluster to look for; None: none is needed."""
     findings = [_python(), *(_package(name, wanted) for name, wanted in TESTED.items())]
-    findings += [_compiler(), _shared_memory(), _write_access(run_root), _gpus()]
+    findings += [_compiler(), _shared_memory(), _write_access(run_root), *gpu_findings()]
     return findings + ([_cluster(address)] if address is not None else [])
 
 
@@ -102,25 +83,6 @@ def _write_access(run_root: Path) -> Finding:
         return Finding("bad", "run_root", f"{existing} cannot be written ({error.strerror}); choose another run_root=")
     free = shutil.disk_usage(existing).free / 2**30
     return Finding("ok", "run_root", f"{existing} can be written, {free:.0f} GiB free")
-
-
-def _gpus() -> Finding:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return Finding("note", "gpus", f"no NVIDIA driver; {os.cpu_count()} CPU cores, so use cluster=local")
-    try:
-        listed = subprocess.run(
-            [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Finding("bad", "gpus", f"nvidia-smi did not answer within {_TIMEOUT_S:g} s; the driver hangs")
-    if listed.returncode != 0:
-        return Finding("bad", "gpus", f"nvidia-smi failed: {listed.stdout.strip() or listed.stderr.strip()}")
-    return Finding("ok", "gpus", "; ".join(listed.stdout.strip().splitlines()))
 
 
 def _cluster(address: str) -> Finding:

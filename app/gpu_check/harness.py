@@ -50,7 +50,7 @@ class Machine:
 
     card: str
     driver: str
-    torch: str
+    torch_version: str
     cuda: str
     commit: str
 
@@ -61,7 +61,7 @@ class Machine:
         return cls(
             card=torch.cuda.get_device_name(device) if cuda else "CPU",
             driver=_said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) if cuda else "",
-            torch=torch.__version__,
+            torch_version=torch.__version__,
             cuda=torch.version.cuda or "",
             commit=_said(["git", "-C", str(Path(__file__).resolve().parents[2]), "rev-parse", "--short", "HEAD"]),
         )

@@ -71,10 +71,16 @@ def attention(
     truth = _truth(q.double(), k.double(), v.double(), upstream.double(), tokens, packing, window)
     inputs = [x.to(device).requires_grad_() for x in (q, k, v)]
     output, _ = packed_attention(
-        nn.Identity(), *inputs, None, packing=_on(packing, device, tokens, shared), sliding_window=window
+        nn.Identity(),
+        inputs[0],
+        inputs[1],
+        inputs[2],
+        None,
+        packing=_on(packing, device, tokens, shared),
+        sliding_window=window,
     )
     (output * upstream.to(device).transpose(1, 2)).sum().backward()
-    ours = [output, *(x.grad for x in inputs)]
+    ours = [output, *(x.grad for x in inputs if x.grad is not None)]
     errors = [float((o.detach().double().cpu() - t).norm() / t.norm()) for o, t in zip(ours, truth, strict=True)]
     return Measured(max(errors), "relative error", 2e-2, note="output, dq, dk, dv: " + _short(errors))
 
@@ -193,9 +199,9 @@ def merge_equal(device: torch.device) -> Measured:
     linear = nn.Linear(256, 128, bias=False).bfloat16()
     layer = LoraLinear(linear, 8, 2.0)
     weight, a, b = (torch.randn(*s, generator=draw) * 0.02 for s in ((128, 256), (8, 256), (128, 8)))
-    parts = (weight.bfloat16(), a, b)
-    here = layer.merged(*(t.clone() for t in parts), "layer")
-    there = layer.merged(*(t.to(device) for t in parts), "layer").cpu()
+    weight = weight.bfloat16()
+    here = layer.merged(weight.clone(), a, b, "layer")
+    there = layer.merged(weight.to(device), a.to(device), b.to(device), "layer").cpu()
     gap = float((here.float() - there.float()).abs().max())
     return Measured(float((here != there).float().mean()), "share", note=f"largest difference {gap:.2e}")
 

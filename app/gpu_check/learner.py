@@ -27,6 +27,7 @@ from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.lean_layers import lean_layers
 from raylign.trainer.time_plan import card_named, training_flops
 from torch import nn
+from transformers import LlamaForCausalLM
 
 STEPS = 10
 OPTIM = OptimConfig(lr=1e-4, max_grad_norm=1.0)
@@ -60,22 +61,20 @@ def _config(stage: int, *, lora: bool = False, checkpointing: bool = False) -> L
 
 def trains_alike(device: torch.device, *, config: LearnerConfig) -> Measured:
     """Largest relative difference of ten losses to plain AdamW in float32 on the same device."""
-    small = {"hidden": 256, "intermediate": 512, "layers": 2, "heads": 8, "kv_heads": 2, "vocab": 512}
-    truth = _losses(TorchEngine(_model(replace(config, precision=Precision.float32), small, device), OPTIM,
+    truth = _losses(TorchEngine(_model(replace(config, precision=Precision.float32), _small(), device), OPTIM,
                                 total_steps=STEPS), 0, STEPS)  # fmt: skip
-    ours = _losses(_zero(config, small, device), 0, STEPS)
+    ours = _losses(_zero(config, _small(), device), 0, STEPS)
     return Measured(max(abs(a - b) / abs(b) for a, b in zip(ours, truth, strict=True)), "relative", 1e-2)
 
 
 def resumes(device: torch.device, *, config: LearnerConfig) -> Measured:
     """Largest relative difference of three losses after a saved state to those without a break."""
-    small = {"hidden": 256, "intermediate": 512, "layers": 2, "heads": 8, "kv_heads": 2, "vocab": 512}
     with scratch() as folder:
-        engine = _zero(config, small, device)
+        engine = _zero(config, _small(), device)
         _losses(engine, 0, 4)
         engine.save_state(Path(folder))
         straight = _losses(engine, 4, 7)
-        again = _zero(config, small, device)
+        again = _zero(config, _small(), device)
         again.load_state(Path(folder))
         resumed = _losses(again, 4, 7)
     return Measured(max(abs(a - b) / abs(b) for a, b in zip(resumed, straight, strict=True)), "relative", 1e-3)
@@ -116,12 +115,15 @@ def training_speed(device: torch.device) -> Measured:
     return Measured(share, "of the peak", 0.35, at_least=True, note=f"{rate:,.0f} tokens/s")
 
 
-def _half_b() -> dict[str, int]:
-    return {**HALF_B, "layers": 24, "vocab": 151_936}
+def _half_b() -> LlamaForCausalLM:
+    return random_llama(**HALF_B, layers=24, vocab=151_936)
 
 
-def _model(config: LearnerConfig, sizes: dict[str, int], device: torch.device) -> CausalLM:
-    hf = random_llama(**sizes)
+def _small() -> LlamaForCausalLM:
+    return random_llama(hidden=256, intermediate=512, layers=2, heads=8, kv_heads=2, vocab=512)
+
+
+def _model(config: LearnerConfig, hf: LlamaForCausalLM, device: torch.device) -> CausalLM:
     if config.precision is Precision.bfloat16:
         hf = hf.bfloat16()
     hf.config.use_cache = False
@@ -135,14 +137,14 @@ def _model(config: LearnerConfig, sizes: dict[str, int], device: torch.device) -
     return model if config.precision is Precision.bfloat16 else model.to(device)
 
 
-def _zero(config: LearnerConfig, sizes: dict[str, int], device: torch.device) -> Engine:
+def _zero(config: LearnerConfig, hf: LlamaForCausalLM, device: torch.device) -> Engine:
     from raylign.trainer.engine.zero import ZeroEngine
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     rendezvous = Rendezvous(0, 1, "127.0.0.1", port, timeout_s=120)
-    return ZeroEngine(_model(config, sizes, device), config, rendezvous, device=Device(device.type), total_steps=STEPS)
+    return ZeroEngine(_model(config, hf, device), config, rendezvous, device=Device(device.type), total_steps=STEPS)
 
 
 def _losses(engine: Engine, first: int, last: int) -> list[float]:

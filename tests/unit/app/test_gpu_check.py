@@ -59,7 +59,7 @@ def test_outcomes_are_told_one_json_line_each() -> None:
     lines = [json.loads(outcome.line()) for outcome in run_checks("A", checks, CPU)]
     assert [line["outcome"] for line in lines] == [PASS, FAIL, FAIL, PASS, FAIL, NOT_RUN]
     assert lines[4]["why"] == "RuntimeError: CUDA error: misaligned address"
-    assert {"card", "driver", "torch", "commit", "seconds", "limit", "unit"} <= set(lines[0])
+    assert {"card", "driver", "torch_version", "commit", "seconds", "limit", "unit"} <= set(lines[0])
     assert "2 pass, 3 fail, 1 not run" in table(lines)
 
 
