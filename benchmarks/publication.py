@@ -3,7 +3,7 @@
     python benchmarks/publication.py --model FOLDER [--versions 3] [--json out.json]
 
 One real vLLM engine on this machine's CPU is sent the folder's weights version by version: digest and encode on the
-learner's side, load, read back and canary on the engine's. Ratios within one run hold on a busy machine; seconds do not.
+learner's side, load, read back and canary on the engine's. Ratios within a run hold on a busy machine.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def attention(
         inputs[1],
         inputs[2],
         None,
-        packing=_on(packing, device, tokens, shared),
+        packing=_on(device, tokens, shared),
         sliding_window=window,
     )
     (output * upstream.to(device).transpose(1, 2)).sum().backward()
@@ -85,7 +85,7 @@ def attention(
     return Measured(max(errors), "relative error", 2e-2, note="output, dq, dk, dv: " + _short(errors))
 
 
-def _on(packing: Packing, device: torch.device, tokens: TokenBatch, shared: bool) -> Packing:
+def _on(device: torch.device, tokens: TokenBatch, shared: bool) -> Packing:
     """The same packing of tokens on the device."""
     moved = TokenBatch(*(t.to(device) for t in (tokens.input_ids, tokens.cu_seqlens, tokens.response_mask)))
     return pack(moved, min_saved=0.0) if shared else pack(moved)
