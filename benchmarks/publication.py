@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,8 +127,7 @@ def main() -> None:
         f"bfloat16 {n}": s for n, s in digests({n: t.bfloat16() for n, t in weights.items()}, given.versions).items()
     }
     if not given.digests_only:
-        with tempfile.TemporaryDirectory():
-            found |= publications(given.model, weights, given.versions)
+        found |= publications(given.model, weights, given.versions)
     size = sum(t.nbytes for t in weights.values())
     for name, seconds in found.items():
         print(f"{name:<36} {seconds:8.3f} s  {size / (2 if name.startswith('bf') else 1) / seconds / 1e9:7.2f} GB/s")

@@ -1,7 +1,8 @@
 """Rewrite requirements/cpu.lock and gpu.lock: every package, every version, hashes of what a machine would install.
 
 Usage: .venv/bin/python scripts/lock.py [cpu|gpu] [--upgrade]   (needs `uv`; the index is the one pip has)
-A lock names no index host and keeps only hashes of Linux wheels, or of the source archive where there is no such wheel. The GPU lock is resolved from metadata alone, so it needs no GPU.
+A lock names no index host and keeps only hashes of Linux wheels, or of the source archive where there is no such wheel.
+The GPU lock is resolved from metadata alone, so it needs no GPU.
 """
 
 from __future__ import annotations
