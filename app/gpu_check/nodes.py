@@ -52,9 +52,8 @@ def all_reduce(device: torch.device) -> Measured:
 
 def _rank(rank: int, world: int, port: int, folder: str) -> None:
     torch.cuda.set_device(rank)
-    dist.init_process_group(
-        "nccl", f"tcp://127.0.0.1:{port}", timedelta(seconds=DEADLINE_S), world_size=world, rank=rank
-    )
+    address, patience = f"tcp://127.0.0.1:{port}", timedelta(seconds=DEADLINE_S)
+    dist.init_process_group("nccl", init_method=address, timeout=patience, world_size=world, rank=rank)
     tensor = torch.ones(NUMEL, device="cuda")
     dist.all_reduce(tensor)
     torch.cuda.synchronize()
