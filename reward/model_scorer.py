@@ -26,7 +26,7 @@ class ModelScorer:
     def __init__(self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int) -> None:
         """Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer."""
         self._device = torch.device(device.value)
-        self._model = load_scalar_model(folder, precision=precision).to(self._device).eval()
+        self._model = load_scalar_model(folder, precision=precision, device=device).eval()
         self._micro_batch_tokens = micro_batch_tokens
         self._max_length = int(self._model.hf.config.get_text_config().max_position_embeddings)
         tokenizer = load_tokenizer(folder)

@@ -7,10 +7,10 @@ Tokens in, tokens out. Log-probs are of the tempered distribution the token was 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, SampleKey, SamplingParams
@@ -36,6 +36,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+T = TypeVar("T")
 EXTENSION = "raylign.rollout.vllm_extension.WeightReceiver"
 
 
@@ -142,23 +143,23 @@ class VLLMEngine:
     async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the group of vLLM's own weight transfer (GPU)."""
         async with self._guard("init_weight_transfer_engine", self._sync.timeout_s):
-            await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+            await self._reported(self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
 
     async def start_native_update(self) -> None:
         """Prepare the layers; between begin_update(native=True) and finish_update."""
         self._announced("start_weight_update")
         async with self._guard("start_weight_update", self._sync.timeout_s):
-            await self._engine.start_weight_update()
+            await self._reported(self._engine.start_weight_update())
 
     async def receive_native_weights(self, update_info: dict[str, Any]) -> None:
         """Receive one transfer; our extension observes what vLLM loads."""
         async with self._guard("update_weights", self._sync.timeout_s):
-            await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
+            await self._reported(self._engine.update_weights(WeightTransferUpdateRequest(update_info)))
 
     async def finish_native_update(self) -> None:
         """Put what was received in place; `finish_update` verifies it."""
         async with self._guard("finish_weight_update", self._sync.timeout_s):
-            await self._engine.finish_weight_update()
+            await self._reported(self._engine.finish_weight_update())
 
     async def ping(self) -> None:
         """Raises EngineDead when the engine's processes are gone. The caller's deadline tells a hung one.
@@ -259,8 +260,13 @@ class VLLMEngine:
 
     async def _rpc(self, method: str, *args: object) -> list[list]:
         """Call our extension on every rank. Raises WeightUpdateError with the worker's message."""
+        return await self._reported(self._engine.collective_rpc(method, args=args))
+
+    async def _reported(self, call: Awaitable[T]) -> T:
+        """A call into vLLM's workers. Raises WeightUpdateError with the worker's message: the publication then tries
+        again or goes on without this engine, where an unknown error would end the run."""
         try:
-            return await self._engine.collective_rpc(method, args=args)
+            return await call
         except Exception as error:  # vLLM reports whatever a worker raised as a bare Exception, by message only
             if type(error) is not Exception:
                 raise

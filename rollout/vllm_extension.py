@@ -70,7 +70,9 @@ class WeightReceiver:
         if self.raylign_transaction is None:
             return
         if self.raylign_native:
-            del model.load_weights
+            vars(model).pop("load_weights", None)
+            if getattr(self, "_weight_update_active", False):  # vLLM's own session, else it refuses every later one
+                self.finish_weight_update()  # type: ignore[attr-defined]
         else:
             finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
         self.raylign_transaction = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from raylign.conf.errors import ModelLoadError
-from raylign.conf.schema import Precision
+from raylign.conf.schema import Device, Precision
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.lean_layers import lean_layers
 from raylign.trainer.models.lora import is_adapter
@@ -35,14 +35,22 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def load_causal_lm(
-    folder: str | Path, *, precision: Precision, gradient_checkpointing: bool = False, attention: str = PACKED_ATTENTION
+    folder: str | Path,
+    *,
+    precision: Precision,
+    gradient_checkpointing: bool = False,
+    attention: str = PACKED_ATTENTION,
+    device: Device = Device.cpu,
 ) -> CausalLM:
-    """A policy or reference. Raises ModelLoadError for a folder that is not a complete causal language model."""
+    """A policy or reference, on `device`.
+
+    Raises ModelLoadError for a folder that is not a complete causal language model.
+    """
     path = Path(folder)
     if read_head(path) != "causal":
         raise ModelLoadError(f"{path} holds a scalar-head model; a policy or reference needs a causal language model")
     hf = _from_pretrained(AutoModelForCausalLM, path, precision, attention, may_miss=frozenset())
-    check_packing(hf, path, with_head=True)
+    _checked_where_it_computes(hf, path, device, with_head=True)
     _prepare(hf, gradient_checkpointing)
     return CausalLM(hf)
 
@@ -54,6 +62,7 @@ def load_scalar_model(
     gradient_checkpointing: bool = False,
     new_head_seed: int | None = None,
     attention: str = PACKED_ATTENTION,
+    device: Device = Device.cpu,
 ) -> ScalarModel:
     """A critic or reward model. A causal language model is accepted only with `new_head_seed`: its head is then drawn.
 
@@ -70,7 +79,7 @@ def load_scalar_model(
     hf = _from_pretrained(AutoModelForSequenceClassification, path, precision, attention, may_miss=missing_ok)
     if fresh:
         init_score(hf.score.weight, seed=new_head_seed or 0)
-    check_packing(hf, path, with_head=False)
+    _checked_where_it_computes(hf, path, device, with_head=False)
     _prepare(hf, gradient_checkpointing)
     return ScalarModel(hf)
 
@@ -175,6 +184,13 @@ def _from_pretrained(
             f"{len(info['mismatched_keys'])} of another shape"
         )
     return hf
+
+
+def _checked_where_it_computes(hf: PreTrainedModel, path: Path, device: Device, *, with_head: bool) -> None:
+    """On the CPU, and where the model goes to a GPU there too: attention takes another kernel on one."""
+    check_packing(hf, path, with_head=with_head)
+    if device is not Device.cpu:
+        check_packing(hf.to(device.value), path, with_head=with_head)
 
 
 def _prepare(hf: PreTrainedModel, gradient_checkpointing: bool) -> None:

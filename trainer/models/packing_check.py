@@ -27,13 +27,14 @@ def check_packing(hf: PreTrainedModel, path: Path, *, with_head: bool) -> None:
     ids = [i % hf.config.get_text_config().vocab_size for i in (11, 7, 5, 3, 17, 2, 13)]
     rows = [ids[:4], [*ids[:3], *ids[5:]], ids[3:]]
     tokens = TokenBatch.from_sequences(rows, [[False] * len(row) for row in rows])
+    tokens = TokenBatch(*(t.to(hf.device) for t in (tokens.input_ids, tokens.cu_seqlens, tokens.response_mask)))
     packing = pack(tokens, min_saved=0.0)
     ours = packed_states(hf.base_model, tokens, packing)[packing.rows[len(rows[0]) :]]
     if with_head:
         ours = nn.functional.linear(ours, hf.get_output_embeddings().weight)
     packed = hf.config._attn_implementation
     hf.set_attn_implementation("sdpa")
-    alone = [torch.tensor([row]) for row in rows[1:]]
+    alone = [torch.tensor([row], device=hf.device) for row in rows[1:]]
     if with_head:
         theirs = torch.cat([hf(input_ids=row, use_cache=False).logits[0] for row in alone]).float()
     else:

@@ -55,7 +55,10 @@ class PolicySpec:
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
         """Collective."""
         model = load_causal_lm(
-            self.folder, precision=self.config.precision, gradient_checkpointing=self.config.gradient_checkpointing
+            self.folder,
+            precision=self.config.precision,
+            gradient_checkpointing=self.config.gradient_checkpointing,
+            device=_whole_on(self),
         )
         return _zero(model, self, info, meeting)
 
@@ -84,6 +87,7 @@ class ScalarSpec:
             precision=self.config.precision,
             gradient_checkpointing=self.config.gradient_checkpointing,
             new_head_seed=self.new_head_seed,
+            device=_whole_on(self),
         )
         return _zero(model, self, info, meeting)
 
@@ -105,14 +109,20 @@ class FrozenSpec:
 
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
         """Collective when sharded. The plain engine's optimizer holds nothing before a first step: none comes."""
-        model = load_causal_lm(self.folder, precision=self.precision)
+        whole = Device.cpu if self.sharded else self.device
+        model = load_causal_lm(self.folder, precision=self.precision, device=whole)
         if self.sharded:
             rendezvous = Rendezvous(
                 info.rank, info.world_size, meeting.master_addr, meeting.master_port, self.timeout_s
             )
             return Learner(ShardedEngine(model, self.precision, rendezvous, device=self.device))
-        model = model.to(self.device.value)
         return Learner(TorchEngine(model, OptimConfig(), total_steps=0))
+
+
+def _whole_on(spec: PolicySpec | ScalarSpec) -> Device:
+    """Where a rank may load the whole model. Under ZeRO-3 it may not fit on a card, and adapters' bases are digested on
+    the CPU."""
+    return Device.cpu if spec.config.zero_stage == 3 or spec.lora.rank else spec.device
 
 
 def _zero(
