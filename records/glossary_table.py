@@ -237,6 +237,20 @@ _REST = (
                "The longest is where to look first.", goal=Goal.DOWN),
     MetricHelp("perf/tokens_per_s", "Training speed", "tokens/s", "Tokens trained a second of step time.",
                "Low: raise micro_batch_tokens.", goal=Goal.UP),
+    *(
+        entry
+        for role in ("policy", "critic", "train")
+        for entry in (
+            MetricHelp(f"{role}/mfu", "Hardware use", "share",
+                       "Arithmetic of the update (6 a parameter and token, 4 with adapters) over the GPUs' peak.",
+                       "Low: raise micro_batch_tokens.", low=0.0, high=1.0, goal=Goal.UP),
+            MetricHelp(f"{role}/tokens_per_s_per_gpu", "Tokens a GPU", "tokens/s",
+                       "Tokens of the update a second and GPU.", goal=Goal.UP),
+            MetricHelp(f"{role}/memory_peak_gb", "Memory, peak", "GB",
+                       "Most GPU memory the first rank held since the last update.",
+                       "Near the card's: lower micro_batch_tokens; `raylign plan` says what is what."),
+        )
+    ),
     MetricHelp("perf/mfu", "Hardware use", "share", "Model arithmetic done, as a share of what the hardware can do.",
                "", low=0.0, high=1.0, goal=Goal.UP),
     MetricHelp("eval/<set>/gold_score", "Gold score", "score",

@@ -17,6 +17,7 @@ from raylign.data.types import B, Denominators, RankShard, TokenBatch, UpdateWin
 from raylign.trainer.algorithms.base import LossOutput, MetricSum
 from raylign.trainer.engine.base import Engine, StepResult
 from raylign.trainer.functional.segments import sequence_sum
+from raylign.trainer.hardware import hardware_figures
 from raylign.trainer.loops.interfaces import UpdateResult
 from raylign.trainer.models.lora import adapters_off
 from raylign.trainer.models.scalar_head import last_states, values_from_states
@@ -100,6 +101,7 @@ class Learner:
         metrics["grad_norm"] = sum(s.grad_norm for s in applied) / len(applied) if applied else float("nan")
         metrics["lr"] = steps[-1].lr if steps else 0.0
         metrics["seconds"] = time.perf_counter() - started
+        metrics |= hardware_figures(self._engine, tokens=metrics.get("tokens", 0.0), seconds=metrics["seconds"])
         return UpdateResult(metrics, steps_applied=len(applied), steps_skipped=len(steps) - len(applied))
 
     @torch.no_grad()
