@@ -28,6 +28,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings, as `raylign train --help` lists them.")
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under --run-root.")]
+ModelArgument = Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")]
 RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
 
 
@@ -103,6 +104,41 @@ def export(
     typer.echo(str(copy(folder, to, step)))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: ModelArgument,
+    host: Annotated[str, typer.Option(help="Where to listen; with any but loopback set --api-key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Serve an export with vLLM's OpenAI-compatible server; options not listed here are passed on to vLLM."""
+    quiet_driver()
+    from raylign.app.commands.serve import causal_export
+    from raylign.app.commands.serve import serve as start
+
+    start(causal_export(model, run_root), host, port, context.args)
+
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    question: Annotated[
+        str | None, typer.Argument(help="Ask this and end; else converse, or read piped lines.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Ask an export something in the terminal."""
+    quiet_driver()
+    from raylign.app.commands.chat import Answering, converse
+    from raylign.app.commands.serve import causal_export
+
+    answering = Answering.load(causal_export(model, run_root), max_new_tokens, temperature)
+    converse(answering, question, sys.stdin, sys.stdout)
+
+
 @app.command()
 def scale(
     run: RunArgument,
@@ -126,12 +162,22 @@ def submit(
     working_dir: Annotated[Path, typer.Option(help="The folder sent along; it holds the code and small data.")] = Path(
         "."
     ),
-    wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit.")] = True,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An environment variable to send along; W&B's key goes without being named."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit code.")] = True,
 ) -> None:
     """Run `train` with these settings as a job on a running Ray cluster."""
+    import os
+
+    from raylign.cluster.submit import forwarded
     from raylign.cluster.submit import submit as send
 
-    raise typer.Exit(send(overrides or [], address=address, working_dir=working_dir, wait=wait))
+    sent = forwarded(env or [], os.environ)
+    raise typer.Exit(
+        send(overrides or [], address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo)
+    )
 
 
 @app.command()

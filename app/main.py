@@ -28,6 +28,7 @@ from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models
+from raylign.cluster.runtime_env import in_ray_job
 from raylign.cluster.session import Session, session
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.compose import Composed
@@ -113,7 +114,8 @@ def whereabouts(folder: RunFolder, report: Path, summary: RunSummary) -> dict[st
         return left
     left["export"] = str(export)
     if (export / "config.json").is_file() and read_head(export) == "causal":
-        left["serve"] = shlex.join(["vllm", "serve", str(export)])
+        left["serve"] = shlex.join(["raylign", "serve", str(export)])
+        left["ask"] = shlex.join(["raylign", "chat", str(export)])
     return left
 
 
@@ -266,7 +268,8 @@ def how_to_go_on(folder: RunFolder, composed: Composed) -> str:
     """The last good step and the command that resumes from it."""
     step = last_good_step(folder)
     given = [o for o in composed.overrides if not o.startswith(("name=", "run_root="))]
-    command = shlex.join(["raylign", "train", *given, f"name={folder.path.name}", f"run_root={folder.path.parent}"])
+    start = "submit" if in_ray_job() else "train"
+    command = shlex.join(["raylign", start, *given, f"name={folder.path.name}", f"run_root={folder.path.parent}"])
     if step is None:
         return f"no step is saved; start again with another name, or remove {folder.path}"
     return f"last good step {step}; go on with: {command}"

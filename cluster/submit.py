@@ -8,9 +8,10 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from raylign.cluster.package import package_folder
@@ -28,6 +29,13 @@ EXCLUDES = (
 MAX_WORKING_DIR_BYTES = 100 << 20
 """Every node fetches the folder before the run starts; models and data belong on a disk the nodes share."""
 
+FORWARDED = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE")
+"""Environment variables that go along when they are set here; the values are never printed."""
+
+STOP_GRACE_S = 600
+"""Seconds between `ray job stop`'s SIGTERM and its SIGKILL. Ray's own 3 s are too short to finish a step and save;
+a job that has ended is not waited for any longer."""
+
 ACCEPT_TIMEOUT_S = 60.0
 _STARTING = "No available agent"  # Ray's words for a node whose agent is not up yet
 
@@ -41,31 +49,51 @@ def submit(
     address: str | None,
     working_dir: Path,
     wait: bool,
+    env_vars: Mapping[str, str] | None = None,
+    tell: Callable[[str], object] = logger.info,
     entrypoint: Sequence[str] = ("python", "-m", "raylign", "train"),
 ) -> int:
     """Send `working_dir` to the cluster at `address` and run `entrypoint` with `overrides` there.
 
     `address`: http://host:8265; None: RAY_API_SERVER_ADDRESS, else the cluster running here. `wait`: follow the log
-    and return the run's own exit code; else return 0 as soon as the job is accepted.
+    and return the run's own exit code; else return 0 as soon as the job is accepted. `env_vars`: environment of the
+    job, as `forwarded` picks it. `tell` gets every line: the job's id as soon as it has one, then its log.
     Raises UserError for a folder that should not be sent, ClusterError when no cluster takes the job.
     """
     check_working_dir(working_dir)
     client = _connect(address)
     command = shlex.join([*entrypoint, *overrides])
     try:
-        job_id = _send(client, command, working_dir)
+        job_id = _send(client, command, working_dir, env_vars or {})
     except (RuntimeError, ConnectionError) as error:
         raise ClusterError(f"{_where(address)} did not take the job: {_first_line(error)}") from error
     where = f" --address {address}" if address else ""
-    logger.info(
-        "job %s is submitted; log: ray job logs%s --follow %s; end it: ray job stop%s %s",
-        job_id,
-        where,
-        job_id,
-        where,
-        job_id,
-    )
-    return asyncio.run(_follow(client, job_id)) if wait else 0
+    tell(f"job {job_id} is submitted")
+    if env_vars:
+        tell(f"environment sent along: {', '.join(sorted(env_vars))}")
+    tell(f"follow it: ray job logs{where} --follow {job_id}")
+    tell(f"stop it: ray job stop{where} {job_id}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)")
+    tell("resume it: the same `raylign submit` command again, with the same name= and run_root=")
+    return asyncio.run(_follow(client, job_id, tell)) if wait else 0
+
+
+def forwarded(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environ` that go with a job: FORWARDED where they are set, and every one of `names`.
+
+    Raises UserError for all of `names` that are not set, and for a name given with its value: a value on the command
+    line is seen by everybody on the machine.
+    """
+    problems = [
+        f"--env {name.partition('=')[0]}=...: name the variable only, as in --env {name.partition('=')[0]}; its value "
+        "is taken from this process's environment, because a command line is visible to everybody on the machine"
+        if "=" in name
+        else f"--env {name}: the variable is not set here; export it first, or leave the option out"
+        for name in names
+        if "=" in name or name not in environ
+    ]
+    if problems:
+        raise UserError(problems)
+    return {name: environ[name] for name in (*FORWARDED, *names) if environ.get(name)}
 
 
 def check_working_dir(folder: Path) -> None:
@@ -85,24 +113,33 @@ def check_working_dir(folder: Path) -> None:
         f"working_dir={folder} is {_mib(total)} without {', '.join(EXCLUDES[:4])} and the like; at most "
         f"{_mib(MAX_WORKING_DIR_BYTES)} is sent with a job. Largest: "
         f"{', '.join(f'{name} {_mib(size)}' for name, size in named)}. Move models and data to a disk that the nodes "
-        "share and name them by absolute path"
+        "share and name them by absolute path, or name what is not needed in .rayignore, as in a .gitignore"
     )
 
 
 def shipped_files(folder: Path) -> Iterator[Path]:
-    """The files of `folder` that no exclusion names."""
+    """The files of `folder` that no exclusion, and no line of its .gitignore or .rayignore, names: what Ray sends."""
+    ignored = (
+        get_excludes_from_ignore_files(folder, include_gitignore=True, logger=logger) if _has_ignore(folder) else ()
+    )
+
+    def left_behind(path: Path) -> bool:
+        return _excluded(path.name) or any(ignores(path) for ignores in ignored)
+
     for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _excluded(name)]
-        yield from (Path(root) / name for name in files if not _excluded(name) and (Path(root) / name).is_file())
+        folders[:] = [name for name in folders if not left_behind(Path(root) / name)]
+        paths = (Path(root) / name for name in files)
+        yield from (path for path in paths if not left_behind(path) and path.is_file())
 
 
-def _send(client: JobSubmissionClient, command: str, working_dir: Path) -> str:
+def _send(client: JobSubmissionClient, command: str, working_dir: Path, env_vars: Mapping[str, str]) -> str:
     """The accepted job's id. A cluster that is just starting has no agent for a while; that is waited for."""
     deadline = time.monotonic() + ACCEPT_TIMEOUT_S
     runtime_env = {
         "working_dir": str(working_dir),
         "py_modules": [str(package_folder())],  # this raylign, whatever the nodes have installed
         "excludes": [f"**/{name}" for name in EXCLUDES],
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S), **env_vars},  # read by the job's supervisor
     }
     while True:
         try:
@@ -113,17 +150,19 @@ def _send(client: JobSubmissionClient, command: str, working_dir: Path) -> str:
         time.sleep(_POLL_S)
 
 
-async def _follow(client: JobSubmissionClient, job_id: str) -> int:
-    """Copy the job's log to ours until it ends. Unbounded by design: a run may take weeks, and Ctrl-C leaves it be."""
+async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str], object]) -> int:
+    """Give `tell` the job's log until it ends. Unbounded by design: a run may take weeks; Ctrl-C leaves it running."""
     async for text in client.tail_job_logs(job_id):
         for line in text.rstrip("\n").splitlines():
-            logger.info("%s", line)
+            tell(line)
     while not (status := client.get_job_status(job_id)).is_terminal():
         await asyncio.sleep(_POLL_S)
     info = client.get_job_info(job_id)
     if status is not JobStatus.SUCCEEDED:
-        logger.error("job %s %s: %s", job_id, status.value.lower(), _first_line(info.message or "no reason given"))
-    return info.driver_exit_code if info.driver_exit_code is not None else _FINISHED_EXIT[status]
+        tell(f"job {job_id} {status.value.lower()}: {_first_line(info.message or 'no reason given')}")
+    code = info.driver_exit_code if info.driver_exit_code is not None else _FINISHED_EXIT[status]
+    tell(f"job {job_id} ended with exit code {code}")
+    return code
 
 
 def _connect(address: str | None) -> JobSubmissionClient:
@@ -148,6 +187,10 @@ def _where(address: str | None) -> str:
 
 def _excluded(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in EXCLUDES)
+
+
+def _has_ignore(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (".gitignore", ".rayignore"))
 
 
 def _mib(size: int) -> str:

@@ -122,6 +122,6 @@ def commands(facts: RunFacts) -> Sequence[Command]:
     return [
         *result,
         Command("Load the model with transformers", load),
-        Command("Serve it with vLLM", f"vllm serve {shlex.quote(model)}"),
+        Command("Serve it with vLLM", f"raylign serve {shlex.quote(model)}"),
         Command("Write this page again", f"raylign report {where}"),
     ]

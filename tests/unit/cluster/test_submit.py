@@ -41,3 +41,19 @@ def test_a_folder_too_large_is_refused_with_what_is_large(tmp_path: Path) -> Non
 def test_no_cluster_is_said_with_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 does not answer.*ray start --head"):
         submit.submit([], address="http://127.0.0.1:1", working_dir=tmp_path, wait=False)
+
+
+def test_the_ignore_file_keeps_files_from_being_counted(tmp_path: Path) -> None:
+    write(tmp_path / "my.py", 10)
+    write(tmp_path / "models/a.bin", 120 << 20)
+    (tmp_path / ".rayignore").write_text("models/\n")
+    assert {path.name for path in submit.shipped_files(tmp_path)} == {"my.py", ".rayignore"}
+    submit.check_working_dir(tmp_path)
+
+
+def test_named_variables_go_along_and_a_value_on_the_command_line_is_refused() -> None:
+    environ = {"WANDB_API_KEY": "k", "MY_TOKEN": "t", "OTHER": "o"}
+    assert submit.forwarded(["MY_TOKEN"], environ) == {"WANDB_API_KEY": "k", "MY_TOKEN": "t"}
+    with pytest.raises(UserError) as refused:
+        submit.forwarded(["MY_TOKEN=secret", "NOT_SET"], environ)
+    assert len(refused.value.problems) == 2 and "secret" not in str(refused.value)
