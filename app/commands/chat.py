@@ -36,7 +36,7 @@ class Answering:
         import torch
         from transformers import TextStreamer
 
-        class Stream(TextStreamer):  # type: ignore[misc]
+        class Stream(TextStreamer):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 out.write(text + ("\n" if stream_end else ""))
                 out.flush()
