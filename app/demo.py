@@ -22,9 +22,10 @@ from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.session import session
 from raylign.conf.model_folder import model_folder
 from raylign.conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
+from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow, read_rows
 from raylign.data.sample_model import prepare_sample_model
-from raylign.data.tokenize import Encoder, load_tokenizer
+from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Message, Prompt, RolloutGroup
 from raylign.feedback.build import build
 from raylign.feedback.build_result import BuildResult

@@ -53,9 +53,10 @@ def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> 
     from raylign.cluster.pages import KeptPages
     from raylign.cluster.rank import RankInfo, free_meeting_point
     from raylign.conf.schema import DataConfig, LearnerConfig, OptimConfig, Precision, Schedule
+    from raylign.data.encoder import Encoder
     from raylign.data.row_feed import FeedSettings, RowFeed
     from raylign.data.row_kinds import load_rows
-    from raylign.data.tokenize import Encoder, load_tokenizer
+    from raylign.data.tokenize import load_tokenizer
     from raylign.data.types import RowKind
     from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
     from raylign.trainer.workers.offline_model import objective_of

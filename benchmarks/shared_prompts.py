@@ -76,7 +76,8 @@ class Outcome:
 
 def texts(case: Case) -> list[tuple[list[int], list[int]]]:
     """Prompt and answer ids of the first rows, in file order."""
-    from raylign.data.tokenize import Encoder, load_tokenizer
+    from raylign.data.encoder import Encoder
+    from raylign.data.tokenize import load_tokenizer
 
     encoder = Encoder(load_tokenizer(case.model))
     found = []

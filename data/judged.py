@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig
+from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_batches import JudgedBatch
 from raylign.data.row_set import read_row_set
 from raylign.data.rows import judged_row
-from raylign.data.tokenize import EncodedAnswer, Encoder
+from raylign.data.tokenize import EncodedAnswer
 from raylign.data.types import TokenBatch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -112,7 +113,7 @@ def mismatches(answers: Sequence[EncodedAnswer], max_tokens: int) -> tuple[Encod
     made = []
     for prompt, other in zip(prompts, next_other, strict=True):
         answer = answers[other].token_ids[answers[other].prompt_tokens :]
-        made.append(EncodedAnswer((*prompt, *answer)[:max_tokens], len(prompt)))
+        made.append(EncodedAnswer((*prompt, *answer)[:max_tokens], len(prompt), answers[other].others))
     return tuple(made)
 
 
@@ -132,7 +133,9 @@ class _JudgedBuilder:
     def build(self, row: RawRow) -> JudgedExample:
         """Raises RowError."""
         parsed = judged_row(row.columns)
-        answer = self._encoder.encode_answer(parsed.prompt, parsed.completion, finished=parsed.finished)
+        answer = self._encoder.encode_answer(
+            parsed.prompt, parsed.completion, finished=parsed.finished, variables=parsed.variables
+        )
         return JudgedExample(answer, parsed.desirable, parsed.weight)
 
     def num_tokens(self, item: JudgedExample) -> int:

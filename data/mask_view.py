@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+from raylign.data.encoder import Encoder
+from raylign.data.row_fields import RowError
 from raylign.data.row_kinds import TrainRows
-from raylign.data.rows import RowError
-from raylign.data.tokenize import Encoder
 from raylign.data.types import Message
 from transformers import PreTrainedTokenizerBase
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 from raylign.conf.schema import DataConfig
+from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow
 from raylign.data.quarantine import LoadReport
+from raylign.data.row_fields import RowError
 from raylign.data.row_set import read_row_set
-from raylign.data.rows import RowError, pair_row
-from raylign.data.tokenize import EncodedAnswer, Encoder
+from raylign.data.rows import pair_row
+from raylign.data.tokenize import EncodedAnswer
 from raylign.data.types import PairBatch, TokenBatch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -113,8 +115,12 @@ class _PairBuilder:
     def build(self, row: RawRow) -> PairExample:
         """Raises RowError, also for answers that differ in text but not in tokens."""
         parsed = pair_row(row.columns)
-        chosen = self._encoder.encode_answer(parsed.prompt, parsed.chosen, finished=parsed.chosen_finished)
-        rejected = self._encoder.encode_answer(parsed.prompt, parsed.rejected, finished=parsed.rejected_finished)
+        chosen = self._encoder.encode_answer(
+            parsed.prompt, parsed.chosen, finished=parsed.chosen_finished, variables=parsed.variables
+        )
+        rejected = self._encoder.encode_answer(
+            parsed.prompt, parsed.rejected, finished=parsed.rejected_finished, variables=parsed.variables
+        )
         if chosen.token_ids == rejected.token_ids:
             raise RowError("`chosen` and `rejected` are the same tokens")
         return PairExample(chosen, rejected, parsed.margin, parsed.weight)

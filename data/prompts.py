@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from raylign.conf.schema import DataConfig
+from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_set import read_row_set
 from raylign.data.rows import prompt_row
-from raylign.data.tokenize import Encoder
 from raylign.data.types import Message, Prompt
 from transformers import PreTrainedTokenizerBase
 
@@ -52,7 +52,7 @@ class _PromptBuilder:
     def build(self, row: RawRow) -> Prompt:
         """Raises RowError."""
         parsed = prompt_row(row.columns)
-        token_ids = self._encoder.encode_prompt(parsed.prompt)
+        token_ids = self._encoder.encode_prompt(parsed.prompt, parsed.variables)
         messages = self._encoder.messages(parsed.prompt)
         return Prompt(
             prompt_id=self._unique(parsed.given_id or f"{_content_id(messages)}-{row.number}", row.number),
@@ -85,5 +85,5 @@ class _PromptBuilder:
 
 def _content_id(messages: tuple[Message, ...]) -> str:
     """Twelve hex digits of the turns: the same question keeps its name when ids are not given."""
-    text = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=True)
+    text = json.dumps([[m.role, m.content, *([m.extra] if m.extra else [])] for m in messages], ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

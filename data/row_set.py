@@ -10,7 +10,7 @@ from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig, Overlong
 from raylign.data.loading import RawRow, content_hash, read_rows
 from raylign.data.quarantine import BadRow, LoadReport, Quarantine, as_text
-from raylign.data.rows import RowError
+from raylign.data.row_fields import RowError
 
 T = TypeVar("T")
 

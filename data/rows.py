@@ -2,7 +2,8 @@
 
 `prompt` | `text` | `prompt`/`completion` | `messages` | `prompt`/`chosen`/`rejected` (or `chosen`/`rejected` as whole
 conversations) | `prompt`/`completion`/`label`, with the optional columns `id`, `ground_truth`, `data_source`, `margin`,
-`weight`, and `weight` of a message. Others are ignored.
+`weight`, and `weight` of a message. What the chat template may use is passed to it or refused by name
+(row_fields.py); other columns are ignored.
 """
 
 from __future__ import annotations
@@ -11,16 +12,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from raylign.data.row_fields import RowError, template_variables, turn_fields
 from raylign.data.types import Message
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
 Side = str | tuple[Message, ...]
 """A prompt or an answer: plain text, or turns."""
-
-
-class RowError(ValueError):
-    """This row cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,7 @@ class PromptRow:
     prompt: Side
     data_source: str
     ground_truth: str | None
+    variables: str = ""  # what the chat template gets besides the turns (data/row_fields.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ class PairRow:
     weight: float
     chosen_finished: bool  # False: the answer was cut off, so no end token follows it
     rejected_finished: bool
+    variables: str = ""  # what the chat template gets besides the turns (data/row_fields.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class CompletionRow:
     completion: Side
     weight: float
     finished: bool  # False: the answer was cut off, so no end token follows it
+    variables: str = ""  # what the chat template gets besides the turns (data/row_fields.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class ConversationRow:
     turns: tuple[Message, ...]
     turn_weights: tuple[float, ...]  # 0 for whoever is not the assistant
     weight: float
+    variables: str = ""  # what the chat template gets besides the turns (data/row_fields.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class JudgedRow:
     desirable: bool
     weight: float
     finished: bool
+    variables: str = ""  # what the chat template gets besides the turns (data/row_fields.py)
 
 
 def completion_or_conversation(columns: Mapping[str, object]) -> CompletionRow | ConversationRow:
@@ -97,10 +100,16 @@ def completion_or_conversation(columns: Mapping[str, object]) -> CompletionRow |
             raise RowError("`messages` has no assistant turn, so nothing of it would be trained")
         if not any(weights):
             raise RowError("every assistant turn of `messages` has weight 0, so nothing of it would be trained")
-        return ConversationRow(turns, weights, weight)
+        return ConversationRow(turns, weights, weight, template_variables(columns))
     if _present(columns, "prompt") and _present(columns, "completion"):
         prompt, completion = _question_and_answer(columns)
-        return CompletionRow(prompt, completion, weight, _flag(columns, "completion_finished", default=True))
+        return CompletionRow(
+            prompt,
+            completion,
+            weight,
+            _flag(columns, "completion_finished", default=True),
+            template_variables(columns),
+        )
     hint = "; raw `text` is for algorithm=pretrain" if _present(columns, "text") else ""
     raise RowError(f"no `messages`, and no `prompt` with `completion`; the row has {_names(columns)}{hint}")
 
@@ -123,7 +132,14 @@ def judged_row(columns: Mapping[str, object]) -> JudgedRow:
     prompt, completion = _question_and_answer(columns)
     desirable = _flag(columns, "label", default=True)
     weight = _number(columns, "weight", 1.0, above=0.0)
-    return JudgedRow(prompt, completion, desirable, weight, _flag(columns, "completion_finished", default=True))
+    return JudgedRow(
+        prompt,
+        completion,
+        desirable,
+        weight,
+        _flag(columns, "completion_finished", default=True),
+        template_variables(columns),
+    )
 
 
 def prompt_row(columns: Mapping[str, object]) -> PromptRow:
@@ -145,6 +161,7 @@ def prompt_row(columns: Mapping[str, object]) -> PromptRow:
         prompt=prompt,
         data_source=_text_or_none(columns, "data_source") or "default",
         ground_truth=_text_or_none(columns, "ground_truth"),
+        variables=template_variables(columns),
     )
 
 
@@ -176,6 +193,7 @@ def pair_row(columns: Mapping[str, object]) -> PairRow:
         _number(columns, "weight", 1.0, above=0.0),
         _flag(columns, "chosen_finished", default=True),
         _flag(columns, "rejected_finished", default=True),
+        template_variables(columns),
     )
 
 
@@ -244,11 +262,16 @@ def _turn(turn: object, name: str) -> Message:
     role, content = turn.get("role"), turn.get("content")
     if role not in ROLES:
         raise RowError(f"a turn of `{name}` has role {role!r}; expected one of {', '.join(ROLES)}")
+    extra = turn_fields(turn)
+    if content is None and extra and role == "assistant":
+        content = ""  # a turn that only calls tools
+    if isinstance(content, list):
+        raise RowError(f"`content` of a {role} turn of `{name}` is a list of parts (images?); only text is supported")
     if not isinstance(content, str):
         raise RowError(f"a {role} turn of `{name}` has no text in `content`")
-    if not content.strip() and role != "system":
+    if not content.strip() and role != "system" and not extra:
         raise RowError(f"a {role} turn of `{name}` is empty")
-    return Message(str(role), _encodable(content, name))
+    return Message(str(role), _encodable(content, name), extra)
 
 
 def _encodable(text: str, name: str) -> str:

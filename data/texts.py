@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig
+from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_batches import TextBatch
 from raylign.data.row_set import RowBuilder, read_row_set
 from raylign.data.rows import CompletionRow, completion_or_conversation, document_row
-from raylign.data.tokenize import EncodedText, Encoder
+from raylign.data.tokenize import EncodedText
 from raylign.data.types import TokenBatch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -92,9 +93,11 @@ class _ConversationBuilder:
         """Raises RowError."""
         parsed = completion_or_conversation(row.columns)
         if isinstance(parsed, CompletionRow):
-            answer = self._encoder.encode_answer(parsed.prompt, parsed.completion, finished=parsed.finished)
+            answer = self._encoder.encode_answer(
+                parsed.prompt, parsed.completion, finished=parsed.finished, variables=parsed.variables
+            )
             return EncodedText(answer.token_ids, tuple(parsed.weight if trained else 0.0 for trained in answer.mask))
-        text = self._encoder.encode_conversation(parsed.turns, parsed.turn_weights)
+        text = self._encoder.encode_conversation(parsed.turns, parsed.turn_weights, parsed.variables)
         return EncodedText(text.token_ids, tuple(weight * parsed.weight for weight in text.weights))
 
     def num_tokens(self, item: EncodedText) -> int:

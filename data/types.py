@@ -51,6 +51,7 @@ class Message:
 
     role: str
     content: str
+    extra: str = ""  # the turn's other fields (tool_calls, reasoning_content, name) as a JSON object; "": none
 
 
 @dataclass(frozen=True, slots=True)

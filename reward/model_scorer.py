@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from raylign.conf.schema import Device, Precision
 from raylign.data.batching import plan_forward
+from raylign.data.end_tokens import EndTokens
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, TokenBatch
 from raylign.data.work import UnitWork
 from raylign.reward.interfaces import RewardRuleError
-from raylign.reward.tokenizer_match import end_ids
 from raylign.trainer.models.loading import load_scalar_model
 from raylign.trainer.models.scalar_head import last_states
 
@@ -29,20 +29,18 @@ class ModelScorer:
         self._model = load_scalar_model(folder, precision=precision, device=device).eval()
         self._micro_batch_tokens = micro_batch_tokens
         self._max_length = int(self._model.hf.config.get_text_config().max_position_embeddings)
-        tokenizer = load_tokenizer(folder)
-        self._eos_id = int(tokenizer.eos_token_id)
-        self._end_ids = end_ids(tokenizer)
+        self._ends = EndTokens(load_tokenizer(folder))
 
     def sequence(self, prompt: Prompt, completion: Completion) -> tuple[int, ...]:
-        """The ids to score, in the form the model was trained on (data/tokenize.py): a finished answer ends with one
+        """The ids to score, in the form the model was trained on (data/encoder.py): a finished answer ends with one
         end token, a cut one with none.
 
         Raises RewardRuleError when it is longer than the model's context.
         """
         ids = (*prompt.token_ids, *completion.response_ids)
-        ended = completion.response_ids and completion.response_ids[-1] in self._end_ids
+        ended = completion.response_ids and completion.response_ids[-1] in self._ends.ids
         if completion.finish_reason is FinishReason.STOP and not ended:
-            ids = (*ids, self._eos_id)  # stopped by a string or another rule: the engine leaves the token out
+            ids = (*ids, self._ends.usual_id)  # stopped by a string or another rule: the engine leaves the token out
         if len(ids) > self._max_length:
             raise RewardRuleError(f"{len(ids)} tokens are more than the reward model's context of {self._max_length}")
         return ids

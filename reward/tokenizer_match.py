@@ -30,12 +30,6 @@ def tokenizer_problems(policy_folder: str, reward_folder: str) -> list[str]:
     return problems
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that can end an answer: the EOS and every special token a template may end a turn with."""
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(special | {int(tokenizer.eos_token_id)})
-
-
 def _vocabulary_difference(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase) -> str:
     ours, theirs = policy.get_vocab(), reward.get_vocab()
     if ours == theirs:

@@ -33,11 +33,12 @@ from raylign.conf.compose import Composed
 from raylign.conf.derive import Surroundings, batch_plan, resolve, run_name
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import Device, RunConfig
+from raylign.data.encoder import Encoder
 from raylign.data.mask_view import first_row, mask_warnings
 from raylign.data.prompts import load_prompts
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_kinds import load_rows
-from raylign.data.tokenize import Encoder, load_tokenizer
+from raylign.data.tokenize import load_tokenizer
 from raylign.records.tracking import resolve_mode
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import OfflineAlgorithm, Role

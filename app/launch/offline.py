@@ -15,10 +15,11 @@ from raylign.app.launch.stage import Stage
 from raylign.conf.derive import offline_steps
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
+from raylign.data.encoder import Encoder
 from raylign.data.mask_view import mask_warnings
 from raylign.data.row_feed import FeedSettings, RowFeed
 from raylign.data.row_kinds import TrainRows, load_rows
-from raylign.data.tokenize import Encoder, load_tokenizer
+from raylign.data.tokenize import load_tokenizer
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm, OfflineNeeds, Role
 from raylign.trainer.loops.best import BestRule
 from raylign.trainer.loops.offline import OfflineLoop, OfflineProgress, OfflineSettings

@@ -101,7 +101,8 @@ def held_out_examples(job: Job) -> list[Example]:
 
 def encoded(model: str, path: str, count: int | None) -> list[Example]:
     """Rows in file order, tokenised by our encoder. The worse answer is the row's own `worse`, else the next row's."""
-    from raylign.data.tokenize import Encoder, load_tokenizer
+    from raylign.data.encoder import Encoder
+    from raylign.data.tokenize import load_tokenizer
 
     encoder = Encoder(load_tokenizer(model))
     with Path(path).open(encoding="utf-8") as file:

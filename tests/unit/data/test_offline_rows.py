@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig, Overlong
+from raylign.data.encoder import Encoder
 from raylign.data.judged import load_judged, mismatches
 from raylign.data.mask_view import first_row, mask_warnings, rewriting_warnings
 from raylign.data.preferences import load_pairs
+from raylign.data.row_fields import RowError
 from raylign.data.row_kinds import load_rows
-from raylign.data.rows import RowError
 from raylign.data.texts import TextSet, load_conversations, load_documents
-from raylign.data.tokenize import EncodedAnswer, EncodedText, Encoder, load_tokenizer
+from raylign.data.tokenize import EncodedAnswer, EncodedText, load_tokenizer
 from raylign.data.types import Message, RowKind
 from transformers import PreTrainedTokenizerBase
 

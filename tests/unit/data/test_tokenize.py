@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from raylign.conf.errors import ModelLoadError
-from raylign.data.rows import RowError
-from raylign.data.tokenize import Encoder, load_tokenizer
+from raylign.data.encoder import Encoder
+from raylign.data.row_fields import RowError
+from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Message
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,70 @@
+"""Fields of a row that only a chat template can use: kept as JSON, refused by name when they cannot be passed on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+UNSUPPORTED = ("image", "images", "video", "videos", "audio", "audios", "functions", "system")
+"""Columns that hold a part of the conversation which cannot be passed on."""
+
+
+class RowError(ValueError):
+    """This row cannot be used; the message says why."""
+
+
+def template_variables(columns: Mapping[str, object]) -> str:
+    """`tools`, `documents` and `chat_template_kwargs` as one JSON object, "" for none. Raises RowError."""
+    found: dict[str, object] = {}
+    for name in UNSUPPORTED:
+        if not _empty(columns.get(name)):
+            remedy = {"system": "make it a turn of role system", "functions": "use `tools`"}.get(
+                name, "only text is supported"
+            )
+            raise RowError(f"column `{name}` would be lost; {remedy}")
+    for name in ("tools", "documents"):
+        value = _parsed(columns.get(name), name)
+        if _empty(value):
+            continue
+        if not isinstance(value, list):
+            raise RowError(f"`{name}` is not a list")
+        found[name] = value
+    kwargs = _parsed(columns.get("chat_template_kwargs"), "chat_template_kwargs")
+    if not _empty(kwargs):
+        if not isinstance(kwargs, Mapping):
+            raise RowError("`chat_template_kwargs` is not an object of names and values")
+        found |= {name: value for name, value in kwargs.items() if value is not None}
+    reserved = {"messages", "conversation", "add_generation_prompt", "tokenize", "chat_template"} & set(found)
+    if reserved:
+        raise RowError(f"`chat_template_kwargs` must not set `{min(reserved)}`")
+    return _json(found)
+
+
+def turn_fields(turn: Mapping[str, object]) -> str:
+    """All of a turn but role, content and weight as a JSON object, "" for none. Raises RowError."""
+    return _json({k: v for k, v in turn.items() if k not in ("role", "content", "weight") and not _empty(v)})
+
+
+def _empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | Mapping) and not value)
+
+
+def _parsed(value: object, name: str) -> object:
+    """The value, or what the JSON text in it says: tables cannot hold objects of differing keys."""
+    if not isinstance(value, str) or not value:
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise RowError(f"`{name}` is text but not JSON") from error
+
+
+def _json(fields: Mapping[str, object]) -> str:
+    if not fields:
+        return ""
+    try:
+        text = json.dumps(fields, ensure_ascii=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise RowError(f"{', '.join(f'`{name}`' for name in fields)} cannot be written as JSON ({error})") from error
+    return text

@@ -1,0 +1,105 @@
+"""The chat template: turns and their fields to text, with nothing lost on the way and a date that does not move."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from jinja2 import Environment, meta
+from jinja2.exceptions import TemplateError
+from raylign.data.row_fields import RowError
+from raylign.data.types import Message
+from transformers import PreTrainedTokenizerBase
+
+TODAY = datetime(2024, 7, 26)
+"""The date templates print: fixed, so that every role, every cache and a resumed run see the same prompts."""
+
+_BOOKKEEPING = frozenset({"tool_call_id"})
+"""Fields that say which turn belongs to which; no words are lost when a template does not print them."""
+
+
+class ChatTemplate:
+    """Renders conversations with one tokenizer's template. Raises RowError for turns that it refuses."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def render(self, turns: Sequence[Message], variables: str, *, open_answer: bool) -> str:
+        """The conversation as text; `open_answer`: with the opening of the answer that is to be written."""
+        given: dict[str, object] = {"strftime_now": TODAY.strftime, **_object(variables)}
+        conversation = [{"role": m.role, "content": m.content, **_object(m.extra)} for m in turns]
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=open_answer, **given
+            )
+        except (TemplateError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise RowError(f"the chat template refuses the turns ({error})") from error
+        return rendered
+
+    def refuse_unused(self, turns: Sequence[Message], variables: str) -> None:
+        """Raises RowError naming a field of a turn, or of the row, that does not change what is rendered.
+
+        Each field of a turn is tried at the turn's own place, as the last: templates drop old reasoning on purpose.
+        """
+        fields = _object(variables)
+        if fields:
+            self._refuse_unused_variables(turns, fields)
+        for i, turn in enumerate(turns):
+            extra = _object(turn.extra)
+            for name in extra:
+                if name in _BOOKKEEPING or (name == "name" and turn.role == "tool"):
+                    continue
+                rest = {k: v for k, v in extra.items() if k != name}
+                without = replace(turn, extra=json.dumps(rest, ensure_ascii=False) if rest else "")
+                if self._same((*turns[:i], turn), (*turns[:i], without), variables):
+                    raise RowError(
+                        f"the chat template does not use `{name}` of the {turn.role} turn {i + 1}, so it would be "
+                        "lost; remove it, write it into `content`, or use a template that has it"
+                    )
+
+    def drops(self, turns: Sequence[Message], turn: int, variables: str) -> bool:
+        """True when a field of `turn` is not rendered because more turns follow (old reasoning)."""
+        extra = _object(turns[turn].extra)
+        for name in extra.keys() - _BOOKKEEPING:
+            rest = {k: v for k, v in extra.items() if k != name}
+            without = replace(turns[turn], extra=json.dumps(rest, ensure_ascii=False) if rest else "")
+            if self._same(turns, (*turns[:turn], without, *turns[turn + 1 :]), variables):
+                return True
+        return False
+
+    def _refuse_unused_variables(self, turns: Sequence[Message], fields: Mapping[str, object]) -> None:
+        known = self._variables(has_tools="tools" in fields)
+        for name in fields:
+            rest = {k: v for k, v in fields.items() if k != name}
+            without = json.dumps(rest, ensure_ascii=False) if rest else ""
+            whole = json.dumps(fields, ensure_ascii=False)
+            lost = name in ("tools", "documents") and all(
+                self.render(turns, whole, open_answer=opened) == self.render(turns, without, open_answer=opened)
+                for opened in (False, True)
+            )
+            if name not in known or lost:
+                raise RowError(
+                    f"the chat template does not use `{name}`, so it would be lost; remove it, or use a template "
+                    "that has it"
+                )
+
+    def _variables(self, *, has_tools: bool) -> frozenset[str]:
+        """Names that the template reads from outside."""
+        source = self._tokenizer.get_chat_template(tools=[{}] if has_tools else None)
+        environment = Environment(extensions=["jinja2.ext.loopcontrols"])  # parsed only, never run
+        plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)  # a tag of transformers' own
+        return frozenset(meta.find_undeclared_variables(environment.parse(plain)))
+
+    def _same(self, turns: Sequence[Message], others: Sequence[Message], variables: str) -> bool:
+        whole = self.render(turns, variables, open_answer=False)
+        try:
+            return whole == self.render(others, variables, open_answer=False)
+        except RowError:
+            return False  # the template asks for the field
+
+
+def _object(text: str) -> dict[str, object]:
+    return dict(json.loads(text)) if text else {}

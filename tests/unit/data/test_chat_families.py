@@ -1,0 +1,164 @@
+"""What is trained is what sampling produces: over template families and tokenizers of the kinds in use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raylign.conf.schema import DataConfig
+from raylign.data.encoder import Encoder
+from raylign.data.row_fields import RowError
+from raylign.data.templates import ChatTemplate
+from raylign.data.texts import load_conversations
+from raylign.data.types import Message
+
+from tests.unit.data.chat_families import FAMILIES, TOKENIZERS, tokenizer
+
+CASES = [(kind, family) for kind in TOKENIZERS for family in FAMILIES]
+ANSWERS = ("Paris.", "\n\nParis.", "    def f():\n        pass", " Paris", "é 你好\n", "42")
+
+
+@pytest.mark.parametrize(("kind", "family"), CASES)
+def test_an_answer_is_the_sampled_prompt_then_its_own_words_and_one_end_token(kind: str, family: str):
+    template, eos = FAMILIES[family]
+    made = tokenizer(kind, template, eos)
+    encoder = Encoder(made)
+    prompt = encoder.encode_prompt("Name a city.")
+    for answer in ANSWERS:
+        got = encoder.encode_answer("Name a city.", answer)
+        ids = list(got.token_ids)
+        assert tuple(ids[: got.prompt_tokens]) == prompt
+        assert [encoder.is_end(i) for i in ids[got.prompt_tokens :]].count(True) == 1 and encoder.is_end(ids[-1])
+        text = made.decode(ids[:-1])
+        opening = made.decode(list(prompt))
+        assert text.startswith(opening) and answer in text[len(opening) :]
+        around = text[len(opening) :].replace(answer, "", 1).strip()
+        assert around in ("", "<think>\n\n</think>", "<|channel|>final<|message|>")
+        cut = encoder.encode_answer("Name a city.", answer, finished=False)
+        assert cut.token_ids == got.token_ids[:-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(CASES), st.text(alphabet="aé \n.:你1'", min_size=1, max_size=12).filter(str.strip))
+def test_any_answer_reads_back_after_the_prompt(case: tuple[str, str], answer: str):
+    kind, family = case
+    made = tokenizer(kind, *FAMILIES[family])
+    encoder = Encoder(made)
+    got = encoder.encode_answer("Why?", answer)
+    prompt = encoder.encode_prompt("Why?")
+    assert got.token_ids[: len(prompt)] == prompt
+    assert answer in made.decode(list(got.token_ids)).removeprefix(made.decode(list(prompt)))
+
+
+@pytest.mark.parametrize(("kind", "family"), CASES)
+def test_in_several_turns_only_the_assistants_words_are_trained(kind: str, family: str):
+    made = tokenizer(kind, *FAMILIES[family])
+    encoder = Encoder(made)
+    turns = (Message("user", "Q1?"), Message("assistant", "A1."), Message("user", "Q2?"), Message("assistant", "A2."))
+    if family in ("glm 4", "harmony", "no end token"):  # after an earlier answer they write no token that the engine
+        with pytest.raises(RowError, match="no end token after an earlier answer"):  # stops at
+            encoder.encode_conversation(turns, (0, 1, 0, 1))
+        return
+    text = encoder.encode_conversation(turns, (0, 1, 0, 1))
+    mask = [w > 0 for w in text.weights]
+    ends = [encoder.is_end(i) for i, trained in zip(text.token_ids, mask, strict=True) if trained]
+    words = made.decode([i for i, trained in zip(text.token_ids, mask, strict=True) if trained])
+    assert "A1." in words and "A2." in words and "Q" not in words and ends.count(True) == 2 and ends[-1]
+    first = encoder.encode_prompt(turns[:1])
+    assert text.token_ids[: len(first)] == first
+    last = encoder.encode_answer(turns[:3], "A2.")
+    answer = encoder.encode_answer(turns[:1], turns[1:])
+    assert answer.mask == mask and answer.token_ids == text.token_ids
+    assert last.token_ids[-1] == text.token_ids[-1]
+
+
+def test_a_template_that_closes_the_conversation_ends_the_answer_at_its_first_end_token():
+    made = tokenizer("gpt2", *FAMILIES["phi 3"])
+    got = Encoder(made).encode_answer("What is 2+2?", "It is 4.")
+    assert made.decode(list(got.token_ids[got.prompt_tokens :])) == "It is 4.<|end|>"
+
+
+def test_the_ends_listed_in_generation_config_are_ends(tmp_path: Path):
+    made = tokenizer("gpt2", *FAMILIES["glm 4"])
+    listed = [made.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|user|>")]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+    made.name_or_path = str(tmp_path)
+    turns = (Message("user", "Q1?"), Message("assistant", "A1."), Message("user", "Q2?"), Message("assistant", "A2."))
+    text = Encoder(made).encode_conversation(turns, (0, 1, 0, 1))
+    trained = [i for i, w in zip(text.token_ids, text.weights, strict=True) if w]
+    assert made.decode(trained) == "A1.<|user|>A2.<|endoftext|>"
+
+
+def test_an_answer_that_holds_the_end_token_is_refused():
+    with pytest.raises(RowError, match="holds an end token"):
+        Encoder(tokenizer("qwen", *FAMILIES["chatml"])).encode_answer("a", "b<|im_end|>c")
+
+
+def test_a_template_that_opens_a_thought_needs_answers_that_close_it():
+    template = FAMILIES["chatml"][0].replace(
+        "<|im_start|>assistant\n{% else", "<|im_start|>assistant\n<think>\n{% else"
+    )
+    made = tokenizer("qwen", template, "<|im_end|>")
+    encoder = Encoder(made)
+    with pytest.raises(RowError, match="does not close it"):
+        encoder.encode_answer("a", "b")
+    got = encoder.encode_answer("a", "<think>\nhm</think>b")
+    assert made.decode(list(got.token_ids[got.prompt_tokens :])) == "hm</think>b<|im_end|>"
+
+
+# ruff: noqa: E501
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+ASK = {"role": "user", "content": "Weather in Oslo?"}
+FIELDS = [
+    ("tool_calls", {"messages": [ASK, {"role": "assistant", "content": "One moment.", "tool_calls": [CALL]},
+                                 {"role": "tool", "content": "-4 C"}, {"role": "assistant", "content": "It is -4 C."}]}),
+    ("tools", {"messages": [ASK, {"role": "assistant", "content": "I cannot know."}], "tools": [CALL]}),
+    ("reasoning_content", {"messages": [ASK, {"role": "assistant", "content": "51", "reasoning_content": "17*3 = 51"}]}),
+    ("enable_thinking", {"messages": [ASK, {"role": "assistant", "content": "51"}],
+                         "chat_template_kwargs": {"enable_thinking": False}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "row"), FIELDS)
+def test_a_field_reaches_the_template_or_the_row_is_refused_by_its_name(
+    field: str, row: dict[str, object], tmp_path: Path
+):
+    good = {"messages": [ASK, {"role": "assistant", "content": "Cold."}]}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in (row, good)))
+    config = DataConfig(max_bad_fraction=0.5)
+    plain = load_conversations(str(file), config, tokenizer("qwen", *FAMILIES["chatml"]))
+    assert plain.report.bad == 1 and f"`{field}`" in plain.report.examples[0].reason
+    made = tokenizer("qwen", *FAMILIES["qwen3 (thinking)"])
+    using = load_conversations(str(file), config, made)
+    assert using.report.bad == 0
+    whole = made.decode(list(using.texts[0].token_ids))
+    trained = made.decode([i for i, w in zip(using.texts[0].token_ids, using.texts[0].weights, strict=True) if w])
+    match field:
+        case "tool_calls":
+            assert '<call>{"name": "weather", "arguments": {"city": "Oslo"}}</call><|im_end|>' in trained
+            assert "-4 C<|im_end|>\n" in whole and "tool" not in trained
+        case "tools":
+            assert "weather" in whole and "weather" not in trained
+        case "reasoning_content":
+            assert trained == "<think>\n17*3 = 51\n</think>\n\n51<|im_end|>"
+        case "enable_thinking":
+            assert trained == "51<|im_end|>" and whole.endswith("<think>\n\n</think>\n\n51<|im_end|>")
+
+
+@pytest.mark.parametrize("column", ["images", "functions", "system"])
+def test_columns_that_cannot_be_passed_on_are_named(column: str, tmp_path: Path):
+    rows = [{"prompt": "a", "completion": "b", column: ["x"]}, {"prompt": "a", "completion": "b"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    made = tokenizer("gpt2", *FAMILIES["chatml"])
+    report = load_conversations(str(file), DataConfig(max_bad_fraction=0.5), made).report
+    assert report.bad == 1 and f"`{column}`" in report.examples[0].reason
+
+
+def test_the_date_a_template_prints_does_not_move():
+    template = ChatTemplate(tokenizer("gpt2", *FAMILIES["llama 3.2 (date)"]))
+    assert "Today: 26 Jul 2024" in template.render((Message("user", "a"),), "", open_answer=True)
