@@ -57,6 +57,9 @@ def saved_bytes(run: RunPaths, step: int = STEPS) -> dict[str, str]:
     for folder in (run.checkpoints / f"step-{step:06d}", run.export / f"step-{step}"):
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             content = file.read_bytes()
+            if file.suffix == ".safetensors":  # its writer puts the entries of the metadata in any order
+                end = 8 + int.from_bytes(content[:8], "little")
+                content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
             if file.name == "state.json":
                 content = json.dumps({**json.loads(content), "run_generation": 0}).encode()
             if file.name not in ("manifest.json", "README.md"):  # made of the others' hashes; names the run
