@@ -4,7 +4,7 @@ Every process of such a cluster has the path of its token file in its environmen
 nothing else. A small process waits at the end of a pipe that the driver holds: however the driver ends, the kernel
 closes it. What outlives even that process is removed by the next start.
 
-    raylign-XXXXXXXX/            0700: Ray makes its own folders world-writable, but nobody gets that far
+    raylign-ray-XXXXXXXX/        0700: Ray makes its own folders world-writable, but nobody gets that far
         owner                    pid and start time of the driver
         token                    0600
         r/                       Ray's folder; short, for socket paths end at 107 bytes
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path("/tmp")
-PREFIX = "raylign-"
+PREFIX = "raylign-ray-"
 TOKEN, RAY_FOLDER, _OWNER = "token", "r", "owner"
 
 _GRACE_S = 3.0
@@ -101,11 +101,11 @@ def marked_processes(folder: Path) -> list[int]:
 
 
 def _owned(folder: Path) -> bool:
-    """Whether the driver that made `folder` lives; a folder without an owner yet is left for a minute."""
+    """Whether the driver that made `folder` lives. A folder that names none is not known to be ours: it stays."""
     try:
         pid, started = (folder / _OWNER).read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        return time.time() - folder.stat().st_mtime < 60.0
+        return True
     return _start_time(int(pid)) == started
 
 

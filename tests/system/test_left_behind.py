@@ -99,7 +99,9 @@ def test_nothing_outlives_a_killed_driver_for_a_minute(driver: subprocess.Popen[
 
 
 def test_the_next_start_removes_what_a_dead_driver_left_and_nothing_else(tmp_path: Path) -> None:
-    dead, alive = tmp_path / "raylign-dead", tmp_path / "raylign-alive"
+    dead, alive = tmp_path / "raylign-ray-dead", tmp_path / "raylign-ray-alive"
+    nobodys = tmp_path / "raylign-ray-nobodys"
+    nobodys.mkdir()
     for path, owner in ((dead, "999999999 1"), (alive, None)):
         path.mkdir()
         stat = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
@@ -110,6 +112,6 @@ def test_the_next_start_removes_what_a_dead_driver_left_and_nothing_else(tmp_pat
     try:
         assert sweep_abandoned(tmp_path) == [dead]
         assert sleeper.wait(10) == -signal.SIGKILL
-        assert alive.is_dir() and not dead.exists()
+        assert alive.is_dir() and nobodys.is_dir() and not dead.exists()
     finally:
         sleeper.kill()
