@@ -61,8 +61,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
     config = settled(composed.config)
     refuse_impossible(config, needs(config))
-    if config.policy.lora.rank or config.critic.lora.rank:
-        trained_models(config)  # refuses adapters that the model has no place for, before anything is started
+    trained_models(config)  # refuses what cannot be trained of its models before anything is started
     for told in named_runs(composed.config):
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     redactor = Redactor.from_environ(os.environ)

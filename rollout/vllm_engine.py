@@ -48,7 +48,11 @@ CPU_BATCH_TOKENS = 4096
 
 
 class VLLMEngine:
-    """One vLLM engine: start, generate, update weights, stop. Serves version 0, the folder's weights, after start."""
+    """One vLLM engine: start, generate, update weights, stop.
+
+    After start it serves version 0: the folder's weights in `rollout.precision`, read by vLLM itself and compared with
+    nothing. A run publishes the learner's own weights as version 0 before the first rollout (trainer/loops/online.py).
+    """
 
     def __init__(
         self,

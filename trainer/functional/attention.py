@@ -23,9 +23,16 @@ BLOCK_QUERIES = 128
 
 
 def packed_causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
-    """softmax(scale Q K^T) V inside each sequence, over the present and earlier tokens (the last `window` of them).
+    """softmax(cap(scale Q K^T)) V inside each sequence, over itself and earlier tokens (`window` in all).
 
     Args:
         query: [M, H, D] of the tokens that `packing` computes.
@@ -34,6 +41,7 @@ def packed_causal_attention(
         packing: where each sequence's tokens are among the M.
         scale: of the scores, usually D ** -0.5.
         window: tokens a token may see, itself included; None for all.
+        softcap: c of cap(x) = c tanh(x / c) (Gemma 2, arXiv:2408.00118); None: cap(x) = x.
 
     Returns:
         [M, H, D]. Carries gradient to query, key and value; a shared token's key and value get it from every sequence.
@@ -44,7 +52,18 @@ def packed_causal_attention(
     together = num_heads // groups
     q = query.reshape(num_tokens * groups, together, dim)
     k, v = key.reshape(-1, dim), value.reshape(-1, dim)
-    return _PackedAttention.apply(q, k, v, tiles, packing.shared, scale, window).view(num_tokens, num_heads, dim)
+    return _PackedAttention.apply(q, k, v, tiles, packing.shared, _Scores(scale, window, softcap)).view(
+        num_tokens, num_heads, dim
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """How products of queries and keys become scores."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +98,16 @@ def _mask(
     return mask.repeat_interleave(together, 0).to(device)
 
 
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """q `[B, Q, D]`, k `[B, K, D]` -> `[B, Q, K]`."""
-    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor, how: _Scores) -> tuple[Tensor, Tensor | None]:
+    """q `[B, Q, D]`, k `[B, K, D]` -> `[B, Q, K]`; and with a soft-cap its derivative, of the same shape."""
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=how.scale)
+    slope = None
+    if how.softcap is not None:
+        tanh = scores.div_(how.softcap).tanh_()
+        slope = 1 - tanh * tanh
+        scores = tanh.mul_(how.softcap)
     scores[:, :, -mask.shape[1] :] += mask
-    return torch.softmax(scores, -1)
+    return torch.softmax(scores, -1), slope
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -97,20 +121,19 @@ class _PackedAttention(torch.autograd.Function):
         v: Tensor,
         tiles: tuple[Tile, ...],
         shared: bool,
-        scale: float,
-        window: int | None,
+        how: _Scores,
     ) -> Tensor:
         """Keeps q, k and v only; scores are made again in backward. `shared`: tiles may have keys in common."""
         output = torch.empty_like(q)
         for tile in tiles:
             tq, tk, tv = _queries(q, tile), _keys(k, tile), _keys(v, tile)
             out = torch.empty_like(tq)
-            for block in _blocks(tile, q.shape[1], window, q):
-                p = _probabilities(tq[:, block.queries], tk[:, block.keys], block.mask, scale)
+            for block in _blocks(tile, q.shape[1], how.window, q):
+                p, _ = _probabilities(tq[:, block.queries], tk[:, block.keys], block.mask, how)
                 torch.bmm(p, tv[:, block.keys], out=out[:, block.queries])
             _put_queries(output, out, tile)
         ctx.save_for_backward(q, k, v)
-        ctx.tiles, ctx.shared, ctx.scale, ctx.window = tiles, shared, scale, window
+        ctx.tiles, ctx.shared, ctx.how = tiles, shared, how
         return output
 
     @staticmethod
@@ -127,26 +150,28 @@ class _PackedAttention(torch.autograd.Function):
             tq, tk, tv, upstream = _queries(q, tile), _keys(k, tile), _keys(v, tile), _queries(grad_output, tile)
             if tile.own is not None:
                 upstream = _own_only(upstream, tile)
-            part_q, part_k, part_v = _tile_gradients(tq, tk, tv, upstream, tile, ctx.scale, ctx.window)
+            part_q, part_k, part_v = _tile_gradients(tq, tk, tv, upstream, tile, ctx.how)
             _put_queries(grad_q, part_q, tile)
             for grad, part in ((grad_k, part_k), (grad_v, part_v)):
                 (_add_keys if ctx.shared else _put_keys)(grad, part, tile)
-        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
 def _tile_gradients(
-    q: Tensor, k: Tensor, v: Tensor, upstream: Tensor, tile: Tile, scale: float, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, upstream: Tensor, tile: Tile, how: _Scores
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one tile: q and upstream `[B * G, (L - f) * R, D]`, k and v `[B * G, L, D]`, the last two wide."""
     together = q.shape[1] // (tile.length - tile.first)
     grad_q = torch.empty_like(q)
     grad_k, grad_v = (torch.zeros_like(x, dtype=accumulate_dtype(q)) for x in (k, v))  # blocks add up
-    for block in _blocks(tile, together, window, q):
+    for block in _blocks(tile, together, how.window, q):
         bq, g, seen = q[:, block.queries], upstream[:, block.queries], block.keys
-        p = _probabilities(bq, k[:, seen], block.mask, scale)
+        p, slope = _probabilities(bq, k[:, seen], block.mask, how)
         grad_v[:, seen] += torch.bmm(p.transpose(1, 2), g)
         grad_p = torch.bmm(g, v[:, seen].transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(scale)
+        grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(how.scale)
+        if slope is not None:
+            grad_scores.mul_(slope)
         grad_k[:, seen] += torch.bmm(grad_scores.transpose(1, 2), bq)
         torch.bmm(grad_scores, k[:, seen], out=grad_q[:, block.queries])
     return grad_q, grad_k, grad_v

@@ -20,9 +20,10 @@ class FusedHead(nn.Module):
     """Takes the place of `lm_head`. A module of its own because ZeRO-3 gathers a weight around the forward (and
     backward) of the module that holds it; the parameter keeps its name, so the state dict stays Hugging Face's."""
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: nn.Parameter, logit_scale: float = 1.0) -> None:
         super().__init__()
         self.weight = weight  # [V, H], the embedding itself when tied
+        self.logit_scale = logit_scale  # logits are this times weight @ state (Granite, Cohere)
 
     def forward(
         self,
@@ -33,6 +34,7 @@ class FusedHead(nn.Module):
         logprob_grad: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """hidden `[M, H]`, targets `[M]` -> log-probs, entropy (float32), which targets are likeliest: `[M]`."""
+        temperature = temperature / self.logit_scale
         if logprob_grad is not None and torch.is_grad_enabled():
             return logprobs_of_known_gradient(hidden, self.weight, targets, logprob_grad, temperature=temperature)
         if not self.weight.requires_grad and not with_entropy_grad:
@@ -47,10 +49,10 @@ class CausalLM(nn.Module):
     The wrapped model's own forward no longer gives logits: its head is fused.
     """
 
-    def __init__(self, hf: PreTrainedModel) -> None:
+    def __init__(self, hf: PreTrainedModel, *, logit_scale: float = 1.0) -> None:
         super().__init__()
         head = hf.get_output_embeddings()
-        hf.set_output_embeddings(FusedHead(head.weight))
+        hf.set_output_embeddings(FusedHead(head.weight, logit_scale))
         self.hf = hf
 
     def forward(

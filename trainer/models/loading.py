@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, Precision
+from raylign.trainer.models.architecture import small_copy, without_noise
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.lean_layers import lean_layers
 from raylign.trainer.models.lora import is_adapter
 from raylign.trainer.models.packed_attention import PACKED_ATTENTION
-from raylign.trainer.models.packing_check import check_packing
+from raylign.trainer.models.packing_check import ERRORS, check_model
 from raylign.trainer.models.scalar_head import ScalarModel, init_score
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -21,9 +24,11 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 SCORE_WEIGHT = "score.weight"
@@ -49,10 +54,9 @@ def load_causal_lm(
     path = Path(folder)
     if read_head(path) != "causal":
         raise ModelLoadError(f"{path} holds a scalar-head model; a policy or reference needs a causal language model")
-    hf = _from_pretrained(AutoModelForCausalLM, path, precision, attention, may_miss=frozenset())
-    _checked_where_it_computes(hf, path, device, with_head=True)
+    hf = _from_pretrained(path, precision, attention, scalar=False, fresh=False)
     _prepare(hf, gradient_checkpointing)
-    return CausalLM(hf)
+    return CausalLM(hf, logit_scale=_checked_where_it_computes(hf, path, device, with_head=True))
 
 
 def load_scalar_model(
@@ -75,12 +79,11 @@ def load_scalar_model(
             f"{path} is a causal language model without a scalar head; train a reward model first "
             "(algorithm=rm), or ask for a new head where one makes sense (a critic, a reward model to be trained)"
         )
-    missing_ok = frozenset({SCORE_WEIGHT}) if fresh else frozenset()
-    hf = _from_pretrained(AutoModelForSequenceClassification, path, precision, attention, may_miss=missing_ok)
+    hf = _from_pretrained(path, precision, attention, scalar=True, fresh=fresh)
     if fresh:
         init_score(hf.score.weight, seed=new_head_seed or 0)
-    _checked_where_it_computes(hf, path, device, with_head=False)
     _prepare(hf, gradient_checkpointing)
+    _checked_where_it_computes(hf, path, device, with_head=False)
     return ScalarModel(hf)
 
 
@@ -98,14 +101,14 @@ def read_head(folder: Path) -> str:
     except json.JSONDecodeError as error:
         raise ModelLoadError(f"{config_file} is not valid JSON: {error}") from error
     architecture = (config.get("architectures") or ["none"])[0]
-    if architecture.endswith("ForCausalLM"):
+    if architecture.endswith("ForCausalLM") or architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return "causal"
     labels = config.get("num_labels", len(config.get("id2label", {}) or {0: "", 1: ""}))
     if architecture.endswith("ForSequenceClassification") and labels == 1:
         return "scalar"
     raise ModelLoadError(
-        f"{folder} holds {architecture} with {labels} labels; needed is a ForCausalLM or a "
-        "ForSequenceClassification with one label"
+        f"{folder} holds {architecture} with {labels} labels; needed is a causal language model or a "
+        "sequence classifier with one label"
     )
 
 
@@ -114,15 +117,45 @@ def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:
 
     Raises ModelLoadError when the folder's configuration is none.
     """
+    config = _read_config(Path(folder), scalar=scalar)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        auto = AutoModelForCausalLM
-        if scalar:
-            auto, config.num_labels = AutoModelForSequenceClassification, 1
         with torch.device("meta"):
-            return auto.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelLoadError(f"{folder} cannot be read as a model: {error}") from error
+            return _auto(scalar=scalar).from_config(config, trust_remote_code=False)
+    except (OSError, *ERRORS) as error:
+        raise ModelLoadError(f"{folder} ({config.model_type}) cannot be read as a model: {error}") from error
+
+
+def try_architecture(folder: str | Path, *, scalar: bool) -> None:
+    """Try a folder's architecture by its configuration alone, on a small copy with drawn weights: no weight is read.
+
+    In float32 and with a short window, so it sees more than the check of the loaded model does in bfloat16. Nothing is
+    tried when no small copy can be built. Raises ModelLoadError naming the architecture and the reason.
+    """
+    config = without_noise(_read_config(Path(folder), scalar=scalar))
+    auto = _auto(scalar=scalar)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            copied = small_copy(config)
+            auto.from_config(copied, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
+        except ERRORS:
+            return
+        settings = {"dtype": torch.float32, "attn_implementation": PACKED_ATTENTION, "trust_remote_code": False}
+        hf = _built(lambda: auto.from_config(copied, **settings), folder, config)
+    _prepare(hf, gradient_checkpointing=False)
+    check_model(hf, folder, with_head=not scalar)
+
+
+def _auto(*, scalar: bool) -> type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]:
+    return AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+
+
+def _read_config(path: Path, *, scalar: bool) -> PretrainedConfig:
+    labels = {"num_labels": 1} if scalar else {}
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True, **labels)
+    except (OSError, *ERRORS) as error:
+        raise ModelLoadError(f"{path} cannot be read as a model: {error}") from error
 
 
 def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
@@ -153,30 +186,23 @@ def export_hf(
         tokenizer.save_pretrained(path)
 
 
-def _from_pretrained(
-    auto: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
-    path: Path,
-    precision: Precision,
-    attention: str,
-    *,
-    may_miss: frozenset[str],
-) -> PreTrainedModel:
+def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool) -> PreTrainedModel:
     disable_progress_bar()
-    labels = {"num_labels": 1} if auto is AutoModelForSequenceClassification else {}
-    try:
-        hf, info = auto.from_pretrained(
-            path,
-            dtype=torch_dtype(precision),
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **labels,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelLoadError(f"{path} cannot be loaded as {auto.__name__}: {error}") from error
-    missing = set(info["missing_keys"]) - may_miss
+    try_architecture(path, scalar=scalar)
+    config = without_noise(_read_config(path, scalar=scalar))
+    load = partial(
+        _auto(scalar=scalar).from_pretrained,
+        path,
+        config=config,
+        dtype=torch_dtype(precision),
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    hf, info = _built(load, path, config)
+    missing = set(info["missing_keys"]) - ({SCORE_WEIGHT} if fresh else set())
     if missing or info["mismatched_keys"]:
         # transformers would go on with random weights and a warning
         raise ModelLoadError(
@@ -186,11 +212,22 @@ def _from_pretrained(
     return hf
 
 
-def _checked_where_it_computes(hf: PreTrainedModel, path: Path, device: Device, *, with_head: bool) -> None:
+def _built(build: Callable[[], Any], folder: Path | str, config: PretrainedConfig) -> Any:
+    """What `build` makes. Raises ModelLoadError naming the architecture and what stands in the way."""
+    try:
+        return build()
+    except (OSError, *ERRORS) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if PACKED_ATTENTION in reason or "attention implementation" in reason or "attn_implementation" in reason:
+            reason = "its attention layers do not take another attention function, which packed training needs"
+        name = (getattr(config, "architectures", None) or [type(config).__name__])[0]
+        raise ModelLoadError(f"{folder}: {name} cannot be loaded: {reason}") from error
+
+
+def _checked_where_it_computes(hf: PreTrainedModel, path: Path, device: Device, *, with_head: bool) -> float:
     """On the CPU, and where the model goes to a GPU there too: attention takes another kernel on one."""
-    check_packing(hf, path, with_head=with_head)
-    if device is not Device.cpu:
-        check_packing(hf.to(device.value), path, with_head=with_head)
+    scale = check_model(hf, path, with_head=with_head)
+    return scale if device is Device.cpu else check_model(hf.to(device.value), path, with_head=with_head)
 
 
 def _prepare(hf: PreTrainedModel, gradient_checkpointing: bool) -> None:

@@ -18,6 +18,9 @@ from transformers import AttentionInterface
 PACKED_ATTENTION = "raylign_packed"
 """The name to load a model with: `attn_implementation=PACKED_ATTENTION`."""
 
+_BEYOND = ("s_aux", "position_bias", "alibi", "indexer_mask")
+"""Keyword arguments by which transformers' models ask for more than causal attention. Sinks are `s_aux` (GPT-OSS)."""
+
 
 def packed_states(body: nn.Module, tokens: TokenBatch, packing: Packing) -> Tensor:
     """Run a transformers base model on the tokens that `packing` computes: their states `[M, H]`.
@@ -41,21 +44,25 @@ def packed_attention(
     query `[1, H, M, D]`, key and value `[1, H_kv, M, D]` (grouped heads are shared, not copied) -> `[1, M, H, D]`.
     Dropout is not applied: a policy's log-probs must be a function of its weights, or the PPO ratio of an unchanged
     policy is not 1. Raises ValueError when the packing did not travel (the model does not pass its keyword arguments
-    on) or comes with a mask.
+    on) or comes with a mask, and for attention that is more than softmax over the scores: sinks, position biases.
     """
     packing = kwargs.get("packing")
     if not isinstance(packing, Packing) or attention_mask is not None or query.shape[0] != 1:
         raise ValueError(
-            f"{type(module).__name__} was called without packing or with a mask; {PACKED_ATTENTION} serves packed "
-            "batches only"
+            f"{type(module).__name__} was called without packing or with a mask (the model does not pass its keyword "
+            "arguments on to its attention, or makes a mask itself)"
         )
-    scale, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+    if beyond := [name for name in _BEYOND if kwargs.get(name) is not None]:
+        raise ValueError(
+            f"{type(module).__name__} asks for {', '.join(beyond)}, which packed attention does not compute"
+        )
+    scale, window, softcap = kwargs.get("scaling"), kwargs.get("sliding_window"), kwargs.get("softcap")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, H, D]
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None:  # the kernel has no cap
         output = _varlen(q, k, v, packing, scale, window)
     else:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        output = packed_causal_attention(q, k, v, packing, scale=scale, window=window)
+        output = packed_causal_attention(q, k, v, packing, scale=scale, window=window, softcap=softcap)
     return output[None], None
 
 

@@ -87,6 +87,31 @@ def test_values_and_gradients_are_the_definition(name: str, window: int | None) 
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_soft_cap_is_the_definition_in_values_and_gradients(window: int | None) -> None:
+    """c tanh(x / c) on the scores before the mask (Gemma 2), written out in float64."""
+    tokens = sequences([30, 21, 12])
+    packing = pack(tokens, min_saved=0.0)
+    ours, plain = inputs(packing), inputs(packing)
+    found = packed_causal_attention(*ours, packing, scale=0.3, window=window, softcap=0.7)
+    parts = []
+    for q, k, v in zip(*(x.split([30, 21, 12]) for x in plain), strict=True):
+        wide_k, wide_v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        scores = 0.7 * torch.tanh(torch.einsum("qhd,khd->hqk", q, wide_k) * 0.3 / 0.7)
+        ahead = torch.arange(len(q))[None, :] - torch.arange(len(q))[:, None]
+        hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+        parts.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, float("-inf")).softmax(-1), wide_v))
+    expected = torch.cat(parts)
+    upstream = torch.randn_like(expected)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * upstream).sum(), ours),
+        torch.autograd.grad((expected * upstream).sum(), plain),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=1e-11)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_segments_for_a_kernel_with_fewer_queries_than_keys_are_the_same_attention(name: str) -> None:
     tokens = CASES[name]
