@@ -20,8 +20,6 @@ _BASE = {
     "pad_token_id": 0,
 }
 _EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 97}
-_ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -48,20 +46,18 @@ class Tried:
     kind: str  # transformers' model_type
     fields: dict[str, Any] = field(default_factory=dict)
     refused: str = ""  # in the refusal; empty: accepted
-    plain: bool = False  # `fields` are all of the configuration
 
     @property
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of its configuration."""
-        return {**(_ENDS if self.plain else _BASE), **self.fields}
+        return {**_BASE, **self.fields}
 
 
-def _t(name: str, kind: str, refused: str = "", *, plain: bool = False, **fields: Any) -> Tried:
-    return Tried(name, kind, fields, refused, plain)
+def _t(name: str, kind: str, refused: str = "", **fields: Any) -> Tried:
+    return Tried(name, kind, fields, refused)
 
 
 NO_KEYWORDS = "without packing or with a mask"
-OTHER_FUNCTION = "do not take another attention function"
 MATRIX = (
     _t("Llama 2", "llama", num_key_value_heads=4),
     _t("Llama 3, tied", "llama", tie_word_embeddings=True),
@@ -85,7 +81,6 @@ MATRIX = (
     _t("Gemma 3, text", "gemma3_text", head_dim=8, query_pre_attn_scalar=8, sliding_window=4),
     _t("Mistral", "mistral", sliding_window=None),
     _t("Mistral with a window", "mistral", sliding_window=4),
-    _t("Ministral", "ministral", head_dim=8, sliding_window=4),
     _t("Mixtral", "mixtral", num_local_experts=4),
     _t("Mixtral with router jitter", "mixtral", num_local_experts=4, router_jitter_noise=0.01),
     _t("Phi", "phi", "head has a bias"),
@@ -103,27 +98,10 @@ MATRIX = (
     _t("Cohere 2", "cohere2", logit_scale=0.25, sliding_window=4),
     _t("Seed-OSS", "seed_oss", head_dim=8),
     _t("SmolLM 3", "smollm3"),
-    _t("GLM-4", "glm4", head_dim=8),
-    _t("GLM", "glm", head_dim=8),
-    _t(
-        "DeepSeek-V3", "deepseek_v3", n_routed_experts=8, n_group=2, topk_group=1, num_experts_per_tok=2,
-        moe_intermediate_size=32, kv_lora_rank=16, q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
-        num_key_value_heads=4, first_k_dense_replace=1,
-    ),
-    _t("Falcon", "falcon", OTHER_FUNCTION),
-    _t("GPT-J", "gptj", OTHER_FUNCTION, plain=True, **_GPT, rotary_dim=4),
-    _t("GPT-2", "gpt2", plain=True, **_GPT, initializer_range=0.2),
-    _t("GPT-Neo", "gpt_neo", OTHER_FUNCTION, num_layers=2, num_heads=4, attention_types=[[["global"], 2]]),
     _t("OPT", "opt", ffn_dim=48, word_embed_proj_dim=32, init_std=0.2),
-    _t("BioGPT", "biogpt"),
     _t("StableLM", "stablelm", NO_KEYWORDS),
     _t("Nemotron", "nemotron", NO_KEYWORDS),
-    _t("StarCoder 2", "starcoder2", sliding_window=4),
     _t("GPT-OSS", "gpt_oss", "s_aux", head_dim=8, num_local_experts=4, num_experts_per_tok=2),
-    _t("Helium", "helium", head_dim=8),
-    _t("LFM2", "lfm2", "not supported", layer_types=["conv", "full_attention"]),
-    _t("Mamba", "mamba", "not supported"),
-    _t("BLOOM", "bloom", OTHER_FUNCTION),
 )  # fmt: skip
 
 PAGE = Path(__file__).parents[4] / "docs" / "models.md"
