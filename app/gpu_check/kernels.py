@@ -18,7 +18,7 @@ from raylign.trainer.functional.logprobs import fused_linear_logprobs, linear_lo
 from raylign.trainer.functional.packing import Packing, pack
 from raylign.trainer.models.lora import LoraLinear
 from raylign.trainer.models.packed_attention import packed_attention, packed_states
-from raylign.trainer.models.packing_check import check_packing
+from raylign.trainer.models.packing_check import check_model
 from raylign.trainer.time_plan import card_named
 from torch import Tensor, nn
 
@@ -209,7 +209,7 @@ def merge_equal(device: torch.device) -> Measured:
 def model_packed(device: torch.device) -> Measured:
     """A small bfloat16 model through the card's attention: packed, sharing a prompt, and alone."""
     hf = random_llama(hidden=256, intermediate=512, layers=2, heads=8, kv_heads=2, vocab=512).bfloat16().to(device)
-    check_packing(hf, Path("a random model"), with_head=True)
+    check_model(hf, Path("a random model"), with_head=True)
     return Measured(0.0, "refusals", 0.0)
 
 
