@@ -208,11 +208,12 @@ def _model_problem(named: str) -> str | None:
 
 def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     rollout, data = config.rollout, config.data
-    if needs.reward and not config.reward.model and not config.reward.rules:
+    reward = config.reward
+    if needs.reward and not reward.model and not reward.rules and not reward.functions:
         yield Problem(
             ("reward.model", "reward.rules"),
-            "reward.model and reward.rules are both empty, so nothing scores the answers; set one, "
-            "as in reward.rules=[{rule:...}].",
+            "reward.model, reward.rules and reward.functions are all empty, so nothing scores the answers; set one, "
+            "as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
     fewest = config.algorithm.min_samples_per_prompt
     if rollout.samples_per_prompt < fewest:

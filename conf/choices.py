@@ -51,6 +51,15 @@ class OldLogprobs(Enum):
     engine = "engine"  # the engine's own: one forward pass less, and the ratio itself is the truncated weight
 
 
+class RewardStyle(Enum):
+    """Whose signature a reward function of one's own has (docs/own-reward.md)."""
+
+    auto = "auto"  # by the names of its parameters; `plan` says which
+    trl = "trl"
+    verl = "verl"
+    openrlhf = "openrlhf"
+
+
 class KLController(Enum):
     """How the KL coefficient moves."""
 

@@ -24,6 +24,7 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     Overlong,
     PlacementStrategy,
     Precision,
+    RewardStyle,
     Schedule,
     WandbMode,
 )
@@ -181,8 +182,24 @@ class RuleRewardConfig:
 
 
 @dataclass(kw_only=True)
+class RewardFunctionConfig:
+    """A reward function of one's own (docs/own-reward.md) and its weight in the sum."""
+
+    path: str
+    """FILE.py:NAME, or module:NAME of an installed module."""
+    weight: float = 1.0
+    """Factor in the sum; 0: measured only."""
+    name: str = ""
+    """Its component's name in metrics; empty: the function's."""
+    style: RewardStyle = RewardStyle.auto
+    """Whose signature it has; auto: by its parameters."""
+    timeout_s: float = 60.0
+    """Seconds one call may take; later answers are failures."""
+
+
+@dataclass(kw_only=True)
 class RewardConfig:
-    """What scores a response: a reward model, rules, or both, summed by weight."""
+    """What scores a response: a reward model, rules, functions of one's own, summed by weight."""
 
     model: str = ""
     """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
@@ -190,6 +207,8 @@ class RewardConfig:
     """Weight of the reward model's score."""
     rules: list[RuleRewardConfig] = field(default_factory=list)
     """Checkable rewards."""
+    functions: list[RewardFunctionConfig] = field(default_factory=list)
+    """Reward functions of one's own, as [{path: my.py:score, weight: 1}]."""
     num_replicas: int = 1
     """Reward-model servers."""
     precision: Precision = Precision.bfloat16

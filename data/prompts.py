@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class _PromptBuilder:
             token_ids=token_ids,
             data_source=parsed.data_source,
             ground_truth=parsed.ground_truth,
+            columns=_other_columns(row.columns),
         )
 
     def num_tokens(self, item: Prompt) -> int:
@@ -81,6 +83,14 @@ class _PromptBuilder:
             prompt_id = f"{prompt_id}-{number}"
         self._used_ids.add(prompt_id)
         return prompt_id
+
+
+_READ = frozenset({"id", "prompt", "messages", "completion"})
+
+
+def _other_columns(columns: Mapping[str, object]) -> str:
+    kept = {name: value for name, value in columns.items() if name not in _READ and value is not None}
+    return json.dumps(kept, ensure_ascii=True, sort_keys=True, default=str) if kept else ""
 
 
 def _content_id(messages: tuple[Message, ...]) -> str:

@@ -63,6 +63,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     data_source: str = "default"
     ground_truth: str | None = None
+    columns: str = ""  # the row's other columns as a JSON object, for reward functions; "": none
 
     @property
     def text(self) -> str:

@@ -22,6 +22,7 @@ from raylign.cluster.worker_group import WorkerGroup, classify
 from raylign.conf.schema import Device, RewardConfig
 from raylign.data.types import FinishReason, RewardOutcome, RolloutGroup
 from raylign.reward.dispatch import PieceRefused, ReplicaDown, dispatch
+from raylign.reward.functions import FunctionSource
 from raylign.reward.interfaces import ShapingState
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.shaping import EMPTY_STATE, Shaping, shape
@@ -50,8 +51,11 @@ class _Request:
 class RewardServer:
     """One replica. An async actor: calls overlap, scoring runs one batch at a time in a thread."""
 
-    def __init__(self, info: RankInfo, config: RewardConfig, device: Device) -> None:
+    def __init__(
+        self, info: RankInfo, config: RewardConfig, device: Device, functions: Sequence[FunctionSource] = ()
+    ) -> None:
         info.open_log()
+        self._functions = tuple(functions)
         self._config = config
         self._device = device
         self._queue: asyncio.Queue[_Request] = asyncio.Queue()
@@ -62,7 +66,7 @@ class RewardServer:
         """Load the model. A replica that Ray restarted does it on its first call."""
         async with self._starting:
             if self._serving is None:
-                scorer = await asyncio.to_thread(ComposedScorer, self._config, self._device)
+                scorer = await asyncio.to_thread(ComposedScorer, self._config, self._device, self._functions)
                 self._serving = asyncio.create_task(self._serve(scorer))
 
     async def score(self, refs: Sequence[ray.ObjectRef]) -> list[RewardOutcome]:
@@ -113,6 +117,7 @@ class RewardPool:
         env_vars: Sequence[Mapping[str, str]],
         timeout_s: float,
         log_dir: str = "",
+        functions: Sequence[FunctionSource] = (),
     ) -> RewardPool:
         """Start one replica for each of `options` (from a Reservation) and wait for all.
 
@@ -122,7 +127,7 @@ class RewardPool:
         replicas = [
             remote.options(
                 max_restarts=-1, max_concurrency=MAX_CONCURRENT_CALLS, runtime_env={"env_vars": dict(env)}, **where
-            ).remote(RankInfo("reward", rank, len(options), log_dir), config, device)
+            ).remote(RankInfo("reward", rank, len(options), log_dir), config, device, tuple(functions))
             for rank, (where, env) in enumerate(zip(options, env_vars, strict=True))
         ]
         pool = cls(replicas, config)

@@ -23,6 +23,7 @@ from raylign.app.commands.plan_memory import (
 from raylign.app.configuration import needs, roles
 from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
+from raylign.app.launch.functions import reward_functions
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.trained import trained_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
@@ -72,6 +73,13 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     yield _table("Models in training", ("role", "parameters", "trained", "what is"), _model_rows(config))
     arithmetic = batch_plan(config, needed, num_rows)
     yield _table("Batches", ("what", "how many"), arithmetic.rows())
+    if needed.reward and config.reward.functions:
+        sources = reward_functions(config.reward)
+        shown = [
+            (s.name, g.path, s.style.value, f"{g.weight:g}")
+            for s, g in zip(sources, config.reward.functions, strict=True)
+        ]
+        yield _table("Reward functions", ("component", "path", "signature", "weight"), shown)
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     yield from _memory(config, needed, cluster)

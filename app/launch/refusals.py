@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from raylign.app.launch.functions import read_functions
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RunConfig
@@ -17,6 +18,7 @@ from raylign.trainer.models.loading import model_skeleton
 def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_gold(config, needs)]
+    problems += read_functions(config.reward)[1] if needs.reward else []
     if problems:
         raise ConfigError(problems)
 
@@ -56,6 +58,7 @@ def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:
         return
     known = component_names([rule.rule for rule in config.reward.rules])
     known += [MODEL_COMPONENT] if config.reward.model else []
+    known += [source.name for source in read_functions(config.reward)[0]]
     if gold not in known:
         yield (
             f"evaluation.gold={gold}: no reward component has this name; there is {', '.join(known) or 'none'}. Add it "
