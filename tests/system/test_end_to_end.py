@@ -121,6 +121,27 @@ def test_a_run_learns_and_leaves_what_it_promised(
         check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
 
 
+def test_a_reward_function_of_ones_own_scores_the_answers(
+    ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+) -> None:
+    """It fails for one answer of each batch by name, and the run goes on with the others."""
+    rows = [json.loads(line) | {"level": i} for i, line in enumerate(questions.read_text().splitlines())]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text(
+        "def length_of_mine(prompts, completions, level, **rest):\n"
+        "    values = [float(len(c[0]['content'] if isinstance(c, list) else c)) + 0.001 * l\n"
+        "              for c, l in zip(completions, level)]\n"
+        "    return [None, *values[1:]]\n"
+    )
+    settings = [s for s in run_settings("grpo", tiny_model_dir, asked, tmp_path) if not s.startswith("reward.rules")]
+    given = f"reward.functions=[{{path: '{tmp_path}/mine.py:length_of_mine'}}]"
+    run = play([*settings, given, "num_steps=2", "name=own"], ray_session)
+    history = read_history(run.metrics)
+    assert min(column(history, "reward/length_of_mine")) > 0
+    assert all(count >= 1 for count in column(history, "reward/failed"))
+
+
 def test_ppo_with_adapters_in_policy_and_critic_serves_them_merged(
     ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
