@@ -17,7 +17,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
-from raylign.feedback.importers.values import TIE, choice_of, scaled, thumb_of
+from raylign.feedback.importers.values import TIE, choice_of, refuse_fault, scaled, thumb_of
 
 _CORRECTION_WORDS = ("correct", "edit", "improve", "rewrite", "revis")
 _FLAT = ".responses"
@@ -136,6 +136,8 @@ def _events(
 def _judged(fields: Columns, response: _Response, better: object, worse: object, context: Context) -> dict[str, object]:
     """The fields of the event that depend on the kind of question."""
     value = response.value
+    if not _says(response, "correction"):
+        refuse_fault(response.question)
     if isinstance(value, list):
         if better is None:
             raise RowProblem(f"question `{response.question[:60]}`: a ranking of fewer than two answers")

@@ -14,7 +14,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import answer_of, prompt_of
-from raylign.feedback.importers.values import in_order, thumb_of, time_of
+from raylign.feedback.importers.values import in_order, refuse_fault, thumb_of, time_of
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
@@ -97,6 +97,7 @@ def _judged(base: Event, score: _Score) -> Event:
         return replace(base, kind=EventKind.CORRECTION, corrected=corrected, reasons=())
     if kind == "TEXT":
         raise RowProblem("a text score says neither good nor bad")
+    refuse_fault(score.name)
     thumb = thumb_of(words if kind == "CATEGORICAL" or score.value is None else score.value)
     if thumb is not None:
         return replace(base, thumb=thumb)

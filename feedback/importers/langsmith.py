@@ -16,7 +16,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, parsed
 from raylign.feedback.importers.outcome import Parsed, RowProblem
 from raylign.feedback.importers.turns import answer_of, prompt_of
-from raylign.feedback.importers.values import TIE, in_order, seconds_between, thumb_of, time_of
+from raylign.feedback.importers.values import TIE, in_order, refuse_fault, seconds_between, thumb_of, time_of
 
 
 class _Source(msgspec.Struct):
@@ -65,6 +65,8 @@ def parse(rows: Iterable[Row], context: Context) -> Iterator[Parsed]:
 
     def read(row: Row, columns: Columns, context: Context) -> list[Event | str]:
         feedback = msgspec.convert(columns, _Feedback)
+        if feedback.correction is None:
+            refuse_fault(feedback.key)
         if feedback.comparative_experiment_id is None or feedback.feedback_group_id is None:
             return [_single(row, feedback, context)]
         other = waiting.pop(feedback.feedback_group_id, None)

@@ -6,6 +6,7 @@ comparison with each of the other answers instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -17,6 +18,8 @@ from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import turns_of
 from raylign.feedback.importers.values import in_order, scaled, time_of
 
+_REASONING = re.compile(r'<details\b[^>]*\btype="reasoning"[^>]*>(?:(?!<details\b).)*?</details>\s*', re.DOTALL)
+_BLOCK = re.compile(r'<details\b[^>]*\btype="(\w+)"')
 _MOST_TURNS = 10_000  # a longer way to the root is a circle
 
 
@@ -63,6 +66,7 @@ class _Answer(msgspec.Struct):
     model: str | None = None
     selectedModelId: str | None = None
     modelIdx: int | None = None
+    files: list[object] | None = None
 
     @property
     def model_id(self) -> str | None:
@@ -166,7 +170,17 @@ def _left(rated: _Answer, other: _Answer) -> Side | None:
 
 
 def _turns(message: _Answer) -> tuple[Message, ...]:
-    return turns_of([{"role": message.role, "content": message.content}], "chat")
+    """Text alone: reasoning is taken out of answers. Raises RowProblem for files and for calls of tools."""
+    for file in message.files or ():
+        kind = file.get("type") if isinstance(file, Mapping) else None
+        raise RowProblem(f"a turn of `chat` holds a part of type {str(kind)[:40]!r}; only text is read")
+    (turn,) = turns_of([{"role": message.role, "content": message.content}], "chat")
+    if turn.role != "assistant":
+        return (turn,)
+    text = _REASONING.sub("", turn.content)
+    if block := _BLOCK.search(text):
+        raise RowProblem(f"a turn of `chat` holds a block of type {block[1][:40]!r}; only text is read")
+    return (Message(turn.role, text),)
 
 
 def _time(feedback: _Feedback) -> object:

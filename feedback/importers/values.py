@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -127,6 +128,18 @@ def thumb_of(raw: object) -> int | None:
     if word in ("0", "-1", "0.0", "-1.0"):
         return -1
     return 1 if word in _UP else -1 if word in _DOWN else None
+
+
+_FAULTS = re.compile(
+    r"hallucinat|toxic|harm(?!less)|unsafe|bias|offens|abus|violat|jailbreak|leak|error|mistake|incorrect|inaccura|wrong"
+    r"|worse|worst|bad|fail|irrelevan|nonsens|refus|reject|spam|dislike|thumbs?[ _-]?down|unhelpful"
+)
+
+
+def refuse_fault(name: str, setting: str = "use a mapping") -> None:
+    """Raises RowProblem where a score is named after a fault: a high or true value would then mean a bad answer."""
+    if _FAULTS.search(name.lower()):
+        raise RowProblem(f"score `{name[:60]}` is named after a fault, so yes may mean bad; {setting} to say which")
 
 
 def choice_of(raw: object) -> Choice | None:
