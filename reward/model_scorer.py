@@ -29,7 +29,9 @@ class ModelScorer:
         self._model = load_scalar_model(folder, precision=precision, device=device).eval()
         self._micro_batch_tokens = micro_batch_tokens
         self._max_length = int(self._model.hf.config.get_text_config().max_position_embeddings)
-        self._ends = EndTokens(load_tokenizer(folder))
+        tokenizer = load_tokenizer(folder)
+        self._ends = EndTokens(tokenizer)
+        self._special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
     def sequence(self, prompt: Prompt, completion: Completion) -> tuple[int, ...]:
         """The ids to score, in the form the model was trained on (data/encoder.py): a finished answer ends with one
@@ -37,10 +39,12 @@ class ModelScorer:
 
         Raises RewardRuleError when it is longer than the model's context.
         """
-        ids = (*prompt.token_ids, *completion.response_ids)
-        ended = completion.response_ids and completion.response_ids[-1] in self._ends.ids
-        if completion.finish_reason is FinishReason.STOP and not ended:
-            ids = (*ids, self._ends.usual_id)  # stopped by a string or another rule: the engine leaves the token out
+        answer = completion.response_ids
+        if completion.finish_reason is FinishReason.STOP and not (answer and answer[-1] in self._ends.ids):
+            # An end token that only the policy's folder lists becomes this model's own; one that the engine left out,
+            # because a string stopped it, is put there.
+            answer = (*(answer[:-1] if answer and answer[-1] in self._special else answer), self._ends.usual_id)
+        ids = (*prompt.token_ids, *answer)
         if len(ids) > self._max_length:
             raise RewardRuleError(f"{len(ids)} tokens are more than the reward model's context of {self._max_length}")
         return ids

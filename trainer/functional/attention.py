@@ -37,23 +37,23 @@ def packed_causal_attention(
     Args:
         query: [M, H, D] of the tokens that `packing` computes.
         key: [M, G, D]; head h of the query meets key head h * G // H (grouped queries).
-        value: [M, G, D].
+        value: [M, G, E]; E may differ from D (multi-head latent attention).
         packing: where each sequence's tokens are among the M.
         scale: of the scores, usually D ** -0.5.
         window: tokens a token may see, itself included; None for all.
         softcap: c of cap(x) = c tanh(x / c) (Gemma 2, arXiv:2408.00118); None: cap(x) = x.
 
     Returns:
-        [M, H, D]. Carries gradient to query, key and value; a shared token's key and value get it from every sequence.
+        [M, H, E]. Carries gradient to query, key and value; a shared token's key and value get it from every sequence.
     """
     num_tokens, num_heads, dim = query.shape
     groups = key.shape[1]
     tiles = plan_tiles(packing, groups)
     together = num_heads // groups
     q = query.reshape(num_tokens * groups, together, dim)
-    k, v = key.reshape(-1, dim), value.reshape(-1, dim)
+    k, v = key.reshape(-1, dim), value.reshape(-1, value.shape[-1])
     return _PackedAttention.apply(q, k, v, tiles, packing.shared, _Scores(scale, window, softcap)).view(
-        num_tokens, num_heads, dim
+        num_tokens, num_heads, -1
     )
 
 
@@ -124,10 +124,10 @@ class _PackedAttention(torch.autograd.Function):
         how: _Scores,
     ) -> Tensor:
         """Keeps q, k and v only; scores are made again in backward. `shared`: tiles may have keys in common."""
-        output = torch.empty_like(q)
+        output = q.new_empty(*q.shape[:2], v.shape[-1])
         for tile in tiles:
             tq, tk, tv = _queries(q, tile), _keys(k, tile), _keys(v, tile)
-            out = torch.empty_like(tq)
+            out = tq.new_empty(*tq.shape[:2], v.shape[-1])
             for block in _blocks(tile, q.shape[1], how.window, q):
                 p, _ = _probabilities(tq[:, block.queries], tk[:, block.keys], block.mask, how)
                 torch.bmm(p, tv[:, block.keys], out=out[:, block.queries])

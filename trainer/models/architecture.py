@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -26,15 +26,30 @@ SMALL_WINDOW = 4
 """Sliding window of the small copy: shorter than the sequences it is tried on."""
 
 
+def noise_of(config: PretrainedConfig) -> dict[tuple[str, str], float]:
+    """What `without_noise` would set to 0: by the class of the part and the field's name."""
+    return {
+        (type(part).__name__, name): value
+        for part in _parts(config)
+        for name, value in vars(part).items()
+        if name.endswith(_NOISE) and isinstance(value, float | int) and value
+    }
+
+
+def set_noise(config: PretrainedConfig, values: Mapping[tuple[str, str], float]) -> None:
+    """Put fields that `noise_of` found to these values, in place."""
+    for part in _parts(config):
+        for (kind, name), value in values.items():
+            if type(part).__name__ == kind:
+                setattr(part, name, value)
+
+
 def without_noise(config: PretrainedConfig) -> PretrainedConfig:
     """Set every field for dropout, dropped layers and router jitter to 0, in place and in its parts as well.
 
     A layer may read them with `self.training` and no `nn.Dropout` module to find.
     """
-    for part in _parts(config):
-        for name, value in vars(part).items():
-            if name.endswith(_NOISE) and isinstance(value, float | int) and value:
-                setattr(part, name, 0.0)
+    set_noise(config, dict.fromkeys(noise_of(config), 0.0))
     return config
 
 

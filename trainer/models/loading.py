@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, Precision
-from raylign.trainer.models.architecture import small_copy, without_noise
+from raylign.trainer.models.architecture import noise_of, set_noise, small_copy, without_noise
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.lean_layers import lean_layers
 from raylign.trainer.models.lora import is_adapter
@@ -181,7 +181,12 @@ def export_hf(
         raise ValueError(
             f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}"
         )
-    model.hf.save_pretrained(path, state_dict={name: t.detach().cpu() for name, t in state.items()})
+    noise: Mapping[tuple[str, str], float] = getattr(model.hf, "raylign_noise", {})
+    set_noise(model.hf.config, noise)
+    try:
+        model.hf.save_pretrained(path, state_dict={name: t.detach().cpu() for name, t in state.items()})
+    finally:
+        set_noise(model.hf.config, dict.fromkeys(noise, 0.0))
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
 
@@ -189,7 +194,9 @@ def export_hf(
 def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool) -> PreTrainedModel:
     disable_progress_bar()
     try_architecture(path, scalar=scalar)
-    config = without_noise(_read_config(path, scalar=scalar))
+    config = _read_config(path, scalar=scalar)
+    noise = noise_of(config)
+    config = without_noise(config)
     load = partial(
         _auto(scalar=scalar).from_pretrained,
         path,
@@ -202,6 +209,7 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
         output_loading_info=True,
     )
     hf, info = _built(load, path, config)
+    hf.raylign_noise = noise  # for the export, whose configuration says what the folder's said
     missing = set(info["missing_keys"]) - ({SCORE_WEIGHT} if fresh else set())
     if missing or info["mismatched_keys"]:
         # transformers would go on with random weights and a warning

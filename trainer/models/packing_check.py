@@ -16,7 +16,7 @@ from raylign.data.types import TokenBatch
 from raylign.trainer.functional.packing import pack
 from raylign.trainer.models.architecture import head_problem, head_scales
 from raylign.trainer.models.packed_attention import packed_states
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -60,6 +60,7 @@ def check_model(hf: PreTrainedModel, path: Path | str, *, with_head: bool) -> fl
             raise _Refused("its body cannot be called apart from its head")
         if with_head and (problem := head_problem(hf)):
             raise _Refused(problem)
+        _refuse_threshold_routers(hf)
         _check_states(hf)
         return _find_scale(hf) if with_head else 1.0
     except _Refused as reason:
@@ -77,6 +78,37 @@ def _refusal(hf: PreTrainedModel, path: Path | str, reason: str) -> ModelLoadErr
 def _first_line(error: BaseException) -> str:
     told = (str(error).strip() or "no message").splitlines()[0]
     return told if type(error) is ValueError else f"{type(error).__name__}: {told}"
+
+
+def _refuse_threshold_routers(hf: PreTrainedModel) -> None:
+    """Routers that read their noise setting in evaluation mode too: PhiMoE's, for which it is a threshold, and which
+    draw experts at random in training. With the setting at 0 they are another model."""
+    noisy = {module for module in hf.modules() if any(name.endswith("jitter_noise") for name in vars(module))}
+    if not noisy:
+        return
+    read: set[str] = set()
+
+    def recording(kind: type) -> type:
+        def look_up(self: nn.Module, name: str) -> object:
+            if name.endswith("jitter_noise"):
+                read.add(name)
+            return kind.__getattribute__(self, name)
+
+        return type(kind.__name__, (kind,), {"__getattribute__": look_up})
+
+    kinds = {module: type(module) for module in noisy}
+    made = {kind: recording(kind) for kind in set(kinds.values())}
+    hf.eval()
+    try:
+        for module, kind in kinds.items():
+            module.__class__ = made[kind]
+        row = [i % hf.config.get_text_config().vocab_size for i in _IDS]
+        _in_eager(hf, lambda: _own(hf, row))
+    finally:
+        for module, kind in kinds.items():
+            module.__class__ = kind
+    if read:
+        raise _Refused(f"its routers use {sorted(read)[0]} in every mode and draw experts at random in training")
 
 
 def _check_states(hf: PreTrainedModel) -> None:

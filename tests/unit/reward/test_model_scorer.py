@@ -80,6 +80,9 @@ def test_a_finished_answer_ends_with_one_end_token_and_a_cut_one_with_none(folde
     assert model.sequence(prompt, completion((5, end), FinishReason.STOP)) == (9, 10, 5, end)
     assert model.sequence(prompt, completion((5,), FinishReason.STOP)) == (9, 10, 5, end)
     assert model.sequence(prompt, completion((5, 6), FinishReason.LENGTH)) == (9, 10, 5, 6)
+    known = AutoTokenizer.from_pretrained(folder).added_tokens_decoder
+    foreign = next(i for i, token in known.items() if token.special and i not in model._ends.ids)
+    assert model.sequence(prompt, completion((5, foreign), FinishReason.STOP)) == (9, 10, 5, end)
     with pytest.raises(RewardRuleError, match="1031 tokens are more than the reward model's context of 1024"):
         model.sequence(prompt, completion((5,) * 1029, FinishReason.LENGTH))
 

@@ -14,7 +14,7 @@ from raylign.trainer.functional.packing import Packing, pack, segments
 from raylign.trainer.functional.tiles import MAX_PADDING, plan_tiles
 from torch import Tensor
 
-HEADS, GROUPS, DIM = 6, 2, 8
+HEADS, GROUPS, DIM, VALUE_DIM = 6, 2, 8, 5
 
 
 def definition(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -43,12 +43,12 @@ def inputs(packing: Packing, dtype: torch.dtype = torch.float64) -> list[Tensor]
     """Queries, keys and values of the tokens that are computed."""
     m = packing.tokens.numel()
     generator = torch.Generator().manual_seed(m)
-    shapes = [(m, HEADS, DIM), (m, GROUPS, DIM), (m, GROUPS, DIM)]
+    shapes = [(m, HEADS, DIM), (m, GROUPS, DIM), (m, GROUPS, VALUE_DIM)]
     return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
 
 
 def truth(q: Tensor, k: Tensor, v: Tensor, tokens: TokenBatch, packing: Packing, window: int | None) -> Tensor:
-    """`[N, H, D]`: every sequence with copies of its tokens."""
+    """`[N, H, E]`: every sequence with copies of its tokens."""
     parts = [x[packing.rows].split(tokens.lengths.tolist()) for x in (q, k, v)]
     return torch.cat([definition(*part, 0.3, window) for part in zip(*parts, strict=True)])
 

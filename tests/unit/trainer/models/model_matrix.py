@@ -57,6 +57,13 @@ def _t(name: str, kind: str, refused: str = "", **fields: Any) -> Tried:
     return Tried(name, kind, fields, refused)
 
 
+_LATENT = {
+    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "moe_intermediate_size": 24, "first_k_dense_replace": 1,
+}  # fmt: skip
+_GPT_NEO = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 NO_KEYWORDS = "without packing or with a mask"
 MATRIX = (
     _t("Llama 2", "llama", num_key_value_heads=4),
@@ -102,6 +109,19 @@ MATRIX = (
     _t("StableLM", "stablelm", NO_KEYWORDS),
     _t("Nemotron", "nemotron", NO_KEYWORDS),
     _t("GPT-OSS", "gpt_oss", "s_aux", head_dim=8, num_local_experts=4, num_experts_per_tok=2),
+    _t("Phi 3.5 MoE without the head's bias", "phimoe", "in every mode and draw experts", num_local_experts=4),
+    _t("DeepSeek V3", "deepseek_v3", **_LATENT),
+    _t("DeepSeek V2", "deepseek_v2", **_LATENT),
+    _t("GLM 4", "glm4", head_dim=8),
+    _t("GLM", "glm", head_dim=8),
+    _t("StarCoder 2", "starcoder2", sliding_window=4),
+    _t("Helium", "helium", head_dim=8),
+    _t("GPT-2", "gpt2", **_GPT2),
+    _t("GPT-J", "gptj", "do not take another attention function", **_GPT2, rotary_dim=8),
+    _t("GPT-Neo", "gpt_neo", "do not take another attention function", **_GPT_NEO),
+    _t("Falcon", "falcon", "do not take another attention function"),
+    _t("LFM 2", "lfm2", "gap", layer_types=["conv", "full_attention"]),
+    _t("Mamba", "mamba", "gap"),
 )  # fmt: skip
 
 PAGE = Path(__file__).parents[4] / "docs" / "models.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,18 @@ def test_a_model_is_right_or_refused_by_name(tried: Tried, tmp_path: Path) -> No
     export_hf(ours, state, tmp_path / "out", None)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     torch.testing.assert_close(alone(again), expected, atol=1e-6, rtol=0)
+
+
+def test_an_export_says_what_the_folder_said_of_dropout(tmp_path: Path) -> None:
+    """Training turns it off; whoever trains the exported model elsewhere finds the setting as it was."""
+    tried = next(t for t in MATRIX if t.kind == "seed_oss")
+    build(replace(tried, fields={**tried.fields, "residual_dropout": 0.1})).save_pretrained(tmp_path / "model")
+    ours = load_causal_lm(tmp_path / "model", precision=Precision.float32)
+    assert ours.hf.config.residual_dropout == 0.0
+    state = {name.removeprefix("hf."): p.detach() for name, p in ours.named_parameters()}
+    export_hf(ours, state, tmp_path / "out", None)
+    assert AutoConfig.from_pretrained(tmp_path / "out").residual_dropout == 0.1
+    assert ours.hf.config.residual_dropout == 0.0
 
 
 def test_the_page_is_the_table() -> None:
