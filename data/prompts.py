@@ -73,8 +73,8 @@ class _PromptBuilder:
         return replace(item, token_ids=item.token_ids[-self.max_tokens :])
 
     def fingerprint(self, item: Prompt) -> str:
-        """Everything of it."""
-        return json.dumps(asdict(item), ensure_ascii=True)
+        """Everything of it but the columns that only reward functions read."""
+        return json.dumps(asdict(replace(item, columns="")), ensure_ascii=True)
 
     def _unique(self, wanted: str, number: int) -> str:
         """`wanted`, or with the row's number when an earlier row has it."""

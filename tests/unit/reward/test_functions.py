@@ -67,11 +67,11 @@ def test_a_function_that_hangs_or_dies_fails_its_samples_and_serves_again(tmp_pa
         "    if word == 'wait': time.sleep(60)\n"
         "    return [7.0] * len(prompts)\n"
     )
-    process = FunctionProcess(read_source(written(tmp_path, text)), timeout_s=2)
+    process = FunctionProcess(read_source(written(tmp_path, text)), timeout_s=6)
     waiting = [Sample("q", "wait", (("user", "q"),), (), "q", "", None, {})]
     try:
         assert process.score(SAMPLES)[0] == "its process ended with code 9"
-        assert process.score(waiting) == ["it did not answer within 2 s"]
+        assert process.score(waiting) == ["it did not answer within 6 s"]
         assert process.score(SAMPLES[1:]) == [7.0]
     finally:
         process.stop()

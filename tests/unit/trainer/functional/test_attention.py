@@ -77,7 +77,7 @@ def test_values_and_gradients_are_the_definition(name: str, window: int | None) 
     tokens = CASES[name]
     packing = pack(tokens, min_saved=0.0)
     ours, plain = inputs(packing), inputs(packing)
-    upstream = torch.randn(tokens.num_tokens, HEADS, DIM, dtype=torch.float64)
+    upstream = torch.randn(tokens.num_tokens, HEADS, VALUE_DIM, dtype=torch.float64)
     found = packed_causal_attention(*ours, packing, scale=0.3, window=window)[packing.rows]
     expected = truth(*plain, tokens, packing, window)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)

@@ -88,5 +88,5 @@ def test_packed_gradients_equal_each_sequence_alone() -> None:
 def test_a_call_without_packing_is_refused() -> None:
     model = _model(LlamaForCausalLM, LlamaConfig(**SIZES), torch.float32)
     model.set_attn_implementation(PACKED_ATTENTION)
-    with pytest.raises(ValueError, match="packed batches only"):
+    with pytest.raises(ValueError, match="without packing or with a mask"):
         model(input_ids=torch.zeros(1, 4, dtype=torch.long), use_cache=False)
