@@ -232,6 +232,8 @@ class FunctionProcess:
                 return [f"it did not answer within {self._timeout_s:g} s"] * len(samples)
             answer: list[float | str] = pipe.recv()
         except (EOFError, OSError):
+            if self._process is not None:
+                self._process.join(timeout=5)  # the pipe closes a moment before the exit code is there
             code = self._process.exitcode if self._process is not None else None
             self.stop()
             return [f"its process ended{'' if code is None else f' with code {code}'}"] * len(samples)

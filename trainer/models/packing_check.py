@@ -92,7 +92,7 @@ def _refuse_threshold_routers(hf: PreTrainedModel) -> None:
         def look_up(self: nn.Module, name: str) -> object:
             if name.endswith("jitter_noise"):
                 read.add(name)
-            return kind.__getattribute__(self, name)
+            return object.__getattribute__(self, name)
 
         return type(kind.__name__, (kind,), {"__getattribute__": look_up})
 
