@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +25,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Feedback logs in, a better model out. `raylign train --help` lists every setting."""
+    if version:
+        typer.echo(f"raylign {metadata.version('raylign')}")
+        raise typer.Exit(0)
+
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings, as `raylign train --help` lists them.")
+]
+ConfigFiles = Annotated[
+    list[str] | None,
+    typer.Option("--config", metavar="FILE", help="A yaml file of settings; several are read one after the other."),
+]
+ConfigFolders = Annotated[
+    list[str] | None,
+    typer.Option("--config-dir", metavar="DIR", help="A folder of your own choices: DIR/experiment/NAME.yaml, ..."),
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under --run-root.")]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")]
@@ -35,18 +55,23 @@ RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
 @app.command(add_help_option=False)
 def train(
     overrides: Overrides = None,
+    config: ConfigFiles = None,
+    config_dir: ConfigFolders = None,
     show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
 ) -> None:
-    """Train a model: +experiment=NAME or algorithm=NAME, and key=value settings."""
-    if show_help:
-        from raylign.app.commands.train_help import train_help
+    """Train a model: +experiment=NAME, algorithm=NAME or --config FILE, and key=value settings."""
+    from raylign.app.commands.train_help import USAGE, train_help
 
+    if show_help:
         typer.echo(train_help(overrides or []))
         return
+    given = _arguments(overrides, config, config_dir)
+    if not given:
+        raise UserError(USAGE.rstrip())
     quiet_driver()
     from raylign.app.configuration import compose
 
-    composed = compose(overrides or [])
+    composed = compose(given)
     from raylign.app.main import train as run
 
     raise typer.Exit(run(composed))
@@ -55,6 +80,8 @@ def train(
 @app.command()
 def plan(
     overrides: Overrides = None,
+    config: ConfigFiles = None,
+    config_dir: ConfigFolders = None,
     cluster: Annotated[
         str | None, typer.Option(help="Plan for a cluster that need not be there: NODESxCARDSxGB, as 2x8x80.")
     ] = None,
@@ -65,7 +92,8 @@ def plan(
     from raylign.app.configuration import compose
 
     given = SuppliedCluster.parse(cluster) if cluster else None
-    for part in describe(compose(overrides or []), colour=sys.stdout.isatty(), cluster=given):
+    composed = compose(_arguments(overrides, config, config_dir))
+    for part in describe(composed, colour=sys.stdout.isatty(), cluster=given):
         typer.echo(part)
 
 
@@ -156,6 +184,8 @@ def scale(
 @app.command()
 def submit(
     overrides: Overrides = None,
+    config: ConfigFiles = None,
+    config_dir: ConfigFolders = None,
     address: Annotated[
         str | None, typer.Option(help="The cluster's job server, http://host:8265; else RAY_API_SERVER_ADDRESS.")
     ] = None,
@@ -175,8 +205,9 @@ def submit(
     from raylign.cluster.submit import submit as send
 
     sent = forwarded(env or [], os.environ)
+    given = _arguments(overrides, config, config_dir)
     raise typer.Exit(
-        send(overrides or [], address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo)
+        send(given, address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo)
     )
 
 
@@ -287,6 +318,12 @@ def run_command(command: Callable[[], object]) -> int:
     except SystemExit as ended:  # how typer ends: help, a usage error it has told, or a command's own exit code
         return ended.code if isinstance(ended.code, int) else 0
     return 0
+
+
+def _arguments(settings: list[str] | None, files: list[str] | None, folders: list[str] | None) -> list[str]:
+    """Everything that describes a run as one list, as run folders and submitted jobs keep it."""
+    own = [f"--config-dir={folder}" for folder in folders or []] + [f"--config={file}" for file in files or []]
+    return [*own, *(settings or [])]
 
 
 def _source(

@@ -11,19 +11,17 @@ from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from raylign.conf import overrides as arguments
 from raylign.conf import reference
 from raylign.conf.checks import Needs, check
 from raylign.conf.errors import ConfigError
+from raylign.conf.layers import SearchPath, leaves, read_layers, search_folder
 from raylign.conf.overrides import Assignment, Value
 from raylign.conf.problems import Problem
 from raylign.conf.schema import AlgorithmConfig, RunConfig
 from raylign.conf.store import register
-
-_EXPERIMENTS = Path(__file__).parent / "experiment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +43,37 @@ class Composed:
 
 
 def compose(overrides: Sequence[str], catalog: Catalog) -> Composed:
-    """The run that `overrides` describe.
+    """The run that `overrides` describe: settings, choices, and the files of `--config=` and `--config-dir=`.
 
     Raises ConfigError with every problem found: unknown keys and choices, wrong types, values that are missing or
-    cannot be resolved, and combinations that cannot work.
+    cannot be resolved, and combinations that cannot work. Where a file or an experiment could not be read, what may
+    only follow from its absence is left out.
     """
     given = arguments.read(overrides)
     problems = list(given.problems)
     register(catalog.configs)
-    tree = _choose(dict(given.choices), problems)
-    problems += _assign(tree, given.assignments)
+    folders = [f for text in given.folders for f in search_folder(text, "--config-dir", problems)]
+    layers = read_layers(given.choices, [Path(file) for file in given.files], SearchPath(tuple(folders)))
+    problems += layers.problems
+    partial = bool(layers.problems) or given.misread_file
+    tree = _hydra(layers.algorithm)
+    bad = _assign(tree, [*layers.assignments, *given.assignments])
+    problems += [p for p in bad if not (partial and _of_another_algorithm(p, layers.algorithm))]
     unresolved = list(_unresolved(tree))
-    problems += unresolved
-    config = None
-    if not unresolved:
+    told = {key for problem in problems for key in problem.keys}
+    if unresolved:
+        problems += [] if partial else unresolved
+    else:
         config = _convert(tree)
-        told = {key for problem in problems for key in problem.keys}
         found = check(config, catalog.needs(config))
         found += [Problem(("reward.rules",), p) for r in config.reward.rules for p in catalog.rule_problems(r.rule)]
+        stated = {assignment.key for assignment in given.assignments}
+        if partial:  # of what was given itself, not of what the missing part would have set
+            found = [p for p in found if len(p.keys) == 1 and stated.issuperset(p.keys)]
         problems += [p for p in found if told.isdisjoint(p.keys)]
-    if problems or config is None:
+    if problems:
         raise ConfigError(list(dict.fromkeys(problem.sentence for problem in problems)))
-    return Composed(config, tuple(overrides), OmegaConf.to_yaml(tree, resolve=True))
+    return Composed(_convert(tree), tuple(overrides), OmegaConf.to_yaml(tree, resolve=True))
 
 
 def from_resolved(resolved_yaml: str, catalog: Catalog, overrides: Sequence[str] = ()) -> Composed:
@@ -75,10 +82,11 @@ def from_resolved(resolved_yaml: str, catalog: Catalog, overrides: Sequence[str]
     assert isinstance(tree_given, DictConfig)
     name = str(OmegaConf.select(tree_given, "algorithm.name", default=""))
     if name not in catalog.configs:
-        raise ConfigError(arguments.unknown_option("algorithm", name).sentence)
+        raise ConfigError(arguments.unknown_option("algorithm", name, sorted(catalog.configs)).sentence)
     register(catalog.configs)
-    tree = _choose({"algorithm": name}, [])
-    problems = _assign(tree, list(_leaves(_plain(tree_given), reference.keys(name))))
+    tree = _hydra(name)
+    plain = {str(key): value for key, value in OmegaConf.to_container(tree_given, resolve=False).items()}
+    problems = _assign(tree, [Assignment(key, value) for key, value in leaves(plain, reference.keys(name))])
     if problems:
         raise ConfigError([problem.sentence for problem in problems])
     return Composed(_convert(tree), tuple(overrides), OmegaConf.to_yaml(tree, resolve=True))
@@ -91,72 +99,17 @@ def _convert(tree: DictConfig) -> RunConfig:
     return config
 
 
-def _choose(choices: dict[str, str], problems: list[Problem]) -> DictConfig:
-    """The tree of the chosen yaml files. A bad experiment file is told in `problems` and left out."""
-    experiment = choices.pop("experiment", None)
-    if experiment is not None:
-        path = _EXPERIMENTS / f"{experiment}.yaml"
-        bad = experiment_problems(path, choices)
-        if not bad:
-            try:
-                return _hydra({**choices, "+experiment": experiment})
-            except HydraException as error:  # a value of the wrong type, or a defaults list that does not hold together
-                bad = [Problem((), f"conf/experiment/{path.name}: {_first_line(error)}.")]
-        problems += bad
-        choices = {**_defaults_of(path), **choices}
-    return _hydra(choices)
-
-
-def experiment_problems(path: Path, choices: Mapping[str, str]) -> list[Problem]:
-    """Every key of an experiment file that no setting has, when used with these choices."""
-    known = reference.keys({"algorithm": "ppo", **_defaults_of(path), **choices}["algorithm"])
-    content = OmegaConf.load(path)
-    assert isinstance(content, DictConfig)
-    content.pop("defaults", None)
-    unknown = [
-        arguments.unknown_key(leaf.key, known) for leaf in _leaves(_plain(content), known) if leaf.key not in known
-    ]
-    return [Problem(p.keys, f"conf/experiment/{path.name}: {p.sentence}") for p in unknown]
-
-
-def _hydra(choices: Mapping[str, str]) -> DictConfig:
+def _hydra(algorithm: str) -> DictConfig:
+    """The tree of defaults with the settings of a shipped algorithm."""
     with initialize_config_module("raylign.conf", version_base="1.3"):
-        return hydra_compose("config", [f"{group}={option}" for group, option in choices.items()])
+        return hydra_compose("config", [f"algorithm={algorithm}"])
 
 
-def _first_line(error: Exception) -> str:
-    """The innermost cause, which names the key, in one line."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return " ".join(line.strip() for line in str(error).splitlines()[:2])
-
-
-def _defaults_of(path: Path) -> dict[str, str]:
-    """The groups an experiment file chooses, from its `override /group: option` lines."""
-    content = OmegaConf.load(path)
-    assert isinstance(content, DictConfig)
-    found: dict[str, str] = {}
-    for entry in content.get("defaults", []):
-        if isinstance(entry, DictConfig):
-            found |= {str(key).removeprefix("override /"): str(option) for key, option in entry.items()}
-    return found
-
-
-def _leaves(tree: Mapping[str, Value], known: reference.Keys, prefix: str = "") -> Iterator[Assignment]:
-    """Settings a plain yaml tree gives; a known setting is a leaf whatever it holds."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in known:
-            yield from _leaves(value, known, f"{key}.")
-        else:
-            yield Assignment(key, value)
-
-
-def _plain(tree: DictConfig) -> dict[str, Value]:
-    """As yaml has it: interpolations and `???` are still words."""
-    plain = OmegaConf.to_container(tree, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+def _of_another_algorithm(problem: Problem, algorithm: str) -> bool:
+    """True for a setting that only the algorithm of a file that could not be read may have."""
+    return all(key not in reference.keys(algorithm) for key in problem.keys) and any(
+        key in reference.keys(name) for key in problem.keys for name in reference.algorithm_names()
+    )
 
 
 def _assign(tree: DictConfig, assignments: Sequence[Assignment]) -> list[Problem]:
@@ -166,13 +119,18 @@ def _assign(tree: DictConfig, assignments: Sequence[Assignment]) -> list[Problem
     for assignment in assignments:
         key = known.get(assignment.key)
         if key is None:
-            problems.append(arguments.unknown_key(assignment.key, known))
+            problems.append(_at(assignment, arguments.unknown_key(assignment.key, known)))
             continue
         try:
             OmegaConf.update(tree, assignment.key, assignment.value, merge=True)
         except OmegaConfBaseException as error:
-            problems.append(_refusal(key, assignment.value, error))
+            problems.append(_at(assignment, _refusal(key, assignment.value, error)))
     return problems
+
+
+def _at(assignment: Assignment, problem: Problem) -> Problem:
+    """With the file and line that the setting was written in."""
+    return Problem(problem.keys, f"{assignment.origin}: {problem.sentence}") if assignment.origin else problem
 
 
 def _refusal(key: reference.Key, value: Value, error: OmegaConfBaseException) -> Problem:

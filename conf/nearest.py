@@ -12,18 +12,18 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return matches[0] if matches else None
 
 
-def nearest_key(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The most similar full dotted name.
+def nearest_key(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:
+    """The most similar full dotted name among those whose last part is at least `cutoff` similar to that of `name`.
 
-    The last part counts as much as the whole: `lr` should find `policy.optim.lr`, and `policy.lr` too. Ties go to the
-    name that comes first.
+    The last part counts as much as the whole, and must be a misspelling by itself: under the right section almost
+    anything resembles something (`rollout.top_p` is no `rollout.timeout_s`). Ties go to the name that comes first.
     """
     leaf = name.rsplit(".", 1)[-1]
 
-    def score(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
-        last = difflib.SequenceMatcher(None, leaf, candidate.rsplit(".", 1)[-1]).ratio()
-        return (whole + last) / 2
+    def last(candidate: str) -> float:
+        return difflib.SequenceMatcher(None, leaf, candidate.rsplit(".", 1)[-1]).ratio()
 
-    best = max(known, key=score, default=None)
-    return best if best is not None and score(best) >= cutoff else None
+    def score(candidate: str) -> float:
+        return (difflib.SequenceMatcher(None, name, candidate).ratio() + last(candidate)) / 2
+
+    return max((candidate for candidate in known if last(candidate) >= cutoff), key=score, default=None)

@@ -1,4 +1,4 @@
-"""Reads `key=value` arguments and tells everything that is wrong with all of them at once.
+"""Reads `key=value` arguments, `--config` and `--config-dir`, and reports everything that is wrong with all of them.
 
 Hydra stops at the first bad override and advises `+key`, which would add a setting nobody reads. Here every key is
 looked up in the reference first; Hydra's grammar is used for the values.
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from raylign.conf import reference
+from raylign.conf.foreign import foreign_hint
 from raylign.conf.nearest import nearest, nearest_key
 from raylign.conf.problems import Problem
 
 Value = object  # what yaml can hold: str, int, float, bool, None, list, dict
 
+CONFIG, CONFIG_DIR = "--config=", "--config-dir="
 _FORM = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=~+]+?)=(?P<value>.*)", re.DOTALL)
 
 
@@ -27,31 +29,62 @@ class Assignment:
 
     key: str
     value: Value
+    origin: str = ""  # file and line; empty for the command line
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """What the command line says."""
 
-    choices: Mapping[str, str]  # group -> option, all of them known
+    choices: Mapping[str, str]  # group -> option, not yet looked up
     assignments: tuple[Assignment, ...]  # in order, every key well-formed but perhaps unknown
     problems: tuple[Problem, ...]
+    files: tuple[str, ...] = ()  # of --config
+    folders: tuple[str, ...] = ()  # of --config-dir and hydra.searchpath
+    misread_file: bool = False  # a file was given as if it were a setting: what it says is missing
 
 
 def read(overrides: Sequence[str]) -> Arguments:
-    """Split arguments into group choices and assignments. Nothing is raised."""
+    """Split arguments into group choices and assignments. Nothing is raised.
+
+    `--config=FILE` and `--config-dir=DIR` are arguments like any other, so that a run's arguments are one list.
+    """
     choices: dict[str, str] = {}
     assignments: list[Assignment] = []
     problems: list[Problem] = []
+    files: list[str] = []
+    folders: list[str] = []
+    misread_file = False
     for text in overrides:
+        if text.startswith(CONFIG):
+            files.append(text.removeprefix(CONFIG))
+            continue
+        if text.startswith(CONFIG_DIR):
+            folders.append(text.removeprefix(CONFIG_DIR))
+            continue
+        if misread := _file_as_setting(text):
+            problems.append(misread)
+            misread_file = True
+            continue
         outcome = _read_one(text)
         if isinstance(outcome, Problem):
             problems.append(outcome)
+        elif isinstance(outcome, Assignment) and outcome.key == "hydra.searchpath":
+            given = outcome.value if isinstance(outcome.value, list) else [outcome.value]
+            folders += [str(folder) for folder in given]
         elif isinstance(outcome, Assignment):
             assignments.append(outcome)
         else:
             choices[outcome[0]] = outcome[1]
-    return Arguments(choices, tuple(assignments), tuple(problems))
+    return Arguments(choices, tuple(assignments), tuple(problems), tuple(files), tuple(folders), misread_file)
+
+
+def _file_as_setting(text: str) -> Problem | None:
+    """A yaml file given alone, or as an experiment: the person means --config."""
+    named = re.sub(r"^\+{0,2}experiment=", "", text)
+    if not named.endswith((".yaml", ".yml")) or "=" in named:
+        return None
+    return Problem((), f"{text}: a file of settings is given as --config {named}.")
 
 
 def unknown_key(key: str, known: Mapping[str, reference.Key]) -> Problem:
@@ -69,19 +102,20 @@ def unknown_key(key: str, known: Mapping[str, reference.Key]) -> Problem:
     others = [name for name in reference.algorithm_names() if key in reference.keys(name)]
     if others:
         return Problem((key,), f"{key} is a setting of algorithm={' and algorithm='.join(others)}, not of this one.")
+    if told := foreign_hint(key, known):
+        return Problem((key,), f"{key} is not a setting; {told}.")
     guess = nearest_key(key, known)
     hint = f"did you mean {guess}?" if guess else "`raylign train --help` lists all settings."
     return Problem((key, guess) if guess else (key,), f"{key} is not a setting; {hint}")
 
 
-def unknown_option(group: str, option: str) -> Problem:
-    """The sentence for a choice a group does not have."""
-    known = reference.options(group)
+def unknown_option(group: str, option: str, known: Sequence[str], said: str = "") -> Problem:
+    """The sentence for a choice a group does not have. `said`: how it was given, when not as `group=option`."""
     guess = nearest(option, known)
     hint = f"did you mean {guess}? " if guess else ""
     if group == "model" and guess is None:
-        hint = "a folder is given with policy.model=. "
-    return Problem((group,), f"{group}={option} is not known; {hint}Choices: {', '.join(known)}.")
+        hint = "a model is named with policy.model=. "
+    return Problem((group,), f"{said or f'{group}={option}'} is not known; {hint}Choices: {', '.join(known)}.")
 
 
 def wrong_value(key: reference.Key, value: Value) -> Problem:
@@ -93,6 +127,8 @@ def wrong_value(key: reference.Key, value: Value) -> Problem:
 
 def _read_one(text: str) -> Problem | Assignment | tuple[str, str]:
     form = _FORM.fullmatch(text.strip())
+    if text.startswith("-"):
+        return Problem((), f"{text} is not an option; settings are key=value, files --config FILE.")
     if form is None:
         if text.startswith("~"):
             return Problem((), f"{text}: settings cannot be removed; give a value instead.")
@@ -103,7 +139,9 @@ def _read_one(text: str) -> Problem | Assignment | tuple[str, str]:
     if "@" in key or "/" in key:
         return Problem((key,), f"{text}: a choice cannot be put elsewhere; use one of {', '.join(reference.GROUPS)}.")
     if key in reference.GROUPS:
-        return (key, value) if value in reference.options(key) else unknown_option(key, value)
+        return key, value
+    if key.startswith("hydra.") and key != "hydra.searchpath":
+        return Problem((key,), f"{text}: of Hydra's own settings only hydra.searchpath=[file:///folder] has a meaning.")
     return _read_value(key, value)
 
 
@@ -116,7 +154,7 @@ def _read_value(key: str, text: str) -> Problem | Assignment:
         return Problem((key,), f"{key}={text}: the value cannot be read; put quotes around it, as in '{key}=\"...\"'.")
     if parsed.is_sweep_override():
         return Problem(
-            (key,), f"{key}={text} is several values; a list is written {key}=[a,b], and runs are started one by one."
+            (key,), f"{key}={text} is several values; a list is written {key}=[a,b], and a run for each value needs -m."
         )
     return Assignment(key, parsed.value())
 

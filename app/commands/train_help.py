@@ -13,7 +13,7 @@ _WIDTH = 118
 _NAME_COLUMN = 34
 _DEFAULT_COLUMN = 14
 
-_USAGE = """\
+USAGE = """\
 Usage: raylign train [key=value ...] [+experiment=NAME]
 
 Trains a model. Every setting is key=value; a named experiment or a choice below sets many at once, and what is written
@@ -33,7 +33,7 @@ Exit codes: 0 done; 2 settings or data refused; 70 an invariant broke; 75 stoppe
 def train_help(overrides: Sequence[str]) -> str:
     """Usage, choices and every setting, for the algorithm that `overrides` name (ppo when they name none)."""
     algorithm = _chosen_algorithm(overrides)
-    parts = [_USAGE, *_choices(), f"Settings with algorithm={algorithm} (name, default, meaning):\n"]
+    parts = [USAGE, *_choices(), f"Settings with algorithm={algorithm} (name, default, meaning):\n"]
     shown: dict[str, str] = {}  # what a section looks like -> the first section that does
     for section in reference.sections(algorithm):
         parts.append(_section(section, shown))

@@ -32,7 +32,7 @@ PURE_MODULES = (
 HEAVY = ("ray", "deepspeed", "vllm", "hydra", "omegaconf", "wandb", "transformers")
 
 ENTRY_POINTS = ("app/main.py", "app/cli.py")
-CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/overrides.py")
+CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/layers.py", "conf/overrides.py")
 HOMES = {
     "deepspeed": ("trainer/engine/*",),
     "vllm": ("rollout/vllm_engine.py", "rollout/vllm_extension*.py"),
