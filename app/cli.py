@@ -206,9 +206,7 @@ def submit(
 
     sent = forwarded(env or [], os.environ)
     given = _arguments(overrides, config, config_dir)
-    raise typer.Exit(
-        send(given, address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo)
-    )
+    raise typer.Exit(send(given, address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo))
 
 
 @app.command()

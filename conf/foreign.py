@@ -12,7 +12,7 @@ _SAMPLING = (
 _BATCH = (
     "one optimizer step takes algorithm.{unit}, and one forward pass policy.micro_batch_tokens (accumulation follows)"
 )
-_COLUMNS = "columns of your own are named with data.columns={prompt: question}"
+_COLUMNS = "columns have fixed names here (README, Training); rename them in the file"
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     _SAMPLING: (
@@ -29,8 +29,10 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "label_column", "chosen_key", "rejected_key", "response_key", "answer_column", "completion_column",
     ),
     "use policy.optim.lr (and critic.optim.lr)": ("lr", "learning_rate", "actor_learning_rate", "critic_learning_rate"),
-    "use rollout.stop=[...]": ("stop_strings", "stop_sequences", "stop_words", "stop_properly"),
-    "use rollout.stop_token_ids=[...]": ("stop_ids", "stop_tokens", "eos_token_ids", "eos_token_id"),
+    "an answer ends at the end tokens that the model's folder lists; other stops cannot be set": (
+        "stop", "stop_strings", "stop_sequences", "stop_words", "stop_token_ids", "stop_ids", "stop_tokens",
+        "eos_token_ids", "eos_token_id",
+    ),
     "use rollout.max_new_tokens": (
         "max_tokens", "max_completion_length", "generate_max_len", "response_length", "max_response_length",
     ),
@@ -60,7 +62,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "use policy.optim.schedule": ("lr_scheduler_type", "lr_scheduler", "warmup_style"),
     "use policy.optim.max_grad_norm": ("grad_clip", "clip_grad", "max_norm", "gradient_clipping"),
     "use policy.zero_stage and policy.offload_optimizer": ("deepspeed", "deepspeed_config", "fsdp_config"),
-    "use algorithm.clip_eps": ("cliprange", "eps_clip", "clip_ratio", "clip_range", "epsilon"),
+    "use algorithm.clip_eps_low and algorithm.clip_eps_high": ("cliprange", "eps_clip", "clip_ratio", "clip_range", "epsilon"),
     "use algorithm.kl_coef (online) or algorithm.beta (offline)": ("beta", "init_kl_coef", "kl_loss_coef", "kl_coeff"),
     "use rollout.tensor_parallel_size": ("vllm_tensor_parallel_size", "tensor_model_parallel_size", "tp_size", "tp"),
     "use rollout.num_workers": ("vllm_num_engines", "num_engines"),

@@ -76,7 +76,7 @@ def read_layers(choices: Mapping[str, str], files: Sequence[Path], search: Searc
     for path in files:
         _read_file(reading, path, prefix="", said=f"--config {path}")
     chosen = {"algorithm": "ppo"} | reading.choices | {g: c for g, c in choices.items() if g in _CHOICES}
-    below = _Reading(search, problems=reading.problems)
+    below = _Reading(reading.search, problems=reading.problems)  # a file may have added folders
     for group in _CHOICES[1:]:
         if option := chosen.get(group):
             _read_option(below, group, option, f"{group}={option}")

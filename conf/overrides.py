@@ -154,7 +154,8 @@ def _read_value(key: str, text: str) -> Problem | Assignment:
         return Problem((key,), f"{key}={text}: the value cannot be read; put quotes around it, as in '{key}=\"...\"'.")
     if parsed.is_sweep_override():
         return Problem(
-            (key,), f"{key}={text} is several values; a list is written {key}=[a,b], and a run for each value needs -m."
+            (key,),
+            f"{key}={text} is several values; a list is written {key}=[a,b], and a run for each value is started by itself.",
         )
     return Assignment(key, parsed.value())
 

@@ -144,7 +144,7 @@ def test_hints_name_what_is_meant_or_nothing(home: Path):
     for key, words in {
         "rollout.top_p=0.9": "is not a setting; answers are drawn with temperature alone",
         "rollout.repetition_penalty=1.1": "is not a setting; answers are drawn with temperature alone",
-        "data.prompt_column=question": "data.columns={prompt: question}",
+        "data.prompt_column=question": "columns have fixed names here",
         "batch_size=8": "one optimizer step takes algorithm.sequences_per_update, and one forward pass policy.micro",
         "lr=1e-5": "use policy.optim.lr",
         "rollout.unheard=1": "`raylign train --help` lists all settings.",
