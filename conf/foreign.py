@@ -62,7 +62,9 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "use policy.optim.schedule": ("lr_scheduler_type", "lr_scheduler", "warmup_style"),
     "use policy.optim.max_grad_norm": ("grad_clip", "clip_grad", "max_norm", "gradient_clipping"),
     "use policy.zero_stage and policy.offload_optimizer": ("deepspeed", "deepspeed_config", "fsdp_config"),
-    "use algorithm.clip_eps_low and algorithm.clip_eps_high": ("cliprange", "eps_clip", "clip_ratio", "clip_range", "epsilon"),
+    "use algorithm.clip_eps_low and algorithm.clip_eps_high": (
+        "cliprange", "eps_clip", "clip_ratio", "clip_range", "epsilon",
+    ),
     "use algorithm.kl_coef (online) or algorithm.beta (offline)": ("beta", "init_kl_coef", "kl_loss_coef", "kl_coeff"),
     "use rollout.tensor_parallel_size": ("vllm_tensor_parallel_size", "tensor_model_parallel_size", "tp_size", "tp"),
     "use rollout.num_workers": ("vllm_num_engines", "num_engines"),

@@ -155,7 +155,8 @@ def _read_value(key: str, text: str) -> Problem | Assignment:
     if parsed.is_sweep_override():
         return Problem(
             (key,),
-            f"{key}={text} is several values; a list is written {key}=[a,b], and a run for each value is started by itself.",
+            f"{key}={text} is several values; a list is written {key}=[a,b], and a run for each value is "
+            "started by itself.",
         )
     return Assignment(key, parsed.value())
 
