@@ -85,7 +85,9 @@ def from_resolved(resolved_yaml: str, catalog: Catalog, overrides: Sequence[str]
         raise ConfigError(arguments.unknown_option("algorithm", name, sorted(catalog.configs)).sentence)
     register(catalog.configs)
     tree = _hydra(name)
-    plain = {str(key): value for key, value in OmegaConf.to_container(tree_given, resolve=False).items()}
+    given = OmegaConf.to_container(tree_given, resolve=False)
+    assert isinstance(given, dict)
+    plain = {str(key): value for key, value in given.items()}
     problems = _assign(tree, [Assignment(key, value) for key, value in leaves(plain, reference.keys(name))])
     if problems:
         raise ConfigError([problem.sentence for problem in problems])

@@ -166,8 +166,8 @@ def _read_default(reading: _Reading, content: _Content, entry: object) -> None:
             if option in reading.search.options(group):
                 reading.choices[group] = str(option)
             else:
-                told = unknown_option(group, str(option), reading.search.options(group))
-                reading.problems.append(Problem(told.keys, f"{where}: {told.sentence}"))
+                unknown = unknown_option(group, str(option), reading.search.options(group))
+                reading.problems.append(Problem(unknown.keys, f"{where}: {unknown.sentence}"))
         else:
             _read_default(reading, content, f"{group}/{option}")
 
