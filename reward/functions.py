@@ -29,6 +29,7 @@ from typing import Any
 
 START_TIMEOUT_S = 120.0
 _MAX_REASON = 300
+_MOST_BYTES = 1 << 20  # of one file that goes along
 
 
 class Style(Enum):
@@ -69,7 +70,7 @@ class Sample:
     completion: str
     messages: tuple[tuple[str, str], ...]  # role and content of the prompt
     completion_ids: tuple[int, ...]
-    query: str  # prompt and answer as the model saw them
+    query: str  # prompt and answer as plain text, without the template's special tokens
     data_source: str
     ground_truth: str | None
     columns: Mapping[str, Any]
@@ -89,11 +90,24 @@ def read_source(path: str, *, name: str = "", style: str = "auto") -> FunctionSo
         file = Path(where).expanduser()
         if not file.is_file():
             raise FunctionError(f"{where}: there is no such file")
-        beside = sorted(p for p in file.parent.glob("*.py") if p.stat().st_size < 1 << 20)
-        files = tuple((p.name, p.read_text(encoding="utf-8")) for p in beside)
+        files = _with_neighbours(file)
         module = file.stem
     found = _load(module, function, Path(where).expanduser().parent if files else None)
     return FunctionSource(name or function, function, module, files, _style(found, path, style))
+
+
+def _with_neighbours(file: Path) -> tuple[tuple[str, str], ...]:
+    """The file and the Python files beside it that can be read. Raises FunctionError when the file itself cannot."""
+    found: list[tuple[str, str]] = []
+    for path in sorted(file.parent.glob("*.py")):
+        if path.stat().st_size > _MOST_BYTES:
+            continue
+        try:
+            found.append((path.name, path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            if path.name == file.name:
+                raise FunctionError(f"{file} cannot be read: {error}") from error
+    return tuple(found)
 
 
 def _load(module: str, function: str, folder: Path | None) -> Callable[..., Any]:
@@ -107,7 +121,7 @@ def _load(module: str, function: str, folder: Path | None) -> Callable[..., Any]
             assert spec is not None and spec.loader is not None
             loaded = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(loaded)
-    except BaseException as error:  # a user's module may raise anything, SystemExit too
+    except (Exception, SystemExit) as error:  # a user's module may raise anything; Ctrl-C stays the person's
         raise FunctionError(f"{module} cannot be imported: {_said(error)}") from error
     found = getattr(loaded, function, None)
     if not callable(found):
@@ -119,7 +133,10 @@ def _load(module: str, function: str, folder: Path | None) -> Callable[..., Any]
 def _style(function: Callable[..., Any], path: str, wanted: str) -> Style:
     if wanted != "auto":
         return Style(wanted)
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise FunctionError(f"{path} has no signature to read; say style=trl, verl or openrlhf") from error
     for style, marks in _MARKS.items():
         if marks <= parameters.keys():
             return style
