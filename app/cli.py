@@ -26,14 +26,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Feedback logs in, a better model out. `raylign train --help` lists every setting."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"raylign {metadata.version('raylign')}")
         raise typer.Exit(0)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Feedback logs in, a better model out. `raylign train --help` lists every setting."""
 
 
 Overrides = Annotated[

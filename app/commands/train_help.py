@@ -14,10 +14,11 @@ _NAME_COLUMN = 34
 _DEFAULT_COLUMN = 14
 
 USAGE = """\
-Usage: raylign train [key=value ...] [+experiment=NAME]
+Usage: raylign train [key=value ...] [+experiment=NAME] [--config FILE] [--config-dir DIR]
 
-Trains a model. Every setting is key=value; a named experiment or a choice below sets many at once, and what is written
-later on the line wins. `raylign plan` with the same arguments says what would happen without starting anything.
+Trains a model. Every setting is key=value; a named experiment, a choice below or a yaml file of your own sets many at
+once, and settings on the command line win over all of them. `raylign plan` with the same arguments says what would
+happen without starting anything.
 
 Examples:
   raylign train +experiment=ppo_tiny_cpu policy.model=models/tiny data.train=prompts.jsonl reward.model=models/rm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,31 @@ def test_each_ending_has_its_exit_code(error: Exception, code: int, capsys: pyte
 
     assert run_command(command) == code
     assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]):
+    assert call(capsys, "--version") == (0, f"raylign {metadata.version('raylign')}\n", "")
+
+
+def test_train_without_arguments_prints_its_usage_alone(capsys: pytest.CaptureFixture[str]):
+    code, out, told = call(capsys, "train")
+    assert (code, out) == (2, "")
+    assert told.startswith("Usage: raylign train") and "--config FILE" in told and "has no value" not in told
+
+
+def test_own_files_are_read_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "my.yaml").write_text("algorithm: sft\npolicy:\n  optim:\n    lrr: 1\n  model: /nowhere\n")
+    monkeypatch.chdir(tmp_path)
+    for command in ("train", "plan"):
+        code, out, told = call(capsys, command, "--config", "my.yaml", "data.train=/nowhere.jsonl")
+        assert (code, out) == (2, "")
+        assert told.splitlines() == [
+            "my.yaml:4: policy.optim.lrr is not a setting; did you mean policy.optim.lr?",
+            "data.train=/nowhere.jsonl: there is no such file or folder.",
+            "policy.model=/nowhere: there is no such folder; give a Hugging Face model folder, or a finished run's.",
+        ]
 
 
 def test_unknown_commands_and_options_are_refused(capsys: pytest.CaptureFixture[str]):

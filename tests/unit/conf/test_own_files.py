@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_an_own_file_chooses_and_sets_and_the_command_line_wins(home: Path):
     assert config.policy.optim.lr == 2e-5  # the file's own value over the model's
     assert config.evaluation.max_new_tokens == 16
     assert compose(["--config=my.yaml", "algorithm=rloo"]).config.algorithm.name == "rloo"
+
+
+def test_the_file_that_the_documentation_shows_composes(home: Path):
+    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    (home / "my-model").mkdir()
+    (home / "my-model" / "config.json").write_text("{}")
+    (home / "prompts.jsonl").write_text("{}\n")
+    (home / "my.yaml").write_text(text)
+    config = compose(["--config=my.yaml", "seed=7"]).config
+    assert (config.algorithm.name, config.policy.optim.lr, config.data.train) == ("grpo", 2e-5, "prompts.jsonl")
 
 
 def test_files_build_on_files_in_the_order_of_their_defaults(home: Path):
