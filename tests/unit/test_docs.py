@@ -30,6 +30,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_every_page_is_on_the_site() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
+    shown = sorted(re.findall(r"[\w./-]+\.md", nav))
+    assert shown == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
 def setting_keys(kind: type, prefix: str = "") -> set[str]:
     """Every key of a configuration dataclass in dotted form, sections included."""
     keys: set[str] = set()
