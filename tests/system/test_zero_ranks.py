@@ -32,7 +32,7 @@ from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import load_causal_lm, stored_weights
 from torch import nn
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(360)]  # DeepSpeed builds its CPU Adam once
+pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(360)]  # DeepSpeed builds its CPU Adam once
 
 RANKS = 3  # divides none of the tiny model's weights: 128 = 3 x 43 - 1
 # Small first steps: Adam turns the rounding of a gradient near zero into its sign, times the rate.
