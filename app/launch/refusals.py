@@ -8,16 +8,18 @@ from pathlib import Path
 
 from raylign.app.launch.functions import read_functions
 from raylign.conf.checks import Needs
-from raylign.conf.errors import ConfigError
+from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.schema import RunConfig
 from raylign.reward.rules import component_names
 from raylign.reward.scorer import MODEL_COMPONENT
+from raylign.reward.tokenizer_match import tokenizer_problems
 from raylign.trainer.models.loading import model_skeleton
 
 
 def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
-    problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_gold(config, needs)]
+    problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
+    problems += _gold(config, needs)
     problems += read_functions(config.reward)[1] if needs.reward else []
     if problems:
         raise ConfigError(problems)
@@ -50,6 +52,16 @@ def _reward_head(config: RunConfig, needs: Needs) -> Iterator[str]:
             f"reward.model={folder}: {architecture} is a language model without a scalar head, so it scores nothing; "
             "train a reward model from it (algorithm=rm), or use it as the policy."
         )
+
+
+def _reward_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
+    """A reward model reads the policy's token ids as they are. A folder without a tokenizer is refused elsewhere."""
+    if not needs.reward or not config.reward.model:
+        return
+    try:
+        yield from (f"{problem}." for problem in tokenizer_problems(config.policy.model, config.reward.model))
+    except ModelLoadError:
+        return
 
 
 def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:
