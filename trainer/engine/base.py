@@ -107,7 +107,10 @@ def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def adamw(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW over two groups: weight decay acts on matrices, not on norms and biases."""
+    """Fused AdamW over two groups: weight decay acts on matrices, not on norms and biases.
+
+    The parameters must still have their shapes: one that ZeRO-3 has partitioned looks like a bias.
+    """
     trained = trained_parameters(module)
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},

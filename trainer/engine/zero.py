@@ -233,6 +233,7 @@ def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> Dee
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
     settings = deepspeed_config(config, device)
+    optimizer: torch.optim.Optimizer = adamw(module, config.optim)  # while the weights have their shapes
     if config.zero_stage == 3:
         # Weight by weight, before `initialize`: that would move the whole model to this rank's device first.
         deepspeed.zero.Init(module=module, config_dict_or_path=settings)
@@ -240,11 +241,9 @@ def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> Dee
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         optim = config.optim
-        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
-            adamw(module, optim).param_groups, lr=0.0, betas=optim.betas, eps=optim.eps, adamw_mode=True
+        optimizer = DeepSpeedCPUAdam(
+            optimizer.param_groups, lr=0.0, betas=optim.betas, eps=optim.eps, adamw_mode=True
         )
-    else:
-        optimizer = adamw(module, config.optim)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
 
