@@ -9,10 +9,17 @@ from pathlib import Path
 
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import model_folder
+from raylign.conf.nearest import nearest
 from raylign.conf.problems import Problem
 from raylign.conf.ranges import check_numbers, leaves
 from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, RunConfig
 
+STANDARD_COLUMNS = (
+    "prompt", "messages", "completion", "chosen", "rejected", "label", "text", "id", "ground_truth", "data_source",
+    "margin", "weight", "tools", "documents", "chat_template_kwargs", "completion_finished", "chosen_finished",
+    "rejected_finished",
+)  # fmt: skip
+"""What data/rows.py reads of a row."""
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -54,12 +61,32 @@ def _run(config: RunConfig) -> Iterator[Problem]:
 
 def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     if not config.data.train:
-        yield Problem(("data.train",), "data.train is empty; give a JSONL or parquet file, a folder or a dataset name.")
+        yield Problem(
+            ("data.train",), "data.train is empty; give a JSONL, CSV or parquet file, a folder or a dataset name."
+        )
     elif _is_path(config.data.train) and not Path(config.data.train).expanduser().exists():
         yield Problem(("data.train",), f"data.train={config.data.train}: there is no such file or folder.")
+    yield from _columns(config)
     yield from _held_out(config, needs)
     if needs.rollout and config.num_steps == 0:
         yield Problem(("num_steps",), "num_steps=0: an online run counts its steps; give a number of at least 1.")
+
+
+def _columns(config: RunConfig) -> Iterator[Problem]:
+    for name, own in config.data.columns.items():
+        if name not in STANDARD_COLUMNS:
+            swapped = own in STANDARD_COLUMNS
+            guess = own if swapped else nearest(name, STANDARD_COLUMNS)
+            hint = f"; did you mean {{{guess}: {name if swapped else own}}}?" if guess else ""
+            yield Problem(
+                ("data.columns",),
+                f"data.columns={{{name}: {own}}}: {name} is no column that rows are read by; known: "
+                f"{', '.join(STANDARD_COLUMNS)}{hint}.".replace("?.", "?"),
+            )
+        elif not own:
+            yield Problem(
+                ("data.columns",), f"data.columns={{{name}: ''}}: give the column of your own it is read from."
+            )
 
 
 def _held_out(config: RunConfig, needs: Needs) -> Iterator[Problem]:
@@ -255,6 +282,9 @@ def _divisor_hint(sequences: int, per_update: int) -> str:
     return f"set algorithm.sequences_per_update={closest}"
 
 
+_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
+
+
 def _is_path(name: str) -> bool:
     """A dataset name is `owner/name` or a bare word; whatever looks like a file or folder is one."""
-    return name.startswith(("/", "~", ".")) or name.endswith((".jsonl", ".json", ".parquet")) or name.count("/") > 1
+    return name.startswith(("/", "~", ".")) or name.endswith(_FILES) or name.count("/") > 1

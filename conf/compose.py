@@ -119,12 +119,15 @@ def _assign(tree: DictConfig, assignments: Sequence[Assignment]) -> list[Problem
     known = reference.keys(OmegaConf.select(tree, "algorithm.name"))
     problems: list[Problem] = []
     for assignment in assignments:
+        parent, _, child = assignment.key.rpartition(".")
+        if parent in known and known[parent].type.startswith("dict"):  # one entry of a mapping
+            assignment = Assignment(parent, {child: assignment.value}, assignment.origin)
         key = known.get(assignment.key)
         if key is None:
             problems.append(_at(assignment, arguments.unknown_key(assignment.key, known)))
             continue
         try:
-            OmegaConf.update(tree, assignment.key, assignment.value, merge=True)
+            OmegaConf.update(tree, assignment.key, assignment.value, merge=True, force_add=key.type.startswith("dict"))
         except OmegaConfBaseException as error:
             problems.append(_at(assignment, _refusal(key, assignment.value, error)))
     return problems

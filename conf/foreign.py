@@ -12,7 +12,7 @@ _SAMPLING = (
 _BATCH = (
     "one optimizer step takes algorithm.{unit}, and one forward pass policy.micro_batch_tokens (accumulation follows)"
 )
-_COLUMNS = "columns have fixed names here (README, Training); rename them in the file"
+_COLUMNS = "columns of your own names are given as data.columns={prompt: question, ground_truth: answer}"
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     _SAMPLING: (

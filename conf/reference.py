@@ -189,6 +189,8 @@ def _expected(classes: dict[str, _Class], annotation: str) -> str:
         return "text, a list of texts or a mapping of names to texts"
     if annotation in classes:
         return f"one of {', '.join(classes[annotation].members)}"
+    if annotation.startswith("dict"):
+        return "a mapping such as {name: text}"
     element = annotation.partition("[")[2].rstrip("]")
     if element in classes:
         inside = ", ".join(f"{name}: ..." for name in _all_fields(classes, element))

@@ -297,9 +297,11 @@ class DataConfig:
     """Training rows."""
 
     train: str = ""
-    """JSONL or parquet file, folder, or Hugging Face dataset name."""
+    """JSONL, CSV or parquet file, folder, or Hugging Face dataset name."""
     eval: Any = ""
     """Held-out rows in the same form; several as [a.jsonl,b.jsonl] or {name: a.jsonl}; empty: none."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns of your own by the standard ones, as {prompt: question, ground_truth: meta.answer}; of every data set."""
     max_prompt_tokens: int = 1024
     """Online and held-out prompts, tokens of the rendered template."""
     max_length: int = 2048

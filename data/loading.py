@@ -1,4 +1,4 @@
-"""Rows from JSONL, JSON, parquet, a folder of those, a saved Hugging Face dataset, or a dataset by name.
+"""Rows from JSONL, JSON, CSV, parquet, a folder of those, a saved Hugging Face dataset, or a dataset by name.
 
 Nothing is interpreted here: a row is its columns. A line that is no JSON object is a `BadRow` in the stream.
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from raylign.conf.errors import DataError
+from raylign.data.csv_rows import CSV_SUFFIXES, Broken, Cells, read_csv
 from raylign.data.quarantine import BadRow
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", *CSV_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class RawRow:
     number: int  # 1-based, over all files in reading order
     source: str  # "train.jsonl:12"
     columns: Mapping[str, object]
+    cells: bool = False  # of a CSV file: everything is text (data/csv_rows.py)
 
 
 def read_rows(name: str) -> Iterator[RawRow | BadRow]:
@@ -56,13 +58,17 @@ def content_hash(rows: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-_Read = tuple[str, object]  # where from, and what: a mapping when all is well, text or another value when not
+_Read = tuple[str, object]  # where from, and what: a mapping or Cells when all is well, anything else when not
 
 
 def _numbered(rows: Iterator[_Read]) -> Iterator[RawRow | BadRow]:
     for number, (source, content) in enumerate(rows, start=1):
         if isinstance(content, Mapping):
             yield RawRow(number, source, content)
+        elif isinstance(content, Cells):
+            yield RawRow(number, source, content.columns, cells=True)
+        elif isinstance(content, Broken):
+            yield BadRow(number, source, content.reason, content.text[:500])
         else:
             yield BadRow(number, source, "not a JSON object in UTF-8", str(content)[:500])
 
@@ -81,6 +87,8 @@ def _read_file(file: Path) -> Iterator[_Read]:
         return _read_parquet(file)
     if file.suffix == ".json":
         return _read_json(file)
+    if file.suffix in CSV_SUFFIXES:
+        return read_csv(file)
     if file.suffix in SUFFIXES:
         return _read_jsonl(file)
     raise DataError(f"data {file}: expected a file ending in {', '.join(SUFFIXES)}.")

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig, Overlong
 from raylign.data.loading import RawRow, content_hash, read_rows
+from raylign.data.own_columns import OwnColumns
 from raylign.data.quarantine import BadRow, LoadReport, Quarantine, as_text
 from raylign.data.row_fields import RowError
 
@@ -59,16 +60,18 @@ def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quaranti
     items: list[T] = []
     overlong: list[BadRow] = []
     dropped = total = 0
+    own = OwnColumns(config.columns)
     with Quarantine(quarantine) as bad:
         for row in read_rows(name):
             total += 1
             if isinstance(row, BadRow):
                 bad.add(row.number, row.source, row.reason, row.row)
                 continue
+            given, row = row, own.apply(row)
             try:
                 item = builder.build(row)
             except RowError as error:
-                bad.add(row.number, row.source, str(error), row.columns)
+                bad.add(row.number, row.source, f"{error}{own.explain(given)}", given.columns)
                 continue
             length = builder.num_tokens(item)
             if length <= builder.max_tokens:
@@ -83,6 +86,7 @@ def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quaranti
                 items.append(shorter)
         if total == 0:
             raise DataError(f"data {name}: there are no rows.")
+        own.refuse_missing(name)
         bad.refuse_past(config.max_bad_fraction, total, name)
     report = LoadReport(name, total, len(items), len(bad.rows), len(overlong), dropped, tuple(bad.rows[:_EXAMPLES]))
     _refuse(config, builder.max_tokens_key, report, overlong)

@@ -70,7 +70,7 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 OTHERS = {
     "coming-from.md": {
         "critic.model.path", "critic.optim.lr", "critic.cliprange_value", "data.train_batch_size", "data.train_files",
-        "data.max_prompt_length", "data.max_response_length", "algorithm.kl_ctrl.kl_coef",
+        "data.prompt_key", "data.max_prompt_length", "data.max_response_length", "algorithm.kl_ctrl.kl_coef",
         "algorithm.kl_ctrl.target_kl", "algorithm.use_kl_in_reward", "algorithm.norm_adv_by_std_in_grpo",
         "algorithm.lam", "rollout.n", "rollout.tensor_model_parallel_size", "algorithm.adv_estimator",
     },

@@ -241,9 +241,7 @@ def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> Dee
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         optim = config.optim
-        optimizer = DeepSpeedCPUAdam(
-            optimizer.param_groups, lr=0.0, betas=optim.betas, eps=optim.eps, adamw_mode=True
-        )
+        optimizer = DeepSpeedCPUAdam(optimizer.param_groups, lr=0.0, betas=optim.betas, eps=optim.eps, adamw_mode=True)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
 

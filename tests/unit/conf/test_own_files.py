@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from raylign.app.configuration import compose
+from raylign.app.configuration import compose, from_resolved
 from raylign.conf import reference
 from raylign.conf.errors import ConfigError
 from raylign.conf.foreign import _NAMES, foreign_hint
@@ -156,7 +156,7 @@ def test_hints_name_what_is_meant_or_nothing(home: Path):
     for key, words in {
         "rollout.top_p=0.9": "is not a setting; answers are drawn with temperature alone",
         "rollout.repetition_penalty=1.1": "is not a setting; answers are drawn with temperature alone",
-        "data.prompt_column=question": "columns have fixed names here",
+        "data.prompt_column=question": "data.columns={prompt: question",
         "batch_size=8": "one optimizer step takes algorithm.sequences_per_update, and one forward pass policy.micro",
         "lr=1e-5": "use policy.optim.lr",
         "rollout.unheard=1": "`raylign train --help` lists all settings.",
@@ -176,3 +176,25 @@ def test_every_setting_that_a_hint_names_exists():
         named = [word for word in words if "." in word and word.split(".")[0] in sections and "{" not in word]
         assert set(named) <= known, hint
         assert all(foreign_hint(f"any.{name}", known) for name in names)
+
+
+def test_own_columns_in_a_file_and_one_more_on_the_command_line(home: Path):
+    (home / "my.yaml").write_text(
+        PATHS.replace("train: rows.jsonl", "train: rows.jsonl, columns: {prompt: question, id: key}")
+    )
+    given = ["--config=my.yaml", "algorithm=sft", "data.columns.id=row", "data.columns={text: body}"]
+    composed = compose(given)
+    assert composed.config.data.columns == {"prompt": "question", "id": "row", "text": "body"}
+    assert from_resolved(composed.resolved_yaml).config.data.columns == composed.config.data.columns
+
+
+def test_columns_that_nothing_reads_and_swapped_names_are_told(home: Path):
+    (home / "my.yaml").write_text(PATHS)
+    given = ("--config=my.yaml", "algorithm=sft")
+    (told,) = problems_of(*given, "data.columns={question: prompt}")
+    assert told.startswith("data.columns={question: prompt}: question is no column that rows are read by; known: ")
+    assert told.endswith("did you mean {prompt: question}?")
+    (told,) = problems_of(*given, "data.columns={promt: q}")
+    assert told.endswith("did you mean {prompt: q}?")
+    (told,) = problems_of(*given, "data.columns=question")
+    assert told == "data.columns=question: expected a mapping such as {name: text} (default {})."

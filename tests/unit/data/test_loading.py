@@ -59,7 +59,9 @@ def test_every_form_gives_the_same_rows(tmp_path: Path):
     ("name", "content", "reason"),
     [
         ("gone.jsonl", None, "no such file or folder"),
-        ("x.csv", "a,b", "expected a file ending in"),
+        ("x.tab", "a,b", "expected a file ending in"),
+        ("x.csv", "a,b,a\n1,2,3", "names the column 'a' twice"),
+        ("x.csv", "", "first line is empty"),
         ("x.json", "{", "not JSON"),
         ("x.json", "{}", "must hold a list"),
         ("x.parquet", "no parquet", "not a parquet file"),
