@@ -22,6 +22,7 @@ from raylign.app.configuration import needs
 from raylign.app.launch.chain import MODEL_ROLES, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
+from raylign.app.launch.functions import function_files
 from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
@@ -223,7 +224,8 @@ def inputs(config: RunConfig) -> dict[str, Path]:
             for name, source in held_out_sets(config.data.eval).items()
         },
     }
-    return {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
+    found = {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
+    return found | (function_files(config.reward) if needs(config).reward else {})
 
 
 @contextmanager

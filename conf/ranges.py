@@ -61,7 +61,7 @@ _RANGES: Mapping[str, Range] = {
 
 def check_numbers(config: RunConfig) -> Iterator[Problem]:
     """A problem for each number that is not finite or outside its range."""
-    for key, value in leaves(config):
+    for key, value in _with_elements(leaves(config)):
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         allowed = _RANGES.get(key, _RANGES.get(key.rsplit(".", 1)[-1]))
@@ -69,6 +69,16 @@ def check_numbers(config: RunConfig) -> Iterator[Problem]:
             yield Problem((key,), f"{key}={value}: expected a finite number.")
         elif allowed is not None and not allowed.holds(value):
             yield Problem((key,), f"{key}={value:g}: must be {allowed}.")
+
+
+def _with_elements(found: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    """Settings in lists of sections too, as `reward.functions[0].timeout_s`."""
+    for key, value in found:
+        if isinstance(value, list) and value and is_dataclass(value[0]):
+            for number, element in enumerate(value):
+                yield from leaves(element, f"{key}[{number}].")
+        else:
+            yield key, value
 
 
 def leaves(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:

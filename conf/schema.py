@@ -195,6 +195,8 @@ class RewardFunctionConfig:
     """Whose signature it has; auto: by its parameters."""
     timeout_s: float = 60.0
     """Seconds one call may take; later answers are failures."""
+    start_timeout_s: float = 120.0
+    """Seconds its file may take to import."""
 
 
 @dataclass(kw_only=True)

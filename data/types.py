@@ -138,6 +138,7 @@ class RewardFailure:
 
     key: SampleKey
     reason: str
+    unreadable: bool = False  # a judge answered, and no score could be read from what it said
 
 
 RewardOutcome = Reward | RewardFailure

@@ -1,42 +1,66 @@
-"""Reward model and rules together: whole groups in, one raw outcome a completion out. No Ray here."""
+"""Everything that judges an answer, together: whole groups in, one raw outcome a completion out. No Ray here."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from raylign.conf.schema import Device, RewardConfig
-from raylign.data.types import Completion, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
-from raylign.reward.functions import FunctionProcess, FunctionSource, Sample
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import Completion, FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
+from raylign.records.redaction import Redactor
+from raylign.reward.function_messages import Style
+from raylign.reward.function_process import FunctionProcess
 from raylign.reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
 from raylign.reward.model_scorer import ModelScorer
 from raylign.reward.rules import build_rule, component_names, score_rules
+from raylign.reward.samples import NotScored, Sample, SampleScorer, Score
 from raylign.reward.shaping import weighted_sum
+from raylign.reward.sources import RewardSources
+from transformers import PreTrainedTokenizerBase
 
 MODEL_COMPONENT = "model"
+CALL_SHARE = 0.45
+"""Of reward.timeout_s, what the judges of one batch may take: a replica has half of it, and this leaves an answer time
+to arrive."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of one sample so far."""
+
+    components: dict[str, float] = field(default_factory=dict)
+    failed: NotScored | None = None  # the first failure
+
+    def add(self, name: str, score: Score, what: str) -> None:
+        if isinstance(score, NotScored):
+            self.fail(NotScored(f"{what}: {score.reason}", score.unreadable))
+        elif score is not None:
+            self.components[name] = score
+
+    def fail(self, why: NotScored) -> None:
+        self.failed = self.failed or why
 
 
 class ComposedScorer:
-    """A RewardScorer: weighted sum of the reward model's score and the rules'. Shaping comes later, over the step."""
+    """A RewardScorer: the weighted sum of all components. Shaping comes later, over the step."""
 
-    def __init__(self, config: RewardConfig, device: Device, functions: Sequence[FunctionSource] = ()) -> None:
-        """`functions`: one for each of `config.functions`.
-
-        Raises ConfigError for an unusable rule and ModelLoadError for an unusable model.
-        """
+    def __init__(self, config: RewardConfig, device: Device, sources: RewardSources | None = None) -> None:
+        """Raises ConfigError for an unusable rule and ModelLoadError for an unusable model."""
+        sources = sources or RewardSources()
         specs = [rule.rule for rule in config.rules]
         names = component_names(specs)
         self._rules: Mapping[str, RewardRule] = {n: build_rule(s) for n, s in zip(names, specs, strict=True)}
         self._weights = [WeightedComponent(n, r.weight) for n, r in zip(names, config.rules, strict=True)]
-        self._functions = {
-            source.name: FunctionProcess(source, given.timeout_s)
-            for source, given in zip(functions, config.functions, strict=True)
-        }
-        self._weights += [
-            WeightedComponent(source.name, given.weight)
-            for source, given in zip(functions, config.functions, strict=True)
-        ]
+        self._judges: dict[str, tuple[str, SampleScorer]] = {}
+        self._add_functions(config, sources)
+        self._writer: PreTrainedTokenizerBase | None = None
+        if any(source.style is Style.openrlhf for source in sources.functions):
+            self._writer = load_tokenizer(sources.policy_model)
         self._model: ModelScorer | None = None
         if config.model:
             self._model = ModelScorer(
@@ -46,64 +70,71 @@ class ComposedScorer:
                 micro_batch_tokens=config.micro_batch_tokens,
             )
             self._weights.append(WeightedComponent(MODEL_COMPONENT, config.model_weight))
+        self._redactor = Redactor.from_environ(os.environ)
+
+    def _add_functions(self, config: RewardConfig, sources: RewardSources) -> None:
+        for source, given in zip(sources.functions, config.functions, strict=True):
+            process = FunctionProcess(
+                source.code,
+                timeout_s=given.timeout_s,
+                start_timeout_s=given.start_timeout_s,
+                batch_timeout_s=config.timeout_s * CALL_SHARE,
+            )
+            self._judges[source.name] = (f"reward function {source.name}", process)
+            self._weights.append(WeightedComponent(source.name, given.weight))
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[RewardOutcome]:
         """One outcome a completion, in order. What fails for one sample fails that sample only."""
         samples = [(g.prompt, c) for g in groups for c in g.completions]
-        parts = [self._rule_scores(prompt, completion) for prompt, completion in samples]
-        if self._functions:
-            parts = self._with_functions(samples, parts)
+        found = [self._rule_scores(prompt, completion) for prompt, completion in samples]
+        if self._judges and samples:
+            self._ask_judges(samples, found)
         if self._model is not None:
-            parts = self._with_model(self._model, samples, parts)
-        return [self._outcome(c, part) for (_, c), part in zip(samples, parts, strict=True)]
+            self._ask_model(self._model, samples, found)
+        return [self._outcome(c, f) for (_, c), f in zip(samples, found, strict=True)]
 
-    def _rule_scores(self, prompt: Prompt, completion: Completion) -> Mapping[str, float] | str:
-        """Components by name, or why there are none."""
+    def _rule_scores(self, prompt: Prompt, completion: Completion) -> _Found:
         try:
-            return score_rules(self._rules, prompt, completion)
+            return _Found(dict(score_rules(self._rules, prompt, completion)))
         except RewardRuleError as error:
-            return str(error)
+            return _Found(failed=NotScored(str(error)))
 
-    def _with_functions(
-        self, samples: Sequence[tuple[Prompt, Completion]], parts: Sequence[Mapping[str, float] | str]
-    ) -> list[Mapping[str, float] | str]:
-        """One call a function for all samples."""
-        scored = list(parts)
-        asked = [_sample(prompt, completion) for prompt, completion in samples]
-        for name, process in self._functions.items():
-            for i, value in enumerate(process.score(asked)):
-                part = scored[i]
-                if not isinstance(part, str):
-                    scored[i] = f"reward function {name}: {value}" if isinstance(value, str) else {**part, name: value}
-        return scored
+    def _ask_judges(self, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
+        """All of them side by side: they wait for other processes and machines."""
+        asked = [_sample(prompt, completion, self._writer) for prompt, completion in samples]
+        with ThreadPoolExecutor(len(self._judges)) as threads:
+            answers = threads.map(lambda judge: judge[1].score(asked), self._judges.values())
+            for (name, (what, _)), scores in zip(self._judges.items(), answers, strict=True):
+                for one, score in zip(found, scores, strict=True):
+                    one.add(name, score, what)
 
     @staticmethod
-    def _with_model(
-        model: ModelScorer, samples: Sequence[tuple[Prompt, Completion]], parts: Sequence[Mapping[str, float] | str]
-    ) -> list[Mapping[str, float] | str]:
-        scored = list(parts)
+    def _ask_model(model: ModelScorer, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
         sequences: dict[int, tuple[int, ...]] = {}
         for i, (prompt, completion) in enumerate(samples):
             try:
                 sequences[i] = model.sequence(prompt, completion)
             except RewardRuleError as error:
-                scored[i] = str(error)
+                found[i].fail(NotScored(str(error)))
         prompt_tokens = [len(samples[i][0].token_ids) for i in sequences]
         for i, score in zip(sequences, model.score(list(sequences.values()), prompt_tokens), strict=True):
-            part = scored[i]
-            if isinstance(part, str):
-                continue
-            scored[i] = {**part, MODEL_COMPONENT: score} if math.isfinite(score) else f"the reward model gave {score}"
-        return scored
+            scored = score if math.isfinite(score) else NotScored(f"it gave {score}")
+            found[i].add(MODEL_COMPONENT, scored, "the reward model")
 
-    def _outcome(self, completion: Completion, part: Mapping[str, float] | str) -> RewardOutcome:
-        if isinstance(part, str):
-            return RewardFailure(completion.key, part)
-        return Reward(completion.key, weighted_sum(part, self._weights), part)
+    def _outcome(self, completion: Completion, found: _Found) -> RewardOutcome:
+        """A component that does not apply is left out of the sum; when none with a weight is left, there is none."""
+        applying = [w for w in self._weights if w.name in found.components]
+        if found.failed is None and len(applying) < len(self._weights) and not any(w.weight for w in applying):
+            missing = [w.name for w in self._weights if w.weight and w.name not in found.components]
+            found.fail(NotScored(f"{', '.join(missing)} gave None, not applicable, and nothing else scored the answer"))
+        if found.failed is not None:
+            reason = self._redactor.text(found.failed.reason)
+            return RewardFailure(completion.key, reason, found.failed.unreadable)
+        return Reward(completion.key, weighted_sum(found.components, applying), found.components)
 
 
-def _sample(prompt: Prompt, completion: Completion) -> Sample:
-    """What a function may be told."""
+def _sample(prompt: Prompt, completion: Completion, writer: PreTrainedTokenizerBase | None) -> Sample:
+    """What a judge may be told. `writer`: the policy's tokenizer, when somebody reads the text with its template."""
     turns = tuple((message.role, message.content) for message in prompt.messages)
     before = turns[-1][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)
     return Sample(
@@ -111,8 +142,18 @@ def _sample(prompt: Prompt, completion: Completion) -> Sample:
         completion=completion.text,
         messages=turns,
         completion_ids=completion.response_ids,
-        query=before + completion.text,
         data_source=prompt.data_source,
         ground_truth=prompt.ground_truth,
         columns=json.loads(prompt.columns) if prompt.columns else {},
+        finished=completion.finish_reason is FinishReason.STOP,
+        templated_prompt=_decoded(writer, prompt.token_ids),
+        templated_query=_decoded(writer, (*prompt.token_ids, *completion.response_ids)),
     )
+
+
+def _decoded(writer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> str:
+    if writer is None:
+        return ""
+    text = writer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text

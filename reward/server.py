@@ -22,10 +22,10 @@ from raylign.cluster.worker_group import WorkerGroup, classify
 from raylign.conf.schema import Device, RewardConfig
 from raylign.data.types import FinishReason, RewardOutcome, RolloutGroup
 from raylign.reward.dispatch import PieceRefused, ReplicaDown, dispatch
-from raylign.reward.functions import FunctionSource
 from raylign.reward.interfaces import ShapingState
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.shaping import EMPTY_STATE, Shaping, shape
+from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import GroupHandle
 
 GATHER_S = 0.005
@@ -51,11 +51,9 @@ class _Request:
 class RewardServer:
     """One replica. An async actor: calls overlap, scoring runs one batch at a time in a thread."""
 
-    def __init__(
-        self, info: RankInfo, config: RewardConfig, device: Device, functions: Sequence[FunctionSource] = ()
-    ) -> None:
+    def __init__(self, info: RankInfo, config: RewardConfig, device: Device, sources: RewardSources) -> None:
         info.open_log()
-        self._functions = tuple(functions)
+        self._sources = sources
         self._config = config
         self._device = device
         self._queue: asyncio.Queue[_Request] = asyncio.Queue()
@@ -66,7 +64,7 @@ class RewardServer:
         """Load the model. A replica that Ray restarted does it on its first call."""
         async with self._starting:
             if self._serving is None:
-                scorer = await asyncio.to_thread(ComposedScorer, self._config, self._device, self._functions)
+                scorer = await asyncio.to_thread(ComposedScorer, self._config, self._device, self._sources)
                 self._serving = asyncio.create_task(self._serve(scorer))
 
     async def score(self, refs: Sequence[ray.ObjectRef]) -> list[RewardOutcome]:
@@ -117,7 +115,7 @@ class RewardPool:
         env_vars: Sequence[Mapping[str, str]],
         timeout_s: float,
         log_dir: str = "",
-        functions: Sequence[FunctionSource] = (),
+        sources: RewardSources | None = None,
     ) -> RewardPool:
         """Start one replica for each of `options` (from a Reservation) and wait for all.
 
@@ -127,7 +125,7 @@ class RewardPool:
         replicas = [
             remote.options(
                 max_restarts=-1, max_concurrency=MAX_CONCURRENT_CALLS, runtime_env={"env_vars": dict(env)}, **where
-            ).remote(RankInfo("reward", rank, len(options), log_dir), config, device, tuple(functions))
+            ).remote(RankInfo("reward", rank, len(options), log_dir), config, device, sources or RewardSources())
             for rank, (where, env) in enumerate(zip(options, env_vars, strict=True))
         ]
         pool = cls(replicas, config)

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from raylign.app.launch.functions import read_functions
+from raylign.app.launch.functions import components, read_functions
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.schema import RunConfig
-from raylign.reward.rules import component_names
-from raylign.reward.scorer import MODEL_COMPONENT
+from raylign.reward.scorer import CALL_SHARE
 from raylign.reward.tokenizer_match import tokenizer_problems
 from raylign.trainer.models.loading import model_skeleton
 
@@ -20,7 +19,8 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
     problems += _gold(config, needs)
-    problems += read_functions(config.reward)[1] if needs.reward else []
+    if needs.reward:
+        problems += [*_time_left(config), *read_functions(config.reward)[1]]
     if problems:
         raise ConfigError(problems)
 
@@ -64,13 +64,23 @@ def _reward_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
         return
 
 
+def _time_left(config: RunConfig) -> Iterator[str]:
+    """A replica that takes too long is taken for dead, so what it waits for must end before."""
+    longest = config.reward.timeout_s * CALL_SHARE
+    for number, given in enumerate(config.reward.functions):
+        if given.timeout_s > longest:
+            yield (
+                f"reward.functions[{number}].timeout_s={given.timeout_s:g}: of reward.timeout_s="
+                f"{config.reward.timeout_s:g} a call may take {longest:g}; raise reward.timeout_s to "
+                f"{given.timeout_s / CALL_SHARE:.0f}, or lower this one."
+            )
+
+
 def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:
     gold = config.evaluation.gold
     if not gold or not needs.rollout:
         return
-    known = component_names([rule.rule for rule in config.reward.rules])
-    known += [MODEL_COMPONENT] if config.reward.model else []
-    known += [source.name for source in read_functions(config.reward)[0]]
+    known = components(config.reward)
     if gold not in known:
         yield (
             f"evaluation.gold={gold}: no reward component has this name; there is {', '.join(known) or 'none'}. Add it "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from raylign.app.launch.functions import reward_functions
+from raylign.app.launch.functions import reward_sources
 from raylign.app.launch.stage import Stage
 from raylign.cluster.reserve import Reservation
 from raylign.cluster.runtime_env import RoleEnv
@@ -36,7 +36,7 @@ async def start_rewards(
         ],
         timeout_s=config.cluster.start_timeout_s,
         log_dir=str(stage.folder.logs),
-        functions=reward_functions(config.reward),
+        sources=reward_sources(config),
     )
     stack.callback(pool.stop)
     return pool

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from raylign.reward.functions import FunctionError, FunctionProcess, Sample, Style, call_function, read_source
+from raylign.reward.function_call import Caller, recognised
+from raylign.reward.function_messages import Done, FunctionError, Style
+from raylign.reward.function_process import FunctionProcess
+from raylign.reward.functions import FunctionSource, read_source, sent_files
+from raylign.reward.samples import NotScored, Sample, Score
 
 SAMPLES = [
-    Sample("What is 2+2?", text, (("user", "What is 2+2?"),), (5, 6), f"What is 2+2?{text}", "sums", "4", {"level": i})
+    Sample(
+        "What is 2+2?",
+        text,
+        (("user", "What is 2+2?"),),
+        (5, 6),
+        "sums",
+        "4",
+        {"level": i},
+        templated_prompt="<user>What is 2+2?<assistant>",
+        templated_query=f"<user>What is 2+2?<assistant>{text}<end>",
+    )
     for i, text in enumerate(["4", "five"])
 ]
 
@@ -18,13 +36,37 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
     return f"{folder / name}:score"
 
 
+def process(source: FunctionSource, *, timeout_s: float = 60.0, batch_timeout_s: float = 60.0) -> FunctionProcess:
+    return FunctionProcess(source.code, timeout_s=timeout_s, start_timeout_s=60.0, batch_timeout_s=batch_timeout_s)
+
+
+def called(body: str, style: Style, samples: list[Sample] = SAMPLES, *, head: str = "") -> list[Score]:
+    """What a function of this body says, called in this process."""
+    names: dict[str, Any] = {}
+    heads = {
+        Style.trl: "def score(prompts, completions, **rest):",
+        Style.verl: "def score(data_source, solution_str, ground_truth, extra_info=None):",
+        Style.openrlhf: "def score(queries, prompts, labels):",
+    }
+    exec(f"{head or heads[style]}\n    {body}", names)
+    found: dict[int, Score] = {}
+
+    def note(message: object) -> None:
+        if isinstance(message, Done):
+            found.update(zip(message.rows, message.scores, strict=True))
+
+    Caller(names["score"], style).score(samples, note)
+    return [found[row] for row in range(len(samples))]
+
+
 FORMS = {
     Style.trl: "def score(prompts, completions, ground_truth, level, **rest):\n"
     "    return [float(c[0]['content'] == g) + l for c, g, l in zip(completions, ground_truth, level)]",
     Style.verl: "def score(data_source, solution_str, ground_truth, extra_info=None):\n"
     "    return {'score': float(solution_str == ground_truth) + extra_info['level'], 'acc': 1}",
     Style.openrlhf: "def score(queries, prompts, labels, **rest):\n"
-    "    return {'rewards': [float(q[len(p):] == l) + i for i, (q, p, l) in enumerate(zip(queries, prompts, labels))]}",
+    "    return {'rewards': [float(q[len(p):] == l + '<end>') + i\n"
+    "                        for i, (q, p, l) in enumerate(zip(queries, prompts, labels))]}",
 }
 
 
@@ -33,29 +75,59 @@ FORMS = {
 def test_the_signatures_of_three_trainers_are_recognised_and_called(
     style: Style, is_async: bool, tmp_path: Path
 ) -> None:
-    source = read_source(written(tmp_path, ("async " if is_async else "") + FORMS[style]))
-    assert source.style is style and source.name == "score"
-    process = FunctionProcess(source, timeout_s=60)
-    try:
-        assert process.score(SAMPLES) == [1.0, 1.0]
-    finally:
-        process.stop()
+    names: dict[str, Callable[..., Any]] = {}
+    exec(("async " if is_async else "") + FORMS[style], names)
+    assert recognised(names["score"], "mine.py:score", None) is style
+    found: dict[int, Score] = {}
+
+    def note(message: object) -> None:
+        if isinstance(message, Done):
+            found.update(zip(message.rows, message.scores, strict=True))
+
+    Caller(names["score"], style).score(SAMPLES, note)
+    assert found == {0: 1.0, 1: 1.0}
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
-        ("raise KeyError('gone')", "it raised KeyError: 'gone'"),
-        ("return [None, float('nan')]", ["it gave None: not applicable", "it gave nan"]),
-        ("return [1.0]", "it gave 1 values for 2 answers"),
-        ("return ['good', 2]", ["it gave str, not a number", 2.0]),
+        ("raise KeyError('gone')", [NotScored("it raised KeyError: 'gone'")] * 2),
+        ("return [None, float('nan')]", [None, NotScored("it gave nan")]),
+        ("return [1.0]", [NotScored("it gave 1 values for 2 answers")] * 2),
+        ("return ['good', 2]", [NotScored("it gave str, not a number"), 2.0]),
+        ("return ['7', b'7']", [NotScored("it gave str, not a number"), NotScored("it gave bytes, not a number")]),
+        ("return 3", [NotScored("it raised TypeError: 'int' object is not iterable")] * 2),
     ],
 )
-def test_what_is_no_score_is_a_named_failure(body: str, said: str | list[object]) -> None:
-    names: dict[str, object] = {}
-    exec(f"def score(prompts, completions, **rest):\n    {body}", names)
-    expected = said if isinstance(said, list) else [said, said]
-    assert call_function(names["score"], Style.trl, SAMPLES) == expected
+def test_what_is_no_score_is_a_named_failure(body: str, expected: list[Score]) -> None:
+    assert called(body, Style.trl) == expected
+
+
+def test_none_is_not_applicable_only_where_trl_says_so() -> None:
+    [first, _] = called("return None if solution_str == '4' else 2.0", Style.verl)
+    assert isinstance(first, NotScored) and "gave None" in first.reason
+
+
+@pytest.mark.parametrize(
+    ("head", "wanted", "said"),
+    [
+        ("def score(a, b)", None, r"takes \(a, b\), which is no signature of a reward function"),
+        ("def score(prompts, answers)", Style.trl, "style trl gives completions by name, which it does not take"),
+        ("def score(prompts, completions, trainer_state)", None, "has no trainer_state here"),
+        ("def score(queries, prompts)", Style.openrlhf, r"is called as f\(queries, prompts, labels\)"),
+        ("def score(queries, prompts, labels, more)", None, "gives no more; give it a default"),
+        ("def score(solution_str, ground_truth)", Style.verl, "gives data_source by name, which it does not take"),
+        ("def score(data_source, solution_str, ground_truth, level)", None, "gives no level; .* extra_info"),
+        ("def score(prompts, completions, /)", Style.trl, "a parameter before /"),
+    ],
+)
+def test_a_signature_that_cannot_be_called_is_refused_also_when_its_style_is_named(
+    head: str, wanted: Style | None, said: str
+) -> None:
+    names: dict[str, Callable[..., Any]] = {}
+    exec(f"{head}: pass", names)
+    with pytest.raises(FunctionError, match=said):
+        recognised(names["score"], "mine.py:score", wanted)
 
 
 def test_a_function_that_hangs_or_dies_fails_its_samples_and_serves_again(tmp_path: Path) -> None:
@@ -67,27 +139,54 @@ def test_a_function_that_hangs_or_dies_fails_its_samples_and_serves_again(tmp_pa
         "    if word == 'wait': time.sleep(60)\n"
         "    return [7.0] * len(prompts)\n"
     )
-    process = FunctionProcess(read_source(written(tmp_path, text)), timeout_s=6)
-    waiting = [Sample("q", "wait", (("user", "q"),), (), "q", "", None, {})]
+    mine = process(read_source(written(tmp_path, text)), timeout_s=0.5)
     try:
-        assert process.score(SAMPLES)[0] == "its process ended with code 9"
-        assert process.score(waiting) == ["it did not answer within 6 s"]
-        assert process.score(SAMPLES[1:]) == [7.0]
+        assert mine.score(SAMPLES) == [NotScored("its process ended with code 9")] * 2
+        assert mine.score([replace(SAMPLES[0], completion="wait")]) == [NotScored("it did not answer within 0.5 s")]
+        assert mine.score(SAMPLES[1:]) == [7.0]
     finally:
-        process.stop()
+        mine.stop()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_one_hanging_or_dying_call_of_verls_style_fails_its_own_row_only(is_async: bool, tmp_path: Path) -> None:
+    text = (
+        "import os, time, asyncio\n"
+        f"{'async ' if is_async else ''}def score(data_source, solution_str, ground_truth, extra_info=None):\n"
+        f"    if solution_str == 'wait': {'await asyncio.sleep(60)' if is_async else 'time.sleep(60)'}\n"
+        "    return float(len(solution_str))\n"
+    )
+    rows = [replace(SAMPLES[0], completion=text) for text in ("a", "wait", "abc")]
+    mine = process(read_source(written(tmp_path, text)), timeout_s=0.5)
+    try:
+        assert mine.score(rows) == [1.0, NotScored("it did not answer within 0.5 s"), 3.0]
+    finally:
+        mine.stop()
+
+
+def test_rows_for_which_no_time_is_left_are_failures_that_say_so(tmp_path: Path) -> None:
+    text = "import time\ndef score(data_source, solution_str, ground_truth, extra_info=None): time.sleep(60)\n"
+    mine = process(read_source(written(tmp_path, text)), timeout_s=0.5, batch_timeout_s=0.5)
+    try:
+        first, second = mine.score(SAMPLES)
+        assert isinstance(first, NotScored) and first.reason.startswith("it did not answer within 0.")
+        assert second == NotScored("it was not called: earlier calls took the 0.5 s there are")
+    finally:
+        mine.stop()
 
 
 def test_what_lies_beside_the_file_goes_along(tmp_path: Path) -> None:
     (tmp_path / "helper_of_mine.py").write_text("VALUE = 3.0\n")
     path = written(tmp_path, "from helper_of_mine import VALUE\ndef score(prompts, completions): return [VALUE] * 2")
     source = read_source(path)
+    assert [file.name for file in sent_files(path)] == ["helper_of_mine.py", "mine.py"]
     for file in tmp_path.iterdir():
         file.unlink()  # the process has its own copies: another machine need not see the folder
-    process = FunctionProcess(source, timeout_s=60)
+    mine = process(source)
     try:
-        assert process.score(SAMPLES) == [3.0, 3.0]
+        assert mine.score(SAMPLES) == [3.0, 3.0]
     finally:
-        process.stop()
+        mine.stop()
 
 
 @pytest.mark.parametrize(
@@ -95,16 +194,37 @@ def test_what_lies_beside_the_file_goes_along(tmp_path: Path) -> None:
     [
         ("import nothing_like_this", "mine cannot be imported: ModuleNotFoundError: No module named"),
         ("raise SystemExit(3)", "mine cannot be imported: SystemExit: 3"),
+        ("import os; os._exit(4)", "mine ended the process that imported it, with code 4"),
+        ("import time; time.sleep(60)", "was not imported within 2 s; do less at import, or raise its start_timeout_s"),
         ("def other(prompts, completions): pass", "mine has no function 'score'; it has other"),
-        ("def score(a, b): pass", r"takes \(a, b\), which is no signature of a reward function"),
+        ("open('table.csv')", "FileNotFoundError.*; data files beside it do not go along"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(FunctionError, match=said):
-        read_source(written(tmp_path, text))
+        read_source(written(tmp_path, text), start_timeout_s=2.0)
 
 
 @pytest.mark.parametrize(("path", "said"), [("score", "names no function"), ("gone.py:score", "there is no such file")])
 def test_a_path_that_leads_nowhere_is_refused(path: str, said: str) -> None:
     with pytest.raises(FunctionError, match=said):
         read_source(path)
+
+
+def test_secrets_stay_out_of_what_a_function_raises_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that begins just before the reason is cut short."""
+    monkeypatch.setenv("MY_JUDGE_TOKEN", "very-secret-value-of-mine")
+    text = (
+        "import os\n"
+        "def score(prompts, completions, **rest):\n"
+        "    print('asking with', os.environ['MY_JUDGE_TOKEN'], flush=True)\n"
+        "    raise RuntimeError('x' * 265 + ' denied to ' + os.environ['MY_JUDGE_TOKEN'])\n"
+    )
+    mine = process(read_source(written(tmp_path, text)))
+    with caplog.at_level(logging.INFO):
+        [first, _] = mine.score(SAMPLES)
+        mine.stop()
+    assert isinstance(first, NotScored) and "denied to ***" in first.reason and "very" not in first.reason
+    assert "very-secret" not in caplog.text

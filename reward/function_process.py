@@ -1,0 +1,203 @@
+"""A reward function in a process of its own: started when needed, watched, ended when it hangs, started again.
+
+What it prints goes to the role's log without secrets. One of the process's calls that hangs or dies fails the answers
+of that call; the others are asked again in a new process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+from raylign.records.redaction import Redactor
+from raylign.reward.function_messages import (
+    Ask,
+    Done,
+    FunctionCode,
+    FunctionError,
+    Hello,
+    Loaded,
+    Started,
+    Style,
+)  # fmt: skip
+from raylign.reward.samples import NotScored, Sample, Score
+
+_END_S = 5.0
+_MOST_PRINTED = 1 << 20  # characters of one process's output that are logged
+_LONGEST_LINE = 2000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Running:
+    process: subprocess.Popen[bytes]
+    pipe: Connection[Any, Any]
+    folder: str
+    style: Style | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What became of each sample."""
+
+    samples: Sequence[Sample]
+    scores: dict[int, Score] = field(default_factory=dict)
+    started: set[int] = field(default_factory=set)
+
+    def left(self) -> list[int]:
+        return [row for row in range(len(self.samples)) if row not in self.scores]
+
+    def fail(self, rows: Sequence[int], reason: str) -> None:
+        self.scores.update({row: NotScored(reason) for row in rows})
+
+
+class FunctionProcess:
+    """A SampleScorer: one function, whose process starts at the first call and again after it hung or died."""
+
+    def __init__(
+        self, code: FunctionCode, *, timeout_s: float, start_timeout_s: float, batch_timeout_s: float | None = None
+    ) -> None:
+        """`timeout_s`: of one call of the function; `batch_timeout_s`: of all calls that one batch takes (verl's
+        signature has one a sample), restarts included."""
+        self._code = code
+        self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._batch_timeout_s = timeout_s if batch_timeout_s is None else batch_timeout_s
+        self._running: _Running | None = None
+
+    def style(self) -> Style:
+        """Load the function and say its signature. Raises FunctionError when it cannot be used."""
+        style = self._ready(self._start_timeout_s).style
+        assert style is not None
+        return style
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """One a sample, in order. Never raises for what the function does."""
+        batch = _Batch(samples)
+        until = time.monotonic() + self._batch_timeout_s
+        try:
+            self._ready(self._start_timeout_s)
+            until = time.monotonic() + self._batch_timeout_s  # what the first start takes is not the calls' time
+            while left := batch.left():
+                if time.monotonic() >= until:
+                    batch.fail(left, f"it was not called: earlier calls took the {self._batch_timeout_s:g} s there are")
+                    break
+                self._ask(batch, left, until)
+        except FunctionError as error:
+            batch.fail(batch.left(), str(error))
+        return [batch.scores[row] for row in range(len(samples))]
+
+    def stop(self) -> None:
+        """End the process; the next call starts another."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        running.process.kill()
+        running.process.wait()
+        running.pipe.close()
+        if running.process.stdin is not None:
+            running.process.stdin.close()
+        shutil.rmtree(running.folder, ignore_errors=True)
+
+    def _ask(self, batch: _Batch, rows: Sequence[int], until: float) -> None:
+        """Ask for `rows`. On return they are all scored, or those that were being scored have failed."""
+        running = self._ready(max(0.0, until - time.monotonic()))
+        batch.started.clear()
+        try:
+            running.pipe.send(Ask([batch.samples[row] for row in rows]))
+            while any(row not in batch.scores for row in rows):
+                patience = min(self._timeout_s, max(0.0, until - time.monotonic()))
+                if not running.pipe.poll(patience):
+                    self.stop()
+                    self._fail_started(batch, rows, f"it did not answer within {patience:g} s")
+                    return
+                _note(batch, rows, running.pipe.recv())
+        except (EOFError, OSError):
+            code = _exit_code(running.process)
+            self.stop()
+            self._fail_started(batch, rows, f"its process ended{'' if code is None else f' with code {code}'}")
+
+    @staticmethod
+    def _fail_started(batch: _Batch, rows: Sequence[int], reason: str) -> None:
+        at_fault = [row for row in rows if row in batch.started and row not in batch.scores]
+        batch.fail(at_fault or [row for row in rows if row not in batch.scores], reason)
+
+    def _ready(self, timeout_s: float) -> _Running:
+        if self._running is not None and self._running.process.poll() is None:
+            return self._running
+        self.stop()
+        here, there = Pipe()
+        folder = tempfile.mkdtemp(prefix="raylign-reward-")
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "raylign.reward.function_host", str(there.fileno()), folder],
+            stdin=subprocess.PIPE,  # its lifeline
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[there.fileno()],
+        )
+        there.close()
+        running = self._running = _Running(process, here, folder)
+        assert process.stdout is not None
+        threading.Thread(target=_log_lines, args=(self._code.function, process.stdout), daemon=True).start()
+        loaded = self._loaded(running, timeout_s)
+        if loaded.problem:
+            self.stop()
+            raise FunctionError(loaded.problem)
+        running.style = loaded.style
+        return running
+
+    def _loaded(self, running: _Running, timeout_s: float) -> Loaded:
+        try:
+            running.pipe.send(Hello(self._code, tuple(sys.path)))
+            if running.pipe.poll(timeout_s):
+                answer: Loaded = running.pipe.recv()
+                return answer
+        except (EOFError, OSError):
+            code = _exit_code(running.process)
+            return Loaded(f"{self._code.module} ended the process that imported it, with code {code}", None)
+        return Loaded(
+            f"{self._code.path} was not imported within {timeout_s:g} s; do less at import, or raise its "
+            "start_timeout_s",
+            None,
+        )
+
+
+def _note(batch: _Batch, rows: Sequence[int], message: Started | Done) -> None:
+    mine = [rows[row] for row in message.rows]
+    if isinstance(message, Started):
+        batch.started.update(mine)
+    else:
+        batch.scores.update(zip(mine, message.scores, strict=True))
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """The pipe closes a moment before the exit code is there."""
+    try:
+        return process.wait(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _log_lines(name: str, out: IO[bytes]) -> None:
+    """Until the process ends. What is past the bound is read and dropped: a full pipe would stop the function."""
+    redactor, printed = Redactor.from_environ(os.environ), 0
+    with out:
+        while line := out.readline(_LONGEST_LINE):
+            if printed > _MOST_PRINTED:
+                continue
+            printed += len(line)
+            logger.info("%s: %s", name, redactor.text(line.decode(errors="replace").rstrip()))
+            if printed > _MOST_PRINTED:
+                logger.warning("%s prints more than %d characters; the rest is not logged", name, _MOST_PRINTED)

@@ -1,0 +1,82 @@
+"""Composition: parts that do not apply, parts that fail, and what becomes of a sample then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from raylign.conf.schema import Device, RewardConfig, RewardFunctionConfig, RuleRewardConfig
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import (
+    Completion,
+    FinishReason,
+    Message,
+    Prompt,
+    Reward,
+    RewardFailure,
+    RolloutGroup,
+    SampleKey,
+    SamplingParams,
+)
+from raylign.reward.functions import read_source
+from raylign.reward.scorer import ComposedScorer
+from raylign.reward.sources import RewardSources
+
+FILE = """
+def word(completions): return [c[0]["content"] for c in completions]
+
+def sums(prompts, completions, **rest): return [1.0 if w == "4" else None for w in word(completions)]
+
+def long(prompts, completions, **rest): return [None if len(w) < 2 else float(len(w)) for w in word(completions)]
+
+def told(queries, prompts, labels): return {"rewards": [float(len(q) - len(p)) for q, p in zip(queries, prompts)]}
+
+def raises(prompts, completions, **rest): raise RuntimeError("gone")
+"""
+
+
+def group(tokenizer: object, *answers: str) -> RolloutGroup:
+    def completion(k: int, text: str) -> Completion:
+        ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)  # type: ignore[operator, attr-defined]
+        return Completion(SampleKey(0, "p", k), ids, (0.0,) * len(ids), FinishReason.STOP, 1, 1, text)
+
+    turns = (Message("user", "2+2?"),)
+    return RolloutGroup(
+        Prompt("p", turns, (1, 2)), SamplingParams(1.0, 8), tuple(completion(k, a) for k, a in enumerate(answers))
+    )
+
+
+def scored(folder: Path, model: Path, names: dict[str, float], *answers: str, rules: dict[str, float] | None = None):
+    (folder / "mine.py").write_text(FILE)
+    config = RewardConfig(
+        functions=[RewardFunctionConfig(path=f"{folder}/mine.py:{n}", weight=w) for n, w in names.items()],
+        rules=[RuleRewardConfig(rule=n, weight=w) for n, w in (rules or {}).items()],
+    )
+    sources = RewardSources(tuple(read_source(f.path) for f in config.functions), str(model))
+    scorer = ComposedScorer(config, Device.cpu, sources)
+    return scorer.score([group(load_tokenizer(str(model)), *answers)])
+
+
+def test_a_row_uses_the_functions_that_apply_to_it(tmp_path: Path, tiny_model_dir: Path) -> None:
+    first, second, third = scored(tmp_path, tiny_model_dir, {"sums": 2.0, "long": 0.5}, "4", "four", "5")
+    assert isinstance(first, Reward) and first.score == 2.0 and first.components == {"sums": 1.0}
+    assert isinstance(second, Reward) and second.score == 2.0 and second.components == {"long": 4.0}
+    assert isinstance(third, RewardFailure)
+    assert third.reason == "sums, long gave None, not applicable, and nothing else scored the answer"
+
+
+def test_a_part_of_weight_0_does_not_stand_for_one_that_does_not_apply(tmp_path: Path, tiny_model_dir: Path) -> None:
+    """It measures; a reward of 0 made of nothing would be a lie."""
+    found = scored(tmp_path, tiny_model_dir, {"sums": 1.0}, "4", "5", rules={"concise": 0.0})
+    assert isinstance(found[0], Reward) and isinstance(found[1], RewardFailure)
+
+
+def test_a_failure_is_not_made_good_by_what_applies(tmp_path: Path, tiny_model_dir: Path) -> None:
+    [found] = scored(tmp_path, tiny_model_dir, {"sums": 1.0, "raises": 1.0}, "4")
+    assert isinstance(found, RewardFailure) and found.reason == "reward function raises: it raised RuntimeError: gone"
+
+
+def test_openrlhfs_query_is_what_was_sampled_special_tokens_included(tmp_path: Path, tiny_model_dir: Path) -> None:
+    [found] = scored(tmp_path, tiny_model_dir, {"told": 1.0}, "4")
+    end = load_tokenizer(str(tiny_model_dir)).eos_token
+    assert isinstance(found, Reward) and found.score == pytest.approx(len("4") + len(end))
