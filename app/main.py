@@ -26,6 +26,7 @@ from raylign.app.launch.functions import function_files
 from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
+from raylign.app.launch.remotes import refuse_unreachable
 from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models
@@ -62,6 +63,8 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
     config = settled(composed.config)
     refuse_impossible(config, needs(config))
+    if needs(config).reward:
+        refuse_unreachable(config.reward)
     trained_models(config)  # refuses what cannot be trained of its models before anything is started
     for told in named_runs(composed.config):
         console.print(told, markup=False, highlight=False, soft_wrap=True)

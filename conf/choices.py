@@ -34,6 +34,14 @@ class Overlong(Enum):
     truncate_left = "truncate_left"
 
 
+class RemoteProtocol(Enum):
+    """What a reward server is asked, and how it answers (reward/remote.py)."""
+
+    openrlhf = "openrlhf"  # /get_reward
+    slime = "slime"  # one answer a request, the reply is the number
+    raylign = "raylign"  # docs/remote-rewards.md
+
+
 class Schedule(Enum):
     """Shape of the learning rate after warm-up."""
 

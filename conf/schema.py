@@ -24,6 +24,7 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     Overlong,
     PlacementStrategy,
     Precision,
+    RemoteProtocol,
     RewardStyle,
     Schedule,
     WandbMode,
@@ -200,8 +201,34 @@ class RewardFunctionConfig:
 
 
 @dataclass(kw_only=True)
+class RemoteRewardConfig:
+    """A reward server (docs/remote-rewards.md) and its weight in the sum."""
+
+    url: str
+    """The whole address, as http://127.0.0.1:8001/get_reward; nothing is appended."""
+    protocol: RemoteProtocol = RemoteProtocol.openrlhf
+    """What it is asked."""
+    weight: float = 1.0
+    """Factor in the sum; 0: measured only."""
+    name: str = "remote"
+    """Its component's name in metrics."""
+    token_env: str = ""
+    """Name of the environment variable with its token, sent as `Authorization: Bearer`; never the token itself."""
+    allow_http_token: bool = False
+    """Send the token over http, where others on the way can read it, also to another machine."""
+    batch_size: int = 16
+    """Most answers in one request."""
+    max_concurrent: int = 8
+    """Most requests at a time, of one replica."""
+    request_timeout_s: float = 60.0
+    """Seconds one request may take before it is tried again."""
+    timeout_s: float = 120.0
+    """Seconds a batch may take, every try included; later answers are failures."""
+
+
+@dataclass(kw_only=True)
 class RewardConfig:
-    """What scores a response: a reward model, rules, functions of one's own, summed by weight."""
+    """What scores a response: a reward model, rules, functions and servers of one's own, summed by weight."""
 
     model: str = ""
     """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
@@ -211,6 +238,8 @@ class RewardConfig:
     """Checkable rewards."""
     functions: list[RewardFunctionConfig] = field(default_factory=list)
     """Reward functions of one's own, as [{path: my.py:score, weight: 1}]."""
+    remote: list[RemoteRewardConfig] = field(default_factory=list)
+    """Reward servers, as [{url: http://127.0.0.1:8001/get_reward, weight: 1}]."""
     num_replicas: int = 1
     """Reward-model servers."""
     precision: Precision = Precision.bfloat16

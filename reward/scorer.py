@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from raylign.conf.schema import Device, RewardConfig
+from raylign.conf.errors import ConfigError
+from raylign.conf.schema import Device, RemoteProtocol, RewardConfig
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
 from raylign.records.redaction import Redactor
 from raylign.reward.function_messages import Style
 from raylign.reward.function_process import FunctionProcess
+from raylign.reward.http_json import Endpoint, EndpointError
 from raylign.reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
 from raylign.reward.model_scorer import ModelScorer
+from raylign.reward.remote import RemoteScorer
 from raylign.reward.rules import build_rule, component_names, score_rules
 from raylign.reward.samples import NotScored, Sample, SampleScorer, Score
 from raylign.reward.shaping import weighted_sum
@@ -50,7 +53,7 @@ class ComposedScorer:
     """A RewardScorer: the weighted sum of all components. Shaping comes later, over the step."""
 
     def __init__(self, config: RewardConfig, device: Device, sources: RewardSources | None = None) -> None:
-        """Raises ConfigError for an unusable rule and ModelLoadError for an unusable model."""
+        """Raises ConfigError for an unusable rule or a missing token, and ModelLoadError for an unusable model."""
         sources = sources or RewardSources()
         specs = [rule.rule for rule in config.rules]
         names = component_names(specs)
@@ -58,8 +61,11 @@ class ComposedScorer:
         self._weights = [WeightedComponent(n, r.weight) for n, r in zip(names, config.rules, strict=True)]
         self._judges: dict[str, tuple[str, SampleScorer]] = {}
         self._add_functions(config, sources)
+        self._add_remotes(config)
         self._writer: PreTrainedTokenizerBase | None = None
-        if any(source.style is Style.openrlhf for source in sources.functions):
+        reads = [source.style is Style.openrlhf for source in sources.functions]
+        reads += [remote.protocol is RemoteProtocol.openrlhf for remote in config.remote]
+        if any(reads):
             self._writer = load_tokenizer(sources.policy_model)
         self._model: ModelScorer | None = None
         if config.model:
@@ -82,6 +88,16 @@ class ComposedScorer:
             )
             self._judges[source.name] = (f"reward function {source.name}", process)
             self._weights.append(WeightedComponent(source.name, given.weight))
+
+    def _add_remotes(self, config: RewardConfig) -> None:
+        for given in config.remote:
+            try:
+                endpoint = Endpoint.from_environ(given.url, given.token_env, given.request_timeout_s)
+            except EndpointError as error:
+                raise ConfigError([f"reward.remote: {error}."]) from error
+            remote = RemoteScorer(endpoint, given.protocol, given.batch_size, given.max_concurrent, given.timeout_s)
+            self._judges[given.name] = (f"reward server {given.name}", remote)
+            self._weights.append(WeightedComponent(given.name, given.weight))
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[RewardOutcome]:
         """One outcome a completion, in order. What fails for one sample fails that sample only."""

@@ -25,6 +25,7 @@ from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
 from raylign.app.launch.functions import reward_functions
 from raylign.app.launch.refusals import refuse_impossible
+from raylign.app.launch.remotes import unreachable
 from raylign.app.launch.trained import trained_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
 from raylign.cluster.probe import cluster_supply
@@ -41,6 +42,7 @@ from raylign.data.quarantine import LoadReport
 from raylign.data.row_kinds import load_rows
 from raylign.data.tokenize import load_tokenizer
 from raylign.records.tracking import resolve_mode
+from raylign.reward.http_json import shown
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import OfflineAlgorithm, Role
 from raylign.trainer.memory_plan import GB
@@ -80,12 +82,22 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
             for s, g in zip(sources, config.reward.functions, strict=True)
         ]
         yield _table("Reward functions", ("component", "path", "signature", "weight"), shown)
+    if needed.reward and config.reward.remote:
+        yield _table("Reward servers", ("component", "address", "protocol", "weight", "there now"), _remotes(config))
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     yield from _memory(config, needed, cluster)
     nodes = cluster.supply(total_cpus(requests)) if cluster else _supply(config, requests)
     rows = [row for placement in placements(config, nodes) for row in _placement_rows(placement, nodes)]
     yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), rows)
+
+
+def _remotes(config: RunConfig) -> list[tuple[str, ...]]:
+    given = config.reward.remote
+    return [
+        (r.name, shown(r.url), r.protocol.value, f"{r.weight:g}", f"no: {why}" if why else "yes")
+        for r, why in zip(given, unreachable([r.url for r in given]), strict=True)
+    ]
 
 
 def _memory(config: RunConfig, needed: Needs, cluster: SuppliedCluster | None) -> Iterator[str]:

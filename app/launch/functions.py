@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raylign.app.launch.components import function_name
 from raylign.conf.errors import ConfigError
-from raylign.conf.schema import RewardConfig, RewardFunctionConfig, RunConfig
+from raylign.conf.schema import RewardConfig, RunConfig
 from raylign.reward.functions import FunctionError, FunctionSource, read_source, sent_files
-from raylign.reward.rules import component_names
-from raylign.reward.scorer import MODEL_COMPONENT
 from raylign.reward.sources import RewardSources
 
 
@@ -36,38 +35,13 @@ def read_functions(config: RewardConfig) -> tuple[list[FunctionSource], list[str
             )
         except FunctionError as error:
             problems.append(f"reward.functions: {error}.")
-    return sources, [*problems, *_repeated_names(config)]
-
-
-def components(config: RewardConfig) -> list[str]:
-    """The name of every part of the reward, in metrics."""
-    known = component_names([rule.rule for rule in config.rules])
-    known += [MODEL_COMPONENT] if config.model else []
-    return [*known, *(_name(given) for given in config.functions)]
+    return sources, problems
 
 
 def function_files(config: RewardConfig) -> dict[str, Path]:
     """Every file that goes along, by key, for the manifest."""
     return {
-        f"reward.functions.{_name(given)}/{file.name}": file
+        f"reward.functions.{function_name(given)}/{file.name}": file
         for given in config.functions
         for file in sent_files(given.path)
     }
-
-
-def _name(given: RewardFunctionConfig) -> str:
-    return given.name or given.path.rpartition(":")[2]
-
-
-def _repeated_names(config: RewardConfig) -> list[str]:
-    taken = {*component_names([rule.rule for rule in config.rules]), *([MODEL_COMPONENT] if config.model else [])}
-    problems = []
-    for given in config.functions:
-        name = _name(given)
-        if name in taken:
-            problems.append(
-                f"reward.functions: {given.path} is the second component called {name!r}; give it a name, as in "
-                f"{{path: {given.path}, name: {name}_2}}."
-            )
-        taken.add(name)
-    return problems

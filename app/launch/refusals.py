@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from raylign.app.launch.functions import components, read_functions
+from raylign.app.launch.components import components, name_problems, time_left
+from raylign.app.launch.functions import read_functions
+from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.schema import RunConfig
-from raylign.reward.scorer import CALL_SHARE
 from raylign.reward.tokenizer_match import tokenizer_problems
 from raylign.trainer.models.loading import model_skeleton
 
@@ -20,7 +21,8 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
     problems += _gold(config, needs)
     if needs.reward:
-        problems += [*_time_left(config), *read_functions(config.reward)[1]]
+        problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
+        problems += read_functions(config.reward)[1]
     if problems:
         raise ConfigError(problems)
 
@@ -62,18 +64,6 @@ def _reward_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
         yield from (f"{problem}." for problem in tokenizer_problems(config.policy.model, config.reward.model))
     except ModelLoadError:
         return
-
-
-def _time_left(config: RunConfig) -> Iterator[str]:
-    """A replica that takes too long is taken for dead, so what it waits for must end before."""
-    longest = config.reward.timeout_s * CALL_SHARE
-    for number, given in enumerate(config.reward.functions):
-        if given.timeout_s > longest:
-            yield (
-                f"reward.functions[{number}].timeout_s={given.timeout_s:g}: of reward.timeout_s="
-                f"{config.reward.timeout_s:g} a call may take {longest:g}; raise reward.timeout_s to "
-                f"{given.timeout_s / CALL_SHARE:.0f}, or lower this one."
-            )
 
 
 def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:

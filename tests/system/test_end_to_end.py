@@ -12,6 +12,7 @@ import pytest
 import torch
 from raylign.cluster.session import Session
 from raylign.records.glossary import describe
+from raylign.records.manifest import read_manifest
 from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.system.served import check_served
 from tests.system.tiny_runs import PPO_STEPS, RULE, play, run_settings
+from tests.unit.reward.json_server import Reply, serving
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -121,7 +123,7 @@ def test_a_run_learns_and_leaves_what_it_promised(
         check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
 
 
-def test_a_reward_function_of_ones_own_scores_the_answers(
+def test_a_reward_function_and_a_reward_server_of_ones_own_score_the_answers(
     ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
     """It fails for one answer of each batch by name, and the run goes on with the others."""
@@ -136,9 +138,14 @@ def test_a_reward_function_of_ones_own_scores_the_answers(
     )
     settings = [s for s in run_settings("grpo", tiny_model_dir, asked, tmp_path) if not s.startswith("reward.rules")]
     given = f"reward.functions=[{{path: '{tmp_path}/mine.py:length_of_mine'}}]"
-    run = play([*settings, given, "num_steps=2", "name=own"], ray_session)
+    with serving(lambda body, _: Reply({"rewards": [float(len(query)) for query in body["query"]]})) as server:
+        served = f"reward.remote=[{{url: '{server.url}', weight: 0, name: served}}]"
+        run = play([*settings, given, served, "num_steps=2", "name=own"], ray_session)
     history = read_history(run.metrics)
     assert min(column(history, "reward/length_of_mine")) > 0
+    assert min(column(history, "reward/served")) > min(column(history, "reward/length_of_mine"))
+    assert all("<|im_start|>" in query for body in server.bodies for query in body["query"])
+    assert "reward.functions.length_of_mine/mine.py" in read_manifest(run.manifest).current.inputs
     assert all(count >= 1 for count in column(history, "reward/failed"))
 
 

@@ -1,0 +1,153 @@
+"""One JSON question to an HTTP server: tried again while that may help, within a deadline, and never past a redirect.
+
+TLS certificates are verified (SSL_CERT_FILE adds an authority), proxies and .netrc of the environment are not used,
+cookies are not kept, and a reply is read up to a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+from raylign.records.redaction import Redactor
+
+MAX_REPLY_BYTES = 8 << 20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SHOWN = 200  # characters of a reply in a message
+
+
+class EndpointError(RuntimeError):
+    """There is no usable answer; the message says why, without the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to ask."""
+
+    url: str
+    token_env: str = ""  # names the environment variable that holds the token
+    token: str = field(default="", repr=False)
+    request_timeout_s: float = 60.0
+
+    @classmethod
+    def from_environ(cls, url: str, token_env: str, request_timeout_s: float) -> Endpoint:
+        """With the token of this process's environment. Raises EndpointError when the variable is not set."""
+        token = os.environ.get(token_env, "") if token_env else ""
+        if token_env and not token:
+            raise EndpointError(f"{shown(url)}: the environment variable {token_env} is not set on this machine")
+        return cls(url, token_env, token, request_timeout_s)
+
+
+def shown(url: str) -> str:
+    """An address for messages: no user, no query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def open_session(max_concurrent: int) -> aiohttp.ClientSession:
+    """A session for some endpoints, closed by its owner."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=max_concurrent), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    )
+
+
+async def post_json(session: aiohttp.ClientSession, endpoint: Endpoint, body: object, *, until: float) -> object:
+    """The parsed reply. `until`: by the running loop's clock, when to give up for good.
+
+    Raises EndpointError. Only what may pass is tried again: no connection, no answer in time, 408, 425, 429 and 5xx.
+    """
+    clock, tries, why = asyncio.get_running_loop().time, 0, "there was no time left to ask"
+    while (left := until - clock()) > 0:
+        tries += 1
+        try:
+            return await _once(session, endpoint, body, timeout_s=min(endpoint.request_timeout_s, left))
+        except _Passing as passing:
+            why = str(passing)
+            pause = passing.pause_s or min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10))
+            pause *= random.uniform(1.0, 1.25)  # many askers must not come back together
+            if pause >= until - clock():
+                break
+            await asyncio.sleep(pause)
+    raise EndpointError(f"{shown(endpoint.url)}: {why} ({tries} {'try' if tries == 1 else 'tries'})")
+
+
+class _Passing(Exception):
+    """May be better next time. `pause_s`: what the server asks for; 0: nothing."""
+
+    def __init__(self, why: str, pause_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
+
+
+async def _once(session: aiohttp.ClientSession, endpoint: Endpoint, body: object, *, timeout_s: float) -> object:
+    headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
+    where = shown(endpoint.url)
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            session.post(endpoint.url, json=body, headers=headers, allow_redirects=False, timeout=_NO_OTHER) as reply,
+        ):
+            text = await _read(reply, where)
+    except TimeoutError:
+        raise _Passing(f"no answer within {timeout_s:.3g} s") from None
+    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+        raise EndpointError(f"{where}: its TLS certificate cannot be verified ({_plain(error)})") from error
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+        raise EndpointError(f"{where} is no address that can be asked") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _Passing(f"no connection ({_plain(error)})") from error
+    if reply.status != 200:
+        raise _refusal(reply, endpoint, text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EndpointError(f"{where}: its answer is not JSON: {_cut(text)!r}") from error
+
+
+_NO_OTHER = aiohttp.ClientTimeout(total=None, sock_connect=None, sock_read=None)  # asyncio.timeout has the deadline
+
+
+async def _read(reply: aiohttp.ClientResponse, where: str) -> str:
+    parts, size = [], 0
+    async for part in reply.content.iter_chunked(1 << 16):
+        size += len(part)
+        if size > MAX_REPLY_BYTES:
+            raise EndpointError(f"{where}: its answer is longer than {MAX_REPLY_BYTES >> 20} MiB")
+        parts.append(part)
+    return b"".join(parts).decode("utf-8", errors="replace")
+
+
+def _refusal(reply: aiohttp.ClientResponse, endpoint: Endpoint, text: str) -> Exception:
+    where, status = shown(endpoint.url), reply.status
+    if status in _AGAIN or status >= 500:
+        return _Passing(f"it answered {status}: {_cut(text)!r}", _pause(reply.headers.get("Retry-After", "")))
+    if 300 <= status < 400:
+        to = shown(reply.headers.get("Location", "nowhere"))
+        return EndpointError(f"{where} redirects ({status}) to {to}, which is not followed; give the address itself")
+    if status in (401, 403):
+        told = f"refuses the token of {endpoint.token_env}" if endpoint.token else "wants a token; name it in token_env"
+        return EndpointError(f"{where} {told} ({status})")
+    return EndpointError(f"{where}: it answered {status}: {_cut(text)!r}")
+
+
+def _pause(asked: str) -> float:
+    """Retry-After in seconds; a date is not looked at."""
+    return min(float(asked), _LONGEST_PAUSE_S) if asked.isdecimal() else 0.0
+
+
+def _cut(text: str) -> str:
+    return _redacted(text)[:_SHOWN]
+
+
+def _plain(error: BaseException) -> str:
+    return _redacted(str(error) or type(error).__name__)[:_SHOWN]
+
+
+def _redacted(text: str) -> str:
+    return Redactor.from_environ(os.environ).text(" ".join(text.split()))
