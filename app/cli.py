@@ -153,6 +153,29 @@ def serve(
     start(causal_export(model, run_root), host, port, context.args)
 
 
+@app.command("serve-reward")
+def serve_reward(
+    model: Annotated[str, typer.Argument(help="A reward model's run, or a folder with an exported one.")],
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8001,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Everybody on this machine may ask.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; bfloat16 on a GPU and float32 on a CPU if not given.")
+    ] = None,
+    micro_batch_tokens: Annotated[int, typer.Option(min=1, help="Most tokens in one forward pass.")] = 8192,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most answers in one request.")] = 256,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Serve a reward model over HTTP: OpenRLHF's /get_reward, vLLM's /classify, and /score for runs of Raylign."""
+    quiet_driver()
+    from raylign.app.commands.serve_reward import listening, precision_of, scalar_export
+    from raylign.app.commands.serve_reward import serve_reward as start
+
+    where, chosen = listening(host, port, open_to_all=no_token), precision_of(precision)
+    folder = scalar_export(model, run_root)
+    start(folder, where, precision=chosen, micro_batch_tokens=micro_batch_tokens, max_batch=max_batch)
+
+
 @app.command()
 def chat(
     model: ModelArgument,

@@ -51,6 +51,8 @@ class Encoder:
         self._template = ChatTemplate(tokenizer)
         self._ends = EndTokens(tokenizer)
         added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        self._special = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
+        self._eos = str(tokenizer.eos_token)
         self._added = re.compile(f"({'|'.join(map(re.escape, added))})") if added else None
 
     @property
@@ -94,6 +96,40 @@ class Encoder:
         start = spans[0][0]
         others = tuple((a[1] - start, b[0] - start) for a, b in pairwise(spans))
         return EncodedAnswer(tuple(ids), start, others)
+
+    def encode_reply(self, prompt: Side, answer: str, *, finished: bool = True) -> EncodedAnswer:
+        """As `encode_answer`, of an answer that was sampled: it may be empty, and then is its end token alone."""
+        if answer:
+            return self.encode_answer(prompt, answer, finished=finished)
+        if not finished:
+            raise RowError("the answer has no tokens")
+        opening = self.encode_prompt(prompt)
+        return EncodedAnswer((*opening, self._ends.usual_id), len(opening))
+
+    def encode_rendered(self, text: str, opening: str = "") -> EncodedAnswer:
+        """Text that a template has been applied to already: its special tokens are read as such, and what follows the
+        last end token is left out when it is white space.
+
+        `opening`: the beginning that was sampled from, so that nothing merges over the boundary; "": not known, and
+        then no token counts as the prompt's but the first.
+        Raises RowError for text without a special token where the model has a chat template: nobody applied it.
+        """
+        if not text.startswith(opening):
+            raise ValueError("the opening is not the text's beginning")
+        ids = self._rendered_ids(opening) if opening else []
+        start = len(ids)
+        ids = self._continued(ids, text[len(opening) :], "the text") if ids else self._rendered_ids(text)
+        ends = [i for i, token in enumerate(ids) if token in self._ends.ids]
+        if ends and not self._decode(ids[ends[-1] + 1 :]).strip():
+            ids = ids[: ends[-1] + 1]
+        if self.has_template and not self._special & set(ids):
+            raise RowError(
+                "it holds no special token, so this model's chat template was not applied; send the text as the "
+                "template writes it, or turns"
+            )
+        if not ids:
+            raise RowError("the text has no tokens")
+        return EncodedAnswer(tuple(ids), start or 1)
 
     def encode_conversation(
         self, turns: Sequence[Message], turn_weights: Sequence[float], variables: str = ""
@@ -281,6 +317,14 @@ class Encoder:
         if self._ends.ids & set(ids[len(opening) :]):
             raise RowError("the answer holds an end token in its text, where sampling would have stopped")
         return EncodedAnswer((*ids, *([self._ends.eos_id] if finished else [])), len(opening))
+
+    def _rendered_ids(self, text: str) -> list[int]:
+        """A template writes its own special tokens; plain text gets the tokenizer's, unless it begins with them."""
+        bos = self._tokenizer.bos_token
+        if self.has_template or (bos and text.startswith(str(bos))):
+            return self._ids(text)
+        ids = list(self._tokenizer(text, verbose=False)["input_ids"])
+        return ids[:-1] if ids[-1:] == [self._tokenizer.eos_token_id] and not text.endswith(self._eos) else ids
 
     def _ids(self, text: str) -> list[int]:
         """A template writes its own special tokens, so none are added: BOS is never doubled."""

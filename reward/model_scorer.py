@@ -45,9 +45,13 @@ class ModelScorer:
             # because a string stopped it, is put there.
             answer = (*(answer[:-1] if answer and answer[-1] in self._special else answer), self._ends.usual_id)
         ids = (*prompt.token_ids, *answer)
+        self.check_length(ids)
+        return ids
+
+    def check_length(self, ids: Sequence[int]) -> None:
+        """Raises RewardRuleError when they are more than the model's context."""
         if len(ids) > self._max_length:
             raise RewardRuleError(f"{len(ids)} tokens are more than the reward model's context of {self._max_length}")
-        return ids
 
     @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> list[float]:

@@ -1,0 +1,71 @@
+"""A reward model asked in text: its own chat template, tokenizer and end tokens, in the form it was trained on.
+
+For text of another model's making, where token ids would mean other words, and for a server that is asked in text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raylign.conf.schema import Device, Precision
+from raylign.data.encoder import Encoder
+from raylign.data.row_fields import RowError
+from raylign.data.tokenize import EncodedAnswer, load_tokenizer
+from raylign.data.types import Message
+from raylign.reward.interfaces import RewardRuleError
+from raylign.reward.model_scorer import ModelScorer
+
+
+@dataclass(frozen=True, slots=True)
+class Scorable:
+    """One sequence as the model reads it."""
+
+    token_ids: tuple[int, ...]
+    prompt_tokens: int  # answers to one prompt are scored side by side, which costs less
+
+
+class TextScorer:
+    """A score depends on its own text alone."""
+
+    def __init__(self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int) -> None:
+        """Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer."""
+        self._encoder = Encoder(load_tokenizer(folder))
+        self._model = ModelScorer(folder, precision=precision, device=device, micro_batch_tokens=micro_batch_tokens)
+
+    def conversation(self, messages: Sequence[Message], answer: str, *, finished: bool) -> Scorable:
+        """An answer to a conversation. A finished one ends with one end token, a cut one with none.
+
+        Raises RewardRuleError when the template refuses the turns, or it is longer than the model's context.
+        """
+        try:
+            encoded = self._encoder.encode_reply(_side(messages, self._encoder), answer, finished=finished)
+        except RowError as error:
+            raise RewardRuleError(f"the reward model cannot read it: {error}") from error
+        return self._scorable(encoded)
+
+    def rendered(self, text: str, prompt: str = "") -> Scorable:
+        """Text that has the template in it already. `prompt`: what it begins with, if that is known.
+
+        Raises RewardRuleError when nothing of the template is in it, or it is longer than the model's context.
+        """
+        try:
+            encoded = self._encoder.encode_rendered(text, prompt if text.startswith(prompt) else "")
+        except RowError as error:
+            raise RewardRuleError(f"the reward model cannot read it: {error}") from error
+        return self._scorable(encoded)
+
+    def score(self, sequences: Sequence[Scorable]) -> list[float]:
+        """One score a sequence, in order; may be non-finite."""
+        return self._model.score([s.token_ids for s in sequences], [s.prompt_tokens for s in sequences])
+
+    def _scorable(self, encoded: EncodedAnswer) -> Scorable:
+        self._model.check_length(encoded.token_ids)
+        return Scorable(encoded.token_ids, encoded.prompt_tokens)
+
+
+def _side(messages: Sequence[Message], encoder: Encoder) -> tuple[Message, ...] | str:
+    """Turns for a template; the only turn's text for a model that has none."""
+    if encoder.has_template or len(messages) != 1:
+        return tuple(messages)
+    return messages[0].content
