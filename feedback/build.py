@@ -19,7 +19,7 @@ import polars as pl
 from raylign.conf.errors import ConfigError, UserError
 from raylign.feedback.build_result import KINDS, BuildResult, InputFile
 from raylign.feedback.card import write_card
-from raylign.feedback.clean.personal_data import Redacted, redact_excerpt, redact_frame, redact_text
+from raylign.feedback.clean.personal_data import Redacted, hide_id, hide_ids, redact_excerpt, redact_frame, redact_text
 from raylign.feedback.clean.unusable import drop_forgotten
 from raylign.feedback.cleaning import clean_events, clean_rows, place_events
 from raylign.feedback.cut_answers import with_cut_flags
@@ -147,16 +147,19 @@ def _open(
     """Read, forget, redact, and write what is broken: from here on nothing personal is in any frame."""
     watch.on_step("reading")
     log = read(source, settings, watch.on_rows)
-    work = ledger.events(drop_forgotten(working_frame(log.events), forgotten.users, forgotten.events))
+    private = settings.privacy
+    events = hide_ids(log.events, private.user_salt) if private.redact else log.events
+    gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}
+    work = ledger.events(drop_forgotten(working_frame(events), forgotten.users, frozenset(gone)))
     watch.on_step("redacting")
-    redacted = redact_frame(work) if settings.privacy.redact else Redacted(work, {})
+    redacted = redact_frame(work, private.regions) if private.redact else Redacted(work, {})
     hide = len(forgotten) > 0
     _write_quarantine(folder / "quarantine.jsonl", log.quarantined, hide=hide)
     if log.companion_quarantined.height:  # in no count: a companion is only looked things up in
         _write_quarantine(folder / "quarantine-companion.jsonl", log.companion_quarantined, hide=hide)
     return _Opened(
         work=redacted.frame,
-        rest=log.events.drop("prompt", "response_a", "response_b", "corrected", "comment", "reasons"),
+        rest=events.drop("prompt", "response_a", "response_b", "corrected", "comment", "reasons"),
         quarantined=log.quarantined,
         num_events=log.events.height,
         num_rows=log.rows_in,

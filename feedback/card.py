@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raylign.feedback.build_result import BuildResult
+from raylign.feedback.clean.personal_data import NOT_COVERED
 from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
 
 _COLUMNS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
@@ -74,6 +75,7 @@ def _lines(result: BuildResult) -> Iterable[str]:
         [(m.kind, m.rule, f"{m.rows:,}", m.why) for m in result.made_by],
     )
     yield from _table("Redacted", ("what", "how many"), [(c.name, f"{c.count:,}") for c in result.redactions])
+    yield from ("", NOT_COVERED)
     yield from _table(
         "Inputs", ("file", "bytes", "sha256"), [(i.name, f"{i.bytes:,}", i.sha256) for i in result.inputs]
     )

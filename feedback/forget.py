@@ -11,6 +11,7 @@ from pathlib import Path
 from raylign.conf.errors import DataError
 from raylign.feedback.build import Watch, build
 from raylign.feedback.build_result import BuildResult
+from raylign.feedback.clean.personal_data import hide_id
 from raylign.feedback.events import hash_user
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.source import Source
@@ -38,9 +39,11 @@ def forget(
     missing = [path for path in source.logs if not path.exists()]
     if missing:
         raise DataError([f"{path}: the log this build was made from is gone; a rebuild needs it." for path in missing])
-    salt = parse_settings(source.overrides).privacy.user_salt
+    private = parse_settings(source.overrides).privacy
+    salt = private.user_salt
+    shown = {hide_id(event, salt) for event in events} if private.redact else set(events)
     hashes = {user for user in users if _HASH.fullmatch(user)} | {hash_user(user, salt) for user in users}
-    tombstones = read_tombstones(folder / FILE) | Tombstones(frozenset(hashes), frozenset(events))
+    tombstones = read_tombstones(folder / FILE) | Tombstones(frozenset(hashes), frozenset(shown))
     fresh = folder.parent / f".{folder.name}.{os.getpid()}.rebuilt"
     old = folder.parent / f".{folder.name}.{os.getpid()}.old"
     shutil.rmtree(fresh, ignore_errors=True)

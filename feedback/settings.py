@@ -99,6 +99,9 @@ class PrivacySettings:
     """What leaves no trace."""
 
     redact: bool = field(default=True, metadata={"doc": "replace personal data and secrets by typed placeholders"})
+    regions: tuple[str, ...] = field(
+        default=(), metadata={"doc": "more countries whose phone numbers are looked for, as in [KE,VN]"}
+    )
     user_salt: str = field(default="raylign", metadata={"doc": "hashed with raw user ids; the same for every build"})
     forgotten: str = field(default="", metadata={"doc": "a forgotten.json of another build to honour here"})
 

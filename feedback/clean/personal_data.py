@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
-from raylign.feedback.clean.patterns import NAME_INTRODUCED, PATTERNS
+from raylign.feedback.clean.patterns import NAME_INTRODUCED, PATTERNS, Pattern, found, named
+from raylign.feedback.events import hash_user
 from raylign.feedback.working import TEXTS
 
 _LABELS = ("persona", "topic", "locale")
 _NAME = re.compile(NAME_INTRODUCED)
 _COMPILED = tuple((pattern, re.compile(pattern.regex)) for pattern in PATTERNS)
+_GROUP = re.compile(r"\w*")
+_SOURCE = re.compile(r"[a-z][a-z0-9_\-]*:")
 _PLACED = re.compile(r"<[A-Z_]+_\d+>")
 _RAW_ID = re.compile(
     r"""(\b(?:user|annotator|owner|author|email|login|completed_by)(?:_?(?:id|name|hash))?["']?\s*[:=]\s*)"""
@@ -40,10 +43,18 @@ class Scope:
     known: dict[tuple[str, str], str] = field(default_factory=dict)
     numbers: Counter[str] = field(default_factory=Counter)
     names: list[str] = field(default_factory=list)
+    regions: tuple[str, ...] = ()  # countries whose phone numbers are looked for besides the usual ones
 
     def placeholder(self, kind: str, text: str) -> str:
         """The one for this thing, new or known."""
-        key = (kind, text.lower() if kind == "EMAIL" else re.sub(r"[ \-./()]", "", text) if kind == "PHONE" else text)
+        key = (
+            kind,
+            text.lower()
+            if kind == "EMAIL"
+            else re.sub(r"[ \-./()\u00a0]", "", text)
+            if kind in ("PHONE", "CARD", "IBAN")
+            else text,
+        )
         if key not in self.known:
             self.numbers[kind] += 1
             self.known[key] = f"<{kind}_{self.numbers[kind]}>"
@@ -51,26 +62,34 @@ class Scope:
 
     def introduce(self, text: str) -> None:
         """Remember the names that people give as theirs."""
-        self.names += [name for name in _NAME.findall(text) if name not in self.names]
+        given = (named(match) for match in _NAME.finditer(text))
+        self.names += [name for name in dict.fromkeys(given) if name and name not in self.names]
 
     def redact(self, text: str) -> str:
         """The text with everything that was found replaced."""
         for pattern, compiled in _COMPILED:
-
-            def replace(match: re.Match[str], pattern=pattern) -> str:  # type: ignore[no-untyped-def]
-                group = 1 if match.re.groups else 0
-                found = match.group(group)
-                if _PLACED.fullmatch(found) or not pattern.real(found):
-                    return match.group(0)
-                whole, start = match.group(0), match.start(group) - match.start(0)
-                return whole[:start] + self.placeholder(pattern.name, found) + whole[start + len(found) :]
-
-            text = compiled.sub(replace, text)
+            text = self._without(pattern, compiled, text)
         for name in self.names:
             for form in dict.fromkeys((name, *(part for part in name.split() if len(part) > 2))):
                 if form in text:
-                    text = re.sub(rf"(?<![\w<]){re.escape(form)}(?!\w)", self.placeholder("NAME", name), text)
+                    whole = (
+                        re.escape(form) if "\u4e00" <= form[0] <= "\u9fff" else rf"(?<![\w<]){re.escape(form)}(?!\w)"
+                    )
+                    text = re.sub(whole, self.placeholder("NAME", name), text)
         return text
+
+    def _without(self, pattern: Pattern, compiled: re.Pattern[str], text: str) -> str:
+        parts, done, position = [], 0, 0
+        while match := compiled.search(text, position):
+            start, end = found(pattern, text, match, self.regions)
+            if end <= start or _PLACED.match(text, start):
+                # Something real may begin inside what is none as a whole: on from its first group of digits or letters.
+                step = _GROUP.match(text, max(start, position))
+                position = step.end() if step and step.end() > position else max(start, position) + 1
+                continue
+            parts += [text[done:start], self.placeholder(pattern.name, text[start:end])]
+            done = position = end
+        return "".join((*parts, text[done:]))
 
 
 def redact_text(text: str) -> str:
@@ -85,8 +104,36 @@ def redact_excerpt(text: str) -> str:
     return redact_text(_RAW_ID.sub(r'\1"<ID>"', text))
 
 
-def redact_frame(work: pl.DataFrame) -> Redacted:
-    """A working frame with placeholders in its texts and labels."""
+def hide_id(raw: str, salt: str) -> str:
+    """An event's or conversation's id, or a hash in its place where it is somebody's address, number or secret."""
+    source, colon, own = raw.partition(":") if _SOURCE.match(raw) else ("", "", raw)
+    if redact_text(own) == own:
+        return raw
+    return f"{source}{colon}id-{hash_user(own, salt)}"
+
+
+def hide_ids(events: pl.DataFrame, salt: str) -> pl.DataFrame:
+    """An event frame without personal data in its ids; the same id stays the same."""
+    hidden = []
+    for name in ("event_id", "conversation_id"):
+        ids = events.select(pl.col(name)).filter(pl.col(name).str.contains(_ANY)).unique()
+        table = {raw: hide_id(raw, salt) for raw in ids[name] if raw is not None}
+        hidden.append(pl.col(name).replace(table) if table else pl.col(name))
+    return events.with_columns(hidden)
+
+
+def regions_of(locales: pl.Series) -> tuple[str, ...]:
+    """The countries that locales name, sorted: GB of en-GB."""
+    named = locales.drop_nulls().unique().str.extract(r"^[A-Za-z]{2,3}(?:[-_][A-Za-z]{4})?[-_]([A-Za-z]{2})\b", 1)
+    return tuple(sorted(named.drop_nulls().str.to_uppercase().unique()))
+
+
+def redact_frame(work: pl.DataFrame, regions: Sequence[str] = ()) -> Redacted:
+    """A working frame with placeholders in its texts and labels.
+
+    Phone numbers are told by the numbering plans of the largest countries, of the log's locales and of `regions`.
+    """
+    looked_at = tuple(dict.fromkeys((*regions, *regions_of(work["locale"]))))
     found = pl.any_horizontal(*(pl.col(name).str.contains(_ANY).fill_null(False) for name in (*TEXTS, *_LABELS)))
     marked = work.with_row_index("row").with_columns(
         scope=pl.coalesce("conversation_id", pl.concat_str(pl.lit("\x1f"), "event_id")), found=found
@@ -98,7 +145,7 @@ def redact_frame(work: pl.DataFrame) -> Redacted:
     touched = marked.select(columns).join(scopes, on="scope", how="semi").sort("scope", "row")
     counts: Counter[str] = Counter()
     rewritten = pl.DataFrame(
-        list(_rewrite(touched, counts)),
+        list(_rewrite(touched, counts, looked_at)),
         schema={"row": pl.UInt32, **dict.fromkeys((*TEXTS, *_LABELS), pl.String)},
         orient="row",
     )
@@ -109,10 +156,10 @@ def redact_frame(work: pl.DataFrame) -> Redacted:
     return Redacted(frame, dict(sorted(counts.items())))
 
 
-def _rewrite(touched: pl.DataFrame, counts: Counter[str]) -> Iterator[tuple[object, ...]]:
+def _rewrite(touched: pl.DataFrame, counts: Counter[str], regions: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
     """The rows of each conversation in turn; names count wherever in it they were introduced."""
     for rows in _by_scope(touched.iter_rows()):
-        scope = Scope()
+        scope = Scope(regions=regions)
         for row in rows:
             for text in row[2:]:
                 if text:
@@ -134,3 +181,9 @@ def _by_scope(rows: Iterator[tuple]) -> Iterator[Sequence[tuple]]:
 
 
 _ANY = "|".join(f"(?:{pattern.regex})" for pattern in (*PATTERNS,)) + f"|(?:{NAME_INTRODUCED})"
+
+NOT_COVERED = (
+    "Names that nobody introduces, postal addresses and other text by which somebody may be known are not looked for: "
+    "that takes a model, and none is part of the build."
+)
+"""For whoever reads what was built."""
