@@ -249,6 +249,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             f"rollout.samples_per_prompt={rollout.samples_per_prompt}: algorithm={config.algorithm.name} compares the "
             f"answers to one prompt with each other and needs at least {fewest}.",
         )
+    yield from _ahead(config)
     if data.max_prompt_tokens + rollout.max_new_tokens > rollout.max_model_len:
         yield Problem(
             ("data.max_prompt_tokens", "rollout.max_new_tokens", "rollout.max_model_len"),
@@ -273,6 +274,29 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             ("algorithm.sequences_per_update", "policy.num_ranks"),
             f"algorithm.sequences_per_update={per_update} gives some of policy.num_ranks={ranks} nothing to do; "
             "raise the first or lower the second.",
+        )
+
+
+def _ahead(config: RunConfig) -> Iterator[Problem]:
+    """Generation ahead of training, and a step's size."""
+    rollout = config.rollout
+    if rollout.max_staleness and getattr(config.algorithm, "importance_cap", 1.0) == 0:
+        yield Problem(
+            ("rollout.max_staleness", "algorithm.importance_cap"),
+            f"rollout.max_staleness={rollout.max_staleness} trains on samples of older weights, and "
+            "algorithm.importance_cap=0 does not correct for it; set algorithm.importance_cap=2, or max_staleness=0.",
+        )
+    if rollout.max_refills and rollout.samples_per_prompt < 2:
+        yield Problem(
+            ("rollout.max_refills", "rollout.samples_per_prompt"),
+            f"rollout.max_refills={rollout.max_refills} replaces prompts whose responses all have the same reward, "
+            "and a single response is always such a prompt; set rollout.samples_per_prompt=2 or more, or rollout.max_refills=0.",
+        )
+    if config.reward.overlong_window > rollout.max_new_tokens:
+        yield Problem(
+            ("reward.overlong_window",),
+            f"reward.overlong_window={config.reward.overlong_window} is longer than rollout.max_new_tokens="
+            f"{rollout.max_new_tokens}; it is the last part of that.",
         )
 
 

@@ -59,6 +59,35 @@ class OldLogprobs(Enum):
     engine = "engine"  # the engine's own: one forward pass less, and the ratio itself is the truncated weight
 
 
+class InFlight(Enum):
+    """What a weight publication does with responses that are being generated."""
+
+    resume = "resume"  # paused, and continued by the new weights from a key-value cache computed anew by them
+    drain = "drain"  # waited for: every response is of one version, and the engine runs empty before each publication
+
+
+class ImportanceMode(Enum):
+    """What is done with a token's importance weight, trainer probability over engine probability."""
+
+    truncate = "truncate"  # min(weight, cap) (arXiv:1802.01561, section 4.1)
+    mask_tokens = "mask_tokens"  # a weight outside [floor, cap] becomes 0
+    mask_sequences = "mask_sequences"  # all weights of a response become 0 where their geometric mean is outside
+
+
+class PolicyObjectiveKind(Enum):
+    """Which function of the ratio a policy update ascends."""
+
+    clip = "clip"  # PPO's (arXiv:1707.06347)
+    cispo = "cispo"  # the clipped ratio as a constant weight of the log-prob (MiniMax-M1, arXiv:2506.13585, eq. 4)
+
+
+class RatioLevel(Enum):
+    """What the ratio of new to old policy is taken of."""
+
+    token = "token"
+    sequence = "sequence"  # the geometric mean over a response (GSPO, arXiv:2507.18071, eq. 6)
+
+
 class RewardStyle(Enum):
     """Whose signature a reward function of one's own has (docs/own-reward.md)."""
 
@@ -88,6 +117,7 @@ class LossAggregation(Enum):
 
     token_mean = "token_mean"  # every trained token counts the same
     sequence_mean = "sequence_mean"  # every sequence counts the same, whatever its length
+    constant_length = "constant_length"  # sums over algorithm.constant_length, a mean over sequences (Dr. GRPO)
 
 
 class DPOLoss(Enum):

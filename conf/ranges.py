@@ -40,7 +40,7 @@ _RANGES: Mapping[str, Range] = {
         (_COUNT, ("num_ranks", "num_workers", "num_replicas", "tensor_parallel_size", "micro_batch_tokens")),
         (_COUNT, ("max_model_len", "max_new_tokens", "max_prompt_tokens", "max_length", "max_concurrent")),
         (_COUNT, ("prompts_per_step", "samples_per_prompt", "prompts", "canary_prompts", "keep", "samples_every")),
-        (_COUNT, ("bucket_mb", "batch_size")),
+        (_COUNT, ("bucket_mb", "batch_size", "scoring_chunks")),
         (
             _POSITIVE,
             ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature"),
@@ -50,7 +50,8 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus")),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
-        (_NOT_NEGATIVE, ("clip", "truncation_penalty", "max_batched_tokens")),
+        (_NOT_NEGATIVE, ("clip", "truncation_penalty", "overlong_penalty", "overlong_window")),
+        (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills")),
         (_NOT_NEGATIVE, ("policy.lora.rank", "critic.lora.rank")),
         (_POSITIVE, ("policy.lora.alpha", "critic.lora.alpha")),
         (_NOT_NEGATIVE, ("evaluation.temperature",)),  # 0: the most likely token

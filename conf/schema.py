@@ -15,6 +15,8 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     Better,
     Device,
     DPOLoss,
+    ImportanceMode,
+    InFlight,
     IPONormalisation,
     KLController,
     KLEstimator,
@@ -23,7 +25,9 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     OldLogprobs,
     Overlong,
     PlacementStrategy,
+    PolicyObjectiveKind,
     Precision,
+    RatioLevel,
     RemoteProtocol,
     RewardStyle,
     Schedule,
@@ -252,6 +256,10 @@ class RewardConfig:
     """Clip of the final score to +-clip; 0 turns it off."""
     truncation_penalty: float = 0.0
     """Subtracted from a response cut by length."""
+    overlong_window: int = 0
+    """Tokens before rollout.max_new_tokens over which overlong_penalty grows from 0 (DAPO); 0 turns it off."""
+    overlong_penalty: float = 1.0
+    """Subtracted from a response of rollout.max_new_tokens tokens, when overlong_window is set."""
     max_failed_fraction: float = 0.2
     """More failed rewards than this in a step end the run."""
     timeout_s: float = 300.0
@@ -284,6 +292,14 @@ class RolloutConfig:
     """Different prompts in one step."""
     samples_per_prompt: int = 4
     """Responses drawn for each prompt."""
+    max_staleness: int = 0
+    """Steps that generation may be ahead of training; 0: every sample comes from the newest weights."""
+    in_flight: InFlight = InFlight.resume
+    """What happens, when generation is ahead, to responses that are not finished when new weights are published."""
+    scoring_chunks: int = 4
+    """Parts a step's prompts are scored in (reward, reference), each as soon as its last response is there."""
+    max_refills: int = 0
+    """Draws in one step that replace prompts whose responses all have the same reward (DAPO); 0: they stay."""
     gpu_memory_utilization: float = 0.8
     """Share of a GPU's memory the engine takes."""
     kv_cache_gb: float = 1.0

@@ -81,12 +81,13 @@ def assemble(
     *,
     kl_coef: float,
     own_logprobs: bool = False,
+    mask_truncated: bool = False,
 ) -> Experience:
     """Drop failed samples, estimate advantages over the whole step, and gather its figures.
 
-    `outcomes`: one a completion, in the order of `groups`. `own_logprobs`: the update's log-probs are its own old ones,
-    and `stages` has none. Raises RunFailed when nothing is left, and when an input
-    is not aligned with the samples or not finite.
+    `outcomes`: one a completion, in the order of `groups`. `own_logprobs`: the update's log-probs are its own old
+    ones, and `stages` has none. `mask_truncated`: the policy is not trained on responses that were cut. Raises
+    RunFailed when nothing is left, and when an input is not aligned with the samples or not finite.
     """
     keys = [c.key for g in groups for c in g.completions]
     if [o.key for o in outcomes] != keys:
@@ -103,6 +104,8 @@ def assemble(
     means = (sequence_sum(estimate.advantages, batch.tokens) / lengths).tolist()
     old_logprobs = None if own_logprobs else batch.logprobs
     policy = PolicyExperience(batch.tokens, old_logprobs, rollout_logprobs, batch.ref_logprobs, estimate.advantages)
+    if mask_truncated:
+        policy = _finished(policy, batch.truncated)
     critic = None
     if batch.estimates is not None and estimate.returns is not None:
         critic = CriticExperience(batch.tokens, batch.estimates.values, estimate.returns)
@@ -117,6 +120,17 @@ def assemble(
         metrics={**_reward_metrics(rewards), **_rollout_metrics(batch), **gap, **estimate.metrics},
         mean_kl=mean_kl,
     )
+
+
+def _finished(policy: PolicyExperience, truncated: Tensor) -> PolicyExperience:
+    """Without the responses that were cut. Raises RunFailed when there is no other."""
+    rows = (~truncated).nonzero().squeeze(1).tolist()
+    if not rows:
+        raise RunFailed(
+            f"rollout: all {truncated.numel()} responses of the step were cut at rollout.max_new_tokens, and "
+            "algorithm.mask_truncated=true trains none of them; raise rollout.max_new_tokens or set it to false"
+        )
+    return policy.select(rows)
 
 
 def _scored(

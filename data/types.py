@@ -84,6 +84,14 @@ class SamplingParams:
     seed: int | None = None
 
 
+class VersionSpan(NamedTuple):
+    """Response tokens `[start, end)` were sampled by the weights of `version`."""
+
+    version: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One sampled response: tokens as sampled, never decoded and encoded again."""
@@ -92,9 +100,23 @@ class Completion:
     response_ids: tuple[int, ...]
     rollout_logprobs: tuple[float, ...]  # [R] at the sampling temperature, one per response id
     finish_reason: FinishReason
-    min_policy_version: int
-    max_policy_version: int
+    versions: tuple[VersionSpan, ...]  # which weights sampled which tokens, in order; together [0, R)
     text: str
+
+    @property
+    def min_policy_version(self) -> int:
+        """The oldest weights that sampled a token of it."""
+        return min(span.version for span in self.versions)
+
+    @property
+    def max_policy_version(self) -> int:
+        """The newest weights that sampled a token of it."""
+        return max(span.version for span in self.versions)
+
+    @property
+    def mean_policy_version(self) -> float:
+        """Mean over its tokens."""
+        return sum(span.version * (span.end - span.start) for span in self.versions) / max(1, len(self.response_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +138,7 @@ class RolloutMeta:
     finish_reason: FinishReason
     min_policy_version: int
     max_policy_version: int
+    mean_policy_version: float  # over response tokens
 
     @property
     def num_tokens(self) -> int:

@@ -102,6 +102,11 @@ _POLICY = (
     MetricHelp("policy/kl_loss", "KL in the loss", "nats a token", "The KL term of the loss, before its coefficient."),
     MetricHelp("policy/lr", "Learning rate", "", "The policy's learning rate in this step."),
     MetricHelp(
+        "policy/importance_masked", "Left out for their age", "share of tokens",
+        "Tokens whose importance weight is 0 because it was outside algorithm.importance_floor and importance_cap.",
+        "Above the range: samples are too old or engine and trainer disagree; lower rollout.max_staleness.", high=0.2,
+    ),
+    MetricHelp(
         "policy/importance_weight", "Importance weight", "ratio",
         "Mean weight that corrects for the engine's own log-probs (1: engine and trainer agree).",
         "Far from 1: see rollout/logprob_gap.", low=0.8, high=1.2,
@@ -170,7 +175,25 @@ _ROLLOUT = (
     MetricHelp(
         "rollout/staleness_max", "Oldest sample", "versions",
         "Most weight versions between sampling and training of a sample of this step.",
-        "Above the range: samples are from too old a policy; use fewer steps in flight.", high=1,
+        "At most rollout.max_staleness. When training suffers: lower it, or see policy/importance_masked.",
+    ),
+    MetricHelp(
+        "rollout/staleness", "Age of samples", "versions",
+        "Weight versions between the sampling of a token and its training, mean over the step's tokens.",
+    ),
+    MetricHelp(
+        "rollout/mixed_versions", "Responses of two versions", "share of answers",
+        "Responses that a weight publication interrupted and that newer weights finished (rollout.in_flight=resume).",
+    ),
+    MetricHelp(
+        "rollout/steps_ready", "Steps waiting", "steps",
+        "Finished steps of rollouts that wait for the training.",
+        "Always rollout.max_staleness: training is the bottleneck. Always 0: generation is.",
+    ),
+    MetricHelp(
+        "rollout/filtered", "Samples without contrast", "samples",
+        "Samples of this step that were replaced because all rewards of their prompt were equal.",
+        "Many: the prompts are too easy or too hard; each costs a generation.", goal=Goal.DOWN,
     ),
     MetricHelp("rollout/workers", "Rollout workers", "workers", "Workers that served this step.",
                "Falling: a worker died; the run goes on with the rest. See logs/."),

@@ -24,7 +24,7 @@ from raylign.data.types import FinishReason, RewardOutcome, RolloutGroup
 from raylign.reward.dispatch import PieceRefused, ReplicaDown, dispatch
 from raylign.reward.interfaces import ShapingState
 from raylign.reward.scorer import ComposedScorer
-from raylign.reward.shaping import EMPTY_STATE, Shaping, shape
+from raylign.reward.shaping import EMPTY_STATE, Response, Shaping, shape
 from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import GroupHandle
 
@@ -98,11 +98,11 @@ class RewardServer:
 class RewardPool:
     """Facade over the replicas: a loops.RewardPool."""
 
-    def __init__(self, replicas: Sequence[ActorHandle], config: RewardConfig) -> None:
+    def __init__(self, replicas: Sequence[ActorHandle], config: RewardConfig, shaping: Shaping) -> None:
         self._replicas = tuple(replicas)
         self._down: set[int] = set()  # ranks whose last call found no process
         self._config = config
-        self._shaping = Shaping(config.normalize, config.truncation_penalty, config.clip)
+        self._shaping = shaping
         self._state = EMPTY_STATE
 
     @classmethod
@@ -111,6 +111,7 @@ class RewardPool:
         config: RewardConfig,
         device: Device,
         *,
+        shaping: Shaping,
         options: Sequence[Mapping[str, object]],
         env_vars: Sequence[Mapping[str, str]],
         timeout_s: float,
@@ -128,7 +129,7 @@ class RewardPool:
             ).remote(RankInfo("reward", rank, len(options), log_dir), config, device, sources or RewardSources())
             for rank, (where, env) in enumerate(zip(options, env_vars, strict=True))
         ]
-        pool = cls(replicas, config)
+        pool = cls(replicas, config, shaping)
         try:
             group = WorkerGroup("reward", replicas)
             await group.call(lambda actor, _: actor.start.remote(), verb="start", timeout_s=timeout_s)
@@ -147,27 +148,28 @@ class RewardPool:
         self._state = state
 
     async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
-        """One shaped outcome a completion, in order; moves the normaliser. A sample that fails, fails by name."""
-        truncated = [m.finish_reason is FinishReason.LENGTH for g in groups for m in g.metas]
-        shaped, self._state = shape(await self._raw(groups), truncated, self._shaping, self._state)
-        return shaped
-
-    def unshaped(self) -> RawRewards:
-        """The same replicas without shaping: for held-out answers, whose score must not depend on the training's."""
-        return RawRewards(self)
-
-    def stop(self) -> None:
-        """Kill every replica."""
-        for replica in self._replicas:
-            ray.kill(replica)
-
-    async def _raw(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        """One raw outcome a completion, in order. A sample that fails, fails by name."""
         return await dispatch(
             groups,
             [(partial(self._ask, rank), partial(self._ready, rank)) for rank in range(len(self._replicas))],
             piece_tokens=self._config.micro_batch_tokens,
             timeout_s=self._config.timeout_s,
         )
+
+    def shape(self, groups: Sequence[GroupHandle], outcomes: Sequence[RewardOutcome]) -> list[RewardOutcome]:
+        """A whole step's outcomes as they are trained on; moves the normaliser."""
+        responses = [
+            Response(meta.response_tokens, meta.finish_reason is FinishReason.LENGTH)
+            for group in groups
+            for meta in group.metas
+        ]
+        shaped, self._state = shape(outcomes, responses, self._shaping, self._state)
+        return shaped
+
+    def stop(self) -> None:
+        """Kill every replica."""
+        for replica in self._replicas:
+            ray.kill(replica)
 
     async def _ready(self, rank: int) -> None:
         """Wait until Ray has restarted a replica that went down and its model is loaded; dispatch has the deadline."""
@@ -204,17 +206,6 @@ class RewardPool:
                 ray.kill(replica, no_restart=False)  # back, and empty, for the next step
             self._down.add(rank)
             raise ReplicaDown(reason) from error
-
-
-@dataclass(frozen=True, slots=True)
-class RawRewards:
-    """A loops.RewardPool that neither shapes nor moves the normaliser."""
-
-    pool: RewardPool
-
-    async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
-        """One raw outcome a completion, in order."""
-        return await self.pool._raw(groups)
 
 
 def _num_tokens(groups: Sequence[RolloutGroup]) -> int:

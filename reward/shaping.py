@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from raylign.data.types import Reward, RewardFailure, RewardOutcome
 from raylign.reward.interfaces import ShapingState, WeightedComponent
@@ -20,6 +21,28 @@ class Shaping:
     normalize: bool
     truncation_penalty: float  # >= 0, subtracted from responses cut by length
     clip: float  # final score to +-clip; 0: off
+    overlong: Overlong | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overlong:
+    """A penalty that grows linearly over the last `window` tokens before the limit (DAPO, arXiv:2503.14476, eq. 13)."""
+
+    limit: int  # longest response, tokens
+    window: int  # tokens
+    penalty: float  # at the limit
+
+    def of(self, length: int) -> float:
+        """What a response of `length` tokens loses, between 0 and `penalty`."""
+        over = (length - (self.limit - self.window)) / self.window
+        return self.penalty * min(max(over, 0.0), 1.0)
+
+
+class Response(NamedTuple):
+    """What shaping looks at of an answer."""
+
+    length: int  # tokens
+    truncated: bool
 
 
 def weighted_sum(components: Mapping[str, float], weights: Sequence[WeightedComponent]) -> float:
@@ -55,23 +78,24 @@ def standard_deviation(state: ShapingState) -> float:
 
 
 def shape(
-    outcomes: Sequence[RewardOutcome], truncated: Sequence[bool], shaping: Shaping, state: ShapingState
+    outcomes: Sequence[RewardOutcome], responses: Sequence[Response], shaping: Shaping, state: ShapingState
 ) -> tuple[list[RewardOutcome], ShapingState]:
     """Shape a step's outcomes. The step's own scores enter the running statistics first.
 
-    `truncated`: one flag an outcome. Failures pass through and enter no statistic.
+    `responses`: one an outcome. Failures pass through and enter no statistic.
     """
     scored = [o.score for o in outcomes if isinstance(o, Reward)]
     state = observe(state, scored) if shaping.normalize else state
     scale = max(standard_deviation(state), _MIN_STD)
 
-    def final(score: float, cut: bool) -> float:
+    def final(score: float, response: Response) -> float:
         score = (score - state.mean) / scale if shaping.normalize else score
-        score -= shaping.truncation_penalty if cut else 0.0
+        score -= shaping.truncation_penalty if response.truncated else 0.0
+        score -= shaping.overlong.of(response.length) if shaping.overlong else 0.0
         return min(max(score, -shaping.clip), shaping.clip) if shaping.clip > 0 else score
 
     shaped = [
-        outcome if isinstance(outcome, RewardFailure) else replace(outcome, score=final(outcome.score, cut))
-        for outcome, cut in zip(outcomes, truncated, strict=True)
+        outcome if isinstance(outcome, RewardFailure) else replace(outcome, score=final(outcome.score, response))
+        for outcome, response in zip(outcomes, responses, strict=True)
     ]
     return shaped, state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from raylign.data.types import Completion, FinishReason, Prompt, SampleKey, SamplingParams
+from raylign.data.types import Completion, FinishReason, Prompt, SampleKey, SamplingParams, VersionSpan
 from raylign.rollout.interfaces import EngineDead
 
 
@@ -16,11 +16,15 @@ class TokenLogprob(Protocol):
     def logprob(self) -> float: ...
 
 
-class VersionSpan(Protocol):
+class EngineSpan(Protocol):
     """vLLM's WeightVersionSpan: tokens sampled under one label."""
 
     @property
     def version(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
 
 
 class EngineOutput(Protocol):
@@ -33,7 +37,7 @@ class EngineOutput(Protocol):
     @property
     def finish_reason(self) -> str | None: ...
     @property
-    def weight_versions(self) -> Sequence[VersionSpan] | None: ...
+    def weight_versions(self) -> Sequence[EngineSpan] | None: ...
     @property
     def text(self) -> str: ...
 
@@ -43,7 +47,9 @@ def completion(key: SampleKey, output: EngineOutput) -> Completion:
     if output.finish_reason not in ("stop", "length"):
         raise EngineDead(f"sample {tuple(key)} ended with finish_reason={output.finish_reason!r}")
     ids = tuple(output.token_ids)
-    versions = [int(span.version) for span in output.weight_versions or ()]
+    versions = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ())
+    if [span.end for span in versions] != [*(span.start for span in versions[1:]), len(ids)]:
+        raise EngineDead(f"sample {tuple(key)}: the engine does not say which weights sampled which of its tokens")
     return Completion(
         key=key,
         response_ids=ids,
@@ -51,8 +57,7 @@ def completion(key: SampleKey, output: EngineOutput) -> Completion:
             float(row[token].logprob) for row, token in zip(output.logprobs or (), ids, strict=True)
         ),
         finish_reason=FinishReason(output.finish_reason),
-        min_policy_version=min(versions),
-        max_policy_version=max(versions),
+        versions=versions,
         text=output.text,
     )
 

@@ -1,4 +1,4 @@
-"""When an engine may answer: generation and weight updates never overlap. Pure asyncio."""
+"""When an engine may answer: no token is sampled during a weight update. Pure asyncio."""
 
 from __future__ import annotations
 
@@ -57,13 +57,35 @@ class ServingGate:
             self.phase = phase
             self._changed.notify_all()
 
-    async def close(self, timeout_s: float) -> None:
-        """Enter UPDATING once the running calls have ended.
+    async def unless_refused(self, work: asyncio.Task[T]) -> T:
+        """The result of a running call that a weight update may interrupt.
+
+        Raises WeightUpdateError, and cancels the call, when the update ends with weights that are not known to be
+        right: what it sampled since then is not used.
+        """
+        refused = asyncio.create_task(self._refused())
+        try:
+            await asyncio.wait([work, refused], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise WeightUpdateError(f"{self._name} does not go on: it is {self.phase.value}")
+        finally:
+            work.cancel()
+            refused.cancel()
+
+    async def _refused(self) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.phase is Phase.REFUSED)
+
+    async def close(self, timeout_s: float, *, drain: bool = True) -> None:
+        """Enter UPDATING; with `drain`, return once the running calls have ended.
 
         Raises WeightUpdateError naming how many were late; nothing is touched then and the phase is as before.
         """
         before = self.phase
         await self.enter(Phase.UPDATING)
+        if not drain:
+            return
         try:
             async with asyncio.timeout(timeout_s), self._changed:
                 await self._changed.wait_for(lambda: self.in_flight == 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -49,8 +49,10 @@ class MemberState(Enum):
 class Member:
     """A worker in the pool: its state follows its weight updates (trainer.loops.publish drives them)."""
 
-    def __init__(self, handle: WorkerHandle) -> None:
+    def __init__(self, handle: WorkerHandle, moved: Callable[[], None] = lambda: None) -> None:
+        """`moved` is called whenever the state changes."""
         self._handle = handle
+        self._moved = moved
         self.state = MemberState.JOINING
         self.reason = "no verified publication yet"
         self.outstanding_tokens = 0
@@ -135,6 +137,7 @@ class Member:
     def _move(self, state: MemberState, reason: str) -> None:
         if self.state is not MemberState.DEAD:
             self.state, self.reason = state, reason
+            self._moved()
 
 
 def _tokens(request: GenerationRequest) -> int:

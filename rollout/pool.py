@@ -1,8 +1,8 @@
 """Elastic rollout workers behind one `generate`. Pure asyncio over a handle Protocol: no Ray here.
 
 A prompt and all its samples go to one worker, the one with the fewest outstanding tokens. When a worker dies its
-unfinished prompts go to others; the first result of a prompt wins, so a sample key is counted once. A worker serves
-only between a verified publication and the next.
+unfinished prompts go to others; the first result of a prompt wins, so a sample key is counted once. A worker is given
+work only between a verified publication and the next; while all are being updated, prompts wait.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from raylign.data.types import Prompt, SampleKey, SamplingParams
@@ -49,6 +49,27 @@ class _Job:
     causes: list[str] = field(default_factory=list)
 
 
+class _Results:
+    """Groups by number; the first one of a number counts."""
+
+    def __init__(self, arrived: Callable[[int, GroupHandle], None] | None) -> None:
+        self._groups: dict[int, GroupHandle] = {}
+        self._arrived = arrived
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, number: int, group: GroupHandle) -> None:
+        if number in self._groups:
+            return
+        self._groups[number] = group
+        if self._arrived is not None:
+            self._arrived(number, group)
+
+    def in_order(self) -> list[GroupHandle]:
+        return [self._groups[number] for number in range(len(self._groups))]
+
+
 _Running = dict["asyncio.Task[list[GroupHandle]]", tuple[_Job, Member]]
 
 
@@ -65,7 +86,8 @@ class RolloutPool:
         probe_every_s: float = PROBE_EVERY_S,
     ) -> None:
         """`max_concurrent`: samples in flight in one worker; `timeout_s`: of one `generate`, all retries included."""
-        self._members = [Member(worker) for worker in workers]
+        self._moved = asyncio.Event()
+        self._members = [Member(worker, self._notify) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
         self._probe_every_s = probe_every_s
         self._requeued = 0
@@ -85,7 +107,7 @@ class RolloutPool:
         """It serves after the next verified publication. Raises ValueError for a name that is taken."""
         if any(member.name == worker.name for member in self.members()):
             raise ValueError(f"a rollout worker named {worker.name} is in the pool already; give the new one another")
-        self._members.append(Member(worker))
+        self._members.append(Member(worker, self._notify))
 
     async def remove_worker(self, name: str) -> None:
         """Let it finish what it has, then stop it. Raises KeyError for no such name."""
@@ -119,9 +141,15 @@ class RolloutPool:
         return tuple(member for member in self._members if member.state is MemberState.DEAD)
 
     async def generate(
-        self, prompts: Sequence[Prompt], *, epoch: int, samples_per_prompt: int, sampling: SamplingParams
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        epoch: int,
+        samples_per_prompt: int,
+        sampling: SamplingParams,
+        arrived: Callable[[int, GroupHandle], None] | None = None,
     ) -> list[GroupHandle]:
-        """One handle a prompt, in order.
+        """One handle a prompt, in order; `arrived` gets each, with its number, as soon as it is there.
 
         Raises ValueError for top_p other than 1 (the trainer's log-probs know no nucleus) and for a repeated prompt;
         EngineDead when the deadline passes, no worker serves, or a prompt failed on `max_attempts` workers.
@@ -134,7 +162,7 @@ class RolloutPool:
         watch = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._run(requests)
+                return await self._run(requests, _Results(arrived))
         except TimeoutError as error:
             late = ", ".join(
                 f"{m.name} ({m.outstanding_samples} samples)" for m in self._members if not m.idle.is_set()
@@ -149,25 +177,36 @@ class RolloutPool:
             await asyncio.sleep(self._probe_every_s)
             await self.probe()
 
-    async def _run(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]:
-        results: dict[int, GroupHandle] = {}
+    async def _run(self, requests: Sequence[GenerationRequest], results: _Results) -> list[GroupHandle]:
         queue = deque(self._jobs(len(requests)))
         running: _Running = {}
         started = asyncio.get_running_loop().time()
         try:
             while len(results) < len(requests):
                 self._dispatch(queue, running, requests)
-                if not running:
+                if not running and not any(member.state is MemberState.UPDATING for member in self._members):
                     raise EngineDead(f"no rollout worker serves: {self._states()}")
-                done, _ = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                for task in await self._wait(running):
                     job, member = running.pop(task)
                     self._collect(task, job, member, results, queue)
                 self._abandon(running, queue, started)
         finally:
             for task in running:
                 task.cancel()
-        return [results[index] for index in range(len(requests))]
+        return results.in_order()
+
+    async def _wait(self, running: _Running) -> list[asyncio.Task[list[GroupHandle]]]:
+        """Calls that have ended. Returns early when a worker changed its state: it may take work now."""
+        moved = asyncio.ensure_future(self._moved.wait())
+        try:
+            await asyncio.wait([*running, moved], timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            moved.cancel()
+        return [task for task in running if task.done()]
+
+    def _notify(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     def _jobs(self, num_prompts: int) -> Iterator[_Job]:
         size = max(1, num_prompts // (CALLS_PER_WORKER * max(1, len(self.members()))))
@@ -190,7 +229,7 @@ class RolloutPool:
         task: asyncio.Task[list[GroupHandle]],
         job: _Job,
         member: Member,
-        results: dict[int, GroupHandle],
+        results: _Results,
         queue: deque[_Job],
     ) -> None:
         """Keep the results of a finished call, or hand its prompts on. Other errors (a bad prompt) are raised."""
@@ -204,7 +243,7 @@ class RolloutPool:
             self._requeue(job, str(error), queue)
         else:
             for index, handle in zip(job.indices, handles, strict=True):
-                results.setdefault(index, handle)
+                results.add(index, handle)
 
     def _requeue(self, job: _Job, cause: str, queue: deque[_Job]) -> None:
         job.attempts += 1

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from raylign.conf.schema import Device, RolloutConfig, SyncConfig
+from raylign.conf.schema import Device, InFlight, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, SampleKey, SamplingParams
 from raylign.rollout.completions import completion, refuse_overlong
 from raylign.rollout.gate import Phase, ServingGate, gather_or_cancel
@@ -83,13 +83,15 @@ class VLLMEngine:
             raise EngineDead(f"{self._name}: vLLM did not start from {self._model}: {error}") from error
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup]:
-        """One group a request, in order. Waits while a weight update runs.
+        """One group a request, in order. Waits while a weight update runs; one that begins meanwhile either waits for
+        this call (`rollout.in_flight=drain`) or pauses it and goes on with the new weights (resume).
 
         Raises EngineDead when the engine died or missed `rollout.timeout_s`, ValueError for a bad request.
         """
         async with self._gate.serving(self._config.timeout_s), self._guard("generate", self._config.timeout_s):
             samples = [self._sample(request, key) for request in requests for key in request.keys]
-            results = iter(await gather_or_cancel(samples))
+            running = asyncio.ensure_future(gather_or_cancel(samples))
+            results = iter(await self._gate.unless_refused(running))
             return [RolloutGroup(r.prompt, r.sampling, tuple(next(results) for _ in r.keys)) for r in requests]
 
     async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
@@ -103,16 +105,18 @@ class VLLMEngine:
             return await gather_or_cancel([one(ids) for ids in token_ids])
 
     async def begin_update(self, manifest: WeightManifest, *, native: bool = False) -> None:
-        """Let running requests finish, hold new ones back, drop caches, announce the tensors.
+        """Hold new requests back, pause or finish the running ones, drop caches, announce the tensors.
 
+        A paused request keeps its tokens; its keys and values are computed anew by the new weights.
         Raises WeightUpdateError naming how many calls were late; the engine then still serves its old version.
         `native`: a vLLM weight-transfer engine delivers the tensors instead of `load_bucket`.
         """
-        await self._gate.close(self._sync.timeout_s)
+        drain = self._config.in_flight is InFlight.drain
+        await self._gate.close(self._sync.timeout_s, drain=drain)
         self._manifest = manifest
         tensors = [[t.name, list(t.shape), t.dtype, t.digest] for t in manifest.tensors]
         async with self._guard("begin_update", self._sync.timeout_s):
-            await self._engine.pause_generation(mode="wait", clear_cache=True)
+            await self._engine.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
             args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native)
             await self._rpc("raylign_begin", *args)
 
@@ -129,7 +133,10 @@ class VLLMEngine:
             ranks = await self._rpc("raylign_finish")
             self._manifest = None
             await self._engine.reset_prefix_cache()
-            await self._engine.resume_generation()  # for the canaries; rollouts are held back by our own phase
+            # Before the first token by these weights. What paused requests sample from here on is used only when the
+            # canaries, which are scored beside them, agree; new requests are held back by our own phase.
+            await self._engine.update_weight_version(str(manifest.version))
+            await self._engine.resume_generation()
         scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
         report = combine_ranks(manifest.version, ranks, canary_gap(canaries, scored))
         self._verified = manifest.version
@@ -140,8 +147,6 @@ class VLLMEngine:
         """Serve again at `version`. Raises WeightUpdateError unless that version has just been verified."""
         if self._gate.phase is not Phase.VERIFIED or self._verified != version:
             raise WeightUpdateError(f"{self._name} may not serve version {version}: it is {self._gate.phase.value}")
-        async with self._guard("resume", self._sync.timeout_s):
-            await self._engine.update_weight_version(str(version))
         await self._gate.enter(Phase.SERVING)
 
     async def init_native_transfer(self, init_info: dict[str, Any]) -> None:

@@ -235,4 +235,5 @@ def _meta(group: RolloutGroup, completion: Completion) -> RolloutMeta:
         finish_reason=completion.finish_reason,
         min_policy_version=completion.min_policy_version,
         max_policy_version=completion.max_policy_version,
+        mean_policy_version=completion.mean_policy_version,
     )

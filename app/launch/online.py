@@ -38,6 +38,7 @@ from raylign.trainer.loops.ledger import LedgerHook
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.scaling import ScalingHook
+from raylign.trainer.loops.stream import StreamSettings
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
 from raylign.trainer.workers.learner_group import LearnerGroup
@@ -144,6 +145,7 @@ class _Builder:
             critic=self._shards(config.critic) if critic else None,
             timeout_s=config.cluster.step_timeout_s,
             own_logprobs=_old_logprobs(config, self._settings) is OldLogprobs.update,
+            mask_truncated=self._settings.mask_truncated,
             log_dir=str(self._stage.folder.logs),
         )
         self._stack.callback(assembler.stop)
@@ -214,7 +216,9 @@ class _Builder:
         config = self._config
         handles = [self._spawn_worker(slot.rank) for slot in self._reservation.placement.of("rollout")]
         await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
-        return RolloutPool(handles, max_concurrent=config.rollout.max_concurrent, timeout_s=config.rollout.timeout_s)
+        # Steps that are made ahead share the engines: each may take as long as all of them.
+        deadline = config.rollout.timeout_s * (1 + config.rollout.max_staleness)
+        return RolloutPool(handles, max_concurrent=config.rollout.max_concurrent, timeout_s=deadline)
 
     def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
         """Keeps the pool at the size of the settings, or of a later `raylign scale`."""
@@ -289,10 +293,15 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, *, vocab_size: int) -> 
     config = stage.config
     return OnlineSettings(
         num_steps=config.num_steps,
-        prompts_per_step=config.rollout.prompts_per_step,
-        samples_per_prompt=config.rollout.samples_per_prompt,
-        sampling=SamplingParams(
-            temperature=config.rollout.temperature, max_new_tokens=config.rollout.max_new_tokens, seed=config.seed
+        stream=StreamSettings(
+            prompts_per_step=config.rollout.prompts_per_step,
+            samples_per_prompt=config.rollout.samples_per_prompt,
+            sampling=SamplingParams(
+                temperature=config.rollout.temperature, max_new_tokens=config.rollout.max_new_tokens, seed=config.seed
+            ),
+            max_staleness=config.rollout.max_staleness,
+            chunks=config.rollout.scoring_chunks,
+            max_refills=config.rollout.max_refills,
         ),
         recompute_logprobs=_old_logprobs(config, settings) is OldLogprobs.recompute,
         max_failed_fraction=config.reward.max_failed_fraction,
@@ -308,7 +317,7 @@ def _held_out_hook(stage: Stage, parts: _Roles, held_out: PromptSet | None) -> H
     config = stage.config.evaluation
     evaluator = Evaluator(
         rollouts=parts.rollouts,
-        reward=parts.reward.unshaped(),
+        reward=parts.reward,
         reference=parts.reference if config.fluency else None,
         reader=ObjectReader(stage.config.cluster.step_timeout_s),
         prompts=held_out.prompts[: config.prompts],

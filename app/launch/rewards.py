@@ -10,7 +10,9 @@ from raylign.app.launch.stage import Stage
 from raylign.cluster.reserve import Reservation
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.errors import ConfigError
+from raylign.conf.schema import RunConfig
 from raylign.reward.server import RewardPool
+from raylign.reward.shaping import Overlong, Shaping
 from raylign.reward.tokenizer_match import tokenizer_problems
 
 
@@ -29,6 +31,7 @@ async def start_rewards(
     pool = await RewardPool.start(
         config.reward,
         config.cluster.device,
+        shaping=_shaping(config),
         options=[reservation.options(slot) for slot in slots],
         env_vars=[
             RoleEnv(config.cluster.device, n, loopback=stage.session.local, keeps_pages=True).variables()
@@ -40,3 +43,11 @@ async def start_rewards(
     )
     stack.callback(pool.stop)
     return pool
+
+
+def _shaping(config: RunConfig) -> Shaping:
+    reward = config.reward
+    overlong = None
+    if reward.overlong_window > 0:
+        overlong = Overlong(config.rollout.max_new_tokens, reward.overlong_window, reward.overlong_penalty)
+    return Shaping(reward.normalize, reward.truncation_penalty, reward.clip, overlong)

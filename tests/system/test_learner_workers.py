@@ -37,6 +37,7 @@ from raylign.data.types import (
     RolloutMeta,
     SampleKey,
     SamplingParams,
+    VersionSpan,
 )
 from raylign.rollout.fingerprint import tensor_digest
 from raylign.rollout.interfaces import GroupHandle, Ref
@@ -134,7 +135,9 @@ def rollouts(num_prompts: int) -> list[RolloutGroup]:
         for k in range(3):
             ids = tuple(draw.randrange(3, 500) for _ in range(draw.randrange(1, 30)))
             reason = FinishReason.LENGTH if k == 2 else FinishReason.STOP
-            completions.append(Completion(SampleKey(0, f"p{p}", k), ids, tuple(-1.0 for _ in ids), reason, 1, 1, ""))
+            completions.append(
+                Completion(SampleKey(0, f"p{p}", k), ids, tuple(-1.0 for _ in ids), reason, (VersionSpan(1, 0, 1),), "")
+            )
         groups.append(RolloutGroup(prompt, sampling, tuple(completions)))
     return groups
 
@@ -144,7 +147,7 @@ def handles(groups: list[RolloutGroup]) -> list[GroupHandle]:
         GroupHandle(
             Ref(ray.put(g)),
             tuple(
-                RolloutMeta(c.key, len(g.prompt.token_ids), len(c.response_ids), c.finish_reason, 1, 1)
+                RolloutMeta(c.key, len(g.prompt.token_ids), len(c.response_ids), c.finish_reason, 1, 1, 1)
                 for c in g.completions
             ),
         )
@@ -228,7 +231,16 @@ def test_a_step_trains_and_what_is_staged_is_what_is_exported(roles: Roles, tmp_
         prompt = RolloutGroup(
             Prompt("c", (), canary.token_ids[:1]),
             SamplingParams(1.0, 1),
-            (Completion(SampleKey(0, "c", 0), canary.token_ids[1:], canary.logprobs, FinishReason.STOP, 0, 0, ""),),
+            (
+                Completion(
+                    SampleKey(0, "c", 0),
+                    canary.token_ids[1:],
+                    canary.logprobs,
+                    FinishReason.STOP,
+                    (VersionSpan(0, 0, 1),),
+                    "",
+                ),
+            ),
         )
         with torch.no_grad():
             logprobs = trained(pack_groups([prompt]), temperature=1.0).logprobs[1:]

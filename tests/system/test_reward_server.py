@@ -28,6 +28,7 @@ from raylign.data.types import (
     RolloutMeta,
     SampleKey,
     SamplingParams,
+    VersionSpan,
 )
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.server import RewardPool
@@ -77,7 +78,9 @@ def rollouts(count: int) -> list[RolloutGroup]:
         for k in range(2):
             ids = tuple(draw.randrange(3, 500) for _ in range(draw.randrange(1, 40)))
             completions.append(
-                Completion(SampleKey(0, f"p{p}", k), ids, (0.0,) * len(ids), FinishReason.LENGTH, 1, 1, "")
+                Completion(
+                    SampleKey(0, f"p{p}", k), ids, (0.0,) * len(ids), FinishReason.LENGTH, (VersionSpan(1, 0, 1),), ""
+                )
             )
         groups.append(RolloutGroup(prompt, SamplingParams(1.0, 40), tuple(completions)))
     return groups
@@ -87,7 +90,7 @@ def store(groups: Sequence[RolloutGroup]) -> list[GroupHandle]:
     return [
         GroupHandle(
             Ref(ray.put(g)),
-            tuple(RolloutMeta(c.key, 5, len(c.response_ids), c.finish_reason, 1, 1) for c in g.completions),
+            tuple(RolloutMeta(c.key, 5, len(c.response_ids), c.finish_reason, 1, 1, 1) for c in g.completions),
         )
         for g in groups
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -266,3 +267,37 @@ def test_a_killed_engine_core_is_a_named_death_not_a_hang(folders: dict[bool, Pa
             bench.run(bench.engine.ping())
     finally:
         bench.close()
+
+
+def test_responses_in_flight_go_on_with_the_new_weights_from_keys_and_values_of_those(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Every token's log-prob is that of the weights that sampled it, given all tokens before it."""
+    prompt, sampling = Prompt("p", (), TOKENS), SamplingParams(temperature=1.0, max_new_tokens=200, seed=5)
+    mixed = 0
+    for attempt in range(5):  # how far an engine gets in a given time is the machine's affair
+        bench.perturb(100 + attempt)
+        bench.publish(tmp_path)
+        bench.run(bench.engine.resume(bench.version))
+        before = copy.deepcopy(bench.model)
+        keys = tuple(SampleKey(attempt, "p", k) for k in range(4))
+        running = bench.loop.create_task(bench.engine.generate([GenerationRequest(prompt, keys, sampling)]))
+        bench.run(asyncio.sleep(0.1 * 2**attempt))
+        bench.perturb(200 + attempt)
+        assert bench.publish(tmp_path).passed(1e-3)
+        bench.run(bench.engine.resume(bench.version))
+        for completion in bench.run(running)[0].completions:
+            ids, models = (*TOKENS, *completion.response_ids), {bench.version - 1: before, bench.version: bench.model}
+            truth = {v: _logprobs(model, ids)[len(TOKENS) - 1 :] for v, model in models.items()}
+            expected = [truth[v][t] for v, start, end in completion.versions for t in range(start, end)]
+            assert completion.rollout_logprobs == pytest.approx(expected, abs=1e-3)
+            mixed += len(completion.versions) == 2
+        if mixed:
+            break
+    assert mixed, "no response was interrupted in five tries"
+
+
+def _logprobs(model: torch.nn.Module, tokens: tuple[int, ...]) -> list[float]:
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0, :-1].float()
+    return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()

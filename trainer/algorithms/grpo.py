@@ -11,9 +11,9 @@ from raylign.trainer.algorithms.online import (
     OnlineConfig,
     group_metrics,
     penalised_scores,
-    policy_loss,
     reference_metrics,
 )
+from raylign.trainer.algorithms.policy_loss import policy_loss
 from raylign.trainer.functional.advantages import GroupStatistics, broadcast_to_tokens, group_relative
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from raylign.conf.schema import AlgorithmConfig, KLController, KLEstimator, LossAggregation, OldLogprobs
-from raylign.data.types import Denominators, PolicyExperience, ScoredBatch, TokenBatch, TokenOutputs
-from raylign.trainer.algorithms.base import LossOutput, MetricSum, Role
+from raylign.conf.schema import (
+    AlgorithmConfig,
+    ImportanceMode,
+    KLController,
+    KLEstimator,
+    LossAggregation,
+    OldLogprobs,
+    PolicyObjectiveKind,
+    RatioLevel,
+)
+from raylign.data.types import ScoredBatch
+from raylign.trainer.algorithms.base import Role
 from raylign.trainer.functional.advantages import GroupStatistics
-from raylign.trainer.functional.kl import KLState, kl_estimate, kl_loss, sequence_kl
-from raylign.trainer.functional.losses import ClipRange, clipped_policy_loss, log_ratio, truncated_importance_weights
-from raylign.trainer.functional.masked import masked_mean, masked_sum
-from raylign.trainer.functional.segments import sequence_ids, sequence_sum, trained_tokens
+from raylign.trainer.functional.kl import KLState, kl_estimate, sequence_kl
+from raylign.trainer.functional.losses import ClipRange
+from raylign.trainer.functional.segments import sequence_sum
 from torch import Tensor
 
 
@@ -50,8 +57,20 @@ class OnlineConfig(AlgorithmConfig):
     """Whose log-probs are the ratio's denominator."""
     importance_cap: float = 2.0
     """Most that trainer / engine probability may weigh a token; 0 turns the correction off."""
+    importance_mode: ImportanceMode = ImportanceMode.truncate
+    """What happens to weights above importance_cap, and with the masks to those below importance_floor too."""
+    importance_floor: float = 0.5
+    """Least weight that importance_mode=mask_tokens|mask_sequences keeps."""
     loss_aggregation: LossAggregation = LossAggregation.token_mean
     """What the policy loss is a mean over."""
+    constant_length: int = 0
+    """Tokens that loss_aggregation=constant_length divides a response by: rollout.max_new_tokens (Dr. GRPO)."""
+    ratio_level: RatioLevel = RatioLevel.token
+    """What the policy ratio is taken of; sequence is GSPO, whose clip_eps_low and _high are near 3e-4 and 4e-4."""
+    objective: PolicyObjectiveKind = PolicyObjectiveKind.clip
+    """Which function of the ratio is ascended."""
+    mask_truncated: bool = False
+    """Responses cut at rollout.max_new_tokens count in their group's baseline and are not trained (DAPO)."""
 
     @property
     def units_per_update(self) -> int:
@@ -119,7 +138,7 @@ class OnlineConfig(AlgorithmConfig):
                     "kl_clamp": self.kl_clamp,
                     "importance_cap": self.importance_cap,
                 },
-                unit={"clip_eps_low": self.clip_eps_low},
+                unit={"clip_eps_low": self.clip_eps_low, "importance_floor": self.importance_floor},
             )
             + self._check_combinations()
         )
@@ -135,6 +154,21 @@ class OnlineConfig(AlgorithmConfig):
             problems.append(
                 f"algorithm.importance_cap is {self.importance_cap}, so even agreeing log-probs would be scaled down; "
                 "set it to 1 or more (2 is usual), or to 0 to turn it off"
+            )
+        if self.importance_mode is not ImportanceMode.truncate and self.importance_cap == 0:
+            problems.append(
+                f"algorithm.importance_mode is {self.importance_mode.value}, but importance_cap=0 turns the correction "
+                "off; set algorithm.importance_cap (2 is usual), or algorithm.importance_mode=truncate"
+            )
+        if (self.loss_aggregation is LossAggregation.constant_length) != (self.constant_length > 0):
+            problems.append(
+                f"algorithm.loss_aggregation is {self.loss_aggregation.value} and algorithm.constant_length is "
+                f"{self.constant_length}; constant_length needs both: set algorithm.constant_length to "
+                "rollout.max_new_tokens, or leave it 0 with another loss_aggregation"
+            )
+        if self.objective is PolicyObjectiveKind.cispo and self.ratio_level is RatioLevel.sequence:
+            problems.append(
+                "algorithm.objective=cispo weighs every token by its own ratio; set algorithm.ratio_level=token"
             )
         if self.kl_controller is KLController.adaptive:
             for key, value in (
@@ -200,72 +234,3 @@ def reference_metrics(batch: ScoredBatch) -> dict[str, float]:
     if batch.ref_logprobs is None:
         return {}
     return {"policy/kl": float(sequence_kl(batch.logprobs, batch.ref_logprobs, batch.tokens).mean())}
-
-
-def global_mean(loss: Tensor, tokens: TokenBatch, denominators: Denominators, aggregation: LossAggregation) -> Tensor:
-    """This batch's share of the global mean of a token loss `[N]`: summed over ranks and micro-batches, the mean. []"""
-    match aggregation:
-        case LossAggregation.token_mean:
-            return masked_mean(loss, tokens.response_mask, denominators.tokens)
-        case LossAggregation.sequence_mean:
-            lengths = trained_tokens(tokens).clamp(min=1)[sequence_ids(tokens)]
-            return masked_mean(loss / lengths, tokens.response_mask, denominators.sequences)
-
-
-def policy_loss(
-    config: OnlineConfig,
-    outputs: TokenOutputs,
-    batch: PolicyExperience,
-    denominators: Denominators,
-    *,
-    kl_coef: float,
-) -> LossOutput:
-    """Clipped surrogate, minus the entropy bonus, plus KL if it belongs here; see the parts for their sources."""
-    mask = batch.tokens.response_mask
-    own = batch.old_logprobs is None
-    old_logprobs = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    log_r = log_ratio(outputs.logprobs, old_logprobs)
-    ratio = log_r.exp()
-    loss, clipped = clipped_policy_loss(ratio, batch.advantages, config.clip_range())
-    correction = torch.ones_like(loss)
-    if config.importance_cap > 0:
-        correction = truncated_importance_weights(old_logprobs, batch.rollout_logprobs, config.importance_cap)
-        loss = loss * correction
-    if config.entropy_coef > 0:
-        loss = loss - config.entropy_coef * outputs.entropy
-    count = mask.sum().float()
-    terms = {
-        "approx_kl": torch.expm1(log_r.detach()) - log_r.detach(),  # k3 of KL(old || now)
-        "entropy": outputs.entropy.detach(),
-        "clip_fraction": clipped.float(),
-        "ratio": ratio.detach(),
-        "importance_weight": correction,
-    }
-    if batch.ref_logprobs is not None and config.kl_in_loss:
-        weight = ratio * correction
-        weight = weight.clamp(max=config.importance_cap) if config.importance_cap > 0 else weight
-        kl = kl_loss(outputs.logprobs, batch.ref_logprobs, weight, config.kl_estimator, clamp=config.kl_clamp)
-        loss = loss + kl_coef * kl
-        terms["kl_loss"] = kl.detach()
-    total = global_mean(loss, batch.tokens, denominators, config.loss_aggregation)
-    metrics = {name: MetricSum(masked_sum(term, mask).float(), count) for name, term in terms.items()}
-    if not own:
-        return LossOutput(total, metrics)
-    measured, maxima = _measured_in_update(old_logprobs, batch)
-    return LossOutput(total, metrics | measured, maxima)
-
-
-def _measured_in_update(
-    old_logprobs: Tensor, batch: PolicyExperience
-) -> tuple[dict[str, MetricSum], dict[str, Tensor]]:
-    """What a pass before the update would have measured: KL to the reference, difference from the engine.
-
-    Names, units and values are those of `reference_metrics` and data/experience.py. Returns sums and maxima.
-    """
-    mask = batch.tokens.response_mask
-    gap = torch.where(mask, (old_logprobs - batch.rollout_logprobs).abs(), 0).float()
-    sums = {"rollout/logprob_gap": MetricSum(gap.sum(), mask.sum().float())}
-    if batch.ref_logprobs is not None:
-        sequences = (trained_tokens(batch.tokens) > 0).sum().float()
-        sums["kl"] = MetricSum(masked_sum(old_logprobs - batch.ref_logprobs, mask).float(), sequences)
-    return sums, {"rollout/logprob_gap_max": gap.max()}

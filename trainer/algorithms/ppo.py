@@ -10,11 +10,11 @@ from raylign.trainer.algorithms.base import AdvantageEstimate, LossOutput, Metri
 from raylign.trainer.algorithms.online import (
     OnlineConfig,
     kl_penalty,
-    policy_loss,
     range_problems,
     reference_metrics,
     require_finite_scores,
 )
+from raylign.trainer.algorithms.policy_loss import policy_loss
 from raylign.trainer.functional.advantages import gae
 from raylign.trainer.functional.losses import clipped_value_loss
 from raylign.trainer.functional.masked import explained_variance, masked_mean, masked_moments, masked_sum, masked_whiten

@@ -10,11 +10,11 @@ from raylign.trainer.algorithms.online import (
     OnlineConfig,
     group_metrics,
     kl_penalty,
-    policy_loss,
     range_problems,
     reference_metrics,
     require_finite_scores,
 )
+from raylign.trainer.algorithms.policy_loss import policy_loss
 from raylign.trainer.functional.advantages import GroupStatistics, discounted_returns, group_relative
 from raylign.trainer.functional.masked import masked_whiten
 from raylign.trainer.functional.rewards import token_rewards

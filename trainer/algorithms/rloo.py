@@ -10,9 +10,9 @@ from raylign.trainer.algorithms.online import (
     OnlineConfig,
     group_metrics,
     penalised_scores,
-    policy_loss,
     reference_metrics,
 )
+from raylign.trainer.algorithms.policy_loss import policy_loss
 from raylign.trainer.functional.advantages import GroupStatistics, broadcast_to_tokens, leave_one_out
 from raylign.trainer.functional.masked import masked_whiten
 

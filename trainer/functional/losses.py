@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,26 @@ def clipped_policy_loss(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> t
 def truncated_importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, cap: float) -> Tensor:
     """min(pi_old / pi_rollout, cap): what trainer and engine disagree on, bounded; no gradient. [N]"""
     return log_ratio(old_logprobs, rollout_logprobs).exp().clamp(max=cap).detach()
+
+
+def masked_importance_weights(log_weights: Tensor, judged: Tensor, floor: float, cap: float) -> Tensor:
+    """exp(log_weights), at most `cap`, where floor <= exp(judged) <= cap; 0 elsewhere; no gradient. [N]
+
+    `judged` is each token's own log-weight (IcePop), or the mean over its response (sequence masks).
+    """
+    inside = (judged >= math.log(floor) if floor > 0 else torch.ones_like(judged, dtype=torch.bool)) & (
+        judged <= math.log(cap)
+    )
+    return torch.where(inside, log_weights.exp().clamp(max=cap), 0).detach()
+
+
+def cispo_loss(logprobs: Tensor, ratio: Tensor, advantages: Tensor, clip: ClipRange) -> tuple[Tensor, Tensor]:
+    """-A stop(clip(ratio, 1 - low, 1 + high)) log pi, and where the ratio was clipped. ([N], [N] bool)
+
+    No token loses its gradient; the clip bounds its weight (MiniMax-M1, arXiv:2506.13585, equation 4).
+    """
+    weight = ratio.detach().clamp(1 - clip.low, 1 + clip.high)
+    return -advantages * weight * logprobs, weight != ratio.detach()
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:

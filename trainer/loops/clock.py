@@ -31,7 +31,10 @@ class PhaseClock:
         with self.phase(name):
             return await work
 
+    def phases(self) -> Mapping[str, float]:
+        """`time/<phase>` in seconds."""
+        return {f"time/{name}": value for name, value in self._seconds.items()}
+
     def seconds(self) -> Mapping[str, float]:
         """`time/<phase>` in seconds and `time/step` since the clock was made."""
-        phases = {f"time/{name}": value for name, value in self._seconds.items()}
-        return {**phases, "time/step": time.perf_counter() - self._start}
+        return {**self.phases(), "time/step": time.perf_counter() - self._start}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raylign.data.types import FinishReason, Prompt, Reward, SamplingParams
-from raylign.trainer.loops.interfaces import GroupHandle, ReferenceGroup, RewardPool, RolloutPool, TensorReader
+from raylign.trainer.loops.interfaces import GroupHandle, ReferenceGroup, RewardScorer, RolloutPool, TensorReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Evaluator:
     """Answers `prompts` once each under `sampling` and judges the answers."""
 
     rollouts: RolloutPool
-    reward: RewardPool
+    reward: RewardScorer
     reference: ReferenceGroup | None
     reader: TensorReader
     prompts: Sequence[Prompt]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from raylign.data.types import Reward, RewardOutcome
+from raylign.data.types import Reward, RewardFailure, RewardOutcome, RolloutMeta
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
 
@@ -32,11 +32,17 @@ class StepReport:
     critic: UpdateResult | None
     published: PublishResult
     seconds: Mapping[str, float]
+    filtered: int = 0  # samples left out because their group's rewards were all equal
+    ready: int = 0  # finished steps of rollouts that wait for the training
+
+    @property
+    def failed(self) -> int:
+        """Samples without a reward."""
+        return sum(isinstance(outcome, RewardFailure) for outcome in self.outcomes)
 
     def metrics(self) -> Mapping[str, float]:
         """The step's line in metrics.jsonl."""
         critic = {} if self.critic is None else {f"critic/{k}": v for k, v in self.critic.metrics.items()}
-        failed = len(self.outcomes) - self.experience.num_sequences
         metas = [meta for group in self.groups for meta in group.metas]
         scored = {outcome.key for outcome in self.outcomes if isinstance(outcome, Reward)}
         sampled = sum(meta.response_tokens for meta in metas)
@@ -45,9 +51,13 @@ class StepReport:
             **self.experience.metrics,
             **{k if "/" in k else f"policy/{k}": v for k, v in self.policy.metrics.items()},
             **critic,
-            "reward/failed": float(failed),
+            "reward/failed": float(self.failed),
             # Step s trains on what version s - 1 sampled, when nothing runs ahead.
             "rollout/staleness_max": float(self.progress.step - 1 - min(meta.min_policy_version for meta in metas)),
+            "rollout/staleness": self.progress.step - 1 - _mean_version(metas),
+            "rollout/mixed_versions": sum(m.min_policy_version < m.max_policy_version for m in metas) / len(metas),
+            "rollout/steps_ready": float(self.ready),
+            "rollout/filtered": float(self.filtered),
             "rollout/tokens_per_s": sampled / self.seconds["time/generation"],
             "perf/tokens_per_s": trained / self.seconds["time/step"],
             "policy/kl_coef": self.progress.kl.coef,
@@ -57,6 +67,12 @@ class StepReport:
             "sync/canary_gap": self.published.canary_gap,
             **self.seconds,
         }
+
+
+def _mean_version(metas: Sequence[RolloutMeta]) -> float:
+    """Over response tokens."""
+    tokens = sum(meta.response_tokens for meta in metas)
+    return sum(meta.mean_policy_version * meta.response_tokens for meta in metas) / tokens
 
 
 class LoopHook(Protocol):

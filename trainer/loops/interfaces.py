@@ -5,7 +5,7 @@ A `Ref` is opaque to the loop: the object store's handle in the product, the val
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,8 +84,16 @@ class RolloutPool(Protocol):
     """Elastic rollout workers behind one call."""
 
     async def generate(
-        self, prompts: Sequence[Prompt], *, epoch: int, samples_per_prompt: int, sampling: SamplingParams
-    ) -> list[GroupHandle]: ...
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        epoch: int,
+        samples_per_prompt: int,
+        sampling: SamplingParams,
+        arrived: Callable[[int, GroupHandle], None] | None = None,
+    ) -> list[GroupHandle]:
+        """One handle a prompt, in order. `arrived` gets each with its number as soon as it is there."""
+        ...
 
 
 class PolicyGroup(Protocol):
@@ -111,10 +119,18 @@ class ReferenceGroup(Protocol):
     async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards: ...
 
 
-class RewardPool(Protocol):
-    """Reward-model replicas and rules: one outcome a completion, group by group."""
+class RewardScorer(Protocol):
+    """Reward-model replicas and rules: one raw outcome a completion, group by group."""
 
     async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]: ...
+
+
+class RewardPool(RewardScorer, Protocol):
+    """A scorer, and what makes a step's raw outcomes into those that are trained on."""
+
+    def shape(self, groups: Sequence[GroupHandle], outcomes: Sequence[RewardOutcome]) -> list[RewardOutcome]:
+        """Of one whole step, in the order of steps: the running statistics move."""
+        ...
 
 
 class WeightSource(Protocol):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from raylign.trainer.loops.hooks import OnlineProgress, StepReport
 
-_TRAINED, _FAILED, _CHECKED = "ledger/trained", "ledger/failed", "data/masks_checked"
+_TRAINED, _FAILED, _FILTERED = "ledger/trained", "ledger/failed", "ledger/filtered"
+_MASKED, _CHECKED = "ledger/masked", "data/masks_checked"
 
 
 class LedgerHook:
@@ -14,7 +15,7 @@ class LedgerHook:
 
     def __init__(self, serving: Callable[[], int], before: Mapping[str, float]) -> None:
         self._serving = serving
-        self._totals = {name: before.get(name, 0.0) for name in (_TRAINED, _FAILED, _CHECKED)}
+        self._totals = {name: before.get(name, 0.0) for name in (_TRAINED, _FAILED, _FILTERED, _MASKED, _CHECKED)}
 
     async def on_start(self, progress: OnlineProgress) -> Mapping[str, float]:
         """Nothing was sampled yet."""
@@ -24,6 +25,9 @@ class LedgerHook:
         """The totals with this step in."""
         trained = report.experience.num_sequences
         self._totals[_TRAINED] += trained
-        self._totals[_FAILED] += len(report.outcomes) - trained
+        failed = report.failed
+        self._totals[_FAILED] += failed
+        self._totals[_MASKED] += len(report.outcomes) - trained - failed  # cut by length, and not trained for it
+        self._totals[_FILTERED] += report.filtered
         self._totals[_CHECKED] += trained  # each was checked when the step was assembled (data/experience.py)
         return {**self._totals, "rollout/workers": float(self._serving())}

@@ -7,8 +7,9 @@
        │                                                                      │
        └────────── engines serve version v + 1 ◄── publish and verify ◄───────┘
 
-Who waits for whom: scoring starts when the step's rollouts are in; the four passes run side by side; the two updates
-run side by side; the next rollouts wait for a verified publication. The loop holds handles and small numbers only.
+Who waits for whom: rewards and reference log-probs are asked for while the step's last rollouts are still made
+(trainer/loops/stream.py); the passes of the two learners run side by side, and so do their updates; the rollouts of
+step s wait for the verified publication of version s - 1 - max_staleness. The loop holds handles and small numbers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from raylign.cluster.errors import RoleError
 from raylign.conf.errors import Preempted, RunFailed
-from raylign.data.types import RewardFailure, RewardOutcome, SamplingParams
+from raylign.data.types import RewardFailure, RewardOutcome
 from raylign.rollout.interfaces import EngineDead
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
@@ -40,6 +40,7 @@ from raylign.trainer.loops.interfaces import (
     UpdateResult,
 )
 from raylign.trainer.loops.publish import PublishError
+from raylign.trainer.loops.stream import RolloutStream, StreamSettings
 from raylign.trainer.loops.watch import LearningWatch
 
 
@@ -61,9 +62,7 @@ class OnlineSettings:
     """What the loop itself needs to know."""
 
     num_steps: int
-    prompts_per_step: int
-    samples_per_prompt: int
-    sampling: SamplingParams
+    stream: StreamSettings
     recompute_logprobs: bool
     max_failed_fraction: float
     save_every: int  # steps; 0: only at the end
@@ -93,7 +92,7 @@ class OnlineLoop:
     ) -> None:
         self._roles = roles
         self._settings = settings
-        self._prompts = prompts
+        self._stream = RolloutStream(roles.rollouts, roles.reward, roles.reference, prompts, settings.stream)
         self._progress = progress
         self._hooks = hooks
         self._sink = sink
@@ -103,6 +102,12 @@ class OnlineLoop:
 
     async def run(self) -> OnlineProgress:
         """Train to the last step and return where the run stands."""
+        try:
+            return await self._run()
+        finally:
+            await self._stream.close()
+
+    async def _run(self) -> OnlineProgress:
         await self._roles.publisher.publish(self._progress.step)
         before = [await hook.on_start(self._progress) for hook in self._hooks]
         if any(before):
@@ -134,17 +139,19 @@ class OnlineLoop:
     async def _step(self, step: int) -> StepReport:
         roles, settings, clock = self._roles, self._settings, PhaseClock()
         kl = self._progress.kl
-        with clock.phase("generation"):
-            groups = await self._generate()
-        with clock.phase("scoring"):
-            outcomes, logprobs, ref_logprobs, values = await self._score(groups, clock)
+        with clock.phase("rollout_wait"):
+            rollouts = await self._stream.take(step, last=settings.num_steps)
+        groups = rollouts.groups
+        outcomes = roles.reward.shape(groups, rollouts.outcomes)
         self._check_rewards(step, outcomes)
+        with clock.phase("scoring"):
+            logprobs, values = await self._passes(groups, clock)
         with clock.phase("advantages"):
             experience = await roles.assembler.assemble(
                 groups,
                 outcomes,
                 logprobs=logprobs,
-                ref_logprobs=ref_logprobs,
+                ref_logprobs=rollouts.ref_logprobs,
                 values=values,
                 kl_coef=kl.coef,
                 seed=settings.seed * 1_000_003 + step,
@@ -157,32 +164,24 @@ class OnlineLoop:
         with clock.phase("sync"):
             published = await roles.publisher.publish(step)
         kl = kl if math.isnan(experience.mean_kl) else kl.update(experience.mean_kl, experience.num_sequences)
-        progress = replace(self._progress, step=step, kl=kl, data=self._prompts.state())
-        return StepReport(progress, groups, outcomes, experience, policy, critic, published, clock.seconds())
-
-    async def _generate(self) -> list[GroupHandle]:
-        draws = self._prompts.next_batch(self._settings.prompts_per_step)
-        by_epoch = [(epoch, [d.prompt for d in part]) for epoch, part in groupby(draws, key=lambda d: d.epoch)]
-        parts = await asyncio.gather(
-            *(
-                self._roles.rollouts.generate(
-                    prompts,
-                    epoch=epoch,
-                    samples_per_prompt=self._settings.samples_per_prompt,
-                    sampling=self._settings.sampling,
-                )
-                for epoch, prompts in by_epoch
-            )
+        return StepReport(
+            progress=replace(self._progress, step=step, kl=kl, data=rollouts.data),
+            groups=groups,
+            outcomes=outcomes,
+            experience=experience,
+            policy=policy,
+            critic=critic,
+            published=published,
+            seconds={**rollouts.seconds, **clock.seconds()},
+            filtered=rollouts.filtered,
+            ready=self._stream.ready,
         )
-        return [group for part in parts for group in part]
 
-    async def _score(
+    async def _passes(
         self, groups: Sequence[GroupHandle], clock: PhaseClock
-    ) -> tuple[list[RewardOutcome], TensorShards | None, TensorShards | None, TensorShards | None]:
-        roles, temperature = self._roles, self._settings.sampling.temperature
-
-        async def reference() -> TensorShards | None:
-            return await roles.reference.logprobs(groups, temperature=temperature) if roles.reference else None
+    ) -> tuple[TensorShards | None, TensorShards | None]:
+        """What the weights in training say of the samples: the policy's log-probs and the critic's values."""
+        roles, temperature = self._roles, self._settings.stream.sampling.temperature
 
         async def values() -> TensorShards | None:
             return await roles.critic.values(groups) if roles.critic else None
@@ -191,12 +190,7 @@ class OnlineLoop:
             wanted = self._settings.recompute_logprobs
             return await roles.policy.logprobs(groups, temperature=temperature) if wanted else None
 
-        return await asyncio.gather(
-            clock.timed("reward", roles.reward.score(groups)),
-            clock.timed("old_logprobs", old_logprobs()),
-            clock.timed("reference", reference()),
-            clock.timed("values", values()),
-        )
+        return await asyncio.gather(clock.timed("old_logprobs", old_logprobs()), clock.timed("values", values()))
 
     async def _update(
         self, experience: ExperienceHandles, kl_coef: float, clock: PhaseClock

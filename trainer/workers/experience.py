@@ -52,7 +52,9 @@ class AssemblerWorker:
         critic: ShardSettings | None,
         fetch_timeout_s: float,
         own_logprobs: bool,
+        mask_truncated: bool,
     ) -> None:
+        self._mask_truncated = mask_truncated
         self._algorithm = algorithm
         self._policy = policy
         self._critic = critic
@@ -74,8 +76,15 @@ class AssemblerWorker:
             ref_logprobs=self._per_group(stages.ref_logprobs, len(groups)),
             estimates=self._per_group(stages.values, len(groups)),
         )
-        own = self._own_logprobs
-        experience = assemble(groups, outcomes, outputs, self._algorithm, kl_coef=kl_coef, own_logprobs=own)
+        experience = assemble(
+            groups,
+            outcomes,
+            outputs,
+            self._algorithm,
+            kl_coef=kl_coef,
+            own_logprobs=self._own_logprobs,
+            mask_truncated=self._mask_truncated,
+        )
         return self._handles(experience, seed)
 
     def _handles(self, experience: Experience, seed: int) -> ExperienceHandles:
@@ -113,6 +122,7 @@ class Assembler:
         critic: ShardSettings | None,
         timeout_s: float,
         own_logprobs: bool = False,
+        mask_truncated: bool = False,
         log_dir: str = "",
     ) -> Assembler:
         """Start the actor anywhere; it asks for no resources: it runs while the learners wait for it."""
@@ -121,7 +131,7 @@ class Assembler:
             role="assembler",
             options=[{"num_cpus": 0}],
             env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
-            args=[(algorithm, policy, critic, timeout_s, own_logprobs)],
+            args=[(algorithm, policy, critic, timeout_s, own_logprobs, mask_truncated)],
         )
         return cls(worker, timeout_s)
 

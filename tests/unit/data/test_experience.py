@@ -19,6 +19,7 @@ from raylign.data.types import (
     SampleKey,
     SamplingParams,
     ValueEstimates,
+    VersionSpan,
 )
 from raylign.trainer.algorithms.ppo import PPO, PPOConfig
 from raylign.trainer.algorithms.rloo import RLOO, RLOOConfig
@@ -32,8 +33,7 @@ def completion(prompt_id: str, k: int, response: Sequence[int], *, cut: bool = F
         response_ids=tuple(response),
         rollout_logprobs=tuple(-0.1 * (i + 1) for i in range(len(response))),
         finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
-        min_policy_version=3,
-        max_policy_version=3,
+        versions=(VersionSpan(3, 0, len(response)),),
         text="",
     )
 

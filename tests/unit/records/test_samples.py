@@ -18,6 +18,7 @@ from raylign.data.types import (
     RolloutGroup,
     SampleKey,
     SamplingParams,
+    VersionSpan,
 )
 from raylign.records.samples import read_samples, sample_rows, write_samples
 
@@ -34,8 +35,7 @@ def step() -> tuple[list[RolloutGroup], list[RewardOutcome], dict[SampleKey, flo
                 response_ids=tuple(range(k)),  # k = 0: an empty answer
                 rollout_logprobs=tuple(-0.1 * (i + 1) / 3 for i in range(k)),
                 finish_reason=FinishReason.LENGTH if k % 2 else FinishReason.STOP,
-                min_policy_version=4,
-                max_policy_version=5,
+                versions=(VersionSpan(4, 0, k // 2), VersionSpan(5, k // 2, k)),
                 text=HOSTILE * k,
             )
             for k in range(3)

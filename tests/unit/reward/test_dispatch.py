@@ -13,7 +13,7 @@ from raylign.rollout.interfaces import GroupHandle, Ref
 
 def group(number: int, tokens: int = 10) -> GroupHandle:
     metas = tuple(
-        RolloutMeta(SampleKey(0, str(number), k), tokens // 2, tokens - tokens // 2, FinishReason.STOP, 1, 1)
+        RolloutMeta(SampleKey(0, str(number), k), tokens // 2, tokens - tokens // 2, FinishReason.STOP, 1, 1, 1)
         for k in range(2)
     )
     return GroupHandle(Ref(number), metas)

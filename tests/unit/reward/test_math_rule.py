@@ -3,14 +3,16 @@ from __future__ import annotations
 import time
 
 import pytest
-from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey
+from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey, VersionSpan
 from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.math_rule import MathRule
 
 
 def grade(rule: MathRule, truth: str, text: str) -> float:
     prompt = Prompt("p", (Message("user", "?"),), (1,), ground_truth=truth)
-    return rule(prompt, Completion(SampleKey(0, "p", 0), (1,), (0.0,), FinishReason.STOP, 0, 0, text))
+    return rule(
+        prompt, Completion(SampleKey(0, "p", 0), (1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0, 1),), text)
+    )
 
 
 def test_equal_mathematics_is_equal_and_a_late_comparison_fails_alone() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from raylign.conf.schema import Device, Precision
 from raylign.data.sample_model import tiny_model
-from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey
+from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey, VersionSpan
 from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.model_scorer import ModelScorer
 from raylign.reward.tokenizer_match import tokenizer_problems
@@ -71,7 +71,7 @@ def test_a_score_does_not_depend_on_its_company(folder: Path) -> None:
 
 
 def completion(ids: tuple[int, ...], reason: FinishReason) -> Completion:
-    return Completion(SampleKey(0, "p", 0), ids, tuple(0.0 for _ in ids), reason, 1, 1, "")
+    return Completion(SampleKey(0, "p", 0), ids, tuple(0.0 for _ in ids), reason, (VersionSpan(1, 0, 1),), "")
 
 
 def test_a_finished_answer_ends_with_one_end_token_and_a_cut_one_with_none(folder: Path) -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from raylign.conf.errors import ConfigError
-from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey
+from raylign.data.types import Completion, FinishReason, Message, Prompt, SampleKey, VersionSpan
 from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.rules import RULES, build_rule, component_names, rule_problems, score_rules
 
@@ -15,7 +15,7 @@ def prompt(truth: str | None = None) -> Prompt:
 
 def answer(text: str = "", *, ids: tuple[int, ...] = (5, 6), cut: bool = False) -> Completion:
     reason = FinishReason.LENGTH if cut else FinishReason.STOP
-    return Completion(SampleKey(0, "p7", 0), ids, tuple(0.0 for _ in ids), reason, 1, 1, text)
+    return Completion(SampleKey(0, "p7", 0), ids, tuple(0.0 for _ in ids), reason, (VersionSpan(1, 0, 1),), text)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ class Row:
 @dataclass
 class Span:
     version: str
+    start: int
+    end: int
 
 
 @dataclass
@@ -101,14 +103,14 @@ class Output:
 
 
 def test_a_sample_carries_every_version_it_was_drawn_under() -> None:
-    output = Output([4, 2], [{4: Row(-0.5)}, {2: Row(-1.5), 9: Row(-0.1)}], "stop", [Span("3"), Span("4")])
+    output = Output([4, 2], [{4: Row(-0.5)}, {2: Row(-1.5), 9: Row(-0.1)}], "stop", [Span("3", 0, 1), Span("4", 1, 2)])
     made = completion(SampleKey(0, "p", 1), output)
     assert made.response_ids == (4, 2) and made.rollout_logprobs == (-0.5, -1.5)
     assert (made.min_policy_version, made.max_policy_version) == (3, 4)
     with pytest.raises(EngineDead, match="finish_reason='abort'"):
         completion(SampleKey(0, "p", 1), Output([], [], "abort", None))
     with pytest.raises(ValueError, match="argument 2 is longer"):
-        completion(SampleKey(0, "p", 1), Output([4, 2], [{4: Row(-0.5)}], "stop", [Span("3")]))
+        completion(SampleKey(0, "p", 1), Output([4, 2], [{4: Row(-0.5)}], "stop", [Span("3", 0, 2)]))
 
 
 def test_a_prompt_that_would_be_cut_is_refused() -> None:
@@ -117,3 +119,32 @@ def test_a_prompt_that_would_be_cut_is_refused() -> None:
     for tokens in ((1, 2, 3, 4, 5), ()):
         with pytest.raises(ValueError, match=r"prompt p has .* does not fit rollout\.max_model_len=10"):
             refuse_overlong(Prompt("p", (), tokens), sampling, 10)
+
+
+async def test_an_update_that_does_not_drain_leaves_calls_running_and_ends_them_when_it_is_refused() -> None:
+    gate, ended = ServingGate("rollout/0"), asyncio.Event()
+
+    async def sampling() -> str:
+        await ended.wait()
+        return "tokens of both versions"
+
+    async def call() -> str:
+        async with gate.serving(5):
+            return await gate.unless_refused(asyncio.ensure_future(sampling()))
+
+    good = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    await gate.close(5, drain=False)
+    assert not good.done() and gate.phase is Phase.UPDATING
+    await gate.enter(Phase.SERVING)
+    ended.set()
+    assert await good == "tokens of both versions"
+
+    ended.clear()
+    bad = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    await gate.close(5, drain=False)
+    await gate.enter(Phase.REFUSED)
+    with pytest.raises(WeightUpdateError, match="not known to be right"):
+        await bad
+    assert gate.in_flight == 0

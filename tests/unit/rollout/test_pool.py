@@ -6,7 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-from raylign.data.types import Completion, FinishReason, Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
+from raylign.data.types import (
+    Completion,
+    FinishReason,
+    Prompt,
+    RolloutGroup,
+    RolloutMeta,
+    SampleKey,
+    SamplingParams,
+    VersionSpan,
+)
 from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
@@ -44,9 +53,11 @@ class SimulatedWorker:
         handles = []
         for request in requests:
             self.served += request.keys
-            completions = tuple(Completion(k, (1,), (-0.5,), FinishReason.STOP, 3, 3, "x") for k in request.keys)
+            completions = tuple(
+                Completion(k, (1,), (-0.5,), FinishReason.STOP, (VersionSpan(3, 0, 1),), "x") for k in request.keys
+            )
             metas = tuple(
-                RolloutMeta(k, len(request.prompt.token_ids), 1, FinishReason.STOP, 3, 3) for k in request.keys
+                RolloutMeta(k, len(request.prompt.token_ids), 1, FinishReason.STOP, 3, 3, 3) for k in request.keys
             )
             handles.append(
                 GroupHandle(Ref((self.name, RolloutGroup(request.prompt, request.sampling, completions))), metas)
@@ -288,3 +299,29 @@ async def test_an_engine_that_only_answers_health_checks_loses_its_work_at_half_
     assert [member.reason for member in pool.take_dead()] == [
         "rollout/0: no answer within half of rollout.timeout_s while another worker is idle"
     ]
+
+
+async def test_prompts_wait_while_every_worker_is_updated_and_go_on_at_once_after() -> None:
+    worker = SimulatedWorker("rollout/0")
+    pool = await pool_of(worker)
+    (member,) = pool.members()
+    await member.begin_update(WeightManifest(2, (), True))
+    waiting = asyncio.create_task(run(pool, 4))
+    await asyncio.sleep(0.05)
+    assert not waiting.done() and worker.calls == 0
+    await member.resume(2)
+    async with asyncio.timeout(0.5):  # woken by the change, not by the next look
+        assert keys(await waiting) == expected(4)
+
+
+async def test_groups_are_handed_on_one_by_one_and_each_once() -> None:
+    async def slow_first(call: int) -> None:
+        await asyncio.sleep(0.05 if call == 1 else 0)
+
+    arrived: list[int] = []
+    pool = await pool_of(SimulatedWorker("rollout/0", slow_first))
+    handles = await pool.generate(
+        prompts(4), epoch=2, samples_per_prompt=3, sampling=SAMPLING, arrived=lambda number, _: arrived.append(number)
+    )
+    assert keys(handles) == expected(4)
+    assert sorted(arrived) == [0, 1, 2, 3] and arrived[-1] == 0, "what was ready waited for the slow one"

@@ -11,7 +11,7 @@ from pathlib import Path
 from raylign.app.demo import BUILD, NUM_QUESTIONS, demo_questions, picking
 from raylign.data.loading import RawRow, read_rows
 from raylign.data.rows import pair_row
-from raylign.data.types import Completion, FinishReason, Message, Prompt, RolloutGroup, SampleKey
+from raylign.data.types import Completion, FinishReason, Message, Prompt, RolloutGroup, SampleKey, VersionSpan
 from raylign.feedback.build import build
 from raylign.feedback.events import Choice
 from raylign.feedback.simulate import Group, Habits, ServedAnswers, SimulatedLog, Simulation, StatedRule, simulate
@@ -36,7 +36,7 @@ class Model:
         cut = "Answer in" not in request.prompt.text and number % 3 > 0
         text = f"{text}, and then there is more to say " * 3 if cut else f"{text}."
         reason = FinishReason.LENGTH if cut else FinishReason.STOP
-        return Completion(SampleKey(0, f"{number}", 0), (1,), (0.0,), reason, 0, 0, text)
+        return Completion(SampleKey(0, f"{number}", 0), (1,), (0.0,), reason, (VersionSpan(0, 0, 1),), text)
 
 
 def encode(turns: tuple[Message, ...]) -> Prompt:
@@ -93,7 +93,9 @@ def test_the_demo_log_builds_into_pairs_that_know_what_was_cut(tmp_path: Path):
 def test_answers_of_equal_worth_are_no_pick():
     class Echo(Model):
         def answer(self, request: GenerationRequest, number: int) -> Completion:
-            return Completion(SampleKey(0, "x", 0), (1,), (0.0,), FinishReason.STOP, 0, 0, f"It is so{number % 2}.")
+            return Completion(
+                SampleKey(0, "x", 0), (1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0, 1),), f"It is so{number % 2}."
+            )
 
     users = (Group("u", 2, Habits(noise=0.33, tie_gap=1e-9), StatedRule()),)
     log = picks(Simulation(conversations=8, users=users, questions=tuple("abcdefgh")), Echo())

@@ -13,7 +13,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from raylign.conf.schema import KLEstimator, LossAggregation, OldLogprobs
+from raylign.conf.schema import (
+    ImportanceMode,
+    KLEstimator,
+    LossAggregation,
+    OldLogprobs,
+    PolicyObjectiveKind,
+    RatioLevel,
+)
 from raylign.data.batching import shard
 from raylign.data.types import CriticExperience, Denominators, PairBatch, PolicyExperience, TokenBatch, TokenOutputs
 from raylign.trainer.algorithms.base import LossOutput
@@ -86,6 +93,19 @@ CONFIGS: dict[str, OnlineConfig] = {
     "k2 in loss": GRPOConfig(kl_estimator=KLEstimator.k2, importance_cap=0.0),
     "k3 in loss": GRPOConfig(kl_estimator=KLEstimator.k3, kl_clamp=0.5),
     "sequence mean": GRPOConfig(loss_aggregation=LossAggregation.sequence_mean),
+}
+
+VARIANTS: dict[str, PPOConfig] = {
+    "gspo": PPOConfig(
+        ratio_level=RatioLevel.sequence,
+        loss_aggregation=LossAggregation.sequence_mean,
+        clip_eps_low=0.05,
+        clip_eps_high=0.08,
+    ),
+    "cispo": PPOConfig(objective=PolicyObjectiveKind.cispo, clip_eps_low=0.3, clip_eps_high=0.2),
+    "dr. grpo": PPOConfig(loss_aggregation=LossAggregation.constant_length, constant_length=40),
+    "token mask": PPOConfig(importance_mode=ImportanceMode.mask_tokens, importance_cap=1.3, importance_floor=0.7),
+    "sequence mask": PPOConfig(importance_mode=ImportanceMode.mask_sequences, importance_cap=1.1, importance_floor=0.9),
 }
 
 
@@ -166,6 +186,60 @@ def test_policy_loss_and_gradient_equal_the_slow_truth_however_split(name: str) 
         float(outputs.entropy.detach()[batch.tokens.response_mask].mean()), 1e-5
     )
     assert 0 < reference["clip_fraction"] < 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_equals_its_formula_however_split(name: str) -> None:
+    """The truth goes response by response, in the papers' notation; its gradient by log-prob is autograd's."""
+    config, batch, model = VARIANTS[name], _experience(), ToyPolicy()
+    outputs = model(batch.tokens)
+    leaf = outputs.logprobs.detach().requires_grad_()
+    want, masked = _slow_variant(config, leaf, batch)
+    (to_logprobs,) = torch.autograd.grad(want, leaf)
+    want_grads = torch.autograd.grad([outputs.logprobs], [model.embedding, model.head], [to_logprobs])
+    for num_ranks, budget, seed in SPLITS:
+        shards = shard(batch, num_ranks=num_ranks, units_per_update=99, micro_batch_tokens=budget, seed=seed)
+        parts = [
+            _policy_loss(config, model(m.tokens), m, s.windows[0].denominators)
+            for s in shards
+            for m in s.windows[0].micro_batches
+        ]
+        loss = sum(p.loss for p in parts)
+        assert loss.item() == pytest.approx(want.item(), rel=1e-9)
+        for a, b in zip(torch.autograd.grad(loss, [model.embedding, model.head]), want_grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        assert _merged([p.metrics["importance_masked"] for p in parts]) == pytest.approx(masked, rel=1e-6)
+    assert (masked > 0) == ("mask" in name), "the case must leave out some tokens, and only a masking one may"
+
+
+def _slow_variant(c: PPOConfig, logprobs: Tensor, batch: PolicyExperience) -> tuple[Tensor, float]:
+    starts, mask = batch.tokens.cu_seqlens.tolist(), batch.tokens.response_mask.tolist()
+    rows = [row for a, b in pairwise(starts) if (row := [t for t in range(a, b) if mask[t]])]
+    num_tokens, left_out, total = sum(map(len, rows)), 0, torch.zeros(()).double()
+    assert batch.old_logprobs is not None
+    for row in rows:
+        gaps = [float(batch.old_logprobs[t] - batch.rollout_logprobs[t]) for t in row]
+        geometric = math.exp(sum(gaps) / len(gaps))
+        s_i = torch.stack([logprobs[t] - batch.old_logprobs[t] for t in row]).mean().exp()
+        for t, gap in zip(row, gaps, strict=True):
+            a, r = float(batch.advantages[t]), (logprobs[t] - batch.old_logprobs[t]).exp()
+            low, high = 1 - c.clip_eps_low, 1 + c.clip_eps_high
+            if c.objective is PolicyObjectiveKind.cispo:
+                j = min(max(float(r.detach()), low), high) * a * logprobs[t]
+            else:
+                r = s_i if c.ratio_level is RatioLevel.sequence else r
+                j = torch.minimum(r * a, r.clamp(low, high) * a)
+            judged = {"mask_tokens": math.exp(gap), "mask_sequences": geometric}.get(c.importance_mode.value)
+            w = min(math.exp(gap), c.importance_cap)
+            if judged is not None and not c.importance_floor <= judged <= c.importance_cap:
+                w, left_out = 0.0, left_out + 1
+            share = {
+                "token_mean": 1 / num_tokens,
+                "sequence_mean": 1 / len(row) / len(rows),
+                "constant_length": 1 / max(1, c.constant_length) / len(rows),
+            }[c.loss_aggregation.value]
+            total = total - share * w * j
+    return total, left_out / num_tokens
 
 
 def _merged(sums: list) -> float:

@@ -14,7 +14,7 @@ from raylign.trainer.loops.ledger import LedgerHook
 def report(step: int, versions: tuple[int, ...]) -> StepReport:
     """One sample a version, of 10 tokens each; the first one's reward failed."""
     keys = [SampleKey(0, f"p{i}", 0) for i in range(len(versions))]
-    metas = [RolloutMeta(k, 4, 10, FinishReason.STOP, v, v) for k, v in zip(keys, versions, strict=True)]
+    metas = [RolloutMeta(k, 4, 10, FinishReason.STOP, v, v, v) for k, v in zip(keys, versions, strict=True)]
     return StepReport(
         OnlineProgress(step, KLState(KLController.fixed, 0.1), {}),
         [GroupHandle(Ref(None), (meta,)) for meta in metas],
@@ -25,6 +25,9 @@ def report(step: int, versions: tuple[int, ...]) -> StepReport:
         PublishResult(step, 0.1, 10, 2, 0.0),
         {"time/generation": 2.0, "time/step": 5.0},
     )
+
+
+NONE = {"ledger/filtered": 0.0, "ledger/masked": 0.0}
 
 
 def test_age_and_speed_of_a_step():
@@ -39,7 +42,19 @@ async def test_totals_go_on_after_a_resume():
     hook = LedgerHook(lambda: 2, {})
     await hook.after_step(report(1, (0, 0, 0)), last=False)
     before = await hook.after_step(report(2, (1, 1, 1)), last=False)
-    assert before == {"ledger/trained": 4.0, "ledger/failed": 2.0, "data/masks_checked": 4.0, "rollout/workers": 2.0}
+    assert before == {
+        "ledger/trained": 4.0,
+        "ledger/failed": 2.0,
+        **NONE,
+        "data/masks_checked": 4.0,
+        "rollout/workers": 2.0,
+    }
     resumed = LedgerHook(lambda: 1, before)
     after = await resumed.after_step(report(3, (2, 2)), last=True)
-    assert after == {"ledger/trained": 5.0, "ledger/failed": 3.0, "data/masks_checked": 5.0, "rollout/workers": 1.0}
+    assert after == {
+        "ledger/trained": 5.0,
+        "ledger/failed": 3.0,
+        **NONE,
+        "data/masks_checked": 5.0,
+        "rollout/workers": 1.0,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,6 +31,7 @@ from raylign.trainer.loops.interfaces import (
     UpdateResult,
 )
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
+from raylign.trainer.loops.stream import StreamSettings
 
 SAMPLES = 2
 
@@ -65,14 +66,24 @@ class World:
 
     # rollouts
     async def generate(
-        self, prompts: Sequence[Prompt], *, epoch: int, samples_per_prompt: int, sampling: SamplingParams
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        epoch: int,
+        samples_per_prompt: int,
+        sampling: SamplingParams,
+        arrived: Callable[[int, GroupHandle], None] | None = None,
     ) -> list[GroupHandle]:
         assert self.served == self.updates, "rollouts must come from the newest published weights"
         self.events.append("generate")
         self.drawn += [f"{epoch}/{p.prompt_id}" for p in prompts]
         keys = [[SampleKey(epoch, p.prompt_id, k) for k in range(samples_per_prompt)] for p in prompts]
-        metas = [tuple(RolloutMeta(key, 2, 3, FinishReason.STOP, 0, 0) for key in group) for group in keys]
-        return [GroupHandle(Ref(prompt), meta) for prompt, meta in zip(prompts, metas, strict=True)]
+        metas = [tuple(RolloutMeta(key, 2, 3, FinishReason.STOP, 0, 0, 0) for key in group) for group in keys]
+        groups = [GroupHandle(Ref(prompt), meta) for prompt, meta in zip(prompts, metas, strict=True)]
+        for number, group in enumerate(groups):
+            if arrived:
+                arrived(number, group)
+        return groups
 
     # rewards
     async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
@@ -81,6 +92,9 @@ class World:
         bad = self.failed_rewards
         good: list[RewardOutcome] = [Reward(key, 1.0, {}) for key in keys[bad:]]
         return [*[RewardFailure(key, "server answered 503") for key in keys[:bad]], *good]
+
+    def shape(self, groups: Sequence[GroupHandle], outcomes: Sequence[RewardOutcome]) -> list[RewardOutcome]:
+        return list(outcomes)
 
     # publication
     async def publish(self, version: int) -> PublishResult:
@@ -168,9 +182,7 @@ def make_loop(
     )
     settings = OnlineSettings(
         num_steps=num_steps,
-        prompts_per_step=3,
-        samples_per_prompt=SAMPLES,
-        sampling=SamplingParams(temperature=0.7, max_new_tokens=8),
+        stream=StreamSettings(3, SAMPLES, SamplingParams(temperature=0.7, max_new_tokens=8)),
         recompute_logprobs=full,
         max_failed_fraction=0.5,
         save_every=2,
@@ -194,8 +206,8 @@ def test_a_step_scores_before_it_updates_and_publishes_before_the_next_rollouts(
     step = [
         "generate",
         "score",
-        "policy forward",
         "reference forward",
+        "policy forward",
         "critic forward",
         "assemble old+ref+values",
         "policy update",

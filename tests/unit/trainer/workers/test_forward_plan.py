@@ -12,7 +12,7 @@ GROUPS = st.lists(st.lists(st.integers(2, 50), min_size=1, max_size=5), min_size
 
 
 def metas(lengths: list[int]) -> list[RolloutMeta]:
-    return [RolloutMeta(SampleKey(0, "p", k), 1, n - 1, FinishReason.STOP, 1, 1) for k, n in enumerate(lengths)]
+    return [RolloutMeta(SampleKey(0, "p", k), 1, n - 1, FinishReason.STOP, 1, 1, 1) for k, n in enumerate(lengths)]
 
 
 @settings(deadline=None)
