@@ -290,7 +290,8 @@ def _ahead(config: RunConfig) -> Iterator[Problem]:
         yield Problem(
             ("rollout.max_refills", "rollout.samples_per_prompt"),
             f"rollout.max_refills={rollout.max_refills} replaces prompts whose responses all have the same reward, "
-            "and a single response is always such a prompt; set rollout.samples_per_prompt=2 or more, or rollout.max_refills=0.",
+            "and a single response is always such a prompt; set rollout.samples_per_prompt=2 or more, or "
+            "rollout.max_refills=0.",
         )
     if config.reward.overlong_window > rollout.max_new_tokens:
         yield Problem(

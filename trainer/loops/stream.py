@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from raylign.data.types import Prompt, Reward, RewardOutcome, SamplingParams
-from raylign.rollout.interfaces import GroupHandle
+from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.interfaces import (
     PromptDraw,
@@ -244,7 +244,9 @@ def _has_contrast(outcomes: Sequence[RewardOutcome]) -> bool:
 
 def _joined(chunks: Sequence[_Chunk]) -> TensorShards | None:
     """The chunks' shards as those of the whole step. None when there is no reference."""
-    refs, numbers, first = [], [], 0
+    refs: list[Ref] = []
+    numbers: list[tuple[int, ...]] = []
+    first = 0
     for chunk in chunks:
         if chunk.ref_logprobs is None:
             return None

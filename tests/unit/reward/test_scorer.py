@@ -17,6 +17,7 @@ from raylign.data.types import (
     RolloutGroup,
     SampleKey,
     SamplingParams,
+    VersionSpan,
 )
 from raylign.reward.functions import read_source
 from raylign.reward.scorer import ComposedScorer
@@ -38,7 +39,9 @@ def raises(prompts, completions, **rest): raise RuntimeError("gone")
 def group(tokenizer: object, *answers: str) -> RolloutGroup:
     def completion(k: int, text: str) -> Completion:
         ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)  # type: ignore[operator, attr-defined]
-        return Completion(SampleKey(0, "p", k), ids, (0.0,) * len(ids), FinishReason.STOP, 1, 1, text)
+        return Completion(
+            SampleKey(0, "p", k), ids, (0.0,) * len(ids), FinishReason.STOP, (VersionSpan(1, 0, 1),), text
+        )
 
     turns = (Message("user", "2+2?"),)
     return RolloutGroup(
