@@ -28,6 +28,7 @@ from raylign.data.types import (
     RolloutGroup,
     SampleKey,
     SamplingParams,
+    VersionSpan,
 )
 from raylign.reward.http_json import Endpoint
 from raylign.reward.remote import RemoteScorer
@@ -97,7 +98,9 @@ def rollout(policy: Path) -> RolloutGroup:
         finished = k < len(ANSWERS) - 1
         ids = encoder.encode_answer(turns, text, finished=finished).token_ids[len(prompt) :]
         reason = FinishReason.STOP if finished else FinishReason.LENGTH
-        completions.append(Completion(SampleKey(0, "p", k), ids, (0.0,) * len(ids), reason, 1, 1, text))
+        completions.append(
+            Completion(SampleKey(0, "p", k), ids, (0.0,) * len(ids), reason, (VersionSpan(1, 0, len(ids)),), text)
+        )
     return RolloutGroup(Prompt("p", turns, prompt), SamplingParams(1.0, 8), tuple(completions))
 
 
