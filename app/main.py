@@ -23,6 +23,7 @@ from raylign.app.launch.chain import MODEL_ROLES, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.functions import function_files
+from raylign.app.launch.judges import rubric_files
 from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
@@ -228,7 +229,7 @@ def inputs(config: RunConfig) -> dict[str, Path]:
         },
     }
     found = {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
-    return found | (function_files(config.reward) if needs(config).reward else {})
+    return found | (function_files(config.reward) | rubric_files(config.reward) if needs(config).reward else {})
 
 
 @contextmanager

@@ -236,11 +236,12 @@ def _model_problem(named: str) -> str | None:
 def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     rollout, data = config.rollout, config.data
     reward = config.reward
-    if needs.reward and not reward.model and not reward.rules and not (reward.functions or reward.remote):
+    others = reward.functions or reward.remote or reward.judges
+    if needs.reward and not reward.model and not reward.rules and not others:
         yield Problem(
             ("reward.model", "reward.rules"),
-            "reward.model, reward.rules, reward.functions and reward.remote are all empty, so nothing scores the "
-            "answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
+            "reward.model, reward.rules, reward.functions, reward.remote and reward.judges are all empty, so nothing "
+            "scores the answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
     fewest = config.algorithm.min_samples_per_prompt
     if rollout.samples_per_prompt < fewest:

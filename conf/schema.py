@@ -231,8 +231,40 @@ class RemoteRewardConfig:
 
 
 @dataclass(kw_only=True)
+class JudgeRewardConfig:
+    """A language model as the judge (docs/remote-rewards.md) and its weight in the sum."""
+
+    url: str
+    """Of an endpoint of OpenAI's form, as http://127.0.0.1:8000/v1; /chat/completions is appended."""
+    model: str
+    """The model's name at the endpoint."""
+    rubric: str
+    """File with what the judge is told, with {{prompt}}, {{answer}} and {{ground_truth}} in it."""
+    weight: float = 1.0
+    """Factor in the sum; 0: measured only."""
+    name: str = "judge"
+    """Its component's name in metrics."""
+    low: float = 0.0
+    """The scale's lowest score; a lower one is unreadable."""
+    high: float = 10.0
+    """The scale's highest score; a higher one is unreadable."""
+    max_new_tokens: int = 512
+    """Longest reply, tokens."""
+    token_env: str = ""
+    """Name of the environment variable with its token, sent as `Authorization: Bearer`; never the token itself."""
+    allow_http_token: bool = False
+    """Send the token over http, where others on the way can read it, also to another machine."""
+    max_concurrent: int = 8
+    """Most requests at a time, of one replica."""
+    request_timeout_s: float = 60.0
+    """Seconds one request may take before it is tried again."""
+    timeout_s: float = 120.0
+    """Seconds a batch may take, every try included; later answers are failures."""
+
+
+@dataclass(kw_only=True)
 class RewardConfig:
-    """What scores a response: a reward model, rules, functions and servers of one's own, summed by weight."""
+    """What scores a response: a reward model, rules, functions, servers and judges, summed by weight."""
 
     model: str = ""
     """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
@@ -244,6 +276,8 @@ class RewardConfig:
     """Reward functions of one's own, as [{path: my.py:score, weight: 1}]."""
     remote: list[RemoteRewardConfig] = field(default_factory=list)
     """Reward servers, as [{url: http://127.0.0.1:8001/get_reward, weight: 1}]."""
+    judges: list[JudgeRewardConfig] = field(default_factory=list)
+    """Language models as judges, as [{url: http://127.0.0.1:8000/v1, model: NAME, rubric: rubric.md}]."""
     num_replicas: int = 1
     """Reward-model servers."""
     precision: Precision = Precision.bfloat16

@@ -47,6 +47,12 @@ _REWARD = (
         goal=Goal.DOWN,
     ),
     MetricHelp(
+        "reward/unreadable", "Unreadable judgements", "samples",
+        "Of the failed rewards, those for which a judge replied and no score could be read from what it said.",
+        "Read the replies in the run's folder judged/, and ask in the rubric for a last line `Score: N`.", high=0,
+        goal=Goal.DOWN,
+    ),
+    MetricHelp(
         "reward/zero_variance_groups", "Groups without contrast", "groups",
         "Prompts whose samples all have the same score; a group baseline learns nothing from them.",
         "Many: use more samples a prompt, a finer reward or prompts of another difficulty.", goal=Goal.DOWN,

@@ -45,6 +45,7 @@ class RunPaths:
         self.eval = path / "eval"
         self.answers = path / "eval" / "answers.jsonl"
         self.logs = path / "logs"
+        self.judged = path / "judged"  # what judges said, made when they say something
 
     def samples_file(self, step: int) -> Path:
         """The samples of one step."""

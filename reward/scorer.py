@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from raylign.conf.errors import ConfigError
-from raylign.conf.schema import Device, RemoteProtocol, RewardConfig
+from raylign.conf.schema import Device, JudgeRewardConfig, RemoteProtocol, RemoteRewardConfig, RewardConfig
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
 from raylign.records.redaction import Redactor
@@ -18,6 +18,8 @@ from raylign.reward.function_messages import Style
 from raylign.reward.function_process import FunctionProcess
 from raylign.reward.http_json import Endpoint, EndpointError
 from raylign.reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
+from raylign.reward.judge import Judge, JudgeScorer, chat_address
+from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.model_scorer import ModelScorer
 from raylign.reward.remote import RemoteScorer
 from raylign.reward.rules import build_rule, component_names, score_rules
@@ -62,6 +64,7 @@ class ComposedScorer:
         self._judges: dict[str, tuple[str, SampleScorer]] = {}
         self._add_functions(config, sources)
         self._add_remotes(config)
+        self._add_judges(config, sources)
         self._writer: PreTrainedTokenizerBase | None = None
         reads = [source.style is Style.openrlhf for source in sources.functions]
         reads += [remote.protocol is RemoteProtocol.openrlhf for remote in config.remote]
@@ -91,12 +94,18 @@ class ComposedScorer:
 
     def _add_remotes(self, config: RewardConfig) -> None:
         for given in config.remote:
-            try:
-                endpoint = Endpoint.from_environ(given.url, given.token_env, given.request_timeout_s)
-            except EndpointError as error:
-                raise ConfigError([f"reward.remote: {error}."]) from error
+            endpoint = _endpoint(f"reward.remote {given.name}", given.url, given)
             remote = RemoteScorer(endpoint, given.protocol, given.batch_size, given.max_concurrent, given.timeout_s)
             self._judges[given.name] = (f"reward server {given.name}", remote)
+            self._weights.append(WeightedComponent(given.name, given.weight))
+
+    def _add_judges(self, config: RewardConfig, sources: RewardSources) -> None:
+        for given, rubric in zip(config.judges, sources.rubrics, strict=True):
+            endpoint = _endpoint(f"reward.judges {given.name}", chat_address(given.url), given)
+            judge = Judge(given.model, rubric, given.low, given.high, given.max_new_tokens)
+            cache = JudgeCache(sources.judged_folder, given.name)
+            scorer = JudgeScorer(endpoint, judge, cache, given.max_concurrent, given.timeout_s)
+            self._judges[given.name] = (f"judge {given.name}", scorer)
             self._weights.append(WeightedComponent(given.name, given.weight))
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[RewardOutcome]:
@@ -147,6 +156,14 @@ class ComposedScorer:
             reason = self._redactor.text(found.failed.reason)
             return RewardFailure(completion.key, reason, found.failed.unreadable)
         return Reward(completion.key, weighted_sum(found.components, applying), found.components)
+
+
+def _endpoint(what: str, url: str, given: RemoteRewardConfig | JudgeRewardConfig) -> Endpoint:
+    """Raises ConfigError when its token is not on this machine."""
+    try:
+        return Endpoint.from_environ(url, given.token_env, given.request_timeout_s)
+    except EndpointError as error:
+        raise ConfigError([f"{what}: {error}."]) from error
 
 
 def _sample(prompt: Prompt, completion: Completion, writer: PreTrainedTokenizerBase | None) -> Sample:

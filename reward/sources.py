@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raylign.reward.functions import FunctionSource
+from raylign.reward.judge import Rubric
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSources:
     """Everything that lies in files of the driver's."""
 
     functions: tuple[FunctionSource, ...] = ()  # one for each of reward.functions
+    rubrics: tuple[Rubric, ...] = ()  # one for each of reward.judges
+    judged_folder: str = ""  # where judges keep what they said; "": nowhere
     policy_model: str = ""  # whose tokenizer writes the text that OpenRLHF calls a query

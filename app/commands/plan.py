@@ -84,6 +84,9 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
         yield _table("Reward functions", ("component", "path", "signature", "weight"), shown)
     if needed.reward and config.reward.remote:
         yield _table("Reward servers", ("component", "address", "protocol", "weight", "there now"), _remotes(config))
+    if needed.reward and config.reward.judges:
+        columns = ("component", "model", "address", "rubric", "scale", "weight", "there now")
+        yield _table("Judges", columns, _judges(config))
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     yield from _memory(config, needed, cluster)
@@ -97,6 +100,22 @@ def _remotes(config: RunConfig) -> list[tuple[str, ...]]:
     return [
         (r.name, shown(r.url), r.protocol.value, f"{r.weight:g}", f"no: {why}" if why else "yes")
         for r, why in zip(given, unreachable([r.url for r in given]), strict=True)
+    ]
+
+
+def _judges(config: RunConfig) -> list[tuple[str, ...]]:
+    given = config.reward.judges
+    return [
+        (
+            j.name,
+            j.model,
+            shown(j.url),
+            j.rubric,
+            f"{j.low:g} to {j.high:g}",
+            f"{j.weight:g}",
+            f"no: {w}" if w else "yes",
+        )
+        for j, w in zip(given, unreachable([j.url for j in given]), strict=True)
     ]
 
 

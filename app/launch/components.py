@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from raylign.conf.schema import RewardConfig, RewardFunctionConfig
+from raylign.reward.http_json import shown as shown_url
 from raylign.reward.rules import component_names
 from raylign.reward.scorer import CALL_SHARE, MODEL_COMPONENT
 
@@ -33,7 +34,7 @@ def name_problems(config: RewardConfig) -> Iterator[str]:
 def time_left(config: RewardConfig) -> Iterator[str]:
     """A sentence for each that may take longer than a replica has, which would then be taken for dead."""
     longest = config.timeout_s * CALL_SHARE
-    for section in ("functions", "remote"):
+    for section in ("functions", "remote", "judges"):
         for number, given in enumerate(getattr(config, section)):
             if given.timeout_s > longest:
                 yield (
@@ -57,4 +58,6 @@ def _named(config: RewardConfig) -> Iterator[tuple[str, str, str]]:
     for function in config.functions:
         yield "reward.functions", function.path, function_name(function)
     for remote in config.remote:
-        yield "reward.remote", remote.url, remote.name
+        yield "reward.remote", shown_url(remote.url), remote.name
+    for judge in config.judges:
+        yield "reward.judges", judge.model, judge.name

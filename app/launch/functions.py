@@ -6,14 +6,8 @@ from pathlib import Path
 
 from raylign.app.launch.components import function_name
 from raylign.conf.errors import ConfigError
-from raylign.conf.schema import RewardConfig, RunConfig
+from raylign.conf.schema import RewardConfig
 from raylign.reward.functions import FunctionError, FunctionSource, read_source, sent_files
-from raylign.reward.sources import RewardSources
-
-
-def reward_sources(config: RunConfig) -> RewardSources:
-    """What the scorers of a run need. Raises ConfigError with the problems of all."""
-    return RewardSources(functions=reward_functions(config.reward), policy_model=config.policy.model)
 
 
 def reward_functions(config: RewardConfig) -> tuple[FunctionSource, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raylign.app.launch.components import components, name_problems, time_left
 from raylign.app.launch.functions import read_functions
+from raylign.app.launch.judges import read_rubrics
 from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError, ModelLoadError
@@ -22,7 +23,7 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     problems += _gold(config, needs)
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
-        problems += read_functions(config.reward)[1]
+        problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
     if problems:
         raise ConfigError(problems)
 

@@ -26,6 +26,10 @@ def remote_problems(config: RewardConfig) -> list[str]:
         key = f"reward.remote[{number}]"
         problems += address_problems(key, given.url)
         problems += token_problems(key, given.url, given.token_env, allow_http=given.allow_http_token)
+    for number, judge in enumerate(config.judges):
+        key = f"reward.judges[{number}]"
+        problems += address_problems(key, judge.url)
+        problems += token_problems(key, judge.url, judge.token_env, allow_http=judge.allow_http_token)
     return problems
 
 
@@ -75,7 +79,8 @@ def is_loopback(host: str) -> bool:
 
 def addresses(config: RewardConfig) -> list[tuple[str, str]]:
     """Key and address of everything that is asked over HTTP."""
-    return [(f"reward.remote[{number}]", given.url) for number, given in enumerate(config.remote)]
+    found = [(f"reward.remote[{number}]", given.url) for number, given in enumerate(config.remote)]
+    return found + [(f"reward.judges[{number}]", given.url) for number, given in enumerate(config.judges)]
 
 
 def refuse_unreachable(config: RewardConfig) -> None:

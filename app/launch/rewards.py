@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from raylign.app.launch.functions import reward_sources
+from raylign.app.launch.functions import reward_functions
+from raylign.app.launch.judges import judge_rubrics
 from raylign.app.launch.stage import Stage
 from raylign.cluster.reserve import Reservation
 from raylign.cluster.runtime_env import RoleEnv
@@ -13,6 +14,7 @@ from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RunConfig
 from raylign.reward.server import RewardPool
 from raylign.reward.shaping import Overlong, Shaping
+from raylign.reward.sources import RewardSources
 from raylign.reward.tokenizer_match import tokenizer_problems
 
 
@@ -39,7 +41,12 @@ async def start_rewards(
         ],
         timeout_s=config.cluster.start_timeout_s,
         log_dir=str(stage.folder.logs),
-        sources=reward_sources(config),
+        sources=RewardSources(
+            functions=reward_functions(config.reward),
+            policy_model=config.policy.model,
+            rubrics=judge_rubrics(config.reward),
+            judged_folder=str(stage.folder.judged.absolute()),
+        ),
     )
     stack.callback(pool.stop)
     return pool

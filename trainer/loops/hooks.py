@@ -52,6 +52,7 @@ class StepReport:
             **{k if "/" in k else f"policy/{k}": v for k, v in self.policy.metrics.items()},
             **critic,
             "reward/failed": float(self.failed),
+            "reward/unreadable": float(sum(isinstance(o, RewardFailure) and o.unreadable for o in self.outcomes)),
             # Step s trains on what version s - 1 sampled, when nothing runs ahead.
             "rollout/staleness_max": float(self.progress.step - 1 - min(meta.min_policy_version for meta in metas)),
             "rollout/staleness": self.progress.step - 1 - _mean_version(metas),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from raylign.conf.schema import Device, RewardConfig, RewardFunctionConfig, RuleRewardConfig
+from raylign.conf.schema import Device, JudgeRewardConfig, RewardConfig, RewardFunctionConfig, RuleRewardConfig
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import (
     Completion,
@@ -20,8 +20,11 @@ from raylign.data.types import (
     VersionSpan,
 )
 from raylign.reward.functions import read_source
+from raylign.reward.judge import Rubric
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
+
+from tests.unit.reward.json_server import Reply, serving
 
 FILE = """
 def word(completions): return [c[0]["content"] for c in completions]
@@ -55,7 +58,7 @@ def scored(folder: Path, model: Path, names: dict[str, float], *answers: str, ru
         functions=[RewardFunctionConfig(path=f"{folder}/mine.py:{n}", weight=w) for n, w in names.items()],
         rules=[RuleRewardConfig(rule=n, weight=w) for n, w in (rules or {}).items()],
     )
-    sources = RewardSources(tuple(read_source(f.path) for f in config.functions), str(model))
+    sources = RewardSources(functions=tuple(read_source(f.path) for f in config.functions), policy_model=str(model))
     scorer = ComposedScorer(config, Device.cpu, sources)
     return scorer.score([group(load_tokenizer(str(model)), *answers)])
 
@@ -83,3 +86,19 @@ def test_openrlhfs_query_is_what_was_sampled_special_tokens_included(tmp_path: P
     [found] = scored(tmp_path, tiny_model_dir, {"told": 1.0}, "4")
     end = load_tokenizer(str(tiny_model_dir)).eos_token
     assert isinstance(found, Reward) and found.score == pytest.approx(len("4") + len(end))
+
+
+def test_an_unreadable_judgement_is_counted_apart_from_a_failed_call(tiny_model_dir: Path) -> None:
+    """And neither is a score of 0."""
+
+    def answer(body: object, _: int) -> Reply:
+        word = body["messages"][0]["content"]  # type: ignore[index]
+        message = {"content": "Score: 5" if word == "4" else "hm"}
+        return Reply({"choices": [{"message": message}]}, 400 if word == "down" else 200)
+
+    with serving(answer) as asked:
+        config = RewardConfig(judges=[JudgeRewardConfig(url=asked.url, model="wise", rubric="", weight=2.0)])
+        scorer = ComposedScorer(config, Device.cpu, RewardSources(rubrics=(Rubric.of("{{answer}}"),)))
+        found = scorer.score([group(load_tokenizer(str(tiny_model_dir)), "4", "5", "down")])
+    assert isinstance(found[0], Reward) and found[0].score == 10.0
+    assert [o.unreadable for o in found if isinstance(o, RewardFailure)] == [True, False]

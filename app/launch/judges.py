@@ -1,0 +1,40 @@
+"""The rubrics of a run's judges, read where the run is started and sent along from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raylign.conf.errors import ConfigError
+from raylign.conf.schema import RewardConfig
+from raylign.reward.judge import Rubric, RubricError
+
+
+def judge_rubrics(config: RewardConfig) -> tuple[Rubric, ...]:
+    """One for each of `reward.judges`. Raises ConfigError with the problems of all."""
+    rubrics, problems = read_rubrics(config)
+    if problems:
+        raise ConfigError(problems)
+    return tuple(rubrics)
+
+
+def read_rubrics(config: RewardConfig) -> tuple[list[Rubric], list[str]]:
+    """The rubrics that can be used, and a sentence for each that cannot, and for each scale that is none."""
+    rubrics: list[Rubric] = []
+    problems: list[str] = []
+    for number, given in enumerate(config.judges):
+        key = f"reward.judges[{number}]"
+        if given.low >= given.high:
+            problems.append(f"{key}: low={given.low:g} is not below high={given.high:g}; give the scale of the rubric.")
+        try:
+            rubrics.append(Rubric.of(Path(given.rubric).expanduser().read_text(encoding="utf-8")))
+        except RubricError as error:
+            problems.append(f"{key}.rubric={given.rubric}: {error}.")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            problems.append(f"{key}.rubric={given.rubric}: it cannot be read ({why}); give a text file.")
+    return rubrics, problems
+
+
+def rubric_files(config: RewardConfig) -> dict[str, Path]:
+    """Every rubric by key, for the manifest."""
+    return {f"reward.judges.{given.name}.rubric": Path(given.rubric).expanduser() for given in config.judges}
