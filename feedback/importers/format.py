@@ -36,6 +36,7 @@ class Companion:
     holds: str  # "the runs with prompts and answers"
     entries: Callable[[Columns], Iterable[tuple[object, Columns]]]  # ids and what is found by them; the first wins
     required: bool = True
+    merge: Callable[[Columns, Columns], Columns] = lambda first, later: first  # two rows of one id
 
 
 Parse = Callable[[Iterable[Row], Context], Iterator[Parsed]]

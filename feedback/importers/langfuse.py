@@ -10,12 +10,14 @@ from dataclasses import replace
 
 import msgspec
 from raylign.feedback.events import Event, EventKind
+from raylign.feedback.importers.beside import prompt_of
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.turns import answer_of, prompt_of
+from raylign.feedback.importers.turns import answer_of
 from raylign.feedback.importers.values import in_order, refuse_fault, thumb_of, time_of
 
+_SEVERAL = "several outermost observations"
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -112,7 +114,10 @@ def _about(score: _Score, context: Context) -> Columns:
     """What the score is on: the observation if it names one that is there, else the trace."""
     if score.observation_id and score.observation_id in context.companion:
         return context.companion[score.observation_id]
-    return context.look_up(score.trace_id, "trace")
+    found = context.look_up(score.trace_id, "trace")
+    if _SEVERAL in found:
+        raise RowProblem("the trace has several outermost observations with an answer; score the observation meant")
+    return found
 
 
 def _entries(columns: Columns) -> Iterable[tuple[object, Columns]]:
@@ -120,6 +125,17 @@ def _entries(columns: Columns) -> Iterable[tuple[object, Columns]]:
     row = _snake(columns)
     outermost = row.get("trace_id") if not row.get("parent_observation_id") else None
     return (row.get("id"), columns), (outermost, columns)
+
+
+def _one_of(first: Columns, later: Columns) -> Columns:
+    """A trace goes before its observations; of several outermost observations only one may hold an answer."""
+    traces = [row for row in (first, later) if _SEVERAL not in row and not _snake(row).get("trace_id")]
+    if traces:
+        return traces[0]
+    if _SEVERAL in first or first.get("id") == later.get("id"):
+        return first
+    complete = [row for row in (first, later) if row.get("input") and row.get("output")]
+    return {_SEVERAL: True} if len(complete) == 2 else (complete or [first])[0]
 
 
 def _snake(columns: Columns) -> Columns:
@@ -131,5 +147,5 @@ FORMAT = Format(
     title="Langfuse scores, with their traces or observations",
     recognises=recognises,
     parse=each(_read),
-    companion=Companion("the exported traces or observations (id, input, output)", _entries),
+    companion=Companion("the exported traces or observations (id, input, output)", _entries, merge=_one_of),
 )

@@ -12,10 +12,11 @@ from functools import partial
 
 import msgspec
 from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.beside import prompt_of
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, parsed
 from raylign.feedback.importers.outcome import Parsed, RowProblem
-from raylign.feedback.importers.turns import answer_of, prompt_of
+from raylign.feedback.importers.turns import answer_of
 from raylign.feedback.importers.values import TIE, in_order, refuse_fault, seconds_between, thumb_of, time_of
 
 

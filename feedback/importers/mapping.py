@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 from raylign.conf.errors import DataError
 from raylign.feedback.events import Choice, Event, EventKind, Side
+from raylign.feedback.importers.beside import with_history
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
@@ -51,6 +52,8 @@ FIELDS: tuple[str, ...] = (
     "event_id",
     "kind",
     "prompt",
+    "system",
+    "history",
     "response_a",
     *_TEXT,
     "turn",
@@ -61,7 +64,8 @@ FIELDS: tuple[str, ...] = (
 )
 FIELDS += ("seconds_taken", "shown_left", "choice", "strength", "thumb", "rating", "reasons", "locale", "consent")
 FIELDS += ("finish_reason_a", "finish_reason_b")
-"""What a mapping may name. `shown_at` is when the answers were shown; people's ids are hashed."""
+"""What a mapping may name. `system` and `history` go before the question; `shown_at` is when the answers were shown;
+people's ids are hashed."""
 
 _JUDGEMENTS = ("choice", "corrected", "thumb", "rating")
 _KINDS = dict(zip(_JUDGEMENTS, (EventKind.SIDE_BY_SIDE, EventKind.CORRECTION, EventKind.THUMB, EventKind.RATING)))  # noqa: B905
@@ -181,7 +185,8 @@ def _word(value: object) -> str:
 def _event(row: Row, columns: Columns, context: Context, places: Mapping[str, Place], source: str) -> Event:
     found = {name: place.of(columns) for name, place in places.items()}
     text = {name: _text(found.get(name), name) for name in _TEXT}
-    prompt = turns_of(unpacked(found.get("prompt")), "prompt")
+    asked = {name: found[name] for name in ("prompt", "system", "history") if found.get(name) is not None}
+    prompt = with_history(asked, "prompt", "row") if "prompt" in asked else turns_of(None, "prompt")
     response = _text(found.get("response_a"), "response_a") or ""
     choice, thumb = _choice(found.get("choice")), _thumb(found.get("thumb"))
     rating = _rating(found.get("rating"), places.get("rating"))

@@ -1,4 +1,5 @@
-"""A table of feedback by request id, and the log of the requests (OpenAI's request and response JSON).
+"""A table of feedback by request id, and the log of the requests (OpenAI chat completions or responses, or Anthropic
+messages, as request and response JSON).
 
 The table: `request_id` and any of `rating`/`thumb`/`feedback`/`score`, `correction`, `comment`, `reason`, `user_id`,
 `created_at`, `choice_index` (which of several choices; from 0). JSON lines or CSV.
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from raylign.data.types import FinishReason, Message
 from raylign.feedback.events import Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.responses_api import answered, asked, is_response
 from raylign.feedback.importers.turns import turns_of, unpacked
 from raylign.feedback.importers.values import content_id, finish_of, number_of, seconds_between, thumb_of, time_of
 
@@ -36,7 +39,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     thumb = thumb_of(judged)
     if corrected is None and thumb is None:
         raise RowProblem("holds no judgement" if judged is None else f"`{str(judged)[:40]}` is no word for good or bad")
-    answered = _answer(response, columns.get("choice_index"))
+    prompt, answer, finished = _exchange(request, response, columns.get("choice_index"), context)
     asked, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
     user = _first(request, _USER) or _first(logged, _USER)
     judge = _first(columns, _USER)
@@ -50,9 +53,9 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             kind=EventKind.THUMB if corrected is None else EventKind.CORRECTION,
             source=context.source,
             source_row=row.line,
-            prompt=turns_of(unpacked(request.get("messages")), "messages"),
-            response_a=turns_of([answered.get("message")], "choices")[0].content,
-            finish_reason_a=finish_of(answered.get("finish_reason")),
+            prompt=prompt,
+            response_a=answer,
+            finish_reason_a=finished,
             conversation_id=_text(_first(logged, ("conversation_id", "session_id"))),
             user_hash=context.hashed(judge if user is None else user),
             annotator_hash=context.hashed(judge) if user is not None and judge not in (None, user) else None,
@@ -65,6 +68,33 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             comment=_text(columns.get("comment")),
         )
     ]
+
+
+def _exchange(
+    request: Columns, response: Columns, index: object, context: Context
+) -> tuple[tuple[Message, ...], str, FinishReason | None]:
+    """What was asked, what was answered, and why the answer ended: of chat completions or of responses."""
+    if request.get("tools") or request.get("functions"):
+        raise RowProblem("the request offers tools, which text turns do not hold")
+    if is_response(response) and "choices" not in response:
+
+        def earlier(key: str) -> tuple[Columns, Columns]:
+            """An exchange that this one goes on from."""
+            logged = context.look_up(key, "the earlier response")
+            return _object(logged.get("request"), logged), _object(logged.get("response"), logged)
+
+        return (asked(request, response, earlier), *answered(response))
+    prompt = turns_of(unpacked(request.get("messages")), "messages")
+    system = unpacked(request.get("system"))  # Anthropic's requests have it beside the messages
+    if system:
+        said = turns_of([{"role": "system", "content": system}], "system")
+        prompt = (*said, *prompt)
+    if isinstance(response.get("content"), list) and "choices" not in response:
+        (answer,) = turns_of([{"role": "assistant", "content": response["content"]}], "content")
+        return prompt, answer.content, finish_of(response.get("stop_reason"))
+    choice = _answer(response, index)
+    (answer,) = turns_of([choice.get("message")], "choices")
+    return prompt, answer.content, finish_of(choice.get("finish_reason"))
 
 
 def _answer(response: Columns, index: object) -> Columns:
@@ -98,7 +128,7 @@ def _entries(logged: Columns) -> Iterable[tuple[object, Columns]]:
 
 FORMAT = Format(
     name="openai_log",
-    title="a feedback table by request id, with the OpenAI-style request log",
+    title="a feedback table by request id, with the request log (OpenAI's or Anthropic's)",
     recognises=recognises,
     parse=each(_read),
     companion=Companion("the request log (request_id, messages, choices)", _entries),

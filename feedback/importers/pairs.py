@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raylign.data.types import Message
+from raylign.feedback.importers.beside import HISTORY, INSTRUCTIONS, with_history
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.turns import turns_of, unpacked
+from raylign.feedback.importers.turns import turns_of
 
 QUESTIONS = ("prompt", "instruction", "question", "input", "query", "messages", "chat", "context", "text")
 ANSWERS = ("response", "answer", "completion", "output", "generation")
+_SHOWN = ("context", "contexts", "documents", "passages", "retrieved_documents", "image", "images")
 _STEMS = (*ANSWERS, "text", "model_output", "option")
 _ENDS = (("1", "2"), ("_1", "_2"), ("-1", "-2"), ("_a", "_b"), ("-a", "-b"), ("A", "B"), ("_left", "_right"))
 _NAMED = (("left", "right"), ("chosen", "rejected"), ("a", "b"))
@@ -20,7 +22,8 @@ def question_in(fields: Mapping[str, object]) -> tuple[Message, ...]:
     name = next((name for name in QUESTIONS if fields.get(name)), None)
     if name is None:
         raise RowProblem(f"no question: none of {', '.join(QUESTIONS)} is there")
-    return turns_of(unpacked(fields[name]), name)
+    shown = {key: fields[key] for key in (name, *HISTORY, *INSTRUCTIONS, *_SHOWN) if key in fields}
+    return with_history(shown, name, name)
 
 
 def two_answers_in(fields: Mapping[str, object]) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ from raylign.feedback.importers.format import Companion, Context, Format
 from raylign.feedback.importers.mapping import mapped_format
 from raylign.feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
 from raylign.feedback.importers.sniff import format_named, recognise
+from raylign.feedback.importers.turns import THOUGHTS
 from raylign.feedback.importers.values import CONTENT_ID, hasher
 
 _CHUNK_EVENTS = 25_000
@@ -117,7 +118,7 @@ def _read_companion(path: Path, companion: Companion) -> _Side:
             reason = row.problem or "has no id to be found by"
             rejected.append(Rejected(path.name, row.line, reason, row.excerpt))
         for key, value in found.items():
-            by_id.setdefault(key, value)
+            by_id[key] = companion.merge(by_id[key], value) if key in by_id else value
     if not by_id:
         raise DataError(f"companion {path}: none of its {rows} rows has an id; expected {companion.holds}.")
     return _Side(rows, by_id, rejected)
@@ -155,7 +156,7 @@ class _Tally:
             self._rows[len(row.events) + len(row.problems)] += 1
             for problem in row.problems:
                 self._rejected.append((file, Rejected(name, row.line, problem, row.excerpt)))
-        events = frame_of([event for row in batch for event in row.events])
+        events = _without_thoughts(frame_of([event for row in batch for event in row.events]))
         problems = problems_of(events, self._now)
         bad = events.filter(problems.is_not_null())
         for event, reason in zip(bad.iter_rows(named=True), problems.drop_nulls(), strict=True):
@@ -197,6 +198,11 @@ class _Tally:
             rejected = Rejected(names[event[_FILE]], event["source_row"], reason, _shown(event))
             self._rejected.append((event[_FILE], rejected))
         return kept
+
+
+def _without_thoughts(events: pl.DataFrame) -> pl.DataFrame:
+    """Answers without the reasoning they open with: it is not imitated as words, whatever format it comes in."""
+    return events.with_columns(pl.col("response_a", "response_b").str.replace(THOUGHTS, ""))
 
 
 def _numbered(events: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -16,7 +17,10 @@ _ROLES = {
     "ToolMessage": "tool",
 }  # fmt: skip
 
-_QUESTION_KEYS = ("messages", "input", "question", "prompt", "query", "text", "user_input", "chat_history")
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought")
+_ATTACHED = ("images", "image", "image_url", "audio", "attachments", "experimental_attachments", "files")
+THOUGHTS = r"(?s)^\s*<(?:think|thinking|thought|reasoning)>.*?(?:</(?:think|thinking|thought|reasoning)>\s*|$)"
+"""Reasoning at the beginning of an answer, as DeepSeek, Qwen and others write it; to its end where it is cut off."""
 _ANSWER_KEYS = ("output", "answer", "response", "text", "content", "completion", "result", "generated_text")
 
 
@@ -42,26 +46,11 @@ def split_answer(turns: tuple[Message, ...], name: str) -> tuple[tuple[Message, 
     return turns[:-1], turns[-1].content
 
 
-def prompt_of(inputs: object, name: str) -> tuple[Message, ...]:
-    """What was asked, from a run's input: messages, a named field with them, or text (also JSON as text)."""
-    inputs = unpacked(inputs)
-    if isinstance(inputs, Mapping) and "role" not in inputs:
-        found = next((inputs[key] for key in _QUESTION_KEYS if inputs.get(key)), None)
-        if found is None and len(inputs) == 1:
-            found = next(iter(inputs.values()))
-        if found is None:
-            raise RowProblem(f"`{name}` has none of {', '.join(_QUESTION_KEYS)}; it has {_names(inputs)}")
-        inputs = unpacked(found)
-    if inputs is None:
-        raise RowProblem(f"`{name}` is empty")
-    return turns_of(inputs, name)
-
-
 def answer_of(outputs: object, name: str) -> str:
     """What was answered, from a run's output: choices, generations, a message, a named field, or text."""
     outputs = unpacked(outputs)
     if isinstance(outputs, str):
-        return outputs
+        return without_thoughts(outputs)
     if isinstance(outputs, list) and outputs:
         return answer_of(outputs[-1], name)
     if not isinstance(outputs, Mapping):
@@ -78,7 +67,7 @@ def answer_of(outputs: object, name: str) -> str:
     if found is None and len(outputs) == 1:
         found = next(iter(outputs.values()))
     if found is None:
-        raise RowProblem(f"`{name}` has none of {', '.join(_ANSWER_KEYS)}; it has {_names(outputs)}")
+        raise RowProblem(f"`{name}` has none of {', '.join(_ANSWER_KEYS)}; it has {names_of(outputs)}")
     return answer_of(found, name)
 
 
@@ -112,10 +101,19 @@ def _turn(message: object, name: str) -> Message:
     role = _ROLES.get(raw_role) if isinstance(raw_role, str) else None
     if role is None:
         raise RowProblem(f"a turn of `{name}` has the unknown role {str(raw_role)[:40]!r}")
-    content = message.get("content", message.get("value"))
-    if message.get("tool_calls") or message.get("function_call"):
+    content = message.get("content", message.get("value", message.get("parts")))
+    if message.get("tool_calls") or message.get("function_call") or message.get("invalid_tool_calls"):
         raise RowProblem(f"a turn of `{name}` calls a tool; only text turns are read")
-    return Message(role, _text_of(content, name))
+    attached = next((key for key in _ATTACHED if message.get(key)), None)
+    if attached is not None:
+        raise RowProblem(f"a turn of `{name}` holds `{attached}`; only text is read")
+    text = _text_of(content, name)
+    return Message(role, without_thoughts(text) if role == "assistant" else text)
+
+
+def without_thoughts(answer: str) -> str:
+    """An answer without the reasoning it opens with (<think>...</think>): it is not imitated as words."""
+    return re.sub(THOUGHTS, "", answer)
 
 
 def _text_of(content: object, name: str) -> str:
@@ -125,6 +123,8 @@ def _text_of(content: object, name: str) -> str:
         raise RowProblem(f"a turn of `{name}` has no text in `content`")
     parts = []
     for part in content:
+        if isinstance(part, Mapping) and (part.get("type") in _THOUGHTS or part.get("thought") is True):
+            continue
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
@@ -133,5 +133,6 @@ def _text_of(content: object, name: str) -> str:
     return "".join(parts)
 
 
-def _names(columns: Mapping[object, object]) -> str:
+def names_of(columns: Mapping[str, object]) -> str:
+    """The first of a row's names, for a message."""
     return ", ".join(str(key)[:40] for key in list(columns)[:8]) or "no fields"

@@ -1,0 +1,188 @@
+"""What stood beside a question is a turn of the prompt or the reason why a row was put aside, never nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from raylign.feedback.importers import ImportResult, read_log
+
+ASKED = {"role": "user", "content": "And building 2?"}
+BEFORE = [("user", "How do I reset pump 7?"), ("assistant", "Hold the button.")]
+
+
+def read(folder: Path, rows: Sequence[object], companion: Sequence[object] = (), **how: object) -> ImportResult:
+    log, other = folder / "log.jsonl", folder / "other.jsonl"
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    other.write_text("".join(f"{json.dumps(row)}\n" for row in companion))
+    return read_log([log], companion=other if companion else None, user_salt="salt", **how)  # type: ignore[arg-type]
+
+
+def langsmith(folder: Path, inputs: object, outputs: object = None) -> ImportResult:
+    run = {"id": "r1", "inputs": inputs, "outputs": outputs or {"answer": "Rinse the mesh."}}
+    feedback = {"id": "f1", "run_id": "r1", "key": "user_score", "score": 1}
+    return read(folder, [feedback], [run])
+
+
+def turns(found: ImportResult) -> list[tuple[str, str]]:
+    assert found.quarantined.height == 0, found.quarantined["reason"].to_list()
+    return [(turn["role"], turn["content"]) for turn in found.events["prompt"][0]]
+
+
+HISTORIES = {
+    "LangChain messages": [{"type": "human", "content": BEFORE[0][1]}, {"type": "ai", "content": BEFORE[1][1]}],
+    "OpenAI messages": [{"role": role, "content": text} for role, text in BEFORE],
+    "pairs of question and answer": [[BEFORE[0][1], BEFORE[1][1]]],
+    "role and text": [["human", BEFORE[0][1]], ["ai", BEFORE[1][1]]],
+    "text with speakers": f"Human: {BEFORE[0][1]}\nAI: {BEFORE[1][1]}",
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
+@pytest.mark.parametrize("key", ["chat_history", "history", "messages"])
+def test_earlier_turns_beside_the_question_go_before_it(tmp_path: Path, key: str, history: object):
+    asked = "question" if key == "messages" else "input"
+    found = langsmith(tmp_path, {asked: "And building 2?", key: history})
+    assert turns(found) == [*BEFORE, ("user", "And building 2?")]
+
+
+def test_a_history_that_holds_the_question_already_holds_it_once(tmp_path: Path):
+    history = [{"role": role, "content": text} for role, text in [*BEFORE, ("user", "And building 2?")]]
+    assert turns(langsmith(tmp_path, {"input": "And building 2?", "chat_history": history})) == [
+        *BEFORE,
+        ("user", "And building 2?"),
+    ]
+
+
+def test_instructions_beside_the_question_are_a_system_turn(tmp_path: Path):
+    found = langsmith(tmp_path, {"question": "And building 2?", "system_prompt": "Be brief.", "language": "en"})
+    assert turns(found) == [("system", "Be brief."), ("user", "And building 2?")]
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"context": "MANUAL PAGE 1: hold it."}, "context"),
+        ({"documents": [{"page_content": "hold it"}]}, "documents"),
+        ({"style_guide": "Write in rhymes."}, "style_guide"),
+        ({"images": ["iVBOR"]}, "images"),
+        ({"chat_history": "they talked about pumps"}, "chat_history"),
+    ],
+)
+def test_text_the_turns_do_not_hold_puts_the_row_aside(tmp_path: Path, beside: dict[str, object], named: str):
+    found = langsmith(tmp_path, {"question": "And building 2?", **beside})
+    assert found.events.height == 0 and f"{named}`" in found.quarantined["reason"][0]
+
+
+def test_context_that_stands_in_the_prompt_is_no_loss(tmp_path: Path):
+    messages = [{"role": "system", "content": "Use this: hold it."}, ASKED]
+    assert len(turns(langsmith(tmp_path, {"messages": messages, "context": "hold it."}))) == 2
+
+
+def test_annotation_tools_fields_beside_the_question(tmp_path: Path):
+    record = {"id": "1", "responses": {"good": [{"value": "yes", "user_id": "u"}]}}
+    fields = {"instruction": "And building 2?", "response": "Rinse."}
+    told = read(tmp_path, [record | {"fields": fields | {"system_prompt": "Be brief."}}])
+    assert turns(told) == [("system", "Be brief."), ("user", "And building 2?")]
+    aside = read(tmp_path, [record | {"fields": fields | {"context": "MANUAL PAGE 1"}}])
+    assert "`context`" in aside.quarantined["reason"][0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"messages": [{"role": "assistant", "content": "<think>SECRET</think>\nRinse."}]},
+        {"answer": "<think>SECRET\n</think>\n\nRinse."},
+        {
+            "role": "assistant",
+            "content": [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "Rinse."}],
+        },
+        {"role": "model", "parts": [{"text": "SECRET", "thought": True}, {"text": "Rinse."}]},
+    ],
+)
+def test_reasoning_is_not_part_of_an_answer(tmp_path: Path, answer: object):
+    assert langsmith(tmp_path, {"input": "Q?"}, answer).events["response_a"][0] == "Rinse."
+
+
+def test_reasoning_is_taken_out_of_ones_own_columns_too(tmp_path: Path):
+    rows = [
+        {"q": "Q?", "a": "<think>SECRET</think>Rinse.", "up": 1},
+        {"q": "Q?", "a": "<think>cut off SECRET", "up": 1},
+    ]
+    mapping = tmp_path / "m.yaml"
+    mapping.write_text("fields: {prompt: q, response_a: a, thumb: up}")
+    found = read(tmp_path, rows, mapping=mapping)
+    assert found.events["response_a"].to_list() == ["Rinse."] and "SECRET" not in found.events["response_a"][0]
+    assert "empty" in found.quarantined["reason"][0]
+
+
+def test_a_mapping_names_instructions_and_history(tmp_path: Path):
+    rows = [{"q": "And building 2?", "sys": "Be brief.", "past": HISTORIES["OpenAI messages"], "a": "Rinse.", "up": 1}]
+    mapping = tmp_path / "m.yaml"
+    mapping.write_text("fields: {prompt: q, system: sys, history: past, response_a: a, thumb: up}")
+    assert turns(read(tmp_path, rows, mapping=mapping)) == [
+        ("system", "Be brief."),
+        *BEFORE,
+        ("user", "And building 2?"),
+    ]
+
+
+def langfuse(folder: Path, *observations: dict[str, object], **score: object) -> ImportResult:
+    row = {"id": "s1", "name": "thumbs", "value": 1, "dataType": "BOOLEAN", "traceId": "t1", **score}
+    return read(folder, [row], observations)
+
+
+def test_of_several_roots_of_one_trace_none_is_taken_for_the_answer(tmp_path: Path):
+    root = {"traceId": "t1", "parentObservationId": None, "input": "Q1?"}
+    one, two = root | {"id": "o1", "output": "One."}, root | {"id": "o2", "output": "Two."}
+    several = langfuse(tmp_path, one, two)
+    assert "several outermost observations" in several.quarantined["reason"][0]
+    assert langfuse(tmp_path, one, two, observationId="o2").events["response_a"][0] == "Two."
+    assert langfuse(tmp_path, root | {"id": "o0", "output": None}, two).events["response_a"][0] == "Two."
+    trace = {"id": "t1", "input": "Q1?", "output": "The trace's."}
+    assert langfuse(tmp_path, one, two, trace).events["response_a"][0] == "The trace's."
+
+
+def responses(folder: Path, *logged: dict[str, object]) -> ImportResult:
+    return read(folder, [{"response_id": logged[-1]["id"], "rating": "up"}], logged)
+
+
+SAID = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "GOOD answer"}]}
+
+
+def test_a_log_of_the_responses_api(tmp_path: Path):
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "SECRET"}]}
+    first = {"id": "r1", "instructions": "Be long", "input": BEFORE[0][1], "output": [thought, SAID]}
+    found = responses(tmp_path, first | {"instructions": "Be brief"})
+    assert turns(found) == [("system", "Be brief"), BEFORE[0]]
+    assert found.events["response_a"].to_list() == ["GOOD answer"]
+    asked = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "And building 2?"}]}]
+    second = {"id": "r2", "previous_response_id": "r1", "instructions": "Be brief", "input": asked, "output": [SAID]}
+    cut = second | {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    found = responses(tmp_path, first, cut)
+    assert turns(found) == [
+        ("system", "Be brief"),
+        BEFORE[0],
+        ("assistant", "GOOD answer"),
+        ("user", "And building 2?"),
+    ]
+    assert found.events["finish_reason_a"].to_list() == ["length"]
+    assert "is not in other.jsonl" in responses(tmp_path, second).quarantined["reason"][0]
+    call = {"type": "function_call", "name": "f", "arguments": "{}"}
+    for broken in (first | {"output": [call, SAID]}, first | {"input": [asked[0], call]}, first | {"tools": [{}]}):
+        assert responses(tmp_path, broken).events.height == 0
+    picture = [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]
+    assert "input_image" in responses(tmp_path, first | {"input": picture}).quarantined["reason"][0]
+
+
+def test_a_log_of_anthropics_messages(tmp_path: Path):
+    request = {"system": "Be brief", "messages": [ASKED]}
+    content = [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "GOOD"}]
+    response = {"id": "msg_1", "content": content, "stop_reason": "max_tokens"}
+    found = read(
+        tmp_path, [{"request_id": "a", "rating": "up"}], [{"request_id": "a", "request": request, "response": response}]
+    )
+    assert turns(found) == [("system", "Be brief"), ("user", "And building 2?")]
+    assert found.events["response_a"][0] == "GOOD" and found.events["finish_reason_a"][0] == "length"
