@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +28,7 @@ from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import refuse_unreachable
+from raylign.app.launch.rows import OfflineRows, OnlineRows, read_offline, read_online
 from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models
@@ -39,6 +40,7 @@ from raylign.conf.derive import run_name
 from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.schema import RunConfig
+from raylign.data.chat_template import FAMILIES
 from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.progress import RunProgress, figures_of, show_ending
 from raylign.records.redaction import Redactor
@@ -79,6 +81,9 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         )
         for told in start_notices(step, skipped, changed):
             console.print(told, markup=False, highlight=False, soft_wrap=True)
+        rows = read_rows(config, manifest.today, folder.path / "quarantine.jsonl")
+        for told in rows.notices:
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
         tracker = Tracker(
             folder,
             config.tracking,
@@ -90,7 +95,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         try:
             with ending_told(folder, composed):
                 with open_session(config, ray_session) as opened:
-                    play = Play(config, folder, opened, tracker, console, resumed, len(manifest.starts))
+                    play = Play(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
                     summary = play.run()
                 folder.write_summary(summary)
             ended_well = True
@@ -141,6 +146,7 @@ class Play:
     """One run between its folder being open and its summary."""
 
     config: RunConfig
+    rows: OnlineRows | OfflineRows
     folder: RunFolder
     ray_session: Session
     tracker: Tracker
@@ -170,14 +176,23 @@ class Play:
                 self.run_generation,
                 SharedFolder.mark(self.folder.path),
             )
-            if Role.ROLLOUT in algorithm.roles:
-                outcome = asyncio.run(run_online(stage, cast("OnlineAlgorithm", algorithm), should_stop))
+            if isinstance(self.rows, OnlineRows):
+                online = cast("OnlineAlgorithm", algorithm)
+                outcome = asyncio.run(run_online(stage, online, self.rows, should_stop))
                 return online_summary(config, outcome, self._history(), time.monotonic() - started)
-            finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), should_stop))
+            finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), self.rows, should_stop))
             return offline_summary(config, finished, self._history(), time.monotonic() - started)
 
     def _history(self) -> MetricHistory:
         return read_history(self.folder.metrics)
+
+
+def read_rows(config: RunConfig, today: date, quarantine: Path | None = None) -> OnlineRows | OfflineRows:
+    """What the run trains on. Raises DataError or ModelLoadError."""
+    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    if Role.ROLLOUT in algorithm.roles:
+        return read_online(config, today, quarantine)
+    return read_offline(config, cast("OfflineAlgorithm", algorithm).needs, today, quarantine)
 
 
 def seed_process(seed: int) -> None:
@@ -210,6 +225,7 @@ def settled(config: RunConfig) -> RunConfig:
         data=replace(
             config.data,
             train=home(config.data.train),
+            chat_template=given if (given := config.data.chat_template) in FAMILIES else home(given),
             eval=home(config.data.eval) if isinstance(config.data.eval, str) else sets,
         ),
     )
@@ -223,6 +239,7 @@ def inputs(config: RunConfig) -> dict[str, Path]:
         "reference.model": config.reference.model,
         "reward.model": config.reward.model,
         "data.train": config.data.train,
+        "data.chat_template": "" if config.data.chat_template in FAMILIES else config.data.chat_template,
         **{
             "data.eval" if name == DEFAULT_NAME else f"data.eval.{name}": source
             for name, source in held_out_sets(config.data.eval).items()

@@ -397,6 +397,8 @@ class DataConfig:
     """A new seeded order each epoch; false: the file's."""
     system_prompt: str = ""
     """Put before prompts that have no system message; empty: the template's own behaviour."""
+    chat_template: str = ""
+    """A file of Jinja, a model folder, or chatml, llama3, zephyr, vicuna, alpaca; empty: the model's own."""
 
 
 @dataclass(kw_only=True)

@@ -6,8 +6,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import pairwise
 
+from raylign.data.chat_template import no_template
 from raylign.data.end_tokens import EndTokens
 from raylign.data.row_fields import RowError
 from raylign.data.rows import Side
@@ -45,10 +47,13 @@ class _Reply:
 class Encoder:
     """Prompts and answers for one tokenizer. Rows that cannot be encoded raise RowError."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, system_prompt: str = "") -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, system_prompt: str = "", today: date | None = None
+    ) -> None:
+        """`today`: the date that templates print; None: this day."""
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
-        self._template = ChatTemplate(tokenizer)
+        self._template = ChatTemplate(tokenizer, today)
         self._ends = EndTokens(tokenizer)
         added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self._special = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
@@ -141,8 +146,7 @@ class Encoder:
         """
         if not self.has_template:
             raise RowError(
-                "`messages` needs a chat template and the model's tokenizer has none; use a chat model, or give "
-                "`prompt` and `completion` as text"
+                no_template("`messages` needs a chat template") + ", or give `prompt` and `completion` as text"
             )
         messages = self.messages(tuple(turns))
         added = len(messages) - len(turns)  # the system prompt
@@ -296,7 +300,7 @@ class Encoder:
 
     def _plain_prompt(self, prompt: Side, variables: str) -> tuple[int, ...]:
         if variables:
-            raise RowError("`tools` and other template fields need a chat template and the model's tokenizer has none")
+            raise RowError(no_template("`tools` and other template fields need a chat template"))
         ids = list(self._tokenizer(_plain(prompt, "prompt"), verbose=False)["input_ids"])
         if ids and ids[-1] == self._tokenizer.eos_token_id:  # some tokenizers end every text; a prompt goes on
             ids.pop()
@@ -335,6 +339,4 @@ class Encoder:
 def _plain(side: Side, what: str) -> str:
     if isinstance(side, str):
         return side
-    raise RowError(
-        f"the {what} is a list of turns and the model's tokenizer has no chat template; use a chat model, or give text"
-    )
+    raise RowError(no_template(f"the {what} is a list of turns, which needs a chat template") + ", or give text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -78,13 +79,18 @@ class JudgedSet:
 
 
 def load_judged(
-    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    quarantine: Path | None = None,
+    today: date | None = None,
 ) -> JudgedSet:
     """Every usable judged answer of `name`.
 
     Raises DataError for a set that is empty, unreadable, too bad or too long, or has labels of one kind only.
     """
-    builder = _JudgedBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
+    builder = _JudgedBuilder(Encoder(tokenizer, system_prompt=config.system_prompt, today=today), config)
     read = read_row_set(name, config, builder, quarantine)
     found = JudgedSet(
         read.items, mismatches([r.answer for r in read.items], config.max_length), read.digest, read.report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -73,13 +74,14 @@ def load_pairs(
     *,
     quarantine: Path | None = None,
     train_prompts: bool = False,
+    today: date | None = None,
 ) -> PairSet:
     """Every usable preference of `name` (`config.train` or `config.eval`).
 
     `quarantine`: the file for rows that cannot be used. Raises DataError for a set that is empty, unreadable or too
     bad, or with a side over `config.max_length` under `overlong=error`.
     """
-    builder = _PairBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
+    builder = _PairBuilder(Encoder(tokenizer, system_prompt=config.system_prompt, today=today), config)
     read = read_row_set(name, config, builder, quarantine)
     return PairSet(read.items, read.digest, read.report, train_prompts)
 

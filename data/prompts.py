@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from raylign.conf.schema import DataConfig
@@ -28,14 +29,20 @@ class PromptSet:
 
 
 def load_prompts(
-    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    quarantine: Path | None = None,
+    today: date | None = None,
 ) -> PromptSet:
     """Every usable prompt of `name` (`config.train` or `config.eval`).
 
-    `quarantine`: the file for rows that cannot be used. Raises DataError for a set that is empty, unreadable or too
-    bad, or with prompts over `config.max_prompt_tokens` under `overlong=error`.
+    `quarantine`: the file for rows that cannot be used. `today`: the date that templates print; None: this day.
+    Raises DataError for a set that is empty, unreadable or too bad, or with prompts over `config.max_prompt_tokens`
+    under `overlong=error`.
     """
-    builder = _PromptBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
+    builder = _PromptBuilder(Encoder(tokenizer, system_prompt=config.system_prompt, today=today), config)
     read = read_row_set(name, config, builder, quarantine)
     return PromptSet(read.items, read.digest, read.report)
 

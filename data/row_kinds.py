@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -53,14 +54,15 @@ def load_rows(
     *,
     quarantine: Path | None = None,
     train_prompts: bool = False,
+    today: date | None = None,
 ) -> TrainRows:
     """Every usable row of `name`. `train_prompts`: of pairs. Raises DataError naming what is wrong with the set."""
     match kind:
         case RowKind.CONVERSATIONS:
-            return load_conversations(name, config, tokenizer, quarantine=quarantine)
+            return load_conversations(name, config, tokenizer, quarantine=quarantine, today=today)
         case RowKind.DOCUMENTS:
             return load_documents(name, config, tokenizer, quarantine=quarantine)
         case RowKind.PAIRS:
-            return load_pairs(name, config, tokenizer, quarantine=quarantine, train_prompts=train_prompts)
+            return load_pairs(name, config, tokenizer, quarantine=quarantine, train_prompts=train_prompts, today=today)
         case RowKind.JUDGED:
-            return load_judged(name, config, tokenizer, quarantine=quarantine)
+            return load_judged(name, config, tokenizer, quarantine=quarantine, today=today)

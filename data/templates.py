@@ -1,4 +1,4 @@
-"""The chat template: turns and their fields to text, with nothing lost on the way and a date that does not move."""
+"""The chat template: turns and their fields to text, with nothing lost on the way and the date of the run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime, time
 
-from jinja2 import Environment, meta
+from jinja2 import Environment, meta, nodes
 from jinja2.exceptions import TemplateError
 from raylign.data.row_fields import RowError
 from raylign.data.types import Message
 from transformers import PreTrainedTokenizerBase
-
-TODAY = datetime(2024, 7, 26)
-"""The date templates print: fixed, so that every role, every cache and a resumed run see the same prompts."""
 
 _BOOKKEEPING = frozenset({"tool_call_id"})
 """Fields that say which turn belongs to which; no words are lost when a template does not print them."""
@@ -24,12 +21,14 @@ _BOOKKEEPING = frozenset({"tool_call_id"})
 class ChatTemplate:
     """Renders conversations with one tokenizer's template. Raises RowError for turns that it refuses."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, today: date | None = None) -> None:
+        """`today`: what templates print as the date; None: this day. A run gives its own (records/manifest.py)."""
         self._tokenizer = tokenizer
+        self._strftime = datetime.combine(today or date.today(), time()).strftime
 
     def render(self, turns: Sequence[Message], variables: str, *, open_answer: bool) -> str:
         """The conversation as text; `open_answer`: with the opening of the answer that is to be written."""
-        given: dict[str, object] = {"strftime_now": TODAY.strftime, **_object(variables)}
+        given: dict[str, object] = {"strftime_now": self._strftime, **_object(variables)}
         conversation = [{"role": m.role, "content": m.content, **_object(m.extra)} for m in turns]
         try:
             rendered: str = self._tokenizer.apply_chat_template(
@@ -89,9 +88,7 @@ class ChatTemplate:
     def _variables(self, *, has_tools: bool) -> frozenset[str]:
         """Names that the template reads from outside."""
         source = self._tokenizer.get_chat_template(tools=[{}] if has_tools else None)
-        environment = Environment(extensions=["jinja2.ext.loopcontrols"])  # parsed only, never run
-        plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)  # a tag of transformers' own
-        return frozenset(meta.find_undeclared_variables(environment.parse(plain)))
+        return frozenset(meta.find_undeclared_variables(parse_template(source)))
 
     def _same(self, turns: Sequence[Message], others: Sequence[Message], variables: str) -> bool:
         whole = self.render(turns, variables, open_answer=False)
@@ -99,6 +96,12 @@ class ChatTemplate:
             return whole == self.render(others, variables, open_answer=False)
         except RowError:
             return False  # the template asks for the field
+
+
+def parse_template(source: str) -> nodes.Template:
+    """The template's parts; it is never run. Raises jinja2.TemplateSyntaxError."""
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+    return environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source))  # a tag of transformers' own
 
 
 def _object(text: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -56,13 +57,18 @@ class TextSet:
 
 
 def load_conversations(
-    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, quarantine: Path | None = None
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    quarantine: Path | None = None,
+    today: date | None = None,
 ) -> TextSet:
     """Every usable conversation or completion of `name`.
 
     Raises DataError for a set that is empty, unreadable, too bad or too long.
     """
-    builder = _ConversationBuilder(Encoder(tokenizer, system_prompt=config.system_prompt), config)
+    builder = _ConversationBuilder(Encoder(tokenizer, system_prompt=config.system_prompt, today=today), config)
     return _read(name, config, builder, quarantine)
 
 

@@ -51,8 +51,8 @@ class EncodedText:
         return EncodedText(self.token_ids[cut:], self.weights[cut:])
 
 
-def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, without running code from it.
+def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, without running code from it. `chat_template`: takes the place of its own.
 
     Raises ModelLoadError for a folder without one, or one without character offsets (only fast tokenizers have them).
     """
@@ -70,4 +70,6 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         )
     if tokenizer.eos_token_id is None:
         raise ModelLoadError(f"{folder}: the tokenizer names no eos_token, so no answer could ever end; set one.")
+    if chat_template:
+        tokenizer.chat_template = chat_template
     return tokenizer

@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +21,8 @@ _PACKAGES = (
 _WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".gguf", ".pt", ".pth"})
 _GIT_TIMEOUT_S = 10.0
 _CHUNK = 1 << 20
+_DATE_BEFORE = "2024-07-26"
+"""What chat templates printed as the date in runs whose manifest does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class Manifest:
 
     name: str
     starts: tuple[Start, ...]
+    first_date: str  # ISO, of the first start: what chat templates print, so that a resumed run has the same rows
+
+    @property
+    def today(self) -> date:
+        """The run's date."""
+        return date.fromisoformat(self.first_date)
 
     @property
     def current(self) -> Start:
@@ -66,7 +74,7 @@ def read_manifest(path: Path) -> Manifest:
         Start(**{**start, "argv": tuple(start["argv"]), "skipped": tuple(start.get("skipped", ()))})
         for start in found["starts"]
     )
-    return Manifest(name=found["name"], starts=tuple(starts))
+    return Manifest(name=found["name"], starts=tuple(starts), first_date=found.get("first_date", _DATE_BEFORE))
 
 
 def describe_start(generation: int, argv: Sequence[str], inputs: Mapping[str, Path]) -> Start:

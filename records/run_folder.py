@@ -10,6 +10,7 @@ import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -123,13 +124,15 @@ class RunFolder(RunPaths):
         than `resumed_step`'s could not be used. Returns the manifest, whose last start is
         this one, and the names whose content differs from the start before.
         """
-        earlier = read_manifest(self.manifest).starts if self.manifest.exists() else ()
+        before = read_manifest(self.manifest) if self.manifest.exists() else None
+        earlier = before.starts if before else ()
         start = replace(
             describe_start(len(earlier), redactor.arguments(argv), inputs),
             resumed_step=resumed_step,
             skipped=tuple(skipped),
         )
-        manifest = Manifest(name=self.path.name, starts=(*earlier, start))
+        today = before.first_date if before else date.today().isoformat()
+        manifest = Manifest(name=self.path.name, starts=(*earlier, start), first_date=today)
         write_atomic(self.manifest, manifest.to_json())
         return manifest, changed_inputs(earlier[-1], start) if earlier else ()
 

@@ -6,12 +6,13 @@ from raylign.data.tokenize import load_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 
-def tokenizer_problems(policy_folder: str, reward_folder: str) -> list[str]:
+def tokenizer_problems(policy_folder: str, reward_folder: str, chat_template: str = "") -> list[str]:
     """Why the reward model cannot score this policy's tokens, as sentences naming both folders; empty when it can.
 
+    `chat_template`: takes the place of the policy's own. A reward model brings the one it was trained with.
     Raises ModelLoadError for a folder without a tokenizer.
     """
-    policy, reward = load_tokenizer(policy_folder), load_tokenizer(reward_folder)
+    policy, reward = load_tokenizer(policy_folder, chat_template), load_tokenizer(reward_folder)
     both = f"reward.model={reward_folder} and policy.model={policy_folder}"
     fix = "train a reward model from this policy's own start (algorithm=rm), or choose one of the same family"
     difference = _vocabulary_difference(policy, reward)
@@ -23,7 +24,12 @@ def tokenizer_problems(policy_folder: str, reward_folder: str) -> list[str]:
             f"{both} end an answer with different tokens ({policy.eos_token!r} and {reward.eos_token!r}), so the "
             f"reward model would score the wrong state; {fix}"
         )
-    if policy.chat_template != reward.chat_template:
+    if policy.chat_template != reward.chat_template and chat_template:
+        problems.append(
+            f"{both}: data.chat_template is not the chat template that the reward model was trained with, so it would "
+            "see another form; train it with the same data.chat_template (algorithm=rm), or give its folder that one"
+        )
+    elif policy.chat_template != reward.chat_template:
         problems.append(
             f"{both} have different chat templates, so the reward model would see a form it was not trained on; {fix}"
         )

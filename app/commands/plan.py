@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +26,7 @@ from raylign.app.launch.demand import role_requests
 from raylign.app.launch.functions import reward_functions
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import unreachable
+from raylign.app.launch.rows import TRAIN, read_offline, read_online
 from raylign.app.launch.trained import trained_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
 from raylign.cluster.probe import cluster_supply
@@ -33,14 +34,10 @@ from raylign.cluster.runtime_env import in_ray_job
 from raylign.conf.checks import Needs
 from raylign.conf.compose import Composed
 from raylign.conf.derive import Surroundings, batch_plan, resolve, run_name
-from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import Device, RunConfig
-from raylign.data.encoder import Encoder
-from raylign.data.mask_view import first_row, mask_warnings
-from raylign.data.prompts import load_prompts
+from raylign.data.mask_view import first_row
 from raylign.data.quarantine import LoadReport
-from raylign.data.row_kinds import load_rows
-from raylign.data.tokenize import load_tokenizer
+from raylign.records.manifest import read_manifest
 from raylign.records.tracking import resolve_mode
 from raylign.reward.http_json import shown
 from raylign.trainer.algorithms import ALGORITHMS
@@ -68,7 +65,7 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     if cluster is not None and not _has_tokenizer(config.policy.model):
         yield f"Data: not read, for {config.policy.model} has no tokenizer.\n"
     else:
-        reports, sample = _read_data(config, needed, colour=colour)
+        reports, sample = _read_data(config, needed, _run_date(config, now), colour=colour)
         num_rows = reports[0].kept
         yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
         yield f"The first row, as the model sees it:\n{sample}\n"
@@ -152,23 +149,19 @@ def placements(config: RunConfig, nodes: Sequence[NodeSupply]) -> Iterator[Place
         yield plan_placement(stage, config.cluster.placement, nodes)
 
 
-def _read_data(config: RunConfig, needed: Needs, *, colour: bool) -> tuple[list[LoadReport], str]:
+def _read_data(config: RunConfig, needed: Needs, today: date, *, colour: bool) -> tuple[list[LoadReport], str]:
     """Reports of data.train and every held-out set; and the first training row with what is odd, in words."""
-    tokenizer = load_tokenizer(config.policy.model)
-    names = [config.data.train, *held_out_sets(config.data.eval).values()]
     if needed.rollout:
-        prompt_sets = [load_prompts(name, config.data, tokenizer) for name in names]
-        first = prompt_sets[0].prompts[0]
-        shown = f"{tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
-        return [loaded.report for loaded in prompt_sets], shown
+        online = read_online(config, today)
+        prompt_sets = [online.train, *([online.held_out] if online.held_out else [])]
+        first = online.train.prompts[0]
+        shown = f"{online.tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
+        return [loaded.report for loaded in prompt_sets], "\n".join([shown, *online.notices])
     algorithm = cast("OfflineAlgorithm", ALGORITHMS[config.algorithm.name][1](config.algorithm))
-    kind, prompts = algorithm.needs.rows, algorithm.needs.train_prompts
-    sets = [load_rows(kind, name, config.data, tokenizer, train_prompts=prompts) for name in names]
-    warnings = config.algorithm.data_warnings(sets[0].counts)
-    warnings += mask_warnings(sets[0], Encoder(tokenizer, system_prompt=config.data.system_prompt), tokenizer)
-    parts = [marked(runs, colour=colour) for runs in first_row(sets[0], tokenizer)]
-    parts += [f"warning: {warning}" for warning in warnings] or ["The masks of the first rows: nothing odd."]
-    return [loaded.report for loaded in sets], "\n".join(parts)
+    offline = read_offline(config, algorithm.needs, today)
+    parts = [marked(runs, colour=colour) for runs in first_row(offline.sets[TRAIN], offline.tokenizer)]
+    parts += offline.notices or ["The masks of the first rows: nothing odd."]
+    return [loaded.report for loaded in offline.sets.values()], "\n".join(parts)
 
 
 def _open_settings(
@@ -183,6 +176,12 @@ def _open_settings(
         demanded_cpus=total_cpus(requests),
     )
     return [(found.key, found.given, found.value, found.why) for found in resolve(config, needed, here)]
+
+
+def _run_date(config: RunConfig, now: datetime) -> date:
+    """What chat templates print: the date of the run's first start, or today."""
+    manifest = Path(config.run_root).expanduser() / run_name(config, now) / "manifest.json"
+    return read_manifest(manifest).today if manifest.is_file() else now.date()
 
 
 def _latest_checkpoint(config: RunConfig, now: datetime) -> str | None:

@@ -11,15 +11,12 @@ from contextlib import ExitStack
 from raylign.app.launch.checkpoints import OfflineRunSaver, restore_offline
 from raylign.app.launch.demand import role_requests
 from raylign.app.launch.reference import with_reference
+from raylign.app.launch.rows import TRAIN, OfflineRows
 from raylign.app.launch.stage import Stage
 from raylign.conf.derive import offline_steps
-from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
-from raylign.data.encoder import Encoder
-from raylign.data.mask_view import mask_warnings
 from raylign.data.row_feed import FeedSettings, RowFeed
-from raylign.data.row_kinds import TrainRows, load_rows
-from raylign.data.tokenize import load_tokenizer
+from raylign.data.row_kinds import TrainRows
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm, OfflineNeeds, Role
 from raylign.trainer.loops.best import BestRule
 from raylign.trainer.loops.offline import OfflineLoop, OfflineProgress, OfflineSettings
@@ -28,19 +25,21 @@ from raylign.trainer.workers.learner_group import LearnerGroup
 from raylign.trainer.workers.offline_model import OfflineModelGroup
 from raylign.trainer.workers.specs import LearnerSpec, PolicySpec, ScalarSpec
 
-TRAIN = "train"
 
-
-async def run_offline(stage: Stage, algorithm: OfflineAlgorithm, should_stop: Callable[[], bool]) -> OfflineProgress:
+async def run_offline(
+    stage: Stage, algorithm: OfflineAlgorithm, read: OfflineRows, should_stop: Callable[[], bool]
+) -> OfflineProgress:
     """Train on rows to the last step. Raises what the roles, the data and the loop raise."""
     config = stage.config
-    rows = await _load(stage, algorithm)
+    rows = dict(read.sets)
+    if Role.REFERENCE in algorithm.roles:
+        rows = await with_reference(stage, rows, read.tokenizer)
     num_steps = config.num_steps or offline_steps(
         len(rows[TRAIN]), config.algorithm.units_per_update, config.num_epochs
     )
     stage.progress.expect(num_steps)
     with ExitStack() as stack:
-        group = await _start_model(stage, algorithm, num_steps, stack)
+        group = await _start_model(stage, algorithm, num_steps, read.template, stack)
         progress = OfflineProgress(0, {})
         if stage.resumed is not None:
             progress = await restore_offline(stage.resumed, group)
@@ -67,48 +66,27 @@ async def run_offline(stage: Stage, algorithm: OfflineAlgorithm, should_stop: Ca
         return await loop.run()
 
 
-async def _load(stage: Stage, algorithm: OfflineAlgorithm) -> dict[str, TrainRows]:
-    """`train` and the held-out sets by name, with the reference's log-probs where the algorithm compares with it."""
-    config, needs = stage.config, algorithm.needs
-    tokenizer = load_tokenizer(config.policy.model)
-    rows = {
-        TRAIN: load_rows(
-            needs.rows,
-            config.data.train,
-            config.data,
-            tokenizer,
-            quarantine=stage.folder.path / "quarantine.jsonl",
-            train_prompts=needs.train_prompts,
-        )
-    }
-    warnings = config.algorithm.data_warnings(rows[TRAIN].counts)
-    warnings += mask_warnings(rows[TRAIN], Encoder(tokenizer, system_prompt=config.data.system_prompt), tokenizer)
-    for warning in warnings:
-        stage.progress.notice(f"warning: {warning}")
-    for name, source in held_out_sets(config.data.eval).items():
-        rows[name] = load_rows(needs.rows, source, config.data, tokenizer, train_prompts=needs.train_prompts)
-    return await with_reference(stage, rows, tokenizer) if Role.REFERENCE in algorithm.roles else rows
-
-
 async def _start_model(
-    stage: Stage, algorithm: OfflineAlgorithm, num_steps: int, stack: ExitStack
+    stage: Stage, algorithm: OfflineAlgorithm, num_steps: int, template: str, stack: ExitStack
 ) -> OfflineModelGroup:
     """The ranks of the model in training, placed; the stack takes them down."""
     config = stage.config
     reservation, cores = stage.reserve(role_requests(config, frozenset({Role.POLICY})))
     stack.callback(reservation.release)
-    spec = model_spec(config, algorithm.needs, num_steps)
+    spec = model_spec(config, algorithm.needs, num_steps, template)
     settings = stage.group_settings("policy", config.policy)
     learners = await LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
     stack.callback(learners.stop)
     return OfflineModelGroup(learners, algorithm)
 
 
-def model_spec(config: RunConfig, needs: OfflineNeeds, num_steps: int) -> LearnerSpec:
-    """The model in training by its head."""
+def model_spec(config: RunConfig, needs: OfflineNeeds, num_steps: int, chat_template: str = "") -> LearnerSpec:
+    """The model in training by its head. `chat_template`: of its exports; empty: the model's own."""
     policy, cluster = config.policy, config.cluster
     if needs.model is ModelKind.CAUSAL:
-        return PolicySpec(policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s, config.seed)
+        return PolicySpec(
+            policy.model, policy, cluster.device, num_steps, cluster.step_timeout_s, config.seed, chat_template
+        )
     return ScalarSpec(
         policy.model,
         policy,
@@ -117,6 +95,7 @@ def model_spec(config: RunConfig, needs: OfflineNeeds, num_steps: int) -> Learne
         cluster.step_timeout_s,
         new_head_seed=config.seed,
         adapter_seed=config.seed,
+        chat_template=chat_template,
     )
 
 

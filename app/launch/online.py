@@ -14,14 +14,13 @@ from raylign.app.launch.export import export_step
 from raylign.app.launch.prompts import SampledPrompts
 from raylign.app.launch.reference import reference_spec
 from raylign.app.launch.rewards import start_rewards
+from raylign.app.launch.rows import OnlineRows
 from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RunConfig
-from raylign.data.prompts import PromptSet, load_prompts
-from raylign.data.tokenize import load_tokenizer
+from raylign.data.prompts import PromptSet
 from raylign.data.types import SamplingParams
 from raylign.records.metrics_log import read_history
 from raylign.records.scale_order import clear_order, read_order
@@ -74,21 +73,20 @@ class OnlineOutcome:
     held_out: HeldOutHook | None
 
 
-async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Callable[[], bool]) -> OnlineOutcome:
+async def run_online(
+    stage: Stage, algorithm: OnlineAlgorithm, rows: OnlineRows, should_stop: Callable[[], bool]
+) -> OnlineOutcome:
     """Train to the last step. Raises what the roles, the data and the loop raise; every actor is gone afterwards."""
     config = stage.config
     settings = _online_config(config.algorithm)
-    tokenizer = load_tokenizer(config.policy.model)
-    prompts = load_prompts(config.data.train, config.data, tokenizer, quarantine=stage.folder.path / "quarantine.jsonl")
-    held_out = next((load_prompts(e, config.data, tokenizer) for e in held_out_sets(config.data.eval).values()), None)
     with ExitStack() as stack:
-        builder = _Builder(stage, algorithm, settings, stack)
+        builder = _Builder(stage, algorithm, settings, rows.template, stack)
         parts = await builder.start()
         progress = OnlineProgress(0, settings.initial_kl(), {})
         if stage.resumed is not None:
             progress = await restore_online(stage.resumed, parts.policy, parts.critic, parts.reward)
-        source = SampledPrompts.open(prompts, seed=config.seed, shuffle=config.data.shuffle, state=progress.data)
-        hook = _held_out_hook(stage, parts, held_out)
+        source = SampledPrompts.open(rows.train, seed=config.seed, shuffle=config.data.shuffle, state=progress.data)
+        hook = _held_out_hook(stage, parts, rows.held_out)
         reader = ObjectReader(config.cluster.step_timeout_s)
         hooks: list[LoopHook] = [
             builder.scaling_hook(parts.rollouts),
@@ -117,11 +115,14 @@ async def run_online(stage: Stage, algorithm: OnlineAlgorithm, should_stop: Call
 class _Builder:
     """Starts every role the run needs, side by side; what has been started is stopped by the stack."""
 
-    def __init__(self, stage: Stage, algorithm: OnlineAlgorithm, settings: OnlineConfig, stack: ExitStack) -> None:
+    def __init__(
+        self, stage: Stage, algorithm: OnlineAlgorithm, settings: OnlineConfig, template: str, stack: ExitStack
+    ) -> None:
         self._stage = stage
         self._config = stage.config
         self._algorithm = algorithm
         self._settings = settings
+        self._template = template
         self._stack = stack
         self._roles = wanted_roles(stage.config, algorithm.roles)
         self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
@@ -174,6 +175,7 @@ class _Builder:
             self._optimizer_steps(),
             config.cluster.step_timeout_s,
             adapter_seed=config.seed,
+            chat_template=self._template,
         )
         learners = await self._learners("policy", config.policy, spec)
         return PolicyGroup(

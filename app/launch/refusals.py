@@ -11,8 +11,10 @@ from raylign.app.launch.functions import read_functions
 from raylign.app.launch.judges import read_rubrics
 from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
-from raylign.conf.errors import ConfigError, ModelLoadError
+from raylign.conf.errors import ConfigError, DataError, ModelLoadError
 from raylign.conf.schema import RunConfig
+from raylign.data.chat_template import no_template, read_chat_template, template_problems
+from raylign.data.tokenize import load_tokenizer
 from raylign.reward.tokenizer_match import tokenizer_problems
 from raylign.trainer.models.loading import model_skeleton
 
@@ -20,7 +22,7 @@ from raylign.trainer.models.loading import model_skeleton
 def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
-    problems += _gold(config, needs)
+    problems += [*_chat_template(config), *_gold(config, needs)]
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
@@ -62,9 +64,25 @@ def _reward_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
     if not needs.reward or not config.reward.model:
         return
     try:
-        yield from (f"{problem}." for problem in tokenizer_problems(config.policy.model, config.reward.model))
-    except ModelLoadError:
+        template = read_chat_template(config.data.chat_template)
+        yield from (f"{problem}." for problem in tokenizer_problems(config.policy.model, config.reward.model, template))
+    except (DataError, ModelLoadError):
         return
+
+
+def _chat_template(config: RunConfig) -> Iterator[str]:
+    """A template that cannot be read or used, and what only a template could have a use for."""
+    try:
+        template = read_chat_template(config.data.chat_template)
+        tokenizer = load_tokenizer(config.policy.model, template)
+    except DataError as error:
+        yield from error.problems
+        return
+    except ModelLoadError:
+        return  # refused where the model is read
+    yield from template_problems(config.data.chat_template, tokenizer, config.policy.model)
+    if config.data.system_prompt and tokenizer.chat_template is None:
+        yield f"data.system_prompt would be lost, for {no_template('it needs a chat template')}."
 
 
 def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:

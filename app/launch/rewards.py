@@ -10,21 +10,17 @@ from raylign.app.launch.judges import judge_rubrics
 from raylign.app.launch.stage import Stage
 from raylign.cluster.reserve import Reservation
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RunConfig
 from raylign.reward.server import RewardPool
 from raylign.reward.shaping import Overlong, Shaping
 from raylign.reward.sources import RewardSources
-from raylign.reward.tokenizer_match import tokenizer_problems
 
 
 async def start_rewards(
     stage: Stage, reservation: Reservation, cores: Mapping[str, int], stack: ExitStack
 ) -> RewardPool:
-    """Every replica ready. Raises ConfigError when the reward model reads other tokens than the policy writes."""
+    """Every replica ready."""
     config = stage.config
-    if config.reward.model and (problems := tokenizer_problems(config.policy.model, config.reward.model)):
-        raise ConfigError(problems)
     slots = reservation.placement.of("reward")
     threads = [
         config.reward.threads_per_replica or max(1, cores[s.node_id] // reservation.placement.neighbours(s))

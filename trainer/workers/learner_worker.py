@@ -16,6 +16,7 @@ from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.weights import put_bucket
 from raylign.data.experience import pack_groups
+from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
 from raylign.rollout.fingerprint import dtype_name, tensor_digest
 from raylign.rollout.interfaces import Canary, TensorSpec
@@ -29,7 +30,6 @@ from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
 from raylign.trainer.workers.specs import LearnerSpec
 from torch import Tensor
-from transformers import AutoTokenizer
 
 _EXPORT_BUCKET_BYTES = 256 << 20
 
@@ -147,7 +147,7 @@ class LearnerWorker:
             # A bucket at a time to the host: the whole model has no room beside a rank's own part on the card.
             state.update(zip(bucket.names, (tensor.cpu() for tensor in bucket.tensors), strict=True))
         if self._info.rank == 0:
-            tokenizer = AutoTokenizer.from_pretrained(self._spec.folder, local_files_only=True)
+            tokenizer = load_tokenizer(self._spec.folder, self._spec.chat_template)
             export_hf(self._model, state, folder, tokenizer)
         if self._spec.lora.save_adapter:
             self._export_adapter(Path(folder) / ADAPTER_FOLDER)

@@ -27,6 +27,11 @@ class LearnerSpec(Protocol):
         ...
 
     @property
+    def chat_template(self) -> str:
+        """Takes the place of the folder's own in an export; empty: the folder's own."""
+        ...
+
+    @property
     def lora(self) -> LoraConfig:
         """Its adapters."""
         ...
@@ -46,6 +51,7 @@ class PolicySpec:
     total_steps: int  # optimizer steps of the whole run, for the learning-rate schedule
     timeout_s: float  # of every collective
     adapter_seed: int = 0
+    chat_template: str = ""
 
     @property
     def lora(self) -> LoraConfig:
@@ -74,6 +80,7 @@ class ScalarSpec:
     timeout_s: float
     new_head_seed: int | None  # a head for a causal folder is drawn from this; None: the folder must have one
     adapter_seed: int = 0
+    chat_template: str = ""
 
     @property
     def lora(self) -> LoraConfig:
@@ -101,6 +108,7 @@ class FrozenSpec:
     device: Device
     sharded: bool = False
     timeout_s: float = 1800.0  # of every collective of a sharded one
+    chat_template: str = ""
 
     @property
     def lora(self) -> LoraConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raylign.conf.schema import DataConfig
 from raylign.data.encoder import Encoder
+from raylign.data.prompts import load_prompts
 from raylign.data.row_fields import RowError
 from raylign.data.templates import ChatTemplate
 from raylign.data.texts import load_conversations
@@ -159,6 +161,15 @@ def test_columns_that_cannot_be_passed_on_are_named(column: str, tmp_path: Path)
     assert report.bad == 1 and f"`{column}`" in report.examples[0].reason
 
 
-def test_the_date_a_template_prints_does_not_move():
-    template = ChatTemplate(tokenizer("gpt2", *FAMILIES["llama 3.2 (date)"]))
-    assert "Today: 26 Jul 2024" in template.render((Message("user", "a"),), "", open_answer=True)
+def test_a_template_prints_the_date_of_the_run_and_its_rows_stay_the_same(tmp_path: Path):
+    made = tokenizer("gpt2", *FAMILIES["llama 3.2 (date)"])
+    template = ChatTemplate(made, date(2031, 2, 3))
+    assert "Today: 03 Feb 2031" in template.render((Message("user", "a"),), "", open_answer=True)
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    first, again, later = (
+        load_prompts(str(file), DataConfig(), made, today=date(2031, 2, day)).digest for day in (3, 3, 4)
+    )
+    assert first == again != later
+    today = Encoder(made).encode_prompt("a")
+    assert f"Today: {date.today():%d %b %Y}" in made.decode(list(today))

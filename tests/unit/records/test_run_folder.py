@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,19 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
         holder.kill()  # dying lets go: no stale lock to clean by hand
         holder.wait(timeout=30)
     RunFolder.open(tmp_path, "demo", resume=True).close()
+
+
+def test_a_run_keeps_the_date_of_its_first_start(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, "demo", resume=False) as folder:
+        first, _ = folder.write_manifest(["raylign"], {}, NO_SECRETS)
+        assert first.today.isoformat() == first.first_date and abs((date.today() - first.today).days) <= 1
+        older = json.loads(folder.manifest.read_text()) | {"first_date": "2030-01-02"}
+        folder.manifest.write_text(json.dumps(older))
+        again, _ = folder.write_manifest(["raylign"], {}, NO_SECRETS)
+        assert again.today == read_manifest(folder.manifest).today == date(2030, 1, 2)
+        del older["first_date"]  # a run of an earlier version, whose templates printed this constant
+        folder.manifest.write_text(json.dumps(older))
+        assert read_manifest(folder.manifest).today == date(2024, 7, 26)
 
 
 def test_config_is_plain_yaml_without_secrets(tmp_path: Path) -> None:

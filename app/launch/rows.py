@@ -1,0 +1,90 @@
+"""A run's rows, read and tokenised before Ray starts: what is wrong with them is told while nothing runs yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from raylign.conf.held_out import held_out_sets
+from raylign.conf.schema import RunConfig
+from raylign.data.chat_template import read_chat_template
+from raylign.data.encoder import Encoder
+from raylign.data.mask_view import mask_warnings
+from raylign.data.prompts import PromptSet, load_prompts
+from raylign.data.row_kinds import TrainRows, load_rows
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import RowKind
+from raylign.trainer.algorithms.base import OfflineNeeds
+from transformers import PreTrainedTokenizerBase
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineRows:
+    """The prompts of an online run."""
+
+    train: PromptSet
+    held_out: PromptSet | None
+    tokenizer: PreTrainedTokenizerBase
+    template: str  # data.chat_template's text; empty: the model's own
+    notices: tuple[str, ...]  # for a person, before the first step
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineRows:
+    """`train` and the held-out sets by name."""
+
+    sets: Mapping[str, TrainRows]
+    tokenizer: PreTrainedTokenizerBase
+    template: str  # as above
+    notices: tuple[str, ...]
+
+
+def read_online(config: RunConfig, today: date, quarantine: Path | None = None) -> OnlineRows:
+    """Raises DataError or ModelLoadError."""
+    template, tokenizer = _tokenizer(config)
+    train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today)
+    others = [load_prompts(s, config.data, tokenizer, today=today) for s in held_out_sets(config.data.eval).values()]
+    held_out = others[0] if others else None
+    return OnlineRows(train, held_out, tokenizer, template, _plain_text(config, tokenizer))
+
+
+def read_offline(config: RunConfig, needs: OfflineNeeds, today: date, quarantine: Path | None = None) -> OfflineRows:
+    """Raises DataError or ModelLoadError."""
+    template, tokenizer = _tokenizer(config)
+
+    def read(name: str, quarantine: Path | None = None) -> TrainRows:
+        return load_rows(
+            needs.rows,
+            name,
+            config.data,
+            tokenizer,
+            quarantine=quarantine,
+            train_prompts=needs.train_prompts,
+            today=today,
+        )
+
+    sets = {TRAIN: read(config.data.train, quarantine)}
+    sets |= {name: read(source) for name, source in held_out_sets(config.data.eval).items()}
+    warnings = config.algorithm.data_warnings(sets[TRAIN].counts)
+    encoder = Encoder(tokenizer, system_prompt=config.data.system_prompt, today=today)
+    warnings += mask_warnings(sets[TRAIN], encoder, tokenizer)
+    plain = () if needs.rows is RowKind.DOCUMENTS else _plain_text(config, tokenizer)
+    return OfflineRows(sets, tokenizer, template, (*plain, *(f"warning: {warning}" for warning in warnings)))
+
+
+def _tokenizer(config: RunConfig) -> tuple[str, PreTrainedTokenizerBase]:
+    template = read_chat_template(config.data.chat_template)
+    return template, load_tokenizer(config.policy.model, template)
+
+
+def _plain_text(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    if tokenizer.chat_template is not None:
+        return ()
+    return (
+        f"policy.model={config.policy.model} has no chat template: prompts go in as plain text and the answer follows "
+        "them directly; set data.chat_template where they are meant as turns of a conversation",
+    )
