@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -19,7 +19,8 @@ from typing import cast
 import numpy as np
 import torch
 from raylign.app.configuration import needs
-from raylign.app.launch.chain import MODEL_ROLES, named_runs, with_model_folders
+from raylign.app.launch.artifacts import read_artifacts, written_artifacts
+from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.functions import function_files
@@ -42,12 +43,13 @@ from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import FAMILIES
 from raylign.records.metrics_log import MetricHistory, read_history
+from raylign.records.other_sinks import require_sinks
 from raylign.records.progress import RunProgress, figures_of, show_ending
 from raylign.records.redaction import Redactor
 from raylign.records.report import write_report
 from raylign.records.run_folder import RunFolder
 from raylign.records.summary import RunSummary
-from raylign.records.tracking import Tracker
+from raylign.records.tracking import WANDB, Tracker
 from raylign.rollout.interfaces import EngineDead
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm, Role
@@ -68,6 +70,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     refuse_impossible(config, needs(config))
     if needs(config).reward:
         refuse_unreachable(config.reward)
+    require_sinks(config.tracking.sinks)
     trained_models(config)  # refuses what cannot be trained of its models before anything is started
     for told in named_runs(composed.config):
         console.print(told, markup=False, highlight=False, soft_wrap=True)
@@ -77,7 +80,12 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         folder.write_config(config, composed.overrides, redactor)
         step, skipped = (resumed.state.step, resumed.skipped) if resumed else (None, ())
         manifest, changed = folder.write_manifest(
-            sys.argv, inputs(config), redactor, resumed_step=step, skipped=skipped
+            sys.argv,
+            inputs(config),
+            redactor,
+            resumed_step=step,
+            skipped=skipped,
+            came_from=came_from(composed.config),
         )
         for told in start_notices(step, skipped, changed):
             console.print(told, markup=False, highlight=False, soft_wrap=True)
@@ -86,11 +94,13 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             console.print(told, markup=False, highlight=False, soft_wrap=True)
         tracker = Tracker(
             folder,
-            config.tracking,
-            run_config=config,
+            config,
             resumed_step=step,
             environ=os.environ,
+            say=lambda told: console.print(told, markup=False, highlight=False, soft_wrap=True),
+            start=manifest.current,
         )
+        tracker.log_artifacts(read_artifacts(config, manifest.current))
         ended_well = False
         try:
             with ending_told(folder, composed):
@@ -98,10 +108,15 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
                     play = Play(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
                     summary = play.run()
                 folder.write_summary(summary)
+            tracker.log_artifacts(written_artifacts(folder))
             ended_well = True
         finally:
             tracker.finish(exit_code=0 if ended_well else 1)
-        show_ending(console, config.name, figures_of(summary), whereabouts(folder, write_report(folder.path), summary))
+            if not ended_well:
+                for name, where in tracker.where.items():
+                    console.print(f"{name}: {where}", markup=False, highlight=False, soft_wrap=True)
+        left = whereabouts(folder, write_report(folder.path), summary)
+        show_ending(console, config.name, figures_of(summary), {**left, **tracked(tracker.where)})
         return folder
 
 
@@ -126,6 +141,14 @@ def whereabouts(folder: RunFolder, report: Path, summary: RunSummary) -> dict[st
         left["serve"] = shlex.join(["raylign", "serve", str(export)])
         left["ask"] = shlex.join(["raylign", "chat", str(export)])
     return left
+
+
+def tracked(where: Mapping[str, str]) -> dict[str, str]:
+    """Where the numbers went, and how an offline W&B run is uploaded."""
+    return {
+        name: shlex.join(["wandb", "sync", place]) if name == WANDB and not place.startswith("http") else place
+        for name, place in where.items()
+    }
 
 
 @contextmanager
@@ -212,6 +235,7 @@ def settled(config: RunConfig) -> RunConfig:
         given = os.path.expanduser(path)
         return os.path.abspath(given) if os.path.exists(given) else given  # else the name of a dataset
 
+    name = run_name(config, datetime.now(UTC).astimezone())
     resolved = with_model_folders(config)
     resolved = replace(
         resolved,
@@ -220,7 +244,8 @@ def settled(config: RunConfig) -> RunConfig:
     sets = {name: home(source) for name, source in held_out_sets(config.data.eval).items()}
     return replace(
         resolved,
-        name=run_name(config, datetime.now(UTC).astimezone()),
+        name=name,
+        tracking=replace(config.tracking, group=chain_group(config, name)),
         run_root=os.path.abspath(os.path.expanduser(config.run_root)),
         data=replace(
             config.data,

@@ -144,12 +144,20 @@ class Better(Enum):
 
 
 class WandbMode(Enum):
-    """auto: WANDB_MODE, else online when a key is in the environment, else offline; never a prompt for one."""
+    """auto: WANDB_MODE or `wandb offline`, else online when wandb has a key, else offline; never a prompt for one."""
 
     auto = "auto"
     online = "online"
     offline = "offline"
     disabled = "disabled"
+
+
+class Sink(Enum):
+    """A program that shows a run's numbers; metrics.jsonl is written whatever is chosen."""
+
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+    trackio = "trackio"
 
 
 class PlacementStrategy(Enum):

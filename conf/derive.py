@@ -123,6 +123,7 @@ class Surroundings:
     now: datetime
     cores: int
     wandb: str  # the mode the environment gives
+    wandb_why: str
     checkpoint: str | None  # the newest verified one of the run's folder
     in_ray_job: bool
     demanded_cpus: float  # Ray CPUs all roles ask for together
@@ -154,7 +155,7 @@ def resolve(config: RunConfig, needs: Needs, here: Surroundings) -> list[Resolve
         why = "policy.lora.rank is above 0: no process of its own"
         found.append(Resolved("reference.model", "''", "the policy without its adapters", why))
     if config.tracking.wandb.value == "auto":
-        found.append(Resolved("tracking.wandb", "auto", here.wandb, "WANDB_MODE and WANDB_API_KEY"))
+        found.append(Resolved("tracking.wandb", "auto", here.wandb, here.wandb_why))
     if config.checkpoint.resume == "auto":
         why = "LATEST of the run's folder" if here.checkpoint else "the run's folder has no checkpoint"
         found.append(Resolved("checkpoint.resume", "auto", here.checkpoint or "from the start", why))

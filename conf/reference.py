@@ -192,6 +192,8 @@ def _expected(classes: dict[str, _Class], annotation: str) -> str:
     if annotation.startswith("dict"):
         return "a mapping such as {name: text}"
     element = annotation.partition("[")[2].rstrip("]")
+    if element in classes and classes[element].members:
+        return f"a list of {', '.join(classes[element].members)}, as [{classes[element].members[0]}]"
     if element in classes:
         inside = ", ".join(f"{name}: ..." for name in _all_fields(classes, element))
         return f"a list such as [{{{inside}}}]"
@@ -204,6 +206,9 @@ def _yaml_default(node: ast.expr | None) -> str:
     if isinstance(node, ast.Attribute):  # an Enum member
         return node.attr
     if isinstance(node, ast.Call):  # field(default_factory=...)
+        made = node.keywords[0].value if node.keywords else None
+        if isinstance(made, ast.Lambda) and isinstance(made.body, ast.List):  # a list of Enum members
+            return f"[{', '.join(_yaml_default(item) for item in made.body.elts)}]"
         return "[]" if "list" in ast.unparse(node) else "{}"
     value = ast.literal_eval(node)
     if isinstance(value, bool) or value is None:

@@ -31,6 +31,7 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     RemoteProtocol,
     RewardStyle,
     Schedule,
+    Sink,
     WandbMode,
 )
 
@@ -425,10 +426,24 @@ class ClusterConfig:
 class TrackingConfig:
     """Where numbers go besides metrics.jsonl."""
 
+    sinks: list[Sink] = field(default_factory=lambda: [Sink.wandb])
+    """Programs that show the numbers: wandb, tensorboard and trackio (both are to be installed); [] for none."""
     wandb: WandbMode = WandbMode.auto
-    """Weights & Biases; auto: WANDB_MODE, else online with a key in the environment, else offline."""
+    """Weights & Biases; auto: WANDB_MODE, else online with a key (WANDB_API_KEY or `wandb login`), else offline."""
     project: str = "raylign"
-    """W&B project."""
+    """Project in W&B and trackio."""
+    entity: str = ""
+    """W&B team or user that owns the project; empty: WANDB_ENTITY, else the account's default."""
+    group: str = "auto"
+    """W&B group; auto: that of the run whose model this one starts from, else the run's own name."""
+    job_type: str = "auto"
+    """W&B job type; auto: the algorithm."""
+    tags: list[str] = field(default_factory=list)
+    """W&B tags."""
+    system_metrics: bool = True
+    """CPU, memory and GPU use of the controller's machine, measured by W&B."""
+    artifacts: bool = False
+    """Data and exports as reference artifacts in W&B: their paths and digests, for its lineage page; no content."""
     samples_every: int = 1
     """Steps between samples/*.parquet."""
     wandb_samples: int = 0

@@ -9,7 +9,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +42,7 @@ class Start:
     inputs: Mapping[str, str]  # name -> "sha256:..." of what the run reads
     resumed_step: int | None = None  # None: from the beginning
     skipped: tuple[str, ...] = ()  # newer checkpoints that could not be used, one sentence each
+    came_from: Mapping[str, str] = field(default_factory=dict)  # role -> folder of the run whose model it started from
 
 
 @dataclass(frozen=True, slots=True)

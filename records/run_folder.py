@@ -47,6 +47,8 @@ class RunPaths:
         self.answers = path / "eval" / "answers.jsonl"
         self.logs = path / "logs"
         self.judged = path / "judged"  # what judges said, made when they say something
+        self.alerts = path / "alerts.jsonl"
+        self.wandb_address = path / "wandb_address"  # the page of the run, once it has had one
 
     def samples_file(self, step: int) -> Path:
         """The samples of one step."""
@@ -117,12 +119,13 @@ class RunFolder(RunPaths):
         *,
         resumed_step: int | None = None,
         skipped: Sequence[str] = (),
+        came_from: Mapping[str, str] | None = None,
     ) -> tuple[Manifest, tuple[str, ...]]:
         """Add this start to manifest.json.
 
         `inputs` names what the run reads ("data.train", "policy.model", ...); `skipped` says which newer checkpoints
-        than `resumed_step`'s could not be used. Returns the manifest, whose last start is
-        this one, and the names whose content differs from the start before.
+        than `resumed_step`'s could not be used; `came_from` names the run folders its models are of, by role. Returns
+        the manifest, whose last start is this one, and the names whose content differs from the start before.
         """
         before = read_manifest(self.manifest) if self.manifest.exists() else None
         earlier = before.starts if before else ()
@@ -130,6 +133,7 @@ class RunFolder(RunPaths):
             describe_start(len(earlier), redactor.arguments(argv), inputs),
             resumed_step=resumed_step,
             skipped=tuple(skipped),
+            came_from=dict(came_from or {}),
         )
         today = before.first_date if before else date.today().isoformat()
         manifest = Manifest(name=self.path.name, starts=(*earlier, start), first_date=today)

@@ -1,72 +1,30 @@
-"""The one writer of a run's numbers: metrics.jsonl always, Weights & Biases as fan-out. `wandb` lives only here.
-
-Everything wandb does happens on one daemon thread behind a bounded queue, so a slow, failing or hanging W&B costs no
-step: the first failure is one warning, after it the thread ends and metrics.jsonl goes on.
-"""
+"""The one writer of a run's numbers: metrics.jsonl always, the sinks of the settings as fan-out, alerts on the way."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from functools import partial
 
-from raylign.conf.errors import UserError
-from raylign.conf.schema import TrackingConfig, WandbMode
-from raylign.records.glossary import groups, markdown
+from raylign.conf.schema import RunConfig, WandbMode
+from raylign.conf.schema import Sink as SinkName
+from raylign.records.alert_watch import AlertWatch
+from raylign.records.alerts import Alert, step_record
+from raylign.records.atomic import write_atomic
+from raylign.records.manifest import Start
 from raylign.records.metrics_log import NON_FINITE, MetricRow, MetricsLog
+from raylign.records.other_sinks import TensorBoardSink, TrackioSink
 from raylign.records.redaction import Redactor
 from raylign.records.run_folder import RunPaths, plain
 from raylign.records.samples import SampleRow
-
-if TYPE_CHECKING:
-    import wandb
+from raylign.records.sinks import Artifact, Sink, SinkTarget, SinkThread
+from raylign.records.wandb_login import decide
+from raylign.records.wandb_sink import FINISH_TIMEOUT_S, WandbSink
 
 _log = logging.getLogger(__name__)
 
-STEP_AXIS = "train/global_step"
-_QUEUE_SIZE = 10_000  # steps; past it W&B loses points, metrics.jsonl does not
-_START_TIMEOUT_S = 20.0  # also how long a process may hang at its end on a server that never answers
-_FINISH_TIMEOUT_S = 30.0
-_SAMPLE_COLUMNS = (
-    "step", "policy_version", "prompt", "response", "reward", "components", "advantage", "tokens", "finish_reason",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class WandbTarget:
-    """A W&B run as it is to be opened."""
-
-    mode: WandbMode  # online or offline
-    project: str
-    name: str
-    run_id: str
-    folder: Path
-    config: Mapping[str, object]  # redacted
-
-
-def resolve_mode(config: TrackingConfig, environ: Mapping[str, str]) -> WandbMode:
-    """What `auto` means here: WANDB_MODE when it is set, else online with a key in the environment, else offline.
-
-    Raises UserError for `online` without a key, where wandb would stop and ask for one.
-    """
-    has_key = bool(environ.get("WANDB_API_KEY"))
-    mode = config.wandb
-    if mode is WandbMode.auto:
-        asked = environ.get("WANDB_MODE", "")
-        fallback = WandbMode.online if has_key else WandbMode.offline
-        mode = WandbMode[asked] if asked in WandbMode.__members__ and asked != WandbMode.auto.name else fallback
-    if mode is WandbMode.online and not has_key:
-        raise UserError(
-            "tracking.wandb=online needs WANDB_API_KEY in the environment; set it, or use tracking.wandb=offline and "
-            "upload later with `wandb sync`"
-        )
-    return mode
+WANDB = "Weights & Biases"
 
 
 class Tracker:
@@ -75,30 +33,36 @@ class Tracker:
     def __init__(
         self,
         folder: RunPaths,
-        config: TrackingConfig,
+        config: RunConfig,
         *,
-        run_config: object,
         resumed_step: int | None,
         environ: Mapping[str, str],
+        say: Callable[[str], None] = _log.info,
+        start: Start | None = None,
     ) -> None:
-        """Open metrics.jsonl after `resumed_step` (None: from nothing) and start W&B as configured.
+        """Open metrics.jsonl after `resumed_step` (None: from nothing) and start the sinks as configured.
 
-        `run_config` is the whole configuration, shown in W&B without secrets. Raises UserError as `resolve_mode`.
+        `say` gets what a person should read, also from other threads: where the numbers go, and every alert. `start`
+        (host, versions, git state; redacted already) is shown beside the configuration, which is shown without
+        secrets. Raises UserError as `wandb_login.decide`.
         """
-        mode = resolve_mode(config, environ)
-        self._sample_limit = config.wandb_samples
-        self._log = MetricsLog(folder.metrics, keep_to_step=-1 if resumed_step is None else resumed_step)
+        tracking = config.tracking
+        decision = decide(tracking, environ)
+        keep_to = -1 if resumed_step is None else resumed_step
+        self._folder, self._say = folder, say
+        self._sample_limit, self._artifacts = tracking.wandb_samples, tracking.artifacts
+        self._gold = config.evaluation.gold
+        self._samples = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+        self._log = MetricsLog(folder.metrics, keep_to_step=keep_to)
         if self._log.dropped_steps or self._log.dropped_lines:
             dropped = self._log.dropped_steps, self._log.dropped_lines
             _log.info("metrics.jsonl: dropped %d steps that will be done again and %d torn lines", *dropped)
         self._warned_names: set[str] = set()
-        self._wandb: _WandbThread | None = None
-        if mode is not WandbMode.disabled:
-            shown = Redactor.from_environ(environ).tree(plain(run_config))
-            assert isinstance(shown, dict)
-            self._wandb = _WandbThread(
-                WandbTarget(mode, config.project, folder.path.name, folder.wandb_run_id(), folder.path, shown)
-            )
+        self._watch = AlertWatch(folder.alerts, keep_to_step=keep_to, tell=self._alert)
+        if SinkName.wandb in tracking.sinks:
+            say(decision.sentence())
+        target = sink_target(folder, config, decision.mode, Redactor.from_environ(environ), start)
+        self._sinks = [SinkThread(name, opener, said=self._opened) for name, opener in _openers(tracking.sinks, target)]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one step; a second call for the same step joins its line.
@@ -113,24 +77,93 @@ class Tracker:
             for name in set(missing) - self._warned_names:
                 _log.warning("step %d: %s is not finite; written as null", step, name)
                 self._warned_names.add(name)
-        if self._wandb is not None:
-            self._wandb.put_row(row)
+        self._show(row)
+        self._watch.step(step_record(row, gold=self._gold, samples=self._samples))
+
+    def _show(self, row: MetricRow) -> None:
+        """Numbers that are none are left out: W&B would draw them as 0 or refuse the line."""
+        values = {name: value for name, value in row.values.items() if value is not None}
+        for sink in self._sinks:
+            sink.put(lambda opened: opened.log(row.step, values))
 
     def log_samples(self, step: int, rows: Sequence[SampleRow]) -> None:
-        """Show `tracking.wandb_samples` answers of a step in the W&B table; the parquet files hold all of them."""
-        if self._wandb is not None and self._sample_limit:
-            self._wandb.put_samples([_sample_cells(step, row) for row in rows[: self._sample_limit]])
+        """Show `tracking.wandb_samples` answers of a step in the sinks; the parquet files hold all of them."""
+        if self._sample_limit:
+            cells = [_sample_cells(step, row) for row in rows[: self._sample_limit]]
+            for sink in self._sinks:
+                sink.put(lambda opened: opened.samples(cells))
 
-    def finish(self, *, exit_code: int, deadline_s: float = _FINISH_TIMEOUT_S) -> None:
-        """Close everything; W&B gets at most `deadline_s` seconds (what it has not sent stays in the run folder)."""
+    def log_artifacts(self, artifacts: Sequence[Artifact]) -> None:
+        """Name what the run reads or has written, where `tracking.artifacts` wants that."""
+        given = tuple(artifacts) if self._artifacts else ()
+
+        def show(opened: Sink) -> None:
+            for artifact in given:
+                opened.artifact(artifact)
+
+        for sink in self._sinks:
+            sink.put(show)
+
+    def finish(self, *, exit_code: int, deadline_s: float = FINISH_TIMEOUT_S) -> None:
+        """Close everything; each sink gets at most `deadline_s` seconds (the run folder has what it has not sent)."""
+        self._watch.close()
         self._log.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code, deadline_s)
+        for sink in self._sinks:
+            sink.finish(exit_code, deadline_s)
 
     @property
-    def where(self) -> str | None:
-        """W&B's address of the run, or its offline folder once it is open; None while there is neither."""
-        return self._wandb.where if self._wandb is not None else None
+    def where(self) -> Mapping[str, str]:
+        """Address or folder of every sink that is open, by its name."""
+        return {sink.name: sink.where for sink in self._sinks if sink.where is not None}
+
+    def _opened(self, sentence: str) -> None:
+        self._say(sentence)
+        address = sentence.removeprefix(f"{WANDB}: ")
+        if address.startswith("http"):
+            write_atomic(self._folder.wandb_address, address + "\n")
+
+    def _alert(self, alert: Alert) -> None:
+        self._say(f"alert, step {alert.step}: {alert.kind.value}: {alert.text}")
+        for sink in self._sinks:
+            sink.put(lambda opened: opened.alert(alert))
+
+
+def sink_target(
+    folder: RunPaths, config: RunConfig, mode: WandbMode, redactor: Redactor, start: Start | None
+) -> SinkTarget:
+    """The run as sinks show it; `auto` resolved, no secret in it."""
+    tracking = config.tracking
+    shown = redactor.tree(plain(config))
+    assert isinstance(shown, dict)
+    if start is not None:
+        shown["start"] = redactor.tree(plain(asdict(start)))
+    return SinkTarget(
+        mode=mode,
+        project=tracking.project,
+        name=folder.path.name,
+        run_id=folder.wandb_run_id(),
+        folder=folder.path,
+        config=shown,
+        entity=tracking.entity,
+        group=folder.path.name if tracking.group == "auto" else tracking.group,
+        job_type=config.algorithm.name if tracking.job_type == "auto" else tracking.job_type,
+        tags=tuple(tracking.tags),
+        system_metrics=tracking.system_metrics,
+    )
+
+
+def _openers(names: Sequence[SinkName], target: SinkTarget) -> list[tuple[str, Callable[[], Sink]]]:
+    known: dict[SinkName, tuple[str, Callable[[SinkTarget], Sink]]] = {
+        SinkName.wandb: (WANDB, WandbSink),
+        SinkName.tensorboard: ("TensorBoard", TensorBoardSink),
+        SinkName.trackio: ("trackio", TrackioSink),
+    }
+    off = target.mode is WandbMode.disabled
+    return [
+        (known[name][0], partial(known[name][1], target))
+        for name in dict.fromkeys(names)
+        if not (name is SinkName.wandb and off)
+    ]
 
 
 def _sample_cells(step: int, row: SampleRow) -> list[object]:
@@ -139,112 +172,3 @@ def _sample_cells(step: int, row: SampleRow) -> list[object]:
         step, row.max_policy_version, row.prompt, row.response, row.reward, row.reward_failure or components,
         row.advantage, len(row.response_ids), row.finish_reason.value,
     ]  # fmt: skip
-
-
-class _WandbThread:
-    """Runs every wandb call in order on one thread that nobody has to wait for."""
-
-    def __init__(self, target: WandbTarget) -> None:
-        self.where: str | None = None
-        self._target = target
-        self._calls: queue.Queue[Callable[[wandb.Run], None] | None] = queue.Queue(_QUEUE_SIZE)
-        self._exit_code = 0
-        self._lag_warned = False
-        self._given_up = False
-        self._table: wandb.Table | None = None
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._thread.start()
-
-    def put_row(self, row: MetricRow) -> None:
-        """Numbers that are none are left out: W&B would draw them as 0 or refuse the line."""
-        values = {name: value for name, value in row.values.items() if value is not None}
-        self._put(lambda run: run.log({STEP_AXIS: row.step, **values}))
-
-    def put_samples(self, rows: Sequence[Sequence[object]]) -> None:
-        """Add rows to the one growing table."""
-
-        def call(run: wandb.Run) -> None:
-            import wandb
-
-            if self._table is None:
-                self._table = wandb.Table(columns=list(_SAMPLE_COLUMNS), log_mode="INCREMENTAL")
-            for row in rows:
-                self._table.add_data(*row)
-            run.log({"samples": self._table})
-
-        self._put(call)
-
-    def finish(self, exit_code: int, deadline_s: float) -> None:
-        """Let the thread send what it has, for at most `deadline_s` seconds."""
-        self._exit_code = exit_code
-        deadline = time.monotonic() + deadline_s
-        if self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                self._calls.put(None, timeout=deadline_s)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive():
-            self._given_up = True
-            _log.warning("Weights & Biases did not finish in %.0f s; the run folder has everything", deadline_s)
-
-    def _put(self, call: Callable[[wandb.Run], None]) -> None:
-        if not self._thread.is_alive():
-            return
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
-            if not self._lag_warned:
-                _log.warning("Weights & Biases is %d steps behind; metrics.jsonl has all of them", _QUEUE_SIZE)
-            self._lag_warned = True
-
-    def _work(self) -> None:
-        try:
-            run = self._open()
-            while (call := self._calls.get()) is not None:
-                call(run)
-            run.finish(exit_code=self._exit_code)
-        # The thread is expendable as a whole and wandb raises classes of its private modules: whatever it was is said
-        # once and ends here.
-        except Exception as error:
-            if not self._given_up:
-                _log.warning("Weights & Biases stopped (%s: %s); metrics.jsonl goes on", type(error).__name__, error)
-
-    def _open(self) -> wandb.Run:
-        import wandb
-
-        try:
-            run = self._init(self._target.mode)
-        except wandb.Error as error:
-            if self._target.mode is not WandbMode.online:
-                raise
-            _log.warning("Weights & Biases cannot be reached (%s); writing its offline folder instead", error)
-            run = self._init(WandbMode.offline)
-        run.define_metric(STEP_AXIS, hidden=True)
-        for group in groups():
-            run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
-        address = None if run.offline else run.url  # asked offline, wandb would print a warning
-        self.where = address or str(Path(run.dir).parent)
-        return run
-
-    def _init(self, mode: WandbMode) -> wandb.Run:
-        """Everything is said explicitly, so that no prompt, console capture or machine description can happen."""
-        import wandb
-
-        return wandb.init(
-            project=self._target.project,
-            name=self._target.name,
-            id=self._target.run_id,
-            resume="allow" if mode is WandbMode.online else None,
-            dir=str(self._target.folder),
-            config=dict(self._target.config),
-            notes=markdown(),
-            settings=wandb.Settings(
-                mode="online" if mode is WandbMode.online else "offline",
-                console="off",
-                silent=True,
-                disable_code=True,
-                disable_git=True,
-                x_disable_machine_info=True,
-                init_timeout=_START_TIMEOUT_S,
-                finish_timeout=_FINISH_TIMEOUT_S,
-            ),
-        )

@@ -38,7 +38,7 @@ from raylign.conf.schema import Device, RunConfig
 from raylign.data.mask_view import first_row
 from raylign.data.quarantine import LoadReport
 from raylign.records.manifest import read_manifest
-from raylign.records.tracking import resolve_mode
+from raylign.records.wandb_login import decide
 from raylign.reward.http_json import shown
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import OfflineAlgorithm, Role
@@ -170,7 +170,8 @@ def _open_settings(
     here = Surroundings(
         now=now,
         cores=os.cpu_count() or 1,
-        wandb=resolve_mode(config.tracking, os.environ).value,
+        wandb=(decision := decide(config.tracking, os.environ)).mode.value,
+        wandb_why=decision.why,
         checkpoint=_latest_checkpoint(config, now),
         in_ray_job=in_ray_job(),
         demanded_cpus=total_cpus(requests),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import yaml
 from raylign.conf.errors import ConfigError
-from raylign.conf.model_folder import ModelFolder, model_folder
+from raylign.conf.model_folder import ModelFolder, is_run, model_folder
 from raylign.conf.schema import RunConfig
 
 MODEL_ROLES = ("policy", "critic", "reference", "reward")
@@ -30,6 +32,44 @@ def named_runs(config: RunConfig) -> list[str]:
         for role, folder in _folders(config)
         if folder.note
     ]
+
+
+def came_from(config: RunConfig) -> dict[str, str]:
+    """The run folder behind each model, by role: named as a run, or as an export in a run's folder."""
+    found = {}
+    for role in MODEL_ROLES:
+        named = getattr(config, role).model
+        folder = next((f for f in _with_parents(named) if is_run(f)), None) if named else None
+        if folder is not None:
+            found[role] = str(folder)
+    return found
+
+
+def chain_group(config: RunConfig, name: str) -> str:
+    """The W&B group: as set, else the group of the run that the policy came from (else another role's), else `name`.
+
+    A chain of runs (SFT, reward model, PPO) is one group by that, named after its first.
+    """
+    if config.tracking.group != "auto":
+        return config.tracking.group
+    groups = (_group_of(Path(folder)) for folder in came_from(config).values())
+    return next((group for group in groups if group), name)
+
+
+def _with_parents(named: str) -> tuple[Path, ...]:
+    """`runs/a`, and for an export `runs/a/export/step-8` the run it lies in."""
+    folder = Path(named).expanduser().absolute()
+    return (folder, *folder.parents[:2]) if folder.is_dir() else ()
+
+
+def _group_of(run: Path) -> str:
+    """The group of an earlier run; its name where it recorded none."""
+    try:
+        config = yaml.safe_load((run / "resolved.yaml").read_text(encoding="utf-8"))
+        group = str(config["tracking"]["group"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return run.name
+    return run.name if group in ("", "auto") else group
 
 
 def _folders(config: RunConfig) -> Iterator[tuple[str, ModelFolder]]:

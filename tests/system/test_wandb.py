@@ -31,7 +31,8 @@ config = RunConfig(algorithm=AlgorithmConfig(name="ppo"))
 config.data.train = "https://me:planted-secret-0123456789@files.example/x.jsonl"
 config.policy.model = "planted-secret-0123456789"
 environ = {"HF_TOKEN": "planted-secret-0123456789", "WANDB_API_KEY": key}
-tracker = Tracker(RunPaths(folder), TrackingConfig(wandb=mode, wandb_samples=2), run_config=config,
+config.tracking = TrackingConfig(wandb=mode, wandb_samples=2)
+tracker = Tracker(RunPaths(folder), config,
                   resumed_step=None, environ=environ)
 row = SampleRow(SampleKey(0, "p", 0), "why?", "CANARYTEXT", (1,), (2, 3), (-.1, -.2), 1, 1, 1.0, 0.5, {"model": 0.5},
                 None, 0.1, FinishReason.STOP)
@@ -41,7 +42,7 @@ for step in range(1, 4):
     tracker.log_samples(step, [row] * 5)
 sys.stderr.write(f"steps took {time.monotonic() - begun:.3f}\\n")
 tracker.finish(exit_code=0, deadline_s=float(sys.argv[4]))
-sys.stderr.write(f"where {tracker.where}\\n")
+sys.stderr.write(f"where {tracker.where.get('Weights & Biases')}\\n")
 """
 
 
@@ -70,7 +71,7 @@ def seconds_of_steps(stderr: str) -> float:
 
 def test_offline_run_is_really_written_and_holds_no_secret(tmp_path: Path) -> None:
     stderr, _ = run_apart(tmp_path, "offline")
-    assert "Weights & Biases" not in stderr
+    assert "stopped" not in stderr
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     assert f"where {run}" in stderr
     (data,) = run.glob("run-*.wandb")

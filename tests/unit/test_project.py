@@ -36,7 +36,7 @@ CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/layers.py", "conf/overri
 HOMES = {
     "deepspeed": ("trainer/engine/*",),
     "vllm": ("rollout/vllm_engine.py", "rollout/vllm_extension*.py"),
-    "wandb": ("records/tracking.py",),
+    "wandb": ("records/wandb_sink.py",),
     "ray": (
         "cluster/*",
         "trainer/workers/*",

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raylign.app.launch.chain import named_runs, with_model_folders
+from raylign.app.launch.chain import came_from, chain_group, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import OfflineRunSaver, restore_offline
 from raylign.conf.errors import ConfigError, RunFailed
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.model_folder import model_folder
-from raylign.conf.schema import Better, DataConfig, LearnerConfig, RunConfig
+from raylign.conf.schema import Better, DataConfig, LearnerConfig, RunConfig, TrackingConfig
 from raylign.records.model_card import model_card
 from raylign.records.run_folder import RunPaths
 from raylign.trainer.algorithms.dpo import DPOConfig
@@ -28,8 +28,12 @@ CONFIG = RunConfig(
 )
 
 
-def run_folder(root: Path, *steps: int) -> Path:
-    run = root / "first"
+def finished_run(root: Path, name: str) -> Path:
+    return run_folder(root, 3, name=name)
+
+
+def run_folder(root: Path, *steps: int, name: str = "first") -> Path:
+    run = root / name
     for step in steps:
         (run / "export" / f"step-{step}").mkdir(parents=True)
         (run / "export" / f"step-{step}" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
@@ -134,3 +138,23 @@ def test_the_card_says_what_went_in_and_how_to_load_it() -> None:
         assert said in text
     assert "AutoModelForCausalLM" in text and text.startswith("---\n")
     assert "AutoModelForSequenceClassification" in card.text(7, scalar=True)
+
+
+def test_a_chain_is_one_group_named_after_its_first_run(tmp_path: Path) -> None:
+    """SFT, then a reward model from it, then PPO from both: by run folder, and by the folder of an export."""
+    sft, rm = finished_run(tmp_path, "sft"), finished_run(tmp_path, "rm")
+    reward_run = replace(CONFIG, policy=LearnerConfig(model=str(sft)))
+    assert chain_group(reward_run, "rm") == "sft"
+    (rm / "resolved.yaml").write_text("tracking: {group: sft}\n")
+    ppo = replace(CONFIG, policy=LearnerConfig(model=str(rm / "export" / "step-3")))
+    assert came_from(ppo) == {"policy": str(rm)}
+    assert chain_group(ppo, "ppo") == "sft"
+    assert chain_group(replace(ppo, tracking=TrackingConfig(group="mine")), "ppo") == "mine"
+    assert chain_group(CONFIG, "alone") == "alone"
+
+
+@pytest.mark.parametrize("text", ["", "[", "tracking: 3", "tracking: {group: auto}"])
+def test_a_run_without_a_group_gives_its_name(tmp_path: Path, text: str) -> None:
+    run = finished_run(tmp_path, "sft")
+    (run / "resolved.yaml").write_text(text)
+    assert chain_group(replace(CONFIG, policy=LearnerConfig(model=str(run))), "x") == "sft"

@@ -274,6 +274,8 @@ def test_the_reference_read_from_source_is_the_dataclasses(algorithm: str):
     for name, key in read.items():
         value = actual[name]
         shown = value.value if isinstance(value, Enum) else list(value) if isinstance(value, tuple) else value
+        if isinstance(shown, list) and any(isinstance(item, Enum) for item in shown):
+            shown = f"[{', '.join(item.value for item in shown)}]"
         text = str(shown).lower() if isinstance(shown, bool) else str(shown) or "''"
         assert key.default == text, name
         assert key.doc, f"{name} has no doc"

@@ -35,7 +35,13 @@ from raylign.trainer.algorithms.rm import RMConfig
 ONLINE = Needs(rollout=True, critic=True, reference=True, reward=True)
 OFFLINE = Needs(rollout=False, critic=False, reference=False, reward=False)
 HERE = Surroundings(
-    now=datetime(2026, 3, 4, 5, 6, 7), cores=8, wandb="offline", checkpoint=None, in_ray_job=False, demanded_cpus=9.5
+    now=datetime(2026, 3, 4, 5, 6, 7),
+    cores=8,
+    wandb="offline",
+    wandb_why="no key",
+    checkpoint=None,
+    in_ray_job=False,
+    demanded_cpus=9.5,
 )
 
 

@@ -12,14 +12,15 @@ from raylign.conf.errors import UserError
 from raylign.conf.schema import AlgorithmConfig, RunConfig, TrackingConfig, WandbMode
 from raylign.records.metrics_log import NON_FINITE, MetricsLog, read_history
 from raylign.records.run_folder import RunPaths
-from raylign.records.tracking import Tracker, resolve_mode
+from raylign.records.tracking import Tracker
+from raylign.records.wandb_login import decide
 
 OFF = TrackingConfig(wandb=WandbMode.disabled)
 
 
 def tracker(folder: Path, *, resumed_step: int | None = None) -> Tracker:
-    run_config = RunConfig(algorithm=AlgorithmConfig(name="ppo"))
-    return Tracker(RunPaths(folder), OFF, run_config=run_config, resumed_step=resumed_step, environ={})
+    run_config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=OFF)
+    return Tracker(RunPaths(folder), run_config, resumed_step=resumed_step, environ={})
 
 
 def steps(folder: Path) -> list[int]:
@@ -132,13 +133,51 @@ def test_resuming_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> Non
     ],
 )
 def test_mode(configured: str, environ: dict[str, str], mode: str) -> None:
-    assert resolve_mode(TrackingConfig(wandb=WandbMode[configured]), environ) is WandbMode[mode]
+    assert decide(TrackingConfig(wandb=WandbMode[configured]), environ).mode is WandbMode[mode]
+
+
+def logged_in(home: Path, host: str, *, settings: str = "") -> dict[str, str]:
+    """A home as `wandb login` leaves it; the environment that names it."""
+    (home / ".netrc").write_text(f"machine {host}\n  login user\n  password {'0' * 40}\n")
+    if settings:
+        (home / ".config" / "wandb").mkdir(parents=True)
+        (home / ".config" / "wandb" / "settings").write_text(f"[default]\n{settings}\n")
+    return {"HOME": str(home)}
+
+
+def test_wandb_login_counts_as_a_key_for_its_own_server_only(tmp_path: Path) -> None:
+    environ = logged_in(tmp_path, "api.wandb.ai")
+    decision = decide(TrackingConfig(), environ)
+    assert decision.mode is WandbMode.online
+    assert decision.sentence() == f"Weights & Biases: online (api.wandb.ai, with the key of {tmp_path}/.netrc)"
+    other = decide(TrackingConfig(), {**environ, "WANDB_BASE_URL": "https://wandb.example:8443"})
+    assert other.mode is WandbMode.offline and "wandb.example:8443" in other.why
+    assert decide(TrackingConfig(wandb=WandbMode.online), environ).mode is WandbMode.online
+
+
+def test_a_server_that_login_wrote_down_and_wandb_offline_are_followed(tmp_path: Path) -> None:
+    environ = logged_in(tmp_path, "wandb.example", settings="base_url = https://wandb.example")
+    assert decide(TrackingConfig(), environ).mode is WandbMode.online
+    (tmp_path / "b").mkdir()
+    asked = decide(TrackingConfig(), logged_in(tmp_path / "b", "api.wandb.ai", settings="mode = offline"))
+    assert asked.mode is WandbMode.offline and asked.why == "wandb's settings: mode=offline"
+
+
+@pytest.mark.parametrize("text", ["machine api.wandb.ai login", "\x00\xff", "machine api.wandb.ai login u\n"])
+def test_a_broken_netrc_is_no_key(tmp_path: Path, text: str) -> None:
+    (tmp_path / "netrc").write_text(text)
+    assert decide(TrackingConfig(), {"NETRC": str(tmp_path / "netrc")}).mode is WandbMode.offline
+
+
+def test_without_wandb_among_the_sinks_nothing_is_asked(tmp_path: Path) -> None:
+    config = TrackingConfig(sinks=[], wandb=WandbMode.online)
+    assert decide(config, {}).mode is WandbMode.disabled
 
 
 @pytest.mark.parametrize("config", [TrackingConfig(wandb=WandbMode.online), TrackingConfig()])
 def test_online_without_a_key_is_refused_instead_of_prompting(config: TrackingConfig) -> None:
     with pytest.raises(UserError, match="WANDB_API_KEY"):
-        resolve_mode(config, {"WANDB_MODE": "online"})
+        decide(config, {"WANDB_MODE": "online"})
 
 
 def test_a_resumed_run_keeps_its_wandb_run(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Watches a run for alerts between and after its steps, and gives each kind once, also over a resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from raylign.records.alerts import Alert, AlertKind, Moment, StepRecord, find_alerts
+from raylign.records.atomic import write_atomic
+
+_LOOK_EVERY_S = 30.0
+_KEPT_STEPS = 2000
+"""Enough to know where a run began in any run that a person still looks at; older records fall out of the middle."""
+
+
+def read_alerts(path: Path) -> tuple[Alert, ...]:
+    """alerts.jsonl, in the order they were found; a torn line and a kind this version does not know are passed over."""
+    if not path.exists():
+        return ()
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            found.append(Alert(AlertKind[entry["kind"]], entry["step"], entry["text"], entry["serious"]))
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return tuple(found)
+
+
+def _line(alert: Alert) -> str:
+    return json.dumps({**asdict(alert), "kind": alert.kind.name}) + "\n"
+
+
+class AlertWatch:
+    """Belongs to the tracker. `tell` is called once a kind, from the caller's thread or from the watch's own."""
+
+    def __init__(self, path: Path, *, keep_to_step: int, tell: Callable[[Alert], None]) -> None:
+        """`path`: alerts.jsonl; what is in it up to `keep_to_step` has been told already (-1: nothing has)."""
+        self._path, self._tell = path, tell
+        kept = [alert for alert in read_alerts(path) if alert.step <= keep_to_step]
+        if path.exists():
+            write_atomic(path, "".join(map(_line, kept)))
+        self._told = {alert.kind for alert in kept}
+        self._records: list[StepRecord] = []
+        self._lock = threading.Lock()
+        self._last_step_at = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="alerts", daemon=True)
+        self._thread.start()
+
+    def step(self, record: StepRecord) -> None:
+        """A finished step, or one that got further figures."""
+        with self._lock:
+            self._last_step_at = time.monotonic()
+            if self._records and self._records[-1].step == record.step:
+                self._records.pop()
+            elif len(self._records) >= _KEPT_STEPS:
+                del self._records[_KEPT_STEPS // 2]
+            self._records.append(record)
+            records = tuple(self._records)
+        self._raise(records, Moment(disk_free_bytes=self._free()))
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._closed.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._closed.wait(_LOOK_EVERY_S):
+            with self._lock:
+                records, idle = tuple(self._records), time.monotonic() - self._last_step_at
+            self._raise(records, Moment(idle, self._free()))
+
+    def _free(self) -> int | None:
+        try:
+            return shutil.disk_usage(self._path.parent).free
+        except OSError:
+            return None
+
+    def _raise(self, records: Sequence[StepRecord], moment: Moment) -> None:
+        for alert in find_alerts(records, moment):
+            with self._lock:
+                if alert.kind in self._told:
+                    continue
+                self._told.add(alert.kind)
+                try:
+                    with self._path.open("a", encoding="utf-8") as file:
+                        file.write(_line(alert))
+                except OSError:  # a full disk is one of the things to be told
+                    pass
+            self._tell(alert)

@@ -1,0 +1,135 @@
+"""A run in Weights & Biases. `wandb` is imported here and nowhere else, on the sink's own thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raylign.conf.schema import WandbMode
+from raylign.records.alerts import Alert
+from raylign.records.atomic import write_atomic
+from raylign.records.glossary import groups, markdown
+from raylign.records.sinks import SAMPLE_COLUMNS, Artifact, SinkTarget
+
+if TYPE_CHECKING:
+    import wandb
+
+_log = logging.getLogger(__name__)
+
+STEP_AXIS = "train/global_step"
+FINISH_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 20.0  # also how long a process may hang at its end on a server that never answers
+_ALERT_QUIET_S = 3600.0
+_GLOSSARY = "metrics.md"
+
+
+class WandbSink:
+    """See sinks.Sink. The run's id is the run folder's, so that a resumed run goes on in the same W&B run."""
+
+    def __init__(self, target: SinkTarget) -> None:
+        self._run = _open(target)
+        self._table: wandb.Table | None = None
+        self._describe(target)
+
+    @property
+    def where(self) -> str:
+        """The run's page, or its offline folder."""
+        address = None if self._run.offline else self._run.url  # asked offline, wandb would print a warning
+        return address or str(Path(self._run.dir).parent)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One step on the axis of steps."""
+        self._run.log({STEP_AXIS: step, **values})
+
+    def samples(self, rows: Sequence[Sequence[object]]) -> None:
+        """Add rows to the one growing table."""
+        import wandb
+
+        if self._table is None:
+            self._table = wandb.Table(columns=list(SAMPLE_COLUMNS), log_mode="INCREMENTAL")
+        for row in rows:
+            self._table.add_data(*row)
+        self._run.log({"samples": self._table})
+
+    def alert(self, alert: Alert) -> None:
+        """As W&B's account settings send it: by e-mail or to Slack."""
+        level = "ERROR" if alert.serious else "WARN"
+        title = f"{self._run.name}: {alert.kind.value}"[:63]
+        self._run.alert(title, f"Step {alert.step}: {alert.text}", level=level, wait_duration=_ALERT_QUIET_S)
+
+    def artifact(self, artifact: Artifact) -> None:
+        """A reference: W&B keeps the address and the digest, no content."""
+        import wandb
+
+        entry = wandb.Artifact(artifact.name, type=artifact.kind, metadata={"digest": artifact.digest})
+        entry.add_reference(artifact.path.as_uri(), name=artifact.path.name, checksum=False)
+        if artifact.output:
+            self._run.log_artifact(entry, aliases=list(artifact.aliases))
+        elif not self._run.offline:
+            self._run.use_artifact(entry)
+
+    def finish(self, exit_code: int) -> None:
+        """Waits for the upload, at most FINISH_TIMEOUT_S."""
+        self._run.finish(exit_code=exit_code)
+
+    def _describe(self, target: SinkTarget) -> None:
+        """The axis of every metric group, and the glossary as a file of the run with its address in the config."""
+        self._run.define_metric(STEP_AXIS, hidden=True)
+        for group in groups():
+            self._run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
+        folder = Path(self._run.dir)
+        write_atomic(folder / _GLOSSARY, markdown())
+        self._run.save(str(folder / _GLOSSARY), base_path=str(folder), policy="now")
+        page = "" if self._run.offline else self._run.url
+        self._run.config.update(
+            {"metrics_explained": f"{page}/files/{_GLOSSARY}" if page else f"files/{_GLOSSARY}"}, allow_val_change=True
+        )
+
+
+def _open(target: SinkTarget) -> wandb.Run:
+    """The run; offline when the server cannot be reached."""
+    import wandb
+
+    try:
+        return _init(target, target.mode)
+    except wandb.Error as error:
+        if target.mode is not WandbMode.online:
+            raise
+        _log.warning("Weights & Biases cannot be reached (%s); writing its offline folder instead", error)
+        return _init(target, WandbMode.offline)
+
+
+def _init(target: SinkTarget, mode: WandbMode) -> wandb.Run:
+    """Everything is said explicitly, so that no prompt and no console capture can happen.
+
+    wandb's own description of the process (`x_disable_meta`) would send the command line, where a secret can be: the
+    manifest's redacted one goes with the config instead. Of git, the commit and the remote's address without its
+    password go, no patch and no source.
+    """
+    import wandb
+
+    return wandb.init(
+        entity=target.entity or None,
+        project=target.project,
+        name=target.name,
+        id=target.run_id,
+        group=target.group or None,
+        job_type=target.job_type or None,
+        tags=list(target.tags) or None,
+        resume="allow" if mode is WandbMode.online else None,
+        dir=str(target.folder),
+        config=dict(target.config),
+        settings=wandb.Settings(
+            mode="online" if mode is WandbMode.online else "offline",
+            console="off",
+            silent=True,
+            disable_code=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=not target.system_metrics,
+            init_timeout=_START_TIMEOUT_S,
+            finish_timeout=FINISH_TIMEOUT_S,
+        ),
+    )
