@@ -271,6 +271,8 @@ class RewardConfig:
     """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
     model_weight: float = 1.0
     """Weight of the reward model's score."""
+    retokenize: bool = False
+    """Give the reward model prompt and answer as text, in its own template and tokens: for one of another family."""
     rules: list[RuleRewardConfig] = field(default_factory=list)
     """Checkable rewards."""
     functions: list[RewardFunctionConfig] = field(default_factory=list)

@@ -102,13 +102,13 @@ class Encoder:
         others = tuple((a[1] - start, b[0] - start) for a, b in pairwise(spans))
         return EncodedAnswer(tuple(ids), start, others)
 
-    def encode_reply(self, prompt: Side, answer: str, *, finished: bool = True) -> EncodedAnswer:
+    def encode_reply(self, prompt: Side, answer: str, *, finished: bool = True, variables: str = "") -> EncodedAnswer:
         """As `encode_answer`, of an answer that was sampled: it may be empty, and then is its end token alone."""
         if answer:
-            return self.encode_answer(prompt, answer, finished=finished)
+            return self.encode_answer(prompt, answer, finished=finished, variables=variables)
         if not finished:
             raise RowError("the answer has no tokens")
-        opening = self.encode_prompt(prompt)
+        opening = self.encode_prompt(prompt, variables)
         return EncodedAnswer((*opening, self._ends.usual_id), len(opening))
 
     def encode_rendered(self, text: str, opening: str = "") -> EncodedAnswer:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
 
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import Device, JudgeRewardConfig, RemoteProtocol, RemoteRewardConfig, RewardConfig
@@ -20,12 +22,12 @@ from raylign.reward.http_json import Endpoint, EndpointError
 from raylign.reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
 from raylign.reward.judge import Judge, JudgeScorer, chat_address
 from raylign.reward.judge_cache import JudgeCache
-from raylign.reward.model_scorer import ModelScorer
 from raylign.reward.remote import RemoteScorer
 from raylign.reward.rules import build_rule, component_names, score_rules
 from raylign.reward.samples import NotScored, Sample, SampleScorer, Score
 from raylign.reward.shaping import weighted_sum
 from raylign.reward.sources import RewardSources
+from raylign.reward.text_scorer import Scorable, TextScorer, TokenScorer
 from transformers import PreTrainedTokenizerBase
 
 MODEL_COMPONENT = "model"
@@ -51,6 +53,21 @@ class _Found:
         self.failed = self.failed or why
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A reward model: how it reads a sample (RewardRuleError: it cannot), and what it makes of it."""
+
+    read: Callable[[Prompt, Completion], Scorable]
+    score: Callable[[Sequence[Scorable]], list[float]]
+
+
+def _loaded(config: RewardConfig, device: Device, today: date | None) -> _Model:
+    """The token ids as they were sampled, or the text in the model's own tokens."""
+    kind = partial(TextScorer, today=today) if config.retokenize else TokenScorer
+    model = kind(config.model, precision=config.precision, device=device, micro_batch_tokens=config.micro_batch_tokens)
+    return _Model(model.sampled, model.score)
+
+
 class ComposedScorer:
     """A RewardScorer: the weighted sum of all components. Shaping comes later, over the step."""
 
@@ -70,14 +87,9 @@ class ComposedScorer:
         reads += [remote.protocol is RemoteProtocol.openrlhf for remote in config.remote]
         if any(reads):
             self._writer = load_tokenizer(sources.policy_model)
-        self._model: ModelScorer | None = None
+        self._model: _Model | None = None
         if config.model:
-            self._model = ModelScorer(
-                config.model,
-                precision=config.precision,
-                device=device,
-                micro_batch_tokens=config.micro_batch_tokens,
-            )
+            self._model = _loaded(config, device, sources.today)
             self._weights.append(WeightedComponent(MODEL_COMPONENT, config.model_weight))
         self._redactor = Redactor.from_environ(os.environ)
 
@@ -134,15 +146,14 @@ class ComposedScorer:
                     one.add(name, score, what)
 
     @staticmethod
-    def _ask_model(model: ModelScorer, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
-        sequences: dict[int, tuple[int, ...]] = {}
+    def _ask_model(model: _Model, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
+        read: dict[int, Scorable] = {}
         for i, (prompt, completion) in enumerate(samples):
             try:
-                sequences[i] = model.sequence(prompt, completion)
+                read[i] = model.read(prompt, completion)
             except RewardRuleError as error:
                 found[i].fail(NotScored(str(error)))
-        prompt_tokens = [len(samples[i][0].token_ids) for i in sequences]
-        for i, score in zip(sequences, model.score(list(sequences.values()), prompt_tokens), strict=True):
+        for i, score in zip(read, model.score(list(read.values())), strict=True):
             scored = score if math.isfinite(score) else NotScored(f"it gave {score}")
             found[i].add(MODEL_COMPONENT, scored, "the reward model")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
 from raylign.reward.functions import FunctionSource
 from raylign.reward.judge import Rubric
@@ -15,4 +16,5 @@ class RewardSources:
     functions: tuple[FunctionSource, ...] = ()  # one for each of reward.functions
     rubrics: tuple[Rubric, ...] = ()  # one for each of reward.judges
     judged_folder: str = ""  # where judges keep what they said; "": nowhere
+    today: date | None = None  # what chat templates print; None: this day
     policy_model: str = ""  # whose tokenizer writes the text that OpenRLHF calls a query

@@ -1,8 +1,15 @@
-"""A reward model reads the policy's token ids as they are; this is refused when the two mean different text by them."""
+"""A reward model reads the policy's token ids as they are, unless it is asked in text: told before anything is loaded.
+
+Refused is a reward model that means other text by the ids, and one whose template cannot be asked.
+"""
 
 from __future__ import annotations
 
+from raylign.data.encoder import Encoder
+from raylign.data.row_fields import RowError
 from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import Message
+from raylign.reward.text_scorer import read_by
 from transformers import PreTrainedTokenizerBase
 
 
@@ -14,7 +21,10 @@ def tokenizer_problems(policy_folder: str, reward_folder: str, chat_template: st
     """
     policy, reward = load_tokenizer(policy_folder, chat_template), load_tokenizer(reward_folder)
     both = f"reward.model={reward_folder} and policy.model={policy_folder}"
-    fix = "train a reward model from this policy's own start (algorithm=rm), or choose one of the same family"
+    fix = (
+        "set reward.retokenize=true to ask it in text, with its own template and tokens, or train a reward model from "
+        "this policy's own start (algorithm=rm)"
+    )
     difference = _vocabulary_difference(policy, reward)
     if difference:
         return [f"{both} have different tokenizers: {difference}; {fix}"]
@@ -27,13 +37,23 @@ def tokenizer_problems(policy_folder: str, reward_folder: str, chat_template: st
     if policy.chat_template != reward.chat_template and chat_template:
         problems.append(
             f"{both}: data.chat_template is not the chat template that the reward model was trained with, so it would "
-            "see another form; train it with the same data.chat_template (algorithm=rm), or give its folder that one"
+            "see another form; set reward.retokenize=true, or train it with the same data.chat_template (algorithm=rm)"
         )
     elif policy.chat_template != reward.chat_template:
         problems.append(
             f"{both} have different chat templates, so the reward model would see a form it was not trained on; {fix}"
         )
     return problems
+
+
+def retokenize_problems(reward_folder: str, system_prompt: str) -> list[str]:
+    """Why the reward model cannot be asked in text, tried on a question and an answer. Raises ModelLoadError."""
+    turns = (*([Message("system", system_prompt)] if system_prompt else []), Message("user", "Which is it?"))
+    try:
+        read_by(Encoder(load_tokenizer(reward_folder)), turns, "The first one.")
+    except RowError as error:
+        return [f"reward.retokenize=true: reward.model={reward_folder} cannot read a question and its answer: {error}"]
+    return []
 
 
 def _vocabulary_difference(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase) -> str:

@@ -20,12 +20,11 @@ from raylign.app.commands.plan_memory import (
     refuse_overfull,
     run_memory,
 )
+from raylign.app.commands.plan_rewards import reward_model_lines, reward_tables
 from raylign.app.configuration import needs, roles
 from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
-from raylign.app.launch.functions import reward_functions
 from raylign.app.launch.refusals import refuse_impossible
-from raylign.app.launch.remotes import unreachable
 from raylign.app.launch.rows import TRAIN, read_offline, read_online
 from raylign.app.launch.trained import trained_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
@@ -39,7 +38,6 @@ from raylign.data.mask_view import first_row
 from raylign.data.quarantine import LoadReport
 from raylign.records.manifest import read_manifest
 from raylign.records.wandb_login import decide
-from raylign.reward.http_json import shown
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import OfflineAlgorithm, Role
 from raylign.trainer.memory_plan import GB
@@ -72,48 +70,15 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     yield _table("Models in training", ("role", "parameters", "trained", "what is"), _model_rows(config))
     arithmetic = batch_plan(config, needed, num_rows)
     yield _table("Batches", ("what", "how many"), arithmetic.rows())
-    if needed.reward and config.reward.functions:
-        sources = reward_functions(config.reward)
-        shown = [
-            (s.name, g.path, s.style.value, f"{g.weight:g}")
-            for s, g in zip(sources, config.reward.functions, strict=True)
-        ]
-        yield _table("Reward functions", ("component", "path", "signature", "weight"), shown)
-    if needed.reward and config.reward.remote:
-        yield _table("Reward servers", ("component", "address", "protocol", "weight", "there now"), _remotes(config))
-    if needed.reward and config.reward.judges:
-        columns = ("component", "model", "address", "rubric", "scale", "weight", "there now")
-        yield _table("Judges", columns, _judges(config))
+    if needed.reward:
+        yield from (_table(*part) for part in reward_tables(config.reward))
+        yield from reward_model_lines(config)
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     yield from _memory(config, needed, cluster)
     nodes = cluster.supply(total_cpus(requests)) if cluster else _supply(config, requests)
     rows = [row for placement in placements(config, nodes) for row in _placement_rows(placement, nodes)]
     yield _table("Placement", ("node", "role", "ranks", "CPUs", "GPUs"), rows)
-
-
-def _remotes(config: RunConfig) -> list[tuple[str, ...]]:
-    given = config.reward.remote
-    return [
-        (r.name, shown(r.url), r.protocol.value, f"{r.weight:g}", f"no: {why}" if why else "yes")
-        for r, why in zip(given, unreachable([r.url for r in given]), strict=True)
-    ]
-
-
-def _judges(config: RunConfig) -> list[tuple[str, ...]]:
-    given = config.reward.judges
-    return [
-        (
-            j.name,
-            j.model,
-            shown(j.url),
-            j.rubric,
-            f"{j.low:g} to {j.high:g}",
-            f"{j.weight:g}",
-            f"no: {w}" if w else "yes",
-        )
-        for j, w in zip(given, unreachable([j.url for j in given]), strict=True)
-    ]
 
 
 def _memory(config: RunConfig, needed: Needs, cluster: SuppliedCluster | None) -> Iterator[str]:

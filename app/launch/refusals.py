@@ -15,7 +15,7 @@ from raylign.conf.errors import ConfigError, DataError, ModelLoadError
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import no_template, read_chat_template, template_problems
 from raylign.data.tokenize import load_tokenizer
-from raylign.reward.tokenizer_match import tokenizer_problems
+from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems
 from raylign.trainer.models.loading import model_skeleton
 
 
@@ -60,12 +60,22 @@ def _reward_head(config: RunConfig, needs: Needs) -> Iterator[str]:
 
 
 def _reward_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
-    """A reward model reads the policy's token ids as they are. A folder without a tokenizer is refused elsewhere."""
-    if not needs.reward or not config.reward.model:
+    """A reward model reads the policy's token ids, or text. A folder without a tokenizer is refused elsewhere."""
+    reward = config.reward
+    if needs.reward and reward.retokenize and not reward.model:
+        yield "reward.retokenize=true: reward.model is empty, so nothing is re-tokenised; set it, or leave this out."
+    if not needs.reward or not reward.model:
         return
     try:
         template = read_chat_template(config.data.chat_template)
-        yield from (f"{problem}." for problem in tokenizer_problems(config.policy.model, config.reward.model, template))
+        differ = tokenizer_problems(config.policy.model, reward.model, template)
+        if reward.retokenize and differ and needs.critic and not config.critic.model:
+            yield (
+                f"critic.model is empty, and reward.model={reward.model} reads other tokens than the policy writes "
+                "(reward.retokenize=true), so no critic can start from it; set critic.model to the policy's folder."
+            )
+        found = retokenize_problems(reward.model, config.data.system_prompt) if reward.retokenize else differ
+        yield from (f"{problem}." for problem in found)
     except (DataError, ModelLoadError):
         return
 

@@ -11,6 +11,7 @@ from raylign.app.launch.stage import Stage
 from raylign.cluster.reserve import Reservation
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.schema import RunConfig
+from raylign.records.manifest import read_manifest
 from raylign.reward.server import RewardPool
 from raylign.reward.shaping import Overlong, Shaping
 from raylign.reward.sources import RewardSources
@@ -42,6 +43,7 @@ async def start_rewards(
             policy_model=config.policy.model,
             rubrics=judge_rubrics(config.reward),
             judged_folder=str(stage.folder.judged.absolute()),
+            today=read_manifest(stage.folder.manifest).today,
         ),
     )
     stack.callback(pool.stop)
