@@ -8,7 +8,7 @@ from raylign.feedback.clean.answers import is_refusal, quality_rules
 from raylign.feedback.clean.contamination import benchmark_texts, drop_contaminated
 from raylign.feedback.clean.language import drop_other_languages
 from raylign.feedback.clean.repeats import drop_above_caps, drop_near_duplicates
-from raylign.feedback.clean.similarity import clusters
+from raylign.feedback.clean.similarity import clusters_and_stories
 from raylign.feedback.clean.unusable import drop_repeated_events, drop_unusable
 from raylign.feedback.corrections import find_corrections, find_edits
 from raylign.feedback.filtering import apply_rules
@@ -42,10 +42,14 @@ def place_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) ->
     prompts = work.select("prompt").unique(maintain_order=True).with_row_index("prompt_id")
     said = prompts.select(user_text(pl.col("prompt")))["prompt"]
     near = settings.clean.near_duplicates
-    groups = clusters(said, settings.clean.near_threshold) if near else np.arange(len(said))
-    prompts = prompts.with_columns(cluster=pl.Series(groups.astype(np.uint32)))
+    groups = stories = np.arange(len(said))
+    if near:
+        groups, stories = clusters_and_stories(said, settings.clean.near_threshold, settings.split.near_threshold)
+    prompts = prompts.with_columns(
+        cluster=pl.Series(groups.astype(np.uint32)), story=pl.Series(stories.astype(np.uint32))
+    )
     work = work.join(prompts, on="prompt", how="left", maintain_order="left")
-    return _with_their_events(ledger.events(drop_overlap(add_split(work, settings.split))))
+    return _with_their_events(ledger.events(drop_overlap(add_split(work, settings.split)))).drop("story")
 
 
 def _with_their_events(work: pl.DataFrame) -> pl.DataFrame:

@@ -114,6 +114,7 @@ _SHARES = (
     "ratings.good",
     "ratings.bad",
     "clean.near_threshold",
+    "split.near_threshold",
     "split.eval",
     "split.test",
     "sft.min_distinct_words",

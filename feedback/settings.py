@@ -12,7 +12,7 @@ from enum import Enum
 class SplitBy(Enum):
     """Whose rows stay together; see feedback/splits.py."""
 
-    USER = "user"  # the user where one is known, else the conversation, else near-duplicate prompts
+    USER = "user"  # the user where one is known, else the conversation, else its first question
     CONVERSATION = "conversation"
     PROMPT = "prompt"
 
@@ -113,6 +113,9 @@ class SplitSettings:
     by: SplitBy = field(default=SplitBy.USER, metadata={"doc": "whose rows stay together"})
     eval: float = field(default=0.05, metadata={"doc": "share held out for evaluation during training"})
     test: float = field(default=0.05, metadata={"doc": "share held out for the end"})
+    near_threshold: float = field(
+        default=0.6, metadata={"doc": "as clean.near_threshold, of two long prompts that may not stand in two splits"}
+    )
     salt: str = field(default="raylign", metadata={"doc": "another salt draws other splits; keep it between exports"})
 
 

@@ -1,8 +1,8 @@
 """Train, eval and test by whose event it is: a larger log tomorrow moves nothing from one to another.
 
 **The key is the event's own.** A split is a salted BLAKE2b hash of the event's user; without a known user of its
-conversation; without either of its question's words. It never looks at another event, so an event has the same split
-in every log it occurs in, whatever grows around it.
+conversation; without either of the first thing the user said, which every later turn of that conversation shares. It
+never looks at another event, so an event has the same split in every log it occurs in, whatever grows around it.
 
 **What should stay together but does not is dropped, never moved.** Two users in different splits may ask the same
 thing. The question then belongs to the split where it came up first (by time, then event id), and so does every group
@@ -20,7 +20,7 @@ import hashlib
 import polars as pl
 from raylign.feedback.filtering import Filtered, apply_rules
 from raylign.feedback.settings import SplitBy, SplitSettings
-from raylign.feedback.turns import user_text
+from raylign.feedback.turns import first_user
 from raylign.feedback.working import normalised
 
 _BLOCK = 2.0**64
@@ -46,18 +46,18 @@ def add_split(work: pl.DataFrame, settings: SplitSettings) -> pl.DataFrame:
 
 
 def drop_overlap(work: pl.DataFrame) -> Filtered:
-    """Keep events where their question, and its `cluster` of nearly equal ones, first came up in the same split.
+    """Keep events where their question, and its groups of nearly equal ones, first came up in the same split.
 
-    `work` is in order of time and has `split`, `prompt_id` and `cluster`.
+    `work` is in order of time and has `split`, `prompt_id`, `cluster` (nearly the same words) and `story` (long
+    questions that share most of their words).
     """
-    by_question = pl.col("split").first().over("prompt_id")
-    by_cluster = pl.col("split").first().over("cluster")
-    return apply_rules(work, {"split_overlap": (pl.col("split") != by_question) | (pl.col("split") != by_cluster)})
+    elsewhere = [pl.col("split") != pl.col("split").first().over(group) for group in ("prompt_id", "cluster", "story")]
+    return apply_rules(work, {"split_overlap": pl.any_horizontal(elsewhere)})
 
 
 def _key(by: SplitBy) -> pl.Expr:
     user = pl.lit("user:") + pl.col("user_hash")
     conversation = pl.lit("conversation:") + pl.col("conversation_id")
-    question = pl.lit("question:") + normalised(user_text(pl.col("prompt")))
+    opening = pl.lit("question:") + normalised(first_user(pl.col("prompt")))
     owners = {SplitBy.USER: [user, conversation], SplitBy.CONVERSATION: [conversation], SplitBy.PROMPT: []}
-    return pl.coalesce(*owners[by], question)
+    return pl.coalesce(*owners[by], opening)

@@ -41,6 +41,11 @@ def last_user(packed: pl.Expr) -> pl.Expr:
     return packed.str.extract(f"(?s).*(?:^|{TURN})user{ROLE}([^{TURN}]*)", 1).fill_null("")
 
 
+def first_user(packed: pl.Expr) -> pl.Expr:
+    """Content of the first user turn: by it a conversation is known that has no id. '' when there is none."""
+    return packed.str.extract(f"(?s)(?:^|{TURN})user{ROLE}([^{TURN}]*)", 1).fill_null("")
+
+
 def user_text(packed: pl.Expr) -> pl.Expr:
     """What the user said in all turns, one line a turn."""
     said = packed.str.extract_all(f"(?:^|{TURN})user{ROLE}[^{TURN}]*")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import polars as pl
 from hypothesis import given, settings
@@ -97,7 +100,7 @@ def test_a_bridge_between_two_groups_drops_the_later_and_moves_none():
     for i in range(60):
         by_split[draw(f"user:u{i}", SETTINGS.split)].append(f"u{i}")
     train, held = by_split["train"][0], by_split["eval"][0]
-    words = " ".join(f"w{i}" for i in range(20))
+    words = " ".join(f"w{i}" for i in range(17))
     # Neither end is near the other; the middle is near both.
     left, right = f"a b {words}", f"{words} c d"
     ends = [asked(1, train, left), asked(2, held, right)]
@@ -111,6 +114,57 @@ def test_a_bridge_between_two_groups_drops_the_later_and_moves_none():
     # The question that was held out does not turn up in train now, whoever asks it.
     asked_again = placed([*ends, asked(3, train, words), asked(4, train, right)])
     assert dict(asked_again.select("event_id", "split").iter_rows()) == {"e1": "train", "e3": "train"}
+
+
+def test_all_depths_of_a_conversation_without_ids_share_a_split(make, run_build):
+    """Rows as HH-RLHF has them: each prompt is the last one with its chosen answer and the next question."""
+    rows, topic = [], ("pump", "oven", "lamp", "desk", "door", "roof", "sink", "tile", "vent", "wall")
+    for talk in range(60):
+        turns: list[tuple[str, str]] = []
+        for depth in range(4):
+            turns.append(
+                ("user", f"How do I mend the {topic[talk % 10]} number {talk * talk}, step {depth} of my list?")
+            )
+            good, bad = f"Hold the {talk}-{depth} button and wait.", f"No idea about {talk}-{depth}."
+            fields = {"response_a": good, "response_b": bad, "choice": "a", "user_id": None}
+            rows.append(make(len(rows), "side_by_side", list(turns), **fields))
+            turns.append(("assistant", good))
+    built = run_build(rows, "split.eval=0.2", "split.test=0.2", "clean.near_duplicates=false")
+    splits = defaultdict(set)
+    for split in SPLITS:
+        for row in built.rows("pairs", split):
+            splits[row["prompt"][0]["content"]].add(split)
+    assert len(splits) == 60 and {len(found) for found in splits.values()} == {1}
+    assert len(set.union(*splits.values())) == 3
+
+
+def _word_pairs(text: str) -> set[tuple[str, str]]:
+    words = ["^", *re.sub(r"[\W_]+", " ", text.lower()).split(), "$"]
+    return set(pairwise(words))
+
+
+def test_no_held_out_question_is_near_one_trained_by_an_all_pairs_check(make, run_build):
+    """Word problems and their retellings with other figures, by many people; compared pair by pair, not by MinHash."""
+    draw_from = random.Random(7)
+    words = [f"word{i}" for i in range(400)]
+    rows = []
+    for story in range(150):
+        told = draw_from.choices(words, k=40)
+        for variant in range(3):
+            changed = [w if draw_from.random() > 0.08 * variant else draw_from.choice(words) for w in told]
+            text, number = " ".join(changed), len(rows)
+            answer = f"Step by step, story {story}: {draw_from.random()} is the total."
+            rows.append(make(number, "thumb", text, response_a=answer, thumb=1, user_id=f"u{number}"))
+    built = run_build(rows, "split.eval=0.2", "split.test=0.2")
+    asked = {s: [_word_pairs(row["messages"][0]["content"]) for row in built.rows("sft", s)] for s in SPLITS}
+    assert min(len(found) for found in asked.values()) > 20
+    near = [
+        len(a & b) / len(a | b)
+        for one, other in (("train", "eval"), ("train", "test"), ("eval", "test"))
+        for a in asked[one]
+        for b in asked[other]
+    ]
+    assert max(near) < 0.6
 
 
 def test_shares_are_as_asked_and_another_salt_draws_otherwise():
