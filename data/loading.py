@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,7 +131,7 @@ def _read_parquet(file: Path) -> Iterator[_Read]:
         for batch in table.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{file.name}:{number}", row
+                yield f"{file.name}:{number}", {name: _without_nulls(value) for name, value in row.items()}
 
 
 def _read_saved(folder: Path) -> Iterator[_Read]:
@@ -165,4 +166,14 @@ def _rows_of(name: str, loaded: object) -> Iterator[_Read]:
         loaded = loaded["train"]
     if not isinstance(loaded, datasets.Dataset):
         raise DataError(f"data {name}: a {type(loaded).__name__} is not a table of rows.")
-    return ((f"{name}:{i}", dict(row)) for i, row in enumerate(loaded, start=1))
+    return (
+        (f"{name}:{i}", {column: _without_nulls(value) for column, value in row.items()})
+        for i, row in enumerate(loaded, start=1)
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    """A table gives every object the keys of all rows' objects, null where a row had none: those go."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value

@@ -42,7 +42,28 @@ def template_variables(columns: Mapping[str, object]) -> str:
 
 def turn_fields(turn: Mapping[str, object]) -> str:
     """All of a turn but role, content and weight as a JSON object, "" for none. Raises RowError."""
+    for call in calls_of(turn):
+        _check_arguments(call)
     return _json({k: v for k, v in turn.items() if k not in ("role", "content", "weight") and not _empty(v)})
+
+
+def calls_of(turn: Mapping[str, object]) -> list[dict[str, object]]:
+    """The name and arguments of every tool call of a turn, in either form that logs have; the very objects in it."""
+    listed = turn.get("tool_calls")
+    whole = [*(listed if isinstance(listed, list) else ()), turn.get("function_call")]
+    found = [c.get("function") if isinstance(c, dict) and isinstance(c.get("function"), dict) else c for c in whole]
+    return [call for call in found if isinstance(call, dict) and call.get("arguments") is not None]
+
+
+def _check_arguments(call: Mapping[str, object]) -> None:
+    """OpenAI's form gives the arguments as JSON text."""
+    arguments = call["arguments"]
+    try:
+        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except json.JSONDecodeError as error:
+        raise RowError(f"`tool_calls`: the arguments of {call.get('name')} are not valid JSON ({error.msg})") from error
+    if not isinstance(parsed, Mapping):
+        raise RowError(f"`tool_calls`: the arguments of {call.get('name')} are {type(parsed).__name__}, not an object")
 
 
 def _empty(value: object) -> bool:

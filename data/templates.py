@@ -10,7 +10,7 @@ from datetime import date, datetime, time
 
 from jinja2 import Environment, meta, nodes
 from jinja2.exceptions import TemplateError
-from raylign.data.row_fields import RowError
+from raylign.data.row_fields import RowError, calls_of
 from raylign.data.types import Message
 from transformers import PreTrainedTokenizerBase
 
@@ -25,11 +25,12 @@ class ChatTemplate:
         """`today`: what templates print as the date; None: this day. A run gives its own (records/manifest.py)."""
         self._tokenizer = tokenizer
         self._strftime = datetime.combine(today or date.today(), time()).strftime
+        self._arguments_as_text: bool | None = None  # not tried yet
 
     def render(self, turns: Sequence[Message], variables: str, *, open_answer: bool) -> str:
         """The conversation as text; `open_answer`: with the opening of the answer that is to be written."""
         given: dict[str, object] = {"strftime_now": self._strftime, **_object(variables)}
-        conversation = [{"role": m.role, "content": m.content, **_object(m.extra)} for m in turns]
+        conversation = [{"role": m.role, "content": m.content, **self._fields(m)} for m in turns]
         try:
             rendered: str = self._tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=open_answer, **given
@@ -37,6 +38,38 @@ class ChatTemplate:
         except (TemplateError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise RowError(f"the chat template refuses the turns ({error})") from error
         return rendered
+
+    def _fields(self, turn: Message) -> dict[str, object]:
+        """A turn's own fields, with the arguments of its calls as the template writes them out right.
+
+        Most templates write them with `tojson`, which would quote JSON text once more; some join them as text.
+        """
+        fields = _object(turn.extra)
+        for call in calls_of(fields):
+            given = call["arguments"]
+            if self._wants_text():
+                call["arguments"] = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+            else:
+                call["arguments"] = json.loads(given) if isinstance(given, str) else given
+        return fields
+
+    def _wants_text(self) -> bool:
+        """True when an object as arguments is refused by the template, or written as Python's, not JSON's, form."""
+        if self._arguments_as_text is None:
+            call = {"id": "abcdefgh1", "type": "function", "function": {"name": "n7", "arguments": {"a7": "v7"}}}
+            turns = (Message("user", "a"), Message("assistant", "", json.dumps({"tool_calls": [call]})))
+
+            def tried(as_text: bool) -> str:
+                self._arguments_as_text = as_text
+                try:
+                    return self.render(turns, "", open_answer=False)
+                except RowError:
+                    return ""
+
+            written = tried(as_text=False)
+            wrong = not written or "'a7'" in written
+            self._arguments_as_text = wrong and '"a7"' in tried(as_text=True)
+        return self._arguments_as_text
 
     def refuse_unused(self, turns: Sequence[Message], variables: str) -> None:
         """Raises RowError naming a field of a turn, or of the row, that does not change what is rendered.

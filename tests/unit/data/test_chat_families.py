@@ -6,18 +6,23 @@ import json
 from datetime import date
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raylign.conf.schema import DataConfig
 from raylign.data.encoder import Encoder
 from raylign.data.prompts import load_prompts
-from raylign.data.row_fields import RowError
+from raylign.data.row_fields import RowError, turn_fields
+from raylign.data.row_kinds import load_rows
 from raylign.data.templates import ChatTemplate
 from raylign.data.texts import load_conversations
-from raylign.data.types import Message
+from raylign.data.types import Message, RowKind
+from transformers import PreTrainedTokenizerFast
 
-from tests.unit.data.chat_families import FAMILIES, TOKENIZERS, tokenizer
+from tests.unit.data.chat_families import _CALLS, _IM, _TOOLS, FAMILIES, TOKENIZERS, tokenizer
 
 CASES = [(kind, family) for kind in TOKENIZERS for family in FAMILIES]
 ANSWERS = ("Paris.", "\n\nParis.", "    def f():\n        pass", " Paris", "é 你好\n", "42")
@@ -149,6 +154,128 @@ def test_a_field_reaches_the_template_or_the_row_is_refused_by_its_name(
             assert trained == "<think>\n17*3 = 51\n</think>\n\n51<|im_end|>"
         case "enable_thinking":
             assert trained == "51<|im_end|>" and whole.endswith("<think>\n\n</think>\n\n51<|im_end|>")
+
+
+ARGUMENTS = {  # how a template writes the arguments of a call, and what is right for it
+    "json": ("{{ c.function.arguments | tojson }}", '{"city": "Oslo"}'),
+    "joined as text": ("{{ '<' + c.function.arguments + '>' }}", '<{"city": "Oslo"}>'),
+    "printed": ("{{ c.function.arguments }}", '{"city": "Oslo"}'),
+    "by name": ("{% for k, v in c.function.arguments.items() %}<{{ k }}>{{ v }}{% endfor %}", "<city>Oslo"),
+    "either": ("{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}",
+               '{"city": "Oslo"}'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [{"city": "Oslo"}, '{"city": "Oslo"}'])
+@pytest.mark.parametrize("form", ARGUMENTS)
+def test_the_arguments_of_a_call_are_written_once_whatever_form_they_come_in(form: str, given: object):
+    writes, right = ARGUMENTS[form]
+    template = FAMILIES["qwen2 (tools)"][0].replace("{{ c.function | tojson }}", writes)
+    call = {"type": "function", "function": {"name": "weather", "arguments": given}}
+    turn = Message("assistant", "One moment.", turn_fields({"tool_calls": [call]}))
+    got = Encoder(made := tokenizer("qwen", template, "<|im_end|>")).encode_answer((Message("user", "a"),), (turn,))
+    assert made.decode(list(got.token_ids)).endswith(f"One moment.<call>{right}</call><|im_end|>")
+
+
+KINDS: list[tuple[RowKind | None, str]] = [
+    (RowKind.CONVERSATIONS, "messages"), (RowKind.CONVERSATIONS, "completion"), (RowKind.PAIRS, "chosen"),
+    (RowKind.PAIRS, "rejected"), (RowKind.PAIRS, "prompt"), (RowKind.JUDGED, "completion"), (RowKind.JUDGED, "prompt"),
+    (None, "prompt"), (None, "messages"),
+]  # fmt: skip
+"""Kind of row (None: prompts of an online run) and the column that holds the turn with fields."""
+
+
+def kind_row(column: str, kind: RowKind | None, turn: dict[str, object]) -> dict[str, object]:
+    """A row with `turn` in `column`: as an answer, or as an earlier turn of the question."""
+    answer = [{"role": "assistant", "content": "Fine."}]
+    asked = [ASK, turn, ASK] if column == "prompt" or kind is None else [ASK]
+    said = [turn] if column in ("completion", "chosen", "messages") else answer
+    if kind is None:
+        return {column: asked}
+    if kind is RowKind.CONVERSATIONS and column == "messages":
+        return {"messages": [ASK, turn]}
+    if kind is RowKind.PAIRS:
+        other = [turn] if column == "rejected" else [{"role": "assistant", "content": "No."}]
+        return {"prompt": asked, "chosen": said, "rejected": other}
+    return {"prompt": asked, "completion": said} | ({"label": True} if kind is RowKind.JUDGED else {})
+
+
+def read_kind(kind: RowKind | None, rows: list[dict[str, object]], made: PreTrainedTokenizerFast, path: Path):
+    """The report of the rows, and the token ids of all of them."""
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    config = DataConfig(max_bad_fraction=0.9)
+    if kind is None:
+        loaded = load_prompts(str(path), config, made)
+        return loaded.report, [list(p.token_ids) for p in loaded.prompts]
+    read = load_rows(kind, str(path), config, made)
+    return read.report, [list(ids) for ids, _ in read.sequences()]
+
+
+SHOWN: dict[str, tuple[dict[str, object], str]] = {
+    "tool_calls": ({"tool_calls": [CALL]}, '"city": "Oslo"'),
+    "reasoning_content": ({"reasoning_content": "hm"}, "hm"),
+    "thinking": ({"thinking": "hm"}, "hm"),
+}
+ALL_FIELDS = (
+    _TOOLS + "{% if style is defined %}[{{ style }}]{% endif %}{% for m in messages %}" + _IM + "{{ m.reasoning_content or '' }}{{ m.thinking or '' }}{{ m.content }}"
+    + _CALLS + "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "column"), KINDS)
+def test_fields_of_turns_reach_the_template_or_quarantine_in_every_kind_of_row(
+    kind: RowKind | None, column: str, tmp_path: Path
+):
+    plain, using = tokenizer("qwen", *FAMILIES["chatml"]), tokenizer("qwen", ALL_FIELDS, "<|im_end|>")
+    fine = kind_row(column, kind, {"role": "assistant", "content": "Well."})
+    good = [fine | {"label": False}, fine] if kind is RowKind.JUDGED else [fine]
+    for name, (fields, shown) in SHOWN.items():
+        row = kind_row(column, kind, {"role": "assistant", "content": "Good.", **fields})
+        report, _ = read_kind(kind, [row, *good], plain, tmp_path / "rows.jsonl")
+        assert report.bad == 1 and f"`{name}` of the assistant turn" in report.examples[0].reason
+        report, ids = read_kind(kind, [row, *good], using, tmp_path / "rows.jsonl")
+        assert report.bad == 0 and any(shown in using.decode(each) for each in ids)
+    broken = {"role": "assistant", "content": "Good.", "tool_calls": [{"function": {"name": "f", "arguments": "{a"}}]}
+    report, _ = read_kind(kind, [kind_row(column, kind, broken), *good], using, tmp_path / "rows.jsonl")
+    assert report.bad == 1 and "the arguments of f are not valid JSON" in report.examples[0].reason
+    picture = {"role": "assistant", "content": [{"type": "image", "url": "x"}]}
+    report, _ = read_kind(kind, [kind_row(column, kind, picture), *good], using, tmp_path / "rows.jsonl")
+    assert report.bad == 1 and "only text is supported" in report.examples[0].reason
+
+
+@pytest.mark.parametrize(("kind", "column"), KINDS)
+def test_fields_of_rows_reach_the_template_or_quarantine_in_every_kind_of_row(
+    kind: RowKind | None, column: str, tmp_path: Path
+):
+    plain, using = tokenizer("qwen", *FAMILIES["chatml"]), tokenizer("qwen", ALL_FIELDS, "<|im_end|>")
+    fine = kind_row(column, kind, {"role": "assistant", "content": "Well."})
+    good = [fine | {"label": False}, fine] if kind is RowKind.JUDGED else [fine]
+    for name, fields, shown in (
+        ("tools", {"tools": [CALL]}, "weather"),
+        ("tools", {"tools": json.dumps([CALL])}, "weather"),
+        ("style", {"chat_template_kwargs": {"style": "brief"}}, "[brief]"),
+    ):
+        report, _ = read_kind(kind, [fine | fields, *good], plain, tmp_path / "rows.jsonl")
+        assert report.bad == 1 and f"`{name}`" in report.examples[0].reason
+        report, ids = read_kind(kind, [fine | fields, *good], using, tmp_path / "rows.jsonl")
+        assert report.bad == 0 and any(shown in using.decode(each) for each in ids)
+    for name in ("images", "functions", "system", "audio"):
+        report, _ = read_kind(kind, [fine | {name: ["x"]}, *good], using, tmp_path / "rows.jsonl")
+        assert report.bad == 1 and f"column `{name}` would be lost" in report.examples[0].reason
+
+
+def test_keys_that_a_table_made_up_are_not_rendered(tmp_path: Path):
+    """Arrow gives every object the keys of all; only those that the row had are its own."""
+    other = {"type": "function", "function": {"name": "sum", "arguments": {"a": 1}}}
+    rows = [{"messages": [ASK, {"role": "assistant", "content": "Hm.", "tool_calls": [c]}]} for c in (CALL, other)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    made = tokenizer("qwen", *FAMILIES["qwen2 (tools)"])
+    for name in ("rows.parquet", "saved"):
+        texts = [
+            made.decode(list(t.token_ids)) for t in load_conversations(str(tmp_path / name), DataConfig(), made).texts
+        ]
+        assert '"arguments": {"city": "Oslo"}}' in texts[0] and '"arguments": {"a": 1}}' in texts[1]
 
 
 @pytest.mark.parametrize("column", ["images", "functions", "system"])
