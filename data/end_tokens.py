@@ -22,6 +22,7 @@ class EndTokens:
         self.usual_id = next(iter(written), self.eos_id)  # the one that ends a trained answer
         self._texts = {str(tokenizer.convert_ids_to_tokens(i)): i for i in ids if i < len(tokenizer)}
         self.ids = frozenset(self._texts.values())
+        """Where an engine has to stop, and the one that ends a trained answer among them."""
 
     def first(self, text: str) -> tuple[int, int, int] | None:
         """Start, end and id of the first end token in `text`; None when it holds none."""
@@ -33,14 +34,17 @@ class EndTokens:
 
 
 def _listed(folder: str) -> set[int]:
-    """`eos_token_id` of the model folder's generation_config.json: one id or a list; empty without such a file."""
-    file = Path(folder or ".").expanduser() / "generation_config.json"
-    if not folder or not file.is_file():
+    """`eos_token_id` of the model folder's generation_config.json, or of its config.json without one, as vLLM reads it:
+    one id or a list; empty without either."""
+    path = Path(folder or ".").expanduser()
+    file = next((f for n in ("generation_config.json", "config.json") if (f := path / n).is_file()), None)
+    if not folder or file is None:
         return set()
     try:
-        listed = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return set()
+    listed = read.get("eos_token_id", (read.get("text_config") or {}).get("eos_token_id"))
     return {i for i in (listed if isinstance(listed, list) else [listed]) if isinstance(i, int)}
 
 

@@ -82,6 +82,7 @@ class SamplingParams:
     max_new_tokens: int
     top_p: float = 1.0
     seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()  # each ends a response and is its last token; the model's own EOS does anyway
 
 
 class VersionSpan(NamedTuple):

@@ -293,6 +293,8 @@ def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:
         top_p=sampling.top_p,
         max_tokens=sampling.max_new_tokens,
         seed=None if sampling.seed is None else sample_seed(sampling.seed, key),
+        # vLLM adds what generation_config.json lists; a template's own end of a turn it does not know.
+        stop_token_ids=list(sampling.stop_token_ids),
         logprobs=0,  # of the sampled token only
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -20,7 +20,6 @@ from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RunConfig
-from raylign.data.prompts import PromptSet
 from raylign.data.types import SamplingParams
 from raylign.records.metrics_log import read_history
 from raylign.records.scale_order import clear_order, read_order
@@ -86,7 +85,7 @@ async def run_online(
         if stage.resumed is not None:
             progress = await restore_online(stage.resumed, parts.policy, parts.critic, parts.reward)
         source = SampledPrompts.open(rows.train, seed=config.seed, shuffle=config.data.shuffle, state=progress.data)
-        hook = _held_out_hook(stage, parts, rows.held_out)
+        hook = _held_out_hook(stage, parts, rows)
         reader = ObjectReader(config.cluster.step_timeout_s)
         hooks: list[LoopHook] = [
             builder.scaling_hook(parts.rollouts),
@@ -96,7 +95,7 @@ async def run_online(
         ]
         loop = OnlineLoop(
             parts.for_loop(),
-            _loop_settings(stage, settings, vocab_size=await parts.policy.vocab_size()),
+            _loop_settings(stage, settings, rows, vocab_size=await parts.policy.vocab_size()),
             prompts=source,
             progress=progress,
             hooks=hooks,
@@ -291,7 +290,7 @@ def _old_logprobs(config: RunConfig, settings: OnlineConfig) -> OldLogprobs:
     return settings.old_logprobs_source(config.rollout.prompts_per_step * config.rollout.samples_per_prompt)
 
 
-def _loop_settings(stage: Stage, settings: OnlineConfig, *, vocab_size: int) -> OnlineSettings:
+def _loop_settings(stage: Stage, settings: OnlineConfig, rows: OnlineRows, *, vocab_size: int) -> OnlineSettings:
     config = stage.config
     return OnlineSettings(
         num_steps=config.num_steps,
@@ -299,7 +298,10 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, *, vocab_size: int) -> 
             prompts_per_step=config.rollout.prompts_per_step,
             samples_per_prompt=config.rollout.samples_per_prompt,
             sampling=SamplingParams(
-                temperature=config.rollout.temperature, max_new_tokens=config.rollout.max_new_tokens, seed=config.seed
+                temperature=config.rollout.temperature,
+                max_new_tokens=config.rollout.max_new_tokens,
+                seed=config.seed,
+                stop_token_ids=rows.stop_token_ids,
             ),
             max_staleness=config.rollout.max_staleness,
             chunks=config.rollout.scoring_chunks,
@@ -313,8 +315,8 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, *, vocab_size: int) -> 
     )
 
 
-def _held_out_hook(stage: Stage, parts: _Roles, held_out: PromptSet | None) -> HeldOutHook | None:
-    if held_out is None:
+def _held_out_hook(stage: Stage, parts: _Roles, rows: OnlineRows) -> HeldOutHook | None:
+    if rows.held_out is None:
         return None
     config = stage.config.evaluation
     evaluator = Evaluator(
@@ -322,7 +324,12 @@ def _held_out_hook(stage: Stage, parts: _Roles, held_out: PromptSet | None) -> H
         reward=parts.reward,
         reference=parts.reference if config.fluency else None,
         reader=ObjectReader(stage.config.cluster.step_timeout_s),
-        prompts=held_out.prompts[: config.prompts],
-        sampling=SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed),
+        prompts=rows.held_out.prompts[: config.prompts],
+        sampling=SamplingParams(
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+            stop_token_ids=rows.stop_token_ids,
+        ),
     )
     return HeldOutHook(evaluator, stage.folder.eval, every=config.every, gold=config.gold)

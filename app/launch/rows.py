@@ -11,6 +11,7 @@ from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import read_chat_template
 from raylign.data.encoder import Encoder
+from raylign.data.end_tokens import EndTokens
 from raylign.data.mask_view import mask_warnings
 from raylign.data.prompts import PromptSet, load_prompts
 from raylign.data.row_kinds import TrainRows, load_rows
@@ -31,6 +32,11 @@ class OnlineRows:
     tokenizer: PreTrainedTokenizerBase
     template: str  # data.chat_template's text; empty: the model's own
     notices: tuple[str, ...]  # for a person, before the first step
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Where the engine stops: at what ends an answer in training."""
+        return tuple(sorted(EndTokens(self.tokenizer).ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ async def _end_token_is_part_of_the_response(learner: Learner, workers: list[Ray
     assert stopped and all(c.response_ids[-1] == end and end not in c.response_ids[:-1] for c in stopped)
     cut = [c for c in completions if c.finish_reason is FinishReason.LENGTH]
     assert all(len(c.response_ids) == 60 and end not in c.response_ids for c in cut)
+    own = tuple(stopped[0].response_ids[:2]) if len(stopped[0].response_ids) > 2 else (7, 9)
+    handles = await pool.generate(
+        prompts(8), epoch=1, samples_per_prompt=4, sampling=replace(sampling, stop_token_ids=own)
+    )
+    again: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
+    for before, after in zip(completions, (c for group in again for c in group.completions), strict=True):
+        at = next((i for i, token in enumerate(before.response_ids) if token in (*own, end)), None)
+        expected = before.response_ids if at is None else before.response_ids[: at + 1]
+        assert after.response_ids == expected and len(after.rollout_logprobs) == len(expected)
+        assert after.finish_reason is (FinishReason.LENGTH if at is None else FinishReason.STOP)
 
 
 async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
