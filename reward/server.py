@@ -152,7 +152,7 @@ class RewardPool:
         return await dispatch(
             groups,
             [(partial(self._ask, rank), partial(self._ready, rank)) for rank in range(len(self._replicas))],
-            piece_tokens=self._config.micro_batch_tokens,
+            piece_tokens=piece_tokens(self._config, groups, len(self._replicas)),
             timeout_s=self._config.timeout_s,
         )
 
@@ -206,6 +206,15 @@ class RewardPool:
                 ray.kill(replica, no_restart=False)  # back, and empty, for the next step
             self._down.add(rank)
             raise ReplicaDown(reason) from error
+
+
+def piece_tokens(config: RewardConfig, groups: Sequence[GroupHandle], num_replicas: int) -> int:
+    """How much goes to a replica together: a micro-batch of its model, or a replica's whole share where it asks other
+    processes and machines, which answer many at a time."""
+    if not (config.functions or config.remote or config.judges):
+        return config.micro_batch_tokens
+    total = sum(meta.num_tokens for group in groups for meta in group.metas)
+    return max(config.micro_batch_tokens, -(-total // num_replicas))
 
 
 def _num_tokens(groups: Sequence[RolloutGroup]) -> int:

@@ -138,13 +138,29 @@ def test_a_reward_function_and_a_reward_server_of_ones_own_score_the_answers(
     )
     settings = [s for s in run_settings("grpo", tiny_model_dir, asked, tmp_path) if not s.startswith("reward.rules")]
     given = f"reward.functions=[{{path: '{tmp_path}/mine.py:length_of_mine'}}]"
-    with serving(lambda body, _: Reply({"rewards": [float(len(query)) for query in body["query"]]})) as server:
+    (tmp_path / "rubric.md").write_text("Rate {{answer}} as an answer to {{prompt}}.")
+
+    def answer(body: dict[str, list[str]], number: int) -> Reply:
+        if "query" in body:
+            return Reply({"rewards": [float(len(query)) for query in body["query"]]})
+        return Reply({"choices": [{"message": {"content": "hm" if number % 16 == 5 else "Fine.\nScore: 7"}}]})
+
+    with serving(answer) as server:
         served = f"reward.remote=[{{url: '{server.url}', weight: 0, name: served}}]"
-        run = play([*settings, given, served, "num_steps=2", "name=own"], ray_session)
+        judge = f"reward.judges=[{{url: '{server.url}', model: wise, rubric: '{tmp_path}/rubric.md', weight: 0}}]"
+        run = play([*settings, given, served, judge, "num_steps=2", "name=own"], ray_session)
     history = read_history(run.metrics)
     assert min(column(history, "reward/length_of_mine")) > 0
     assert min(column(history, "reward/served")) > min(column(history, "reward/length_of_mine"))
-    assert all("<|im_start|>" in query for body in server.bodies for query in body["query"])
+    queries = [query for body in server.bodies for query in body.get("query", [])]
+    assert queries and all("<|im_start|>" in query for query in queries)
+    assert set(column(history, "reward/judge")) == {7.0} and sum(column(history, "reward/unreadable")) > 0
+    assert all(
+        f >= u for f, u in zip(column(history, "reward/failed"), column(history, "reward/unreadable"), strict=True)
+    )
+    kept = [json.loads(line) for file in run.judged.glob("judge-*.jsonl") for line in file.read_text().splitlines()]
+    assert len(kept) == len(server.bodies) - sum("query" in body for body in server.bodies)
+    assert "reward.judges.judge.rubric" in read_manifest(run.manifest).current.inputs
     assert "reward.functions.length_of_mine/mine.py" in read_manifest(run.manifest).current.inputs
     assert all(count >= 1 for count in column(history, "reward/failed"))
 

@@ -32,6 +32,7 @@ from raylign.data.types import (
 )
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.server import RewardPool
+from raylign.reward.shaping import Shaping
 from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.engine.base import WRAPPER_PREFIX
 from raylign.trainer.models.loading import export_hf, load_scalar_model
@@ -63,6 +64,7 @@ async def start(cluster: Session, config: RewardConfig, replicas: int) -> Reward
     return await RewardPool.start(
         config,
         Device.cpu,
+        shaping=Shaping(normalize=False, truncation_penalty=0.0, clip=0.0),
         options=[reservation.options(slot) for slot in placement.of("reward")],
         env_vars=[RoleEnv(Device.cpu, threads=1).variables()] * replicas,
         timeout_s=120.0,

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from raylign.conf.schema import RemoteRewardConfig, RewardConfig
 from raylign.data.types import FinishReason, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
 from raylign.reward.dispatch import PieceRefused, Ready, ReplicaDown, Score, dispatch
+from raylign.reward.server import piece_tokens
 from raylign.rollout.interfaces import GroupHandle, Ref
 
 
@@ -167,3 +169,19 @@ def test_a_replica_that_never_stays_up_ends_the_step() -> None:
     outcomes = asyncio.run(dispatch(GROUPS, [(dead, at_once)], piece_tokens=1, timeout_s=5.0))
     assert all(isinstance(o, RewardFailure) for o in outcomes) and len(asked) == 4
     assert "out of memory" in outcomes[-1].reason
+
+
+def test_who_asks_other_machines_is_given_its_whole_share_at_once() -> None:
+    """A reward model takes a micro-batch; a server that answers many at a time would wait for each."""
+    model = RewardConfig(model="m", micro_batch_tokens=30)
+    assert piece_tokens(model, GROUPS, 2) == 30
+    asking = RewardConfig(micro_batch_tokens=30, remote=[RemoteRewardConfig(url="http://h")])
+    sizes: list[int] = []
+
+    async def noted(groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
+        sizes.append(len(groups))
+        return answers(groups)
+
+    tokens = piece_tokens(asking, GROUPS, 1)
+    asyncio.run(dispatch(GROUPS, [(noted, at_once)], piece_tokens=tokens, timeout_s=5.0))
+    assert sizes == [len(GROUPS)]

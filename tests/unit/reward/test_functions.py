@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from raylign.reward.function_call import Caller, recognised
 from raylign.reward.function_messages import Done, FunctionError, Style
@@ -228,3 +232,35 @@ def test_secrets_stay_out_of_what_a_function_raises_and_prints(
         mine.stop()
     assert isinstance(first, NotScored) and "denied to ***" in first.reason and "very" not in first.reason
     assert "very-secret" not in caplog.text
+
+
+def test_a_function_that_hangs_ends_with_the_process_that_asked_it(tmp_path: Path) -> None:
+    """Also when that one is killed and can clean up nothing."""
+    marker = tmp_path / "pid"
+    text = f"import os, time\ndef score(prompts, completions):\n    open('{marker}', 'w').write(str(os.getpid()))\n"
+    path = written(tmp_path, text + "    time.sleep(60)\n")
+    script = (
+        "from raylign.reward.functions import read_source\n"
+        "from raylign.reward.function_process import FunctionProcess\n"
+        "from raylign.reward.samples import Sample\n"
+        f"code = read_source({path!r}).code\n"
+        "asked = [Sample('q', 'a', (), (), '', None, {})]\n"
+        "FunctionProcess(code, timeout_s=60, start_timeout_s=60).score(asked)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        wait_until(lambda: marker.is_file() and marker.read_text() != "")
+        child = psutil.Process(int(marker.read_text()))
+        folder = Path(child.cmdline()[-1])
+        assert folder.is_dir()
+    finally:
+        parent.kill()
+        parent.wait()
+    child.wait(timeout=30)
+    assert not folder.exists()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """For another process; the test's own timeout is the deadline."""
+    while not holds():
+        threading.Event().wait(0.02)
