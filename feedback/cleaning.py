@@ -27,7 +27,10 @@ def clean_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) ->
     chosen = settings.clean
     work = ledger.events(drop_unusable(work, trivial_edits=chosen.trivial_edits))
     work = ledger.events(drop_repeated_events(work)).with_row_index("row_order")
-    found = [find_corrections(work, good_rating=settings.ratings.good), find_edits(work)]
+    found = [
+        find_corrections(work, good_rating=settings.ratings.good),
+        find_edits(work, good_rating=settings.ratings.good),
+    ]
     work = pl.concat([work, *found]).sort("row_order", maintain_order=True)
     if chosen.benchmarks:
         texts = benchmark_texts(chosen.benchmarks)

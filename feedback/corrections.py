@@ -8,84 +8,11 @@ conversation up to the corrected question, asked in the person's final words; `a
 from __future__ import annotations
 
 import polars as pl
+from raylign.feedback.correction_rules import ASKS_AGAIN, ASKS_ON, CORRECTS, DOES_NOT, RETRY, TELLS_ANSWER
 from raylign.feedback.events import EventKind
 from raylign.feedback.turns import ROLE, TURN
 from raylign.feedback.working import IN_CONVERSATION, normalised
 
-_LEAD = r"(?:(?:no|nope|nah|hmm+|hm|sorry|ok(?:ay)?|well|but|wait|oh|uh|um|please|hey|ugh|i think)\b[\s,.!:;\u2014-]*)*"
-_CORRECTS = "|".join(
-    (
-        rf"^{_LEAD}(?:what )?i (?:actually |really )?(?:meant?|was asking|asked|was looking|was talking|said|"
-        r"(?:want|need)ed (?:it|you|the|this|that|one|something))\b",
-        rf"^{_LEAD}i (?:did not|didn'?t|never) (?:mean|meant|ask|asked|want|wanted|say|said)\b",
-        rf"^{_LEAD}(?:that|this|it|these|those|your (?:answer|reply|response|code|result|translation|number|math))"
-        r"(?:'s|s| is| was| are| were|'re| looks| seems)? (?:still |also |just |simply |clearly |completely |totally )?"
-        r"(?:wrong|incorrect|false|mistaken|not (?:right|correct|quite)|not true(?:[.,;:!]|$)|the wrong|"
-        r"not what i (?:asked|mean|meant|want|wanted|need|said)|"
-        r"n'?t (?:right|correct|true|quite))",
-        rf"^{_LEAD}(?:that|this|it|the code|your code) (?:isn'?t|wasn'?t|aren'?t) (?:right|correct|true|quite|what i)",
-        rf"^{_LEAD}(?:that|this|it|the code|your code|the formula) (?:still )?(?:does not|doesn'?t|did not|didn'?t) "
-        r"(?:work|answer|compile|run|help|match|add up)",
-        rf"^{_LEAD}(?:wrong|incorrect|not quite|not right|not correct|not true|not what i|not exactly)\b",
-        rf"^{_LEAD}you(?:'ve| have| are|'re)? (?:clearly |completely |still )?(?:misunderst|misread|"
-        r"mixed up|confus|got (?:it|that|this|the [a-z]+) wrong|made (?:a|an) (?:mistake|error|typo)|forgot|missed|"
-        r"ignored|skipped|didn'?t (?:answer|read|include|use|follow)|did not (?:answer|read|include|use|follow)|wrong)",
-        rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:try|do it|answer|read|write it|generate it) "
-        r"(?:it |that |this )?again\b",
-        rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:re-?generate|redo|re-?try|re-?do)\b",
-        rf"^{_LEAD}(?:it|that|the (?:answer|result|output|correct answer|right answer|capital|date|year|sum))"
-        r" (?:should|must) (?:be|have been|say|read)\b",
-        rf"^{_LEAD}the (?:correct|right) (?:answer|one|result|value|name|date) (?:is|was|would be)\b",
-        rf"^{_LEAD}actually,? (?:no\b|i (?:meant|wanted|need|asked)|it'?s\b|the (?:answer|correct))",
-        rf"^{_LEAD}not [^,.;!?\n]{{1,50}}[,;\u2014-]+ ?(?:but |i |the |rather )?",
-        r"^no[,.!\s]+(?:it|that|he|she|they|the|there)(?:'s| is| was| are| were)\b",
-        r"^no[,.! ]+no\b",
-        r"^(?:no|nope|nah)[,.!]+\s*(?:the (?:\w+er|other|first|second|third|last) (?:one|way)?|"
-        r"i (?:want|need|live|am|have|mean|don'?t|did)\b|(?:it )?still (?:does|is|do)|you\b)",
-        r"^(?:no[,.! ]+)?(?:it|he|she|that|they|my \w+)(?:'s|'re| is| are| was| were) [^.,;?!]{1,40}, not\b",
-        r"^your (?:answer|reply|code|list|summary|text|translation) (?:still )?"
-        r"(?:ignores|misses|leaves out|lacks|contradicts|has)\b",
-        rf"^{_LEAD}(?:it |that |this )?still (?:does not|doesn'?t|won'?t|isn'?t|fails|wrong|not)\b",
-        r"^no[,.!\u2014-]+\s*(?:not|in|for|the one|with|as in|like|use|just)\b",
-        r"\b(?:what i (?:actually |really )?meant|i meant)\b",
-        r"\b(?:again|still) (?:wrong|incorrect)\b",
-    )
-)
-_DOES_NOT = "|".join(
-    (
-        r"^no[,.!]*\s*(?:not yet|not now|not really|not today|thanks|thank you|thx|ty|"
-        r"problem|worries|need|more|further|questions?\b|"
-        r"that'?s (?:all|it|fine|great|perfect|ok|okay|good|enough|everything)|"
-        r"that is (?:all|it|fine|great|perfect|good)|it'?s (?:fine|ok|okay|good|perfect|great|all)|"
-        r"i'?m (?:good|fine|done|all))",
-        r"\b(?:something|anything) (?:else|different)\b|\b(?:another|different|new|unrelated|separate) "
-        r"(?:question|topic|thing|subject)\b",
-        r"\bnot (?:bad|wrong|a (?:problem|bad)|necessary|too|an issue|that bad)\b",
-        r"^(?:i )?(?:said|meant|mean) it as a (?:joke|compliment)",
-        r"^(?:is|was|are|were|am|did|do|does|why|what|how|who|when|where|which) "
-        r"(?:that|this|it|i|you|he|she|they|we|the|would|is|are|does|do|did|happens|if)\b[^.!]*\?",
-        r"\b(?:my|his|her|their|the teacher'?s|our) (?:code|answer|homework|solution|essay|boss|friend|guess) "
-        r"(?:is|was|were) (?:wrong|incorrect)",
-        r"\bwrong with (?:my|me|him|her|the|this|our)\b",
-        r"\bi meant (?:to (?:thank|say thank|ask|tell|mention)|no (?:harm|offen[cs]e)|well|every word)",
-        r"\bas you (?:said|wrote|explained|suggested)\b",
-        r"^(?:i'?ll|let me|i will|i can) (?:try|do)",
-        r"^(?:translate|write|spell|rephrase|say|summari[sz]e|explain|tell)\b",
-        r"\bi (?:wanted|meant) to (?:thank|say|tell|let|share)\b",
-        r"\bi (?:asked|told|said) (?:my|her|him|them|his|our|yes|no to|the \w+ and)\b",
-        r"\bshould be (?:fine|ok|okay|good|enough|great|easy|possible)\b",
-        r"\b(?:not right|not fair|not true|wrong) of\b|^wrong (?:number|turn|place|way|side)\b",
-        r"\bis (?:that|this|it) (?:normal|expected|a problem|dangerous)\?",
-        r"^not (?:sure|yet|now|really|that i|only|at all|much|today|bad)\b",
-    )
-)
-_RETRY = (
-    rf"^{_LEAD}(?:(?:can|could|would) you )?(?:please )?(?:try|do it|do that|answer|write it|generate it|re-?generate|"
-    r"redo|re-?try|re-?do)\b"
-)
-_TELLS_ANSWER = (
-    r"\b(?:should|must) (?:be|have been|say|read)\b|\b(?:correct|right) (?:answer|one|result|value|name|date)"
-)
 _COMPLAINT = (
     r"(?i)^(?:(?:no|nope|nah|sorry|wait|hmm+|well|ok(?:ay)?|wrong|incorrect|not quite|actually|"
     r"(?:that|this|it)(?:'s| is| was) (?:wrong|not right|not correct|incorrect|"
@@ -110,7 +37,8 @@ _APOLOGY = (
 def is_correction(text: pl.Expr) -> pl.Expr:
     """Whether a user's turn says that the answer before it was wrong or not meant."""
     said = text.str.to_lowercase().str.replace_all("\u2019", "'").str.strip_chars()
-    return said.str.contains(_CORRECTS) & ~said.str.contains(_DOES_NOT)
+    asks_on = said.str.contains(ASKS_ON) & ~said.str.contains(ASKS_AGAIN)
+    return said.str.contains(CORRECTS) & ~said.str.contains(DOES_NOT) & ~asks_on
 
 
 def _thanks(text: pl.Expr) -> pl.Expr:
@@ -135,19 +63,39 @@ def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
         & (pl.col("role_2") == "user")
         & (pl.col("role_3") == "assistant")
         & is_correction(pl.col("content_2"))
+        & ~_asks(pl.col("content_1"))  # what follows a question of the assistant's answers it
         & (pl.col("accepted") | _thanks(pl.col("content_4")))
     )
     found = window.with_columns(intent=_intent(), corrected=without_apology(pl.col("content_3")))
-    return _as_events(work, found, pl.col("content_1"))
+    return _without_liked(work, _as_events(work, found, pl.col("content_1")), good_rating)
 
 
-def find_edits(work: pl.DataFrame) -> pl.DataFrame:
+def _without_liked(work: pl.DataFrame, found: pl.DataFrame, good_rating: float) -> pl.DataFrame:
+    """Findings without those whose original somebody liked: nothing inferred speaks against it."""
+    liked = work.filter((pl.col("thumb") == 1) | (pl.col("rating") >= good_rating))
+    key = [pl.coalesce("conversation_id", "event_id").alias("talk"), pl.col("answer_a")]
+    return found.with_columns(key).join(liked.select(key), on=["talk", "answer_a"], how="anti", nulls_equal=True,
+                                        maintain_order="left").drop("talk")  # fmt: skip
+
+
+def find_edits(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
     """Rows for answers that stand otherwise in a later turn of their conversation: edited, or generated anew.
 
-    The answer the conversation went on with was accepted over the one that was logged.
+    The answer the conversation went on with was accepted over the one that was logged. Apps also shorten and summarise
+    what they send again, so it counts only where the logged answer was disliked, or where the later one keeps most of
+    its words; never where it is a beginning or a shorter form of the logged one, and never against a liked answer.
     """
     asked = work.filter(pl.col("conversation_id").is_not_null())
-    logged = asked.select("conversation_id", "event_id", at="prompt", original="answer_a", first="row_order")
+    liked, disliked = (pl.col("thumb") == 1) | (pl.col("rating") >= good_rating), pl.col("thumb") == -1
+    logged = asked.select(
+        "conversation_id",
+        "event_id",
+        at="prompt",
+        original="answer_a",
+        first="row_order",
+        liked=liked.fill_null(False).any().over("conversation_id", "prompt", "answer_a"),
+        disliked=disliked.fill_null(False),
+    )
     turn = rf"(?s)^(.*){TURN}assistant{ROLE}([^{TURN}]*){TURN}user{ROLE}[^{TURN}]*$"
     later = asked.select(
         "conversation_id",
@@ -160,6 +108,9 @@ def find_edits(work: pl.DataFrame) -> pl.DataFrame:
         (pl.col("original").str.strip_chars() != pl.col("corrected").str.strip_chars())
         & (normalised(pl.col("original")) != normalised(pl.col("corrected")))
         & (pl.col("later_order") > pl.col("first"))
+        & ~pl.col("liked")
+        & ~_shortened(pl.col("original"), pl.col("corrected"))
+        & (pl.col("disliked") | _keeps_most(pl.col("original"), pl.col("corrected")))
     )
     both = both.sort("first", "later_order").unique(["event_id"], keep="first", maintain_order=True)
     return (
@@ -173,6 +124,26 @@ def find_edits(work: pl.DataFrame) -> pl.DataFrame:
         )
         .select(work.columns)
     )
+
+
+def _asks(text: pl.Expr) -> pl.Expr:
+    """Whether an answer ends with a question, a bracket or a sign after it aside."""
+    return text.str.contains(r"[?\uff1f\u061f][^\p{L}\p{N}]*$")
+
+
+def _shortened(original: pl.Expr, later: pl.Expr) -> pl.Expr:
+    """Whether the later text is how an app cuts or sums up the original."""
+    old, new = normalised(original), normalised(later)
+    marked = later.str.contains(
+        r"(?i)\[(?:\.\.\.|\u2026|truncated|summary)|(?:\.\.\.|\u2026)\s*$|^\s*(?:summary|tl;dr)\b"
+    )
+    return old.str.starts_with(new) | marked | (new.str.len_chars() * 2 < old.str.len_chars())
+
+
+def _keeps_most(original: pl.Expr, later: pl.Expr) -> pl.Expr:
+    """Whether two texts share half of their words."""
+    old, new = (normalised(text).str.split(" ") for text in (original, later))
+    return old.list.set_intersection(new).list.len() * 2 >= old.list.set_union(new).list.len()
 
 
 def _turns(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
@@ -208,7 +179,7 @@ def _intent() -> pl.Expr:
     said = pl.col("content_2").str.strip_chars()
     adds = said.str.replace(_COMPLAINT, "").str.strip_chars()
     lower = said.str.to_lowercase()
-    says_nothing = lower.str.contains(_RETRY) | lower.str.contains(_TELLS_ANSWER) | (adds.str.count_matches(r"\w+") < 2)
+    says_nothing = lower.str.contains(RETRY) | lower.str.contains(TELLS_ANSWER) | (adds.str.count_matches(r"\w+") < 2)
     sentence = adds.str.slice(0, 1).str.to_uppercase() + adds.str.slice(1)
     return pl.when(says_nothing).then(pl.col("content")).otherwise(pl.concat_str("content", pl.lit("\n\n"), sentence))
 

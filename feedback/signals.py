@@ -39,10 +39,8 @@ def make_sft(work: pl.DataFrame, judged: Filtered, settings: BuildSettings) -> F
     """Accepted answers. Never one that was disliked as often as liked: `judged` decides."""
     choose = settings.sft
     wanted = [rule for rule, on in (("thumb_up", choose.from_thumbs_up), ("rating_good", choose.from_ratings)) if on]
-    # Where a correction was found before the answer, its row asks in the final words and leaves the wrong answer out.
-    retold = work.filter(found_in_conversation()).select("event_id").unique() if choose.in_conversation else None
-    plain = judged.kept if retold is None else _without_events(judged.kept, retold)
-    liked = plain.filter(pl.col("label") & pl.col("rules").list.set_intersection(wanted).list.len().gt(0))
+    # A correction found before the answer adds a row; what somebody liked stays as it was liked.
+    liked = judged.kept.filter(pl.col("label") & pl.col("rules").list.set_intersection(wanted).list.len().gt(0))
     frames = [liked.with_columns(label=pl.lit(None, pl.Boolean))]
     if choose.from_corrections:
         corrections = work.filter(is_kind(EventKind.CORRECTION))
@@ -119,14 +117,3 @@ def _verdicts(work: pl.DataFrame, ratings: RatingSettings) -> pl.DataFrame:
 def _both(work: pl.DataFrame, tie: Choice, rule: str) -> list[pl.DataFrame]:
     ties = work.filter(is_kind(EventKind.SIDE_BY_SIDE) & (pl.col("choice") == tie.value))
     return [candidate(ties, rule, pl.col(side)) for side in ("answer_a", "answer_b")]
-
-
-def _without_events(rows: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """Rows without those that only these events made."""
-    if events.is_empty():
-        return rows
-    numbered = rows.with_row_index("number")
-    others = numbered.select("number", event_id="events").explode("event_id").join(events, on="event_id", how="anti")
-    return numbered.join(others.select("number").unique(), on="number", how="semi", maintain_order="left").drop(
-        "number"
-    )
