@@ -101,23 +101,31 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             start=manifest.current,
         )
         tracker.log_artifacts(read_artifacts(config, manifest.current))
-        ended_well = False
         try:
-            with ending_told(folder, composed):
-                with open_session(config, ray_session) as opened:
-                    play = Play(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
-                    summary = play.run()
+            with ending_told(folder, composed), open_session(config, ray_session) as opened, closing(tracker):
+                play = Play(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
+                summary = play.run()
                 folder.write_summary(summary)
-            tracker.log_artifacts(written_artifacts(folder))
-            ended_well = True
-        finally:
-            tracker.finish(exit_code=0 if ended_well else 1)
-            if not ended_well:
-                for name, where in tracker.where.items():
-                    console.print(f"{name}: {where}", markup=False, highlight=False, soft_wrap=True)
+                tracker.log_artifacts(written_artifacts(folder))
+        except BaseException:
+            tracker.finish(exit_code=1)  # where Ray did not start; else it is finished already
+            for name, where in tracker.where.items():
+                console.print(f"{name}: {where}", markup=False, highlight=False, soft_wrap=True)
+            raise
         left = whereabouts(folder, write_report(folder.path), summary)
         show_ending(console, config.name, figures_of(summary), {**left, **tracked(tracker.where)})
         return folder
+
+
+@contextmanager
+def closing(tracker: Tracker) -> Iterator[None]:
+    """Finish the tracker while Ray is still there: W&B's process has Ray's mark, and goes with it otherwise."""
+    try:
+        yield
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish(exit_code=0)
 
 
 def start_notices(resumed_step: int | None, skipped: Sequence[str], changed: Sequence[str]) -> Iterator[str]:

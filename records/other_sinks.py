@@ -58,6 +58,9 @@ class TensorBoardSink:
         """TensorBoard has no lineage."""
 
     def finish(self, exit_code: int) -> None:
+        """Every point is written already."""
+
+    def close(self) -> None:
         """Close the event file."""
         self._writer.close()
 
@@ -108,3 +111,6 @@ class TrackioSink:
     def finish(self, exit_code: int) -> None:
         """Write what is queued."""
         self._run.finish()
+
+    def close(self) -> None:
+        """Nothing is left open."""

@@ -83,7 +83,11 @@ class Sink(Protocol):
         ...
 
     def finish(self, exit_code: int) -> None:
-        """Close; nothing follows."""
+        """Send what is left."""
+        ...
+
+    def close(self) -> None:
+        """Let go of processes and files, also after a failure; nothing follows."""
         ...
 
 
@@ -130,9 +134,12 @@ class SinkThread:
             sink = self._open_sink()
             self.where = sink.where
             self._said(f"{self.name}: {sink.where}")
-            while (call := self._calls.get()) is not None:
-                call(sink)
-            sink.finish(self._exit_code)
+            try:
+                while (call := self._calls.get()) is not None:
+                    call(sink)
+                sink.finish(self._exit_code)
+            finally:
+                sink.close()
         # The thread is expendable as a whole and sinks raise classes of their private modules: whatever it was is said
         # once and ends here.
         except Exception as error:

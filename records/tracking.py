@@ -58,6 +58,7 @@ class Tracker:
             dropped = self._log.dropped_steps, self._log.dropped_lines
             _log.info("metrics.jsonl: dropped %d steps that will be done again and %d torn lines", *dropped)
         self._warned_names: set[str] = set()
+        self._finished = False
         self._watch = AlertWatch(folder.alerts, keep_to_step=keep_to, tell=self._alert)
         if SinkName.wandb in tracking.sinks:
             say(decision.sentence())
@@ -105,7 +106,13 @@ class Tracker:
             sink.put(show)
 
     def finish(self, *, exit_code: int, deadline_s: float = FINISH_TIMEOUT_S) -> None:
-        """Close everything; each sink gets at most `deadline_s` seconds (the run folder has what it has not sent)."""
+        """Close everything; each sink gets at most `deadline_s` seconds (the run folder has what it has not sent).
+
+        A second call does nothing.
+        """
+        if self._finished:
+            return
+        self._finished = True
         self._watch.close()
         self._log.close()
         for sink in self._sinks:

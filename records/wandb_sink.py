@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ class WandbSink:
     def __init__(self, target: SinkTarget) -> None:
         self._run = _open(target)
         self._table: wandb.Table | None = None
+        self._finished = False
         self._describe(target)
 
     @property
@@ -63,16 +65,34 @@ class WandbSink:
         """A reference: W&B keeps the address and the digest, no content."""
         import wandb
 
-        entry = wandb.Artifact(artifact.name, type=artifact.kind, metadata={"digest": artifact.digest})
-        entry.add_reference(artifact.path.as_uri(), name=artifact.path.name, checksum=False)
-        if artifact.output:
-            self._run.log_artifact(entry, aliases=list(artifact.aliases))
-        elif not self._run.offline:
-            self._run.use_artifact(entry)
+        try:
+            entry = wandb.Artifact(artifact.name, type=artifact.kind, metadata={"digest": artifact.digest})
+            entry.add_reference(artifact.path.as_uri(), name=artifact.path.name, checksum=False)
+            if artifact.output:
+                self._run.log_artifact(entry, aliases=list(artifact.aliases))
+            elif not self._run.offline:
+                self._run.use_artifact(entry)
+        except (wandb.Error, ValueError) as error:  # a server may be without artifacts; the curves go on
+            _log.warning("Weights & Biases: %s was not taken as an artifact (%s)", artifact.name, error)
 
     def finish(self, exit_code: int) -> None:
         """Waits for the upload, at most FINISH_TIMEOUT_S."""
         self._run.finish(exit_code=exit_code)
+        self._finished = True
+
+    def close(self) -> None:
+        """End wandb's own process now: it would outlive the run until Python exits, and Ray's end may kill it before.
+
+        A run of the caller's own, where Raylign is used as a library, is left alone.
+        """
+        import wandb
+
+        if not self._finished:
+            with contextlib.suppress(wandb.Error, OSError):  # what made it fail has been told
+                self._run.finish(exit_code=1)
+        if wandb.run is None or wandb.run is self._run:
+            with contextlib.suppress(OSError):  # it is gone already, which is what is wanted
+                wandb.teardown()
 
     def _describe(self, target: SinkTarget) -> None:
         """The axis of every metric group, and the glossary as a file of the run with its address in the config."""
@@ -92,6 +112,7 @@ def _open(target: SinkTarget) -> wandb.Run:
     """The run; offline when the server cannot be reached."""
     import wandb
 
+    wandb.setup(wandb.Settings(silent=True))  # before the run's own settings hold, else the log-in is told
     try:
         return _init(target, target.mode)
     except wandb.Error as error:
