@@ -1,0 +1,152 @@
+"""W&B online against a server of its protocol on this machine (openwandb): live run, resume, sync, alert, group."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+KEY = "local" + "0" * 40
+"""The key that openwandb gives its first user."""
+
+RUN = """
+import os, sys
+from pathlib import Path
+from raylign.conf.schema import *
+from raylign.records.run_folder import RunPaths
+from raylign.records.sinks import Artifact
+from raylign.records.tracking import Tracker
+folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+config = RunConfig(algorithm=AlgorithmConfig(name="ppo"))
+config.tracking = TrackingConfig(project="toy", tags=["nightly"], group="chain", artifacts=True)
+said = []
+tracker = Tracker(RunPaths(folder), config, resumed_step=first - 1 if first > 1 else None, environ=os.environ,
+                  say=said.append)
+for step in range(first, last + 1):
+    tracker.log(step, {"reward/mean": step / 10, "policy/kl": float("nan") if step == 3 else 0.5})
+tracker.finish(exit_code=0, deadline_s=60.0)
+print("\\n".join(said))
+"""
+
+
+@dataclass(frozen=True)
+class Board:
+    """The local server, and its own tables."""
+
+    url: str
+    database: Path
+
+    def rows(self, query: str, *values: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.database, timeout=30.0)) as opened:
+            return opened.execute(query, values).fetchall()
+
+    def steps(self, run: str, key: str) -> list[float]:
+        found = self.rows("select value from metrics where run_id = ? and key = ? order by id", run, key)
+        return [float(str(value)) for (value,) in found]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    folder = tmp_path_factory.mktemp("board")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "openwandb", "serve", "--host", "127.0.0.1", "-p", str(port)]
+    command += ["--data-dir", str(folder), "--base-url", f"http://127.0.0.1:{port}"]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(url, server)
+            yield Board(url, folder / "openwandb.db")
+        finally:
+            server.terminate()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 90.0
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5.0):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.2)
+    raise AssertionError(f"openwandb did not start (exit code {server.poll()})")
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") and k != "NETRC"}
+    return {**kept, "HOME": str(home), **more}
+
+
+def logged_in(home: Path, url: str) -> dict[str, str]:
+    """Exactly what `wandb login --host` leaves, and no variable."""
+    (home / ".config" / "wandb").mkdir(parents=True, exist_ok=True)
+    (home / ".config" / "wandb" / "settings").write_text(f"[default]\nbase_url = {url}\n")
+    (home / ".netrc").write_text(f"machine {url.removeprefix('http://')}\n  login user\n  password {KEY}\n")
+    (home / ".netrc").chmod(0o600)
+    return environment(home)
+
+
+def track(folder: Path, first: int, last: int, env: dict[str, str]) -> str:
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(folder), str(first), str(last)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=env,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0 and "stopped" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_a_live_run_its_resume_and_what_is_shown(board: Board, tmp_path: Path) -> None:
+    env, folder = logged_in(tmp_path, board.url), tmp_path / "run"
+    said = track(folder, 1, 4, env)
+    run = (folder / "wandb_run_id").read_text()
+    address = (folder / "wandb_address").read_text().strip()
+    assert f"online ({board.url.removeprefix('http://')}, with the key of {tmp_path}/.netrc)" in said
+    assert f"Weights & Biases: {address}" in said and address == f"{board.url}/default/toy/runs/{run}"
+    assert said.count("policy/kl is NaN or infinite") == 1
+    track(folder, 4, 6, env)  # step 4 is done again after a checkpoint at 3
+    assert board.steps(run, "train/global_step") == [1, 2, 3, 4, 4, 5, 6]
+    assert board.steps(run, "reward/mean")[-1] == 0.6
+    ((name, state, tags, notes, config),) = board.rows(
+        "select display_name, state, tags_json, notes, config_json from runs where run_id = ?", run
+    )
+    assert (name, state, json.loads(str(tags)), notes or "") == ("run", "finished", ["nightly"], "")
+    explained = json.loads(str(config))["metrics_explained"]["value"]
+    assert explained == f"{address}/files/metrics.md"
+    assert board.rows("select 1 from files where name = 'metrics.md'")
+    assert KEY not in str(config)
+
+
+def test_an_offline_run_is_uploaded_by_wandb_sync(board: Board, tmp_path: Path) -> None:
+    env, folder = environment(tmp_path), tmp_path / "apart"
+    said = track(folder, 1, 2, env)
+    assert "offline (no WANDB_API_KEY and no `wandb login` for api.wandb.ai)" in said
+    place = next(line for line in said.splitlines() if "offline-run" in line).removeprefix("Weights & Biases: ")
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", place],
+        env={**environment(tmp_path), "WANDB_BASE_URL": board.url, "WANDB_API_KEY": KEY},
+        check=True,
+        capture_output=True,
+        timeout=200,
+    )
+    run = (folder / "wandb_run_id").read_text()
+    assert board.steps(run, "reward/mean") == [0.1, 0.2]
