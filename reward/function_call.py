@@ -159,11 +159,17 @@ async def _wait(value: Any) -> Any:
 
 
 def _verl(sample: Sample) -> dict[str, Any]:
+    """verl's rows have their truth in `reward_model` and their own columns in `extra_info`; ours have them beside."""
+    columns = dict(sample.columns)
+    nested, extra = columns.get("reward_model"), columns.get("extra_info")
+    truth = sample.ground_truth
+    if truth is None and isinstance(nested, Mapping):
+        truth = nested.get("ground_truth")
     return {
         "data_source": sample.data_source,
         "solution_str": sample.completion,
-        "ground_truth": sample.ground_truth,
-        "extra_info": dict(sample.columns),
+        "ground_truth": truth,
+        "extra_info": columns | dict(extra) if isinstance(extra, Mapping) else columns,
     }
 
 

@@ -110,9 +110,12 @@ class _Routes:
     async def classify(self, request: web.Request) -> web.Response:
         """vLLM's classify of a model with one label: its activation is the sigmoid, unless it is turned off."""
         body = await _object(request)
-        texts = self._texts({"input": [body["input"]]} if isinstance(body.get("input"), str) else body, "input")
         raw = [body.get(name) for name in ("use_activation", "activation")]
-        asked = [self._ready(f"input {i}", text, "") for i, text in enumerate(texts)]
+        if body.get("messages") is not None:
+            asked = [self._turns(body["messages"])]
+        else:
+            texts = self._texts({"input": [body["input"]]} if isinstance(body.get("input"), str) else body, "input")
+            asked = [self._ready(f"input {i}", text, "") for i, text in enumerate(texts)]
         scores = _finite(await self._scores(asked), "input")
         probs = scores if False in raw else [_sigmoid(score) for score in scores]
         tokens = sum(len(one.token_ids) for one in asked)
@@ -152,6 +155,17 @@ class _Routes:
             return self.scorer.conversation(messages, sample["answer"], finished=sample.get("finished") is not False)
         except RewardRuleError as error:
             return str(error)
+
+    def _turns(self, messages: object) -> Scorable:
+        """A conversation that ends with the answer, as vLLM's classify also takes it."""
+        turns = self._bounded(messages, "messages")
+        if len(turns) < 2 or not all(_is_turn(turn) for turn in turns) or turns[-1]["role"] != "assistant":
+            raise BadRequest("`messages` must be turns of `role` and `content`, the last of them the assistant's")
+        before = [Message(turn["role"], turn["content"]) for turn in turns[:-1]]
+        try:
+            return self.scorer.conversation(before, turns[-1]["content"], finished=True)
+        except RewardRuleError as error:
+            raise BadRequest(str(error)) from error
 
     def _ready(self, which: str, text: str, prompt: str) -> Scorable:
         try:

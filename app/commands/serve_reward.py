@@ -84,13 +84,14 @@ def serve_reward(
     app = reward_app(scorer, ServeSettings(folder.name, where.token, max_batch))
     host = f"[{where.host}]" if ":" in where.host else where.host
     asked = f"with the token of {TOKEN_ENV}" if where.token else "without a token"
-    sys.stderr.write(
-        f"serving {folder} at http://{host}:{where.port}, {asked}: /get_reward, /classify, /score (Ctrl-C ends it)\n"
-    )
-    sys.stderr.flush()
+    told = f"serving {folder} at http://{host}:{where.port}, {asked}: /get_reward, /classify, /score (Ctrl-C ends it)"
+
+    def tell(_: str) -> None:  # in place of aiohttp's own words, once it listens
+        sys.stderr.write(told + "\n")
+        sys.stderr.flush()
+
     try:
-        web.run_app(app, host=where.host, port=where.port, print=None, access_log=None)
+        web.run_app(app, host=where.host, port=where.port, print=tell, access_log=None)
     except OSError as error:
-        raise UserError(
-            f"--port {where.port}: cannot listen on {where.host} ({error.strerror}); take another."
-        ) from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"--port {where.port}: cannot listen on {where.host} ({why}); take another.") from error

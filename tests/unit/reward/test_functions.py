@@ -107,6 +107,13 @@ def test_what_is_no_score_is_a_named_failure(body: str, expected: list[Score]) -
     assert called(body, Style.trl) == expected
 
 
+def test_rows_in_verls_own_form_are_read_as_verl_reads_them() -> None:
+    columns = {"reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 7}, "level": 1}
+    row = replace(SAMPLES[0], ground_truth=None, columns=columns)
+    body = "return float(ground_truth == '4') + extra_info['index'] + extra_info['level']"
+    assert called(body, Style.verl, [row]) == [9.0]
+
+
 def test_none_is_not_applicable_only_where_trl_says_so() -> None:
     [first, _] = called("return None if solution_str == '4' else 2.0", Style.verl)
     assert isinstance(first, NotScored) and "gave None" in first.reason

@@ -148,6 +148,10 @@ def test_classify_answers_as_vllm_does(server: str, folder: Path, policy: Path) 
     assert (reply["object"], reply["model"], reply["data"][0]["num_classes"]) == ("list", "rm", 1)
     assert reply["usage"]["prompt_tokens"] == len(group.prompt.token_ids) + len(group.completions[0].response_ids)
     _, both = asked(f"{server}/classify", {"input": [text, other + "\n"]}, **AUTH)
+    turns = [{"role": m.role, "content": m.content} for m in group.prompt.messages]
+    turns.append({"role": "assistant", "content": ANSWERS[0]})
+    _, chat = asked(f"{server}/classify", {"messages": turns, "use_activation": False}, **AUTH)
+    assert chat["data"][0]["probs"] == pytest.approx([first], abs=1e-5)
     probs = [one["probs"][0] for one in both["data"]]
     assert probs == pytest.approx([1 / (1 + math.exp(-first)), 1 / (1 + math.exp(-second))], abs=1e-5)
 
@@ -166,6 +170,14 @@ def test_classify_answers_as_vllm_does(server: str, folder: Path, policy: Path) 
         ("get_reward", {"query": ["2+2? 4"]}, AUTH, 422, "query 0: the reward model cannot read it: .* chat template"),
         ("get_reward", {"query": ["<|im_start|>" + "word " * 1500]}, AUTH, 422, "more than the reward model's context"),
         ("get_reward", {"query": ["x" * 60_000]}, AUTH, 413, "a body may have 50000 bytes"),
+        ("classify", {"input": [[1, 2]]}, AUTH, 422, "`input` must be a list of texts"),
+        (
+            "classify",
+            {"messages": [{"role": "user", "content": "q"}] * 2},
+            AUTH,
+            422,
+            "the last of them the assistant's",
+        ),
         ("score", {"samples": [{"answer": 4}]}, AUTH, 422, "sample 0: needs `messages` or `prompt`"),
         ("score", {"samples": [{"messages": [{"role": 1}], "answer": "4"}]}, AUTH, 422, "a turn has a `role`"),
     ],
