@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from raylign.data.chat_template import no_template
 from raylign.data.end_tokens import EndTokens
-from raylign.data.row_fields import RowError
+from raylign.data.row_fields import EarlierTurnDiffers, RowError
 from raylign.data.rows import Side
 from raylign.data.templates import ChatTemplate
 from raylign.data.tokenize import EncodedAnswer, EncodedText
@@ -21,12 +21,12 @@ from transformers import PreTrainedTokenizerBase
 _THOUGHT = re.compile(r"<(think|thinking|seed:think)>\s*$")
 _CONTEXT = 8  # tokens before a text that decide how its first characters are read back
 _REWRITES = (
-    "the chat template rewrites earlier turns once more follow, so what of them was said cannot be told; use a "
-    "template that keeps them, or rows of `prompt` and `completion` (the last answer only)"
+    "the chat template rewrites earlier answers once more turns follow (drops their reasoning, say), so they cannot be "
+    "trained in the form that is sampled; use a template that keeps them, or rows with the last answer only"
 )
 _NO_END = (
     "the chat template writes no end token after an earlier answer, so stopping there would not be learned; use rows "
-    "of `prompt` and `completion` (the last answer only)"
+    "with the last answer only"
 )
 _NOT_THE_SAME = (
     "the chat template does not render the prompt the same with an answer after it, so the answer's tokens cannot be "
@@ -141,8 +141,8 @@ class Encoder:
     ) -> EncodedText:
         """A turn with a weight is trained from its first token to its end token; what follows the last is left out.
 
-        Where a turn lies is told by rendering the conversation up to it, and verified: a template that renders
-        earlier turns otherwise once more follow is refused with RowError.
+        Where a turn lies is told by rendering the conversation up to it, and verified. Raises EarlierTurnDiffers for a
+        template that renders an earlier trained turn otherwise once more follow.
         """
         if not self.has_template:
             raise RowError(
@@ -180,8 +180,10 @@ class Encoder:
         spans, closed = [], ""
         for turn in trained:
             reply = self._reply(messages, turn, whole, variables)
+            if turn != len(messages) - 1:
+                self._refuse_another_form(messages[: turn + 1], reply, variables)
             if not reply.opening.startswith(closed):
-                raise RowError(_REWRITES)
+                raise EarlierTurnDiffers(_REWRITES)
             opened = self._ids(reply.opening)
             if opened[: len(ids)] == ids:
                 ids = opened
@@ -201,6 +203,13 @@ class Encoder:
             closed = reply.closed
         return ids, spans
 
+    def _refuse_another_form(self, messages: Sequence[Message], reply: _Reply, variables: str) -> None:
+        """Raises EarlierTurnDiffers when the last of `messages` was sampled otherwise than later turns see it."""
+        whole = self._template.render(messages, variables, open_answer=False)
+        sampled = self._reply(messages, len(messages) - 1, whole, variables)
+        if sampled.body.strip() != reply.body.strip():  # each with an end token that the engine stops at
+            raise EarlierTurnDiffers(_REWRITES)
+
     def _reply(self, messages: Sequence[Message], turn: int, whole: str, variables: str) -> _Reply:
         opening = self._template.render(messages[:turn], variables, open_answer=True)
         if turn == len(messages) - 1:
@@ -208,12 +217,12 @@ class Encoder:
                 return self._rendered(opening, whole)
             return self._last(opening, messages[turn].content, whole)
         if not whole.startswith(opening):
-            raise RowError(_REWRITES)
+            raise EarlierTurnDiffers(_REWRITES)
         if messages[turn].extra:
             if self._template.drops(messages, turn, variables):
-                raise RowError(_REWRITES)
+                raise EarlierTurnDiffers(_REWRITES)
             if self._ends.first(self._template.render(messages[: turn + 1], variables, open_answer=False)) is None:
-                raise RowError(_NO_END)
+                raise EarlierTurnDiffers(_NO_END)
             return self._rendered(opening, whole)
         return self._earlier(opening, messages[turn].content, whole)
 
@@ -233,10 +242,10 @@ class Encoder:
         said = content if content in rest else content.strip()
         at = rest.find(said)
         if at < 0 or self._ends.first(rest[:at]):
-            raise RowError(_REWRITES)
+            raise EarlierTurnDiffers(_REWRITES)
         end = self._ends.first(rest[at + len(said) :])
         if end is None or rest[at + len(said) : at + len(said) + end[0]].strip():
-            raise RowError(_NO_END)
+            raise EarlierTurnDiffers(_NO_END)
         body = rest[: at + len(said) + end[0]]
         return _Reply(opening, body, end[2], opening + rest[: at + len(said) + end[1]])
 

@@ -136,13 +136,13 @@ class _JudgedBuilder:
         self._encoder = encoder
         self.max_tokens = config.max_length
 
-    def build(self, row: RawRow) -> JudgedExample:
+    def build(self, row: RawRow) -> tuple[JudgedExample]:
         """Raises RowError."""
         parsed = judged_row(row.columns)
         answer = self._encoder.encode_answer(
             parsed.prompt, parsed.completion, finished=parsed.finished, variables=parsed.variables
         )
-        return JudgedExample(answer, parsed.desirable, parsed.weight)
+        return (JudgedExample(answer, parsed.desirable, parsed.weight),)
 
     def num_tokens(self, item: JudgedExample) -> int:
         """Prompt and answer."""

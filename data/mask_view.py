@@ -71,7 +71,10 @@ def rewriting_warnings(encoder: Encoder) -> list[str]:
     try:
         encoder.encode_conversation((question, answer, question, answer), (0.0, 1.0, 0.0, 1.0))
     except RowError as error:
-        return [f"masks: {error} (rows of several turns will be set aside)."]
+        return [
+            f"masks: {error}. For algorithm=sft each answer of a conversation becomes a sequence of its own, as it is "
+            "sampled; elsewhere rows whose answer has several assistant turns are set aside."
+        ]
     return []
 
 

@@ -114,7 +114,7 @@ class _PairBuilder:
         self._encoder = encoder
         self.max_tokens = config.max_length
 
-    def build(self, row: RawRow) -> PairExample:
+    def build(self, row: RawRow) -> tuple[PairExample]:
         """Raises RowError, also for answers that differ in text but not in tokens."""
         parsed = pair_row(row.columns)
         chosen = self._encoder.encode_answer(
@@ -125,7 +125,7 @@ class _PairBuilder:
         )
         if chosen.token_ids == rejected.token_ids:
             raise RowError("`chosen` and `rejected` are the same tokens")
-        return PairExample(chosen, rejected, parsed.margin, parsed.weight)
+        return (PairExample(chosen, rejected, parsed.margin, parsed.weight),)
 
     def num_tokens(self, item: PairExample) -> int:
         """Tokens of the longer side."""

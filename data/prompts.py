@@ -57,12 +57,12 @@ class _PromptBuilder:
         self._used_ids: set[str] = set()
         self.max_tokens = config.max_prompt_tokens
 
-    def build(self, row: RawRow) -> Prompt:
+    def build(self, row: RawRow) -> tuple[Prompt]:
         """Raises RowError."""
         parsed = prompt_row(row.columns)
         token_ids = self._encoder.encode_prompt(parsed.prompt, parsed.variables)
         messages = self._encoder.messages(parsed.prompt)
-        return Prompt(
+        prompt = Prompt(
             prompt_id=self._unique(parsed.given_id or f"{_content_id(messages)}-{row.number}", row.number),
             messages=messages,
             token_ids=token_ids,
@@ -70,6 +70,7 @@ class _PromptBuilder:
             ground_truth=parsed.ground_truth,
             columns=_other_columns(row.columns),
         )
+        return (prompt,)
 
     def num_tokens(self, item: Prompt) -> int:
         """Tokens the engine is given."""

@@ -13,6 +13,10 @@ class RowError(ValueError):
     """This row cannot be used; the message says why."""
 
 
+class EarlierTurnDiffers(RowError):
+    """An earlier answer has another form in the whole conversation than when it was sampled: it has to stand alone."""
+
+
 def template_variables(columns: Mapping[str, object]) -> str:
     """`tools`, `documents` and `chat_template_kwargs` as one JSON object, "" for none. Raises RowError."""
     found: dict[str, object] = {}

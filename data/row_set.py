@@ -28,8 +28,8 @@ class RowBuilder(Protocol[T]):
         """The setting that holds the limit, for messages."""
         ...
 
-    def build(self, row: RawRow) -> T:
-        """Raises RowError for a row that cannot be used."""
+    def build(self, row: RawRow) -> tuple[T, ...]:
+        """One item, or several of a conversation. Raises RowError for a row that cannot be used."""
         ...
 
     def num_tokens(self, item: T) -> int: ...
@@ -69,28 +69,32 @@ def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quaranti
                 continue
             given, row = row, own.apply(row)
             try:
-                item = builder.build(row)
+                built = builder.build(row)
             except RowError as error:
                 bad.add(row.number, row.source, f"{error}{own.explain(given)}", given.columns)
                 continue
-            length = builder.num_tokens(item)
-            if length <= builder.max_tokens:
-                items.append(item)
-                continue
-            reason = f"{length} tokens, {builder.max_tokens_key}={builder.max_tokens}"
-            overlong.append(BadRow(row.number, row.source, reason, as_text(row.columns)[:200]))
-            shorter = builder.truncate_left(item) if config.overlong is Overlong.truncate_left else None
-            if shorter is None:
-                dropped += 1
-            else:
-                items.append(shorter)
+            longest = max(builder.num_tokens(item) for item in built)
+            fitting = [_fitting(item, config, builder) for item in built]
+            if longest > builder.max_tokens:
+                reason = f"{longest} tokens, {builder.max_tokens_key}={builder.max_tokens}"
+                overlong.append(BadRow(row.number, row.source, reason, as_text(row.columns)[:200]))
+            items += (left := [item for item in fitting if item is not None])
+            dropped += not left
         if total == 0:
             raise DataError(f"data {name}: there are no rows.")
         own.refuse_missing(name)
         bad.refuse_past(config.max_bad_fraction, total, name)
-    report = LoadReport(name, total, len(items), len(bad.rows), len(overlong), dropped, tuple(bad.rows[:_EXAMPLES]))
+    kept = total - len(bad.rows) - dropped
+    report = LoadReport(name, total, kept, len(bad.rows), len(overlong), dropped, tuple(bad.rows[:_EXAMPLES]))
     _refuse(config, builder.max_tokens_key, report, overlong)
     return RowSet(tuple(items), content_hash(builder.fingerprint(item) for item in items), report)
+
+
+def _fitting(item: T, config: DataConfig, builder: RowBuilder[T]) -> T | None:
+    """The item within the limit, or None where it is left out."""
+    if builder.num_tokens(item) <= builder.max_tokens:
+        return item
+    return builder.truncate_left(item) if config.overlong is Overlong.truncate_left else None
 
 
 def _refuse(config: DataConfig, key: str, report: LoadReport, overlong: list[BadRow]) -> None:

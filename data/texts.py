@@ -15,10 +15,11 @@ from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_batches import TextBatch
+from raylign.data.row_fields import EarlierTurnDiffers, RowError
 from raylign.data.row_set import RowBuilder, read_row_set
-from raylign.data.rows import CompletionRow, completion_or_conversation, document_row
+from raylign.data.rows import CompletionRow, ConversationRow, completion_or_conversation, document_row
 from raylign.data.tokenize import EncodedText
-from raylign.data.types import TokenBatch
+from raylign.data.types import Message, TokenBatch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -95,9 +96,15 @@ class _ConversationBuilder:
         self._encoder = encoder
         self.max_tokens = config.max_length
 
-    def build(self, row: RawRow) -> EncodedText:
-        """Raises RowError."""
+    def build(self, row: RawRow) -> tuple[EncodedText, ...]:
+        """One text, or one for each trained turn where a turn's form depends on what follows it. Raises RowError."""
         parsed = completion_or_conversation(row.columns)
+        try:
+            return (self._whole(parsed),)
+        except EarlierTurnDiffers:
+            return self._one_by_one(parsed)
+
+    def _whole(self, parsed: CompletionRow | ConversationRow) -> EncodedText:
         if isinstance(parsed, CompletionRow):
             answer = self._encoder.encode_answer(
                 parsed.prompt, parsed.completion, finished=parsed.finished, variables=parsed.variables
@@ -105,6 +112,18 @@ class _ConversationBuilder:
             return EncodedText(answer.token_ids, tuple(parsed.weight if trained else 0.0 for trained in answer.mask))
         text = self._encoder.encode_conversation(parsed.turns, parsed.turn_weights, parsed.variables)
         return EncodedText(text.token_ids, tuple(weight * parsed.weight for weight in text.weights))
+
+    def _one_by_one(self, parsed: CompletionRow | ConversationRow) -> tuple[EncodedText, ...]:
+        """Each trained turn as the last of its conversation, which is how it is sampled."""
+        turns, weights, finished = _turns_and_weights(parsed, self._encoder)
+        trained = [i for i, weight in enumerate(weights) if weight]
+        texts = []
+        for i in trained:
+            done = finished or i != trained[-1]
+            answer = self._encoder.encode_answer(turns[:i], turns[i : i + 1], finished=done, variables=parsed.variables)
+            weight = parsed.weight * weights[i]
+            texts.append(EncodedText(answer.token_ids, tuple(weight if mask else 0.0 for mask in answer.mask)))
+        return tuple(texts)
 
     def num_tokens(self, item: EncodedText) -> int:
         """All tokens."""
@@ -119,6 +138,23 @@ class _ConversationBuilder:
         return json.dumps(asdict(item))
 
 
+def _turns_and_weights(
+    parsed: CompletionRow | ConversationRow, encoder: Encoder
+) -> tuple[tuple[Message, ...], tuple[float, ...], bool]:
+    """All turns, the weight of each, and whether the last was finished. Raises RowError without a turn before them."""
+    if isinstance(parsed, ConversationRow):
+        turns, weights, finished = parsed.turns, parsed.turn_weights, True
+    else:
+        asked = encoder.messages(parsed.prompt)
+        replies = (Message("assistant", c),) if isinstance(c := parsed.completion, str) else c
+        turns = (*asked, *replies)
+        weights = (*(0.0 for _ in asked), *(float(reply.role == "assistant") for reply in replies))
+        finished = parsed.finished
+    if weights[0]:
+        raise RowError("the conversation begins with a trained answer, and there is no prompt to sample it from")
+    return turns, weights, finished
+
+
 class _DocumentBuilder:
     """A RowBuilder of raw text."""
 
@@ -128,11 +164,11 @@ class _DocumentBuilder:
         self._encoder = encoder
         self.max_tokens = config.max_length
 
-    def build(self, row: RawRow) -> EncodedText:
+    def build(self, row: RawRow) -> tuple[EncodedText]:
         """Raises RowError."""
         parsed = document_row(row.columns)
         text = self._encoder.encode_document(parsed.text)
-        return EncodedText(text.token_ids, tuple(weight * parsed.weight for weight in text.weights))
+        return (EncodedText(text.token_ids, tuple(weight * parsed.weight for weight in text.weights)),)
 
     def num_tokens(self, item: EncodedText) -> int:
         """All tokens."""

@@ -63,8 +63,7 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     if cluster is not None and not _has_tokenizer(config.policy.model):
         yield f"Data: not read, for {config.policy.model} has no tokenizer.\n"
     else:
-        reports, sample = _read_data(config, needed, _run_date(config, now), colour=colour)
-        num_rows = reports[0].kept
+        reports, num_rows, sample = _read_data(config, needed, _run_date(config, now), colour=colour)
         yield _table("Data", ("set", "rows", "used", "bad", "overlong", "dropped"), [_data_row(r) for r in reports])
         yield f"The first row, as the model sees it:\n{sample}\n"
     yield _table("Models in training", ("role", "parameters", "trained", "what is"), _model_rows(config))
@@ -114,19 +113,20 @@ def placements(config: RunConfig, nodes: Sequence[NodeSupply]) -> Iterator[Place
         yield plan_placement(stage, config.cluster.placement, nodes)
 
 
-def _read_data(config: RunConfig, needed: Needs, today: date, *, colour: bool) -> tuple[list[LoadReport], str]:
-    """Reports of data.train and every held-out set; and the first training row with what is odd, in words."""
+def _read_data(config: RunConfig, needed: Needs, today: date, *, colour: bool) -> tuple[list[LoadReport], int, str]:
+    """Reports of data.train and every held-out set; how much there is to draw from; and the first training row with
+    what is odd, in words."""
     if needed.rollout:
         online = read_online(config, today)
         prompt_sets = [online.train, *([online.held_out] if online.held_out else [])]
         first = online.train.prompts[0]
         shown = f"{online.tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
-        return [loaded.report for loaded in prompt_sets], "\n".join([shown, *online.notices])
+        return [loaded.report for loaded in prompt_sets], len(online.train.prompts), "\n".join([shown, *online.notices])
     algorithm = cast("OfflineAlgorithm", ALGORITHMS[config.algorithm.name][1](config.algorithm))
     offline = read_offline(config, algorithm.needs, today)
     parts = [marked(runs, colour=colour) for runs in first_row(offline.sets[TRAIN], offline.tokenizer)]
     parts += offline.notices or ["The masks of the first rows: nothing odd."]
-    return [loaded.report for loaded in offline.sets.values()], "\n".join(parts)
+    return [loaded.report for loaded in offline.sets.values()], len(offline.sets[TRAIN]), "\n".join(parts)
 
 
 def _open_settings(

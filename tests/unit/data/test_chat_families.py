@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raylign.conf.schema import DataConfig
 from raylign.data.encoder import Encoder
 from raylign.data.prompts import load_prompts
-from raylign.data.row_fields import RowError, turn_fields
+from raylign.data.row_fields import EarlierTurnDiffers, RowError, turn_fields
 from raylign.data.row_kinds import load_rows
 from raylign.data.templates import ChatTemplate
 from raylign.data.texts import load_conversations
@@ -60,13 +60,47 @@ def test_any_answer_reads_back_after_the_prompt(case: tuple[str, str], answer: s
     assert answer in made.decode(list(got.token_ids)).removeprefix(made.decode(list(prompt)))
 
 
+APART = {  # families whose earlier answers are not as they are sampled, and how
+    "glm 4": "no end token after an earlier answer",
+    "no end token": "no end token after an earlier answer",
+    "harmony": "no end token after an earlier answer",  # none that the engine stops at
+    "qwen3 (thinking)": "rewrites earlier answers",
+}
+
+
+@pytest.mark.parametrize(("kind", "family"), CASES)
+def test_conversations_are_trained_as_they_are_sampled_turn_by_turn_where_a_template_rewrites_them(
+    kind: str, family: str, tmp_path: Path
+):
+    made = tokenizer(kind, *FAMILIES[family])
+    encoder = Encoder(made)
+    rows = [{"role": r, "content": c} for r, c in (("user", "Q1?"), ("assistant", "A1."), ("user", "Q2?"))]
+    rows += [{"role": "assistant", "content": "A2.", "weight": 0.5}]
+    turns = tuple(Message(str(r["role"]), str(r["content"])) for r in rows)
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": rows}) + "\n" + json.dumps({"prompt": rows[:1], "completion": rows[1:]}))
+    loaded = load_conversations(str(file), DataConfig(), made)
+    assert (loaded.report.kept, loaded.report.bad) == (2, 0)
+    assert len(loaded) == (4 if family in APART else 2)
+    alone = [encoder.encode_answer(turns[:1], "A1."), encoder.encode_answer(turns[:3], "A2.")]
+    if family in APART:
+        assert [t.token_ids for t in loaded.texts] == [a.token_ids for a in alone] * 2
+        assert [[w > 0 for w in t.weights] for t in loaded.texts] == [a.mask for a in alone] * 2
+        assert [max(t.weights) for t in loaded.texts] == [1, 0.5, 1, 1]
+        return
+    text = loaded.texts[0]
+    trained = [i for i, w in zip(text.token_ids, text.weights, strict=True) if w]
+    sampled = [list(a.token_ids[a.prompt_tokens :]) for a in alone]
+    assert "".join(made.decode(trained).split()) == "".join(made.decode([i for each in sampled for i in each]).split())
+
+
 @pytest.mark.parametrize(("kind", "family"), CASES)
 def test_in_several_turns_only_the_assistants_words_are_trained(kind: str, family: str):
     made = tokenizer(kind, *FAMILIES[family])
     encoder = Encoder(made)
     turns = (Message("user", "Q1?"), Message("assistant", "A1."), Message("user", "Q2?"), Message("assistant", "A2."))
-    if family in ("glm 4", "harmony", "no end token"):  # after an earlier answer they write no token that the engine
-        with pytest.raises(RowError, match="no end token after an earlier answer"):  # stops at
+    if family in APART:
+        with pytest.raises(EarlierTurnDiffers, match=APART[family]):
             encoder.encode_conversation(turns, (0, 1, 0, 1))
         return
     text = encoder.encode_conversation(turns, (0, 1, 0, 1))
@@ -142,8 +176,9 @@ def test_a_field_reaches_the_template_or_the_row_is_refused_by_its_name(
     made = tokenizer("qwen", *FAMILIES["qwen3 (thinking)"])
     using = load_conversations(str(file), config, made)
     assert using.report.bad == 0
-    whole = made.decode(list(using.texts[0].token_ids))
-    trained = made.decode([i for i, w in zip(using.texts[0].token_ids, using.texts[0].weights, strict=True) if w])
+    row_texts = using.texts[:-1]  # one for each trained turn
+    whole = made.decode(list(row_texts[-1].token_ids))
+    trained = made.decode([i for t in row_texts for i, w in zip(t.token_ids, t.weights, strict=True) if w])
     match field:
         case "tool_calls":
             assert '<call>{"name": "weather", "arguments": {"city": "Oslo"}}</call><|im_end|>' in trained

@@ -82,9 +82,9 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_not_trained_wrong(tok
     assert trained(encoder.encode_conversation((FIRST, thought), (0, 1)), tokenizer) == [
         ("<think>hm</think>So.<|im_end|>", 1)
     ]
-    with pytest.raises(RowError, match="rewrites earlier turns"):
+    with pytest.raises(RowError, match="rewrites earlier answers"):
         encoder.encode_conversation((FIRST, thought, AND, THEN), (0, 1, 0, 1))
-    assert "rewrites earlier turns" in rewriting_warnings(encoder)[0]
+    assert "rewrites earlier answers" in rewriting_warnings(encoder)[0]
 
 
 def test_a_document_is_trained_from_its_second_token_to_one_end_token(
