@@ -270,7 +270,10 @@ feedback_app = typer.Typer(
 )
 app.add_typer(feedback_app, name="feedback")
 
-Logs = Annotated[list[Path], typer.Argument(metavar="LOG...", help="Feedback logs of one format: files or folders.")]
+Logs = Annotated[
+    list[Path],
+    typer.Argument(metavar="LOG...", help="Feedback logs of one format: files or folders; - is standard input."),
+]
 LogFormat = Annotated[str | None, typer.Option("--format", help="The format, when it should not be guessed.")]
 Mapping = Annotated[Path | None, typer.Option(help="A mapping file that says how to read columns of your own.")]
 Companion = Annotated[Path | None, typer.Option(help="The second file of formats that keep answers elsewhere.")]

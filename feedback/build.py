@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,6 +89,8 @@ class _Opened:
     num_rows: int
     format: str
     redactions: dict[str, int]
+    files: tuple[Path, ...]
+    passed_over: tuple[str, ...]
 
 
 def _build_into(
@@ -115,7 +117,7 @@ def _build_into(
             settings=settings,
             log_format=opened.format,
             log_rows=opened.num_rows,
-            inputs=_inputs(source),
+            inputs=_inputs(source, opened.files),
             num_events=opened.num_events,
             quarantined=opened.quarantined,
             everything=opened.work.select("event_id", "kind", "thumb"),
@@ -126,6 +128,7 @@ def _build_into(
             produced=tuple(files),
             redactions=opened.redactions,
             forgotten=len(forgotten),
+            passed_over=opened.passed_over,
             noise=noisy,
         )
     )
@@ -165,6 +168,8 @@ def _open(
         num_rows=log.rows_in,
         format=log.format,
         redactions=redacted.counts,
+        files=log.files,
+        passed_over=log.passed_over,
     )
 
 
@@ -193,14 +198,10 @@ def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[
     return rows, used
 
 
-def _inputs(source: Source) -> tuple[InputFile, ...]:
+def _inputs(source: Source, files: Sequence[Path]) -> tuple[InputFile, ...]:
     """The files that were read; a folder's logs one by one."""
-    found = []
     extra = [path for path in (source.mapping, source.companion) if path is not None]
-    for path in (*source.logs, *extra):
-        inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        found += [InputFile(file.name, *file_hash(file)) for file in inside]
-    return tuple(found)
+    return tuple(InputFile(file.name, *file_hash(file)) for file in (*files, *extra))
 
 
 def _write_quarantine(file: Path, quarantined: pl.DataFrame, *, hide: bool) -> None:

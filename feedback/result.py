@@ -52,6 +52,7 @@ class Parts:
     ledger: Ledger
     produced: tuple[Produced, ...]
     redactions: dict[str, int]
+    passed_over: tuple[str, ...]  # files of the folders given that were not read
     forgotten: int
     noise: Noise
 
@@ -177,6 +178,8 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
 
 def _warnings(parts: Parts) -> Iterator[str]:
     made = {(file.kind, file.split): file for file in parts.produced}
+    if parts.passed_over:
+        yield f"Files that were passed over: {', '.join(parts.passed_over)}."
     unmeasured = [kind for kind in KINDS if made[kind, "train"].rows and not made[kind, "eval"].rows]
     if unmeasured and parts.settings.split.eval > 0:
         yield f"No rows of {', '.join(unmeasured)} to evaluate on; raise split.eval or collect more."

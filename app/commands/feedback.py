@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import polars as pl
+from raylign.conf.errors import UserError
 from raylign.feedback.build import STEPS, Watch, build, read
 from raylign.feedback.build_result import KINDS, SPLITS, BuildResult
 from raylign.feedback.clean.personal_data import redact_text
@@ -27,6 +33,9 @@ _ABOUT = (
     ("seconds_taken", "seconds taken"), ("persona", "persona"), ("locale", "locale"), ("surface", "surface"),
     ("topic", "topic"), ("consent", "consent"),
 )  # fmt: skip
+
+
+STDIN = Path("-")
 
 
 class BuildProgress:
@@ -66,7 +75,14 @@ class BuildProgress:
 
 
 def run_build(source: Source, out: Path, console: Console) -> BuildResult:
-    """Build, and tell what came out."""
+    """Build, and tell what came out. Standard input is kept beside `out`, so that it can be built again."""
+    if STDIN in source.logs:
+        kept = out.with_name(f"{out.name}.log")
+        if kept.exists():
+            raise UserError(f"{kept}: is there already, and standard input would be kept there; move it away.")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        source = from_stdin(source, kept)
+        console.print(Text(f"standard input is kept as {kept}"), highlight=False, soft_wrap=True)
     with BuildProgress(console) as progress:
         result = build(source, out, watch=progress.watch)
     _show(result, out, console)
@@ -85,8 +101,19 @@ def run_forget(folder: Path, users: Sequence[str], events: Sequence[str], consol
     return result
 
 
+def from_stdin(source: Source, file: Path) -> Source:
+    """The source with `file` in place of standard input, which is written there for its owner only."""
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+    return replace(source, logs=tuple(file if log == STDIN else log for log in source.logs))
+
+
 def run_inspect(source: Source, console: Console) -> None:
     """What logs hold, without building anything."""
+    if STDIN in source.logs:
+        with tempfile.TemporaryDirectory() as folder:
+            run_inspect(from_stdin(source, Path(folder) / "stdin"), console)
+        return
     settings = parse_settings(source.overrides)
     with BuildProgress(console) as progress:
         log = read(source, settings, progress.watch.on_rows)
@@ -95,6 +122,8 @@ def run_inspect(source: Source, console: Console) -> None:
         Text(f"{log.format}: {log.rows_in:,} rows, {events.height:,} events, {quarantined.height:,} quarantined"),
         highlight=False,
     )
+    if log.passed_over:
+        console.print(Text(f"passed over: {', '.join(log.passed_over)}"), highlight=False, soft_wrap=True)
     if events.height:
         console.print(Text(_when(events)), highlight=False)
         by_signal = events.group_by(signal().alias("signal")).len().sort("len", "signal", descending=[True, False])

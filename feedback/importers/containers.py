@@ -1,4 +1,4 @@
-"""Files as rows: JSON lines, one JSON list, CSV, parquet, and any of these compressed with gzip. Told by content.
+"""Files as rows: JSON lines, one JSON list, CSV, parquet, Excel; any of these compressed or in a zip. Told by content.
 
 A row that cannot be read is still a row: it comes with the reason instead of its columns.
 """
@@ -6,7 +6,6 @@ A row that cannot be read is still a row: it comes with the reason instead of it
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 import json
@@ -15,13 +14,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import msgspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 from raylign.conf.errors import DataError
 from raylign.feedback.importers.outcome import excerpt
+from raylign.feedback.importers.packed import UNREADABLE, Shell, is_workbook, logical_suffix, members, opened, shell_of
+from raylign.feedback.importers.workbook import sheet_rows
 
 Columns = Mapping[str, object]
 """A row of somebody else's making: column names to JSON-like values."""
@@ -29,6 +29,7 @@ Columns = Mapping[str, object]
 _BOM = b"\xef\xbb\xbf"
 _WRAPPERS = ("data", "items", "results", "records", "rows", "scores", "feedback")
 _WRAPPED = re.compile(rb'\{\s*"(' + "|".join(_WRAPPERS).encode() + rb')"\s*:\s*\[')
+_EXCEL_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 _PARQUET_BATCH = 4096
 _decode = msgspec.json.Decoder().decode
 
@@ -51,49 +52,71 @@ class Row:
 
 
 class Container:
-    """What kind of file it is. `kind` is jsonl, json, csv or parquet."""
+    """What kind of file it is. `kind` is jsonl, json, csv, parquet or xlsx; `member` names a file in a zip archive."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, member: str | None = None) -> None:
+        self.path, self.member = path, member
+        self.name = path.name if member is None else f"{path.name}/{member}"
         try:
-            with path.open("rb") as file:
-                self._zipped = file.read(2) == b"\x1f\x8b"
+            self._shell = shell_of(path)
+            if self._shell is Shell.ZIP and member is None:
+                names = members(path)
+                if is_workbook(names):
+                    self.kind = "xlsx"
+                    return
+                if len(names) != 1:
+                    raise DataError(f"{path}: holds {len(names)} files; unpack it and name the log ({names[:3]}).")
+                self.member = names[0]
             with self.open() as file:
                 head = file.read(1 << 16)
-        except (OSError, EOFError, gzip.BadGzipFile) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}: cannot be read ({error}).") from error
         self.kind = self._kind_of(head)
 
     def open(self) -> IO[bytes]:
         """The bytes, unpacked."""
-        return cast("IO[bytes]", gzip.open(self.path, "rb")) if self._zipped else self.path.open("rb")
+        return opened(self.path, self._shell, self.member)
 
     def rows(self) -> Iterator[Row]:
         """All rows in order; blank lines are none. Raises DataError when the file as a whole is broken."""
-        read = {"jsonl": self._lines, "json": self._list, "csv": self._table, "parquet": self._parquet}
+        read = {
+            "jsonl": self._lines,
+            "json": self._list,
+            "csv": self._table,
+            "parquet": self._parquet,
+            "xlsx": self._sheet,
+        }
         try:
             yield from read[self.kind]()
-        except (OSError, EOFError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise DataError(f"{self.path}: cannot be read to its end ({error}).") from error
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """The lines of a jsonl file that are not blank, numbered from 1, without byte order marks."""
-        with self.open() as file:
-            for number, line in enumerate(file, start=1):
-                if line.startswith(_BOM):
-                    line = line[3:]
-                if not line.isspace() and line:
-                    yield number, line
+        """The lines of a jsonl file that are not blank, numbered from 1, without byte order marks.
+
+        Raises DataError when the file breaks off.
+        """
+        try:
+            with self.open() as file:
+                for number, line in enumerate(file, start=1):
+                    if line.startswith(_BOM):
+                        line = line[3:]
+                    if not line.isspace() and line:
+                        yield number, line
+        except UNREADABLE as error:
+            raise DataError(f"{self.path}: cannot be read to its end ({error}).") from error
 
     def _kind_of(self, head: bytes) -> str:
         if head.startswith(b"PAR1"):
             return "parquet"
+        if head.startswith(b"\xd0\xcf\x11\xe0"):  # workbooks from before 2007
+            return "xlsx"
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DataError(f"{self.path}: is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
         text = head.removeprefix(_BOM).lstrip()
         if not text:
             raise DataError(f"{self.path}: is empty.")
-        named_lines = self.path.name.removesuffix(".gz").lower().endswith((".jsonl", ".ndjson"))
+        named_lines = logical_suffix(self.member or self.path.name) in (".jsonl", ".ndjson")
         if text.startswith(b"["):
             return "jsonl" if named_lines and _objects_in(text) > 1 else "json"
         if text.startswith(b"{"):
@@ -127,26 +150,33 @@ class Container:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         with self.open() as file:
             text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-            first = text.readline()
-            delimiter = max(",\t;", key=first.count)
+            first, told, passed = text.readline(), None, 0
+            if match := _EXCEL_SEPARATOR.fullmatch(first):  # what Excel writes to tell itself the separator
+                told, first, passed = match[1], text.readline(), 1
+            delimiter = told or max(",\t;", key=first.count)
             lines = csv.reader(itertools.chain([first], text), delimiter=delimiter)
-            header, end = next(lines), lines.line_num
+            header, end = next(lines), lines.line_num + passed
             while True:
                 start = end + 1
                 try:
                     cells = next(lines, None)
                 except csv.Error as error:
                     yield Row(start, None, f"not CSV ({error})")
-                    end = lines.line_num
+                    end = lines.line_num + passed
                     continue
-                end = lines.line_num
+                end = lines.line_num + passed
                 if cells is None:
                     return
                 if cells:
                     yield _row_of_cells(start, header, cells)
 
+    def _sheet(self) -> Iterator[Row]:
+        for number, columns in sheet_rows(self.path):
+            yield Row(number, columns)
+
     def _parquet(self) -> Iterator[Row]:
-        with pq.ParquetFile(self.path) as table:
+        packed = self._shell is not Shell.NONE
+        with pq.ParquetFile(io.BytesIO(self.open().read()) if packed else self.path) as table:
             number = 0
             for batch in table.iter_batches(batch_size=_PARQUET_BATCH):
                 batch.validate(full=True)  # text that is not UTF-8 fails here, not in the middle of a row

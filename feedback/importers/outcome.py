@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import polars as pl
 from raylign.conf.errors import RunFailed
@@ -65,6 +66,8 @@ class ImportResult:
     quarantined: pl.DataFrame  # QUARANTINE_SCHEMA, in reading order
     rows_in: int
     rows_by_judgements: Mapping[int, int]
+    files: tuple[Path, ...] = ()  # that were read
+    passed_over: tuple[str, ...] = ()  # files of the folders given that were not read, each with why
     companion_rows: int = 0
     companion_quarantined: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE_SCHEMA))
 

@@ -14,6 +14,7 @@ from raylign.conf.errors import DataError
 from raylign.feedback.events import EVENT_SCHEMA
 from raylign.feedback.importers.columns import frame_of, problems_of
 from raylign.feedback.importers.containers import Columns, Container
+from raylign.feedback.importers.files import logs_in
 from raylign.feedback.importers.format import Companion, Context, Format
 from raylign.feedback.importers.mapping import mapped_format
 from raylign.feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
@@ -22,7 +23,6 @@ from raylign.feedback.importers.turns import THOUGHTS
 from raylign.feedback.importers.values import CONTENT_ID, hasher
 
 _CHUNK_EVENTS = 25_000
-_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gz")
 _FILE = "_file"  # which of the files, beside the event's columns until ids are compared
 
 OnRows = Callable[[int], None]
@@ -47,11 +47,12 @@ def read_log(
     """
     if mapping is not None and format not in (None, "mapping"):
         raise DataError(f"format={format} and a mapping file exclude each other; give one of them.")
-    files = [Container(path) for path in _files_of(paths)]
+    found = logs_in(paths)
     if mapping is not None:
         chosen = mapped_format(mapping)
     else:
-        chosen = format_named(format) if format is not None else recognise(files)
+        chosen = format_named(format) if format is not None else recognise(found.named or found.others)
+    files, passed_over = found.of(chosen)
     context = Context(chosen.name, hasher(user_salt))
     side = _Side()
     if _takes(chosen, companion):
@@ -61,27 +62,10 @@ def read_log(
     tally = _Tally(now or datetime.now(UTC))
     for number, file in enumerate(files):
         for batch in _batches(_parse(chosen, file, context)):
-            tally.add(number, file.path.name, batch)
+            tally.add(number, file.name, batch)
             on_rows(len(batch))
-    return tally.result(chosen, [file.path.name for file in files], side)
-
-
-def _files_of(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves; of a folder those that may hold a log. Raises DataError for all missing at once."""
-    files: list[Path] = []
-    problems = [] if paths else ["no file given; name at least one feedback log."]
-    for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(f for f in path.rglob("*") if f.is_file() and f.name.lower().endswith(_SUFFIXES))
-            if not inside:
-                problems.append(f"{path}: the folder holds no {', '.join(_SUFFIXES)} file.")
-        elif not path.is_file():
-            problems.append(f"{path}: there is no such file or folder.")
-        files += inside
-    if problems:
-        raise DataError(problems)
-    return files
+    result = tally.result(chosen, [file.name for file in files], side)
+    return replace(result, passed_over=passed_over, files=tuple(dict.fromkeys(file.path for file in files)))
 
 
 def _takes(chosen: Format, companion: Path | None) -> bool:
