@@ -80,7 +80,7 @@ class VerifyReport:
 
 
 class RolloutEngine(Protocol):
-    """One serving engine. Generation and a weight transaction never overlap: `begin_update` waits or refuses."""
+    """One serving engine. No token is sampled during a weight transaction: `begin_update` pauses or waits."""
 
     async def start(self) -> None: ...
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup]: ...

@@ -50,7 +50,7 @@ class Member:
     """A worker in the pool: its state follows its weight updates (trainer.loops.publish drives them)."""
 
     def __init__(self, handle: WorkerHandle, moved: Callable[[], None] = lambda: None) -> None:
-        """`moved` is called whenever the state changes."""
+        """`moved` is called whenever the state changes or a call has ended."""
         self._handle = handle
         self._moved = moved
         self.state = MemberState.JOINING
@@ -82,6 +82,7 @@ class Member:
             self.outstanding_samples -= samples
             if not self.outstanding_samples:
                 self.idle.set()
+            self._moved()
 
         task = asyncio.create_task(self._generate(requests))
         task.add_done_callback(release)

@@ -23,6 +23,13 @@ CALLS_PER_WORKER = 16
 """Calls a worker's share of one step is cut into: more lose less when it dies, fewer cost the controller less."""
 
 
+CALLS_IN_A_FULL_WORKER = 32
+"""Calls at least that a worker's limit is made of: all samples of a call count until its longest one ends."""
+
+QUEUE_FACTOR = 4
+"""What the pool may give a worker, over what the engine runs at once. With lengths that vary as much as their mean, only
+a third of a call's eight samples are still running on average: below a factor of 3 the engine runs empty."""
+
 PROBE_EVERY_S = 10.0
 """Pause between health checks while a step generates."""
 
@@ -70,6 +77,8 @@ class _Results:
         return [self._groups[number] for number in range(len(self._groups))]
 
 
+_MAY_SERVE = (MemberState.SERVING, MemberState.UPDATING)
+
 _Running = dict["asyncio.Task[list[GroupHandle]]", tuple[_Job, Member]]
 
 
@@ -85,7 +94,7 @@ class RolloutPool:
         max_attempts: int = 3,
         probe_every_s: float = PROBE_EVERY_S,
     ) -> None:
-        """`max_concurrent`: samples in flight in one worker; `timeout_s`: of one `generate`, all retries included."""
+        """`max_concurrent`: samples given to one worker at a time; `timeout_s`: of one `generate`, retries included."""
         self._moved = asyncio.Event()
         self._members = [Member(worker, self._notify) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
@@ -178,13 +187,14 @@ class RolloutPool:
             await self.probe()
 
     async def _run(self, requests: Sequence[GenerationRequest], results: _Results) -> list[GroupHandle]:
-        queue = deque(self._jobs(len(requests)))
+        queue = deque(self._jobs(requests))
         running: _Running = {}
         started = asyncio.get_running_loop().time()
         try:
             while len(results) < len(requests):
                 self._dispatch(queue, running, requests)
-                if not running and not any(member.state is MemberState.UPDATING for member in self._members):
+                # Those that serve may be full with another step's prompts, those that are updated will serve again.
+                if not running and not any(member.state in _MAY_SERVE for member in self._members):
                     raise EngineDead(f"no rollout worker serves: {self._states()}")
                 for task in await self._wait(running):
                     job, member = running.pop(task)
@@ -196,7 +206,7 @@ class RolloutPool:
         return results.in_order()
 
     async def _wait(self, running: _Running) -> list[asyncio.Task[list[GroupHandle]]]:
-        """Calls that have ended. Returns early when a worker changed its state: it may take work now."""
+        """Calls that have ended. Returns early when a worker changed its state or finished a call: it may have room."""
         moved = asyncio.ensure_future(self._moved.wait())
         try:
             await asyncio.wait([*running, moved], timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -208,8 +218,11 @@ class RolloutPool:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    def _jobs(self, num_prompts: int) -> Iterator[_Job]:
-        size = max(1, num_prompts // (CALLS_PER_WORKER * max(1, len(self.members()))))
+    def _jobs(self, requests: Sequence[GenerationRequest]) -> Iterator[_Job]:
+        num_prompts = len(requests)
+        samples = max((len(request.keys) for request in requests), default=1)
+        most = self._max_concurrent // CALLS_IN_A_FULL_WORKER // samples
+        size = max(1, min(most, num_prompts // (CALLS_PER_WORKER * max(1, len(self.members())))))
         for start in range(0, num_prompts, size):
             yield _Job(list(range(start, min(start + size, num_prompts))))
 

@@ -25,7 +25,7 @@ from raylign.records.metrics_log import read_history
 from raylign.records.scale_order import clear_order, read_order
 from raylign.reward.server import RewardPool
 from raylign.rollout.fleet import Fleet
-from raylign.rollout.pool import RolloutPool
+from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
 from raylign.trainer.algorithms.online import OnlineConfig
@@ -219,7 +219,8 @@ class _Builder:
         await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
         # Steps that are made ahead share the engines: each may take as long as all of them.
         deadline = config.rollout.timeout_s * (1 + config.rollout.max_staleness)
-        return RolloutPool(handles, max_concurrent=config.rollout.max_concurrent, timeout_s=deadline)
+        given = config.rollout.max_concurrent * QUEUE_FACTOR
+        return RolloutPool(handles, max_concurrent=given, timeout_s=deadline)
 
     def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
         """Keeps the pool at the size of the settings, or of a later `raylign scale`."""

@@ -325,3 +325,14 @@ async def test_groups_are_handed_on_one_by_one_and_each_once() -> None:
     )
     assert keys(handles) == expected(4)
     assert sorted(arrived) == [0, 1, 2, 3] and arrived[-1] == 0, "what was ready waited for the slow one"
+
+
+async def test_a_second_step_waits_for_room_that_the_first_one_takes() -> None:
+    """Steps that are made ahead share the workers."""
+    worker = SimulatedWorker("rollout/0")
+    pool = await pool_of(worker, max_concurrent=3)
+    both = await asyncio.gather(
+        pool.generate(prompts(4), epoch=2, samples_per_prompt=3, sampling=SAMPLING),
+        pool.generate(prompts(4), epoch=3, samples_per_prompt=3, sampling=SAMPLING),
+    )
+    assert [[meta.key.epoch for handle in handles for meta in handle.metas] for handles in both] == [[2] * 12, [3] * 12]
