@@ -27,8 +27,8 @@ CALLS_IN_A_FULL_WORKER = 32
 """Calls at least that a worker's limit is made of: all samples of a call count until its longest one ends."""
 
 QUEUE_FACTOR = 4
-"""What the pool may give a worker, over what the engine runs at once. With lengths that vary as much as their mean, only
-a third of a call's eight samples are still running on average: below a factor of 3 the engine runs empty."""
+"""What the pool may give a worker, over what the engine runs at once. With lengths that vary as much as their mean, a
+third of a call's eight samples are still running on average: below a factor of 3 the engine runs empty."""
 
 PROBE_EVERY_S = 10.0
 """Pause between health checks while a step generates."""
