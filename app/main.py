@@ -29,7 +29,7 @@ from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import refuse_unreachable
-from raylign.app.launch.rows import OfflineRows, OnlineRows, read_offline, read_online
+from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
 from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models
@@ -212,7 +212,8 @@ class Play:
                 outcome = asyncio.run(run_online(stage, online, self.rows, should_stop))
                 return online_summary(config, outcome, self._history(), time.monotonic() - started)
             finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), self.rows, should_stop))
-            return offline_summary(config, finished, self._history(), time.monotonic() - started)
+            counts = {name: len(rows) for name, rows in self.rows.sets.items() if name != TRAIN}
+            return offline_summary(config, finished, self._history(), time.monotonic() - started, counts)
 
     def _history(self) -> MetricHistory:
         return read_history(self.folder.metrics)

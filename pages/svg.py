@@ -103,8 +103,8 @@ def stacked_bars(
     return _svg(label, f"{len(steps)} steps, {', '.join(names)}", parts)
 
 
-def share_bar(share: float, low: float, high: float, *, label: str) -> Markup:
-    """A share between 0 and 1 with its interval and the half-way mark."""
+def share_bar(share: float, low: float, high: float, *, label: str, middle: str = "no difference") -> Markup:
+    """A share between 0 and 1 with its interval and the half-way mark, which is called `middle`."""
 
     def x(value: float) -> float:
         return 1 + value * (WIDTH - 2)
@@ -115,7 +115,7 @@ def share_bar(share: float, low: float, high: float, *, label: str) -> Markup:
         f'<line class="half" x1="{x(0.5):.1f}" y1="8" x2="{x(0.5):.1f}" y2="32"/>',
         f'<path class="whisker" d="M{x(low):.1f} 20H{x(high):.1f}M{x(low):.1f} 15V25M{x(high):.1f} 15V25"/>',
         f'<text class="tick" x="1" y="44">0</text><text class="tick" x="{x(0.5):.1f}" y="44" '
-        'text-anchor="middle">no difference</text>',
+        f'text-anchor="middle">{escape(middle)}</text>',
         '<text class="tick" x="339" y="44" text-anchor="end">100\u00a0%</text>',
     ]
     described = f"{percent(share)}, 95 % interval {percent(low)} to {percent(high)}"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Mapping
 
 from raylign.app.launch.online import OnlineOutcome
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
 from raylign.records.metrics_log import MetricHistory
+from raylign.records.report.shares import wilson_interval
 from raylign.records.summary import RunSummary
 from raylign.trainer.loops.offline import OfflineProgress
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9_]")
-_Z95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
 def online_summary(config: RunConfig, outcome: OnlineOutcome, history: MetricHistory, seconds: float) -> RunSummary:
@@ -48,11 +48,14 @@ def online_summary(config: RunConfig, outcome: OnlineOutcome, history: MetricHis
     )
 
 
-def offline_summary(config: RunConfig, progress: OfflineProgress, history: MetricHistory, seconds: float) -> RunSummary:
-    """The last loss, the last figures of every held-out set, and the best step."""
+def offline_summary(
+    config: RunConfig, progress: OfflineProgress, history: MetricHistory, seconds: float, rows: Mapping[str, int]
+) -> RunSummary:
+    """The last loss, the last figures of every held-out set with its number of `rows`, and the best step."""
     figures = ("loss", "accuracy", "margin", "rewards/accuracies", "rewards/margins")
     held_out = [f"eval/{name}/{figure}" for name in held_out_sets(config.data.eval) for figure in figures]
     found = {_NOT_IN_NAMES.sub("_", name.lower()): _last(history, name) for name in ("train/loss", *held_out)}
+    found |= {_NOT_IN_NAMES.sub("_", f"eval_{name.lower()}_rows"): float(count) for name, count in rows.items()}
     if progress.best is not None:
         found |= {"best_step": float(progress.best.step), "best_value": progress.best.value}
     return RunSummary(
@@ -62,16 +65,6 @@ def offline_summary(config: RunConfig, progress: OfflineProgress, history: Metri
         seconds_total=seconds,
         extra={name: value for name, value in found.items() if value is not None},
     )
-
-
-def wilson_interval(share: float | None, n: int) -> tuple[float | None, float | None]:
-    """95 % interval of a share of `n` comparisons (Wilson 1927, eq. 5)."""
-    if share is None or n == 0:
-        return None, None
-    z2 = _Z95**2 / n
-    centre = (share + z2 / 2) / (1 + z2)
-    half = _Z95 / (1 + z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _last(history: MetricHistory, name: str) -> float | None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from raylign.feedback.build_result import BuildResult
 from raylign.feedback.report.built import built
 from raylign.feedback.report.incoming import incoming
@@ -17,7 +15,7 @@ from raylign.feedback.report.models import slices, tables
 from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows
 from raylign.feedback.report.verdict import advice, judge
 from raylign.feedback.trust.summary import Trust, measure_trust
-from raylign.pages import STYLE
+from raylign.pages.frame import render_page
 from raylign.records.atomic import write_atomic
 
 _HERE = Path(__file__).parent
@@ -39,20 +37,16 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
     """The page's text; `trust` is `measure_trust(events)` where it is at hand."""
     trust = trust or measure_trust(events)
     came = incoming(events)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(_HERE), trim_blocks=True, lstrip_blocks=True
-    )
-    style = "\n".join(path.read_text(encoding="utf-8") for path in (STYLE, _HERE / "report.css"))
-    return environment.get_template("report.html").render(
-        style=Markup(style),
-        verdict=judge(trust, came, result),
-        came=came,
-        built=built(result) if result else None,
-        trust=trust,
-        cards=cards(trust),
-        length_rows=length_rows(trust.length),
-        flagged=flagged_people(trust.annotators),
-        tables=tables(trust),
-        slices=slices(trust),
-        advice=advice(trust),
-    )
+    values = {
+        "verdict": judge(trust, came, result),
+        "came": came,
+        "built": built(result) if result else None,
+        "trust": trust,
+        "cards": cards(trust),
+        "length_rows": length_rows(trust.length),
+        "flagged": flagged_people(trust.annotators),
+        "tables": tables(trust),
+        "slices": slices(trust),
+        "advice": advice(trust),
+    }
+    return render_page(_HERE / "report.html", values, styles=(_HERE / "report.css",))

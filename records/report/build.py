@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from raylign.pages import STYLE
+from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
 from raylign.records.atomic import write_atomic
 from raylign.records.report.evidence import checks
 from raylign.records.report.facts import AnswerPair, RunFacts, read_run
+from raylign.records.report.next_steps import next_steps
+from raylign.records.report.origin import origin, when
 from raylign.records.report.panels import all_metrics, questions, time_panel
 from raylign.records.report.verdict import judge
 
@@ -59,32 +59,29 @@ class Command:
 def write_report(run_dir: Path) -> Path:
     """Write `<run_dir>/report.html` and return its path. Raises UserError when the folder holds no steps."""
     facts = read_run(run_dir if run_dir.name else run_dir.resolve())
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(_HERE), trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html").render(
-        style=Markup(STYLE.read_text(encoding="utf-8")),
-        name=facts.paths.path.name,
-        started=_when(datetime.fromisoformat(facts.manifest.starts[0].started_at)) if facts.manifest else None,
-        written=_when(datetime.now(UTC)),
-        verdict=judge(facts),
-        questions=questions(facts.history, facts.gold),
-        time=time_panel(facts.history),
-        examples=[example(pair) for pair in facts.answers[:_ANSWERS_SHOWN]],
-        num_answers=len(facts.answers),
-        checks=checks(facts.history),
-        metrics=all_metrics(facts.history),
-        start=facts.manifest.current if facts.manifest else None,
-        overrides=facts.overrides,
-        config_text=facts.config_text,
-        commands=commands(facts),
-    )
+    found, curves = checks(facts.history), questions(facts.history, facts.gold)
+    verdict = judge(facts, checks=found, questions=curves)
+    values = {
+        "name": facts.paths.path.name,
+        "written": when(datetime.now(UTC)),
+        "origin": origin(facts),
+        "verdict": verdict,
+        "next_steps": next_steps(verdict, curves, facts.alerts, facts.summary),
+        "questions": curves,
+        "time": time_panel(facts.history),
+        "examples": [example(pair) for pair in facts.answers[:_ANSWERS_SHOWN]],
+        "num_answers": len(facts.answers),
+        "judge": facts.judge,
+        "checks": found,
+        "metrics": all_metrics(facts.history),
+        "start": facts.manifest.current if facts.manifest else None,
+        "overrides": facts.overrides,
+        "config_text": facts.config_text,
+        "commands": commands(facts),
+    }
+    page = render_page(_HERE / "report.html", values)
     write_atomic(facts.paths.report, page)
     return facts.paths.report
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def example(pair: AnswerPair) -> Example:

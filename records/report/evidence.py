@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from raylign.pages.numbers import short
 from raylign.records.glossary import describe
 from raylign.records.metrics_log import MetricHistory
-from raylign.records.report.verdict import Tone
+from raylign.records.report.tone import Tone
 
 _ZERO_KL = 1e-3  # nats a sequence; exactly 0 in float32, rounding in bfloat16
 

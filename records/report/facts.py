@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 from raylign.conf.errors import UserError
+from raylign.records.alert_watch import read_alerts
+from raylign.records.alerts import Alert
 from raylign.records.manifest import Manifest, read_manifest
 from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.run_folder import RunPaths
@@ -47,6 +49,11 @@ class RunFacts:
     start_model: str | None
     gold: str | None
     exports: tuple[Path, ...]
+    judge: str  # who says which answer is better: "the rule taste"; empty without one
+    gpus: float  # of all roles together
+    alerts: tuple[Alert, ...]
+    came_from: Mapping[str, str]  # role -> folder of an earlier run
+    wandb_address: str  # empty without a page
 
     @property
     def last_step(self) -> int:
@@ -63,11 +70,12 @@ def read_run(run_dir: Path) -> RunFacts:
     config_text = paths.resolved.read_text(encoding="utf-8") if paths.resolved.exists() else ""
     config = yaml.safe_load(config_text) if config_text else {}
     overrides = yaml.safe_load(paths.overrides.read_text(encoding="utf-8")) if paths.overrides.exists() else []
+    manifest = read_manifest(paths.manifest) if paths.manifest.exists() else None
     return RunFacts(
         paths=paths,
         history=history,
         summary=read_summary(paths.summary) if paths.summary.exists() else None,
-        manifest=read_manifest(paths.manifest) if paths.manifest.exists() else None,
+        manifest=manifest,
         answers=read_answers(paths.answers),
         config_text=config_text,
         overrides=tuple(overrides or ()),
@@ -75,7 +83,49 @@ def read_run(run_dir: Path) -> RunFacts:
         start_model=_setting(config, "policy", "model"),
         gold=_setting(config, "evaluation", "gold"),
         exports=tuple(sorted((p for p in paths.export.glob("step-*") if p.is_dir()), key=_step_of)),
+        judge=_judge(config),
+        gpus=_gpus(config, history),
+        alerts=read_alerts(paths.alerts),
+        came_from=manifest.current.came_from if manifest else {},
+        wandb_address=_web_address(paths.wandb_address),
     )
+
+
+def _judge(config: Mapping[str, object]) -> str:
+    """What `evaluation.gold` names: a rule, a function of the user's own, or another part of the reward."""
+    gold, reward = _setting(config, "evaluation", "gold"), config.get("reward")
+    if gold is None or not isinstance(reward, Mapping):
+        return ""
+    rules = [str(rule.get("rule", "")).partition(":")[0] for rule in reward.get("rules") or ()]
+    if gold in rules:
+        return f"the rule {gold}"
+    if gold == "model":
+        return "the reward model"
+    return f"the reward function {gold}" if reward.get("functions") else f"the score {gold}"
+
+
+def _gpus(config: Mapping[str, object], history: MetricHistory) -> float:
+    """GPUs that the roles held together; which roles there were is seen by what they logged."""
+    logged = set(history.names())
+    counts = (
+        ("policy", "num_ranks", "gpus_per_rank", True),
+        ("critic", "num_ranks", "gpus_per_rank", "critic/loss" in logged),
+        ("reference", "num_ranks", "gpus_per_rank", "time/reference" in logged),
+        ("reward", "num_replicas", "gpus_per_replica", _setting(config, "reward", "model") is not None),
+        ("rollout", "num_workers", "gpus_per_worker", "time/generation" in logged),
+    )
+    total = 0.0
+    for role, number, each, there in counts:
+        part = config.get(role)
+        if there and isinstance(part, Mapping):
+            total += float(part.get(number) or 0) * float(part.get(each) or 0)
+    return total
+
+
+def _web_address(path: Path) -> str:
+    """Only what a browser may follow safely."""
+    text = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return text if text.startswith(("https://", "http://")) else ""
 
 
 def read_answers(path: Path) -> tuple[AnswerPair, ...]:

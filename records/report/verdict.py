@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from pathlib import Path
 
 from markupsafe import Markup
-from raylign.pages.numbers import aligned, percent, short
-from raylign.pages.svg import share_bar
+from raylign.pages.numbers import aligned, short
 from raylign.records.progress import duration
+from raylign.records.report.evidence import Check
 from raylign.records.report.facts import RunFacts
+from raylign.records.report.headline import headline_of
+from raylign.records.report.panels import Question
+from raylign.records.report.shares import Share, held_out_shares
+from raylign.records.report.tone import Tone
 from raylign.records.summary import RunSummary
 
 MAX_FLUENCY_LOSS = 0.3  # nats a token below the start model's own answers; past it readers notice
-
-
-class Tone(Enum):
-    """How a sentence is to be taken."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,55 +48,70 @@ class Verdict:
     tone: Tone
     bar: Markup | None
     bar_text: str
-    remarks: tuple[Remark, ...]
+    against: str  # how much speaks against the run, one sentence; empty when nothing does
+    remarks: tuple[Remark, ...]  # what speaks against it first
+    shares: tuple[Share, ...]
     outcomes: tuple[Outcome, ...]
     details: tuple[tuple[str, str], ...]
 
 
-def judge(facts: RunFacts) -> Verdict:
-    """The verdict of a finished run, or where an unfinished one stands."""
+def judge(facts: RunFacts, *, checks: Sequence[Check] = (), questions: Sequence[Question] = ()) -> Verdict:
+    """The verdict of a finished run, or where an unfinished one stands.
+
+    `checks` and `questions` are what the page shows below: what they warn of is counted here, so that no line at the
+    top looks better than the page.
+    """
     summary = facts.summary
-    if summary is None:
-        text = f"This run has not finished: {facts.last_step:,} steps so far."
-        return Verdict(text, Tone.PLAIN, None, "", _health(facts), (), _details(facts))
-    interval = _interval(summary)
-    headline, tone, bar, bar_text = _headline(facts, summary, interval)
-    remarks = (*_language(summary), *_gaming(summary), *_health(facts))
-    if tone is Tone.GOOD and any(remark.tone is Tone.WARNING for remark in remarks):
+    shares = held_out_shares(summary) if summary else ()
+    headline = headline_of(facts, summary, shares)
+    said = (*_language(summary), *_gaming(summary, facts.judge)) if summary else ()
+    remarks = (*_alerts(facts), *said, *_health(facts), *_below(checks, questions))
+    warnings = [remark for remark in remarks if remark.tone is Tone.WARNING]
+    tone = headline.tone
+    if tone is Tone.GOOD and warnings:
         tone = Tone.PLAIN
-    return Verdict(headline, tone, bar, bar_text, remarks, _outcomes(summary), _details(facts))
+    ordered = (*warnings, *(_subdued(r, bool(warnings)) for r in remarks if r.tone is not Tone.WARNING))
+    return Verdict(
+        headline=headline.text,
+        tone=tone,
+        bar=headline.bar,
+        bar_text=headline.bar_text,
+        against=_against(len(warnings)),
+        remarks=ordered,
+        shares=shares,
+        outcomes=_outcomes(summary, facts.judge) if summary else (),
+        details=_details(facts),
+    )
 
 
-def _interval(summary: RunSummary) -> tuple[float, float] | None:
-    if summary.preference_low is None or summary.preference_high is None:
-        return None
-    return summary.preference_low, summary.preference_high
+def _against(count: int) -> str:
+    if not count:
+        return ""
+    return "One thing speaks against this run." if count == 1 else f"{count} things speak against this run."
 
 
-def _headline(
-    facts: RunFacts, summary: RunSummary, interval: tuple[float, float] | None
-) -> tuple[str, Tone, Markup | None, str]:
-    share = summary.preference_vs_start
-    if share is None:
-        return f"Trained for {summary.steps:,} steps.", Tone.PLAIN, None, ""
-    won = percent(share)
-    if interval is None:
-        return (
-            f"The new answers are preferred {won} of the time.",
-            Tone.PLAIN,
-            None,
-            "The number of comparisons is unknown.",
-        )
-    low, high = interval
-    if low > 0.5:
-        headline, tone = f"The new answers are preferred {won} of the time.", Tone.GOOD
-    elif high < 0.5:
-        headline, tone = f"The new answers are worse: preferred only {won} of the time.", Tone.WARNING
-    else:
-        headline, tone = f"No clear difference yet: the new answers are preferred {won} of the time.", Tone.PLAIN
-    count = f" over {summary.preference_comparisons} held-out prompts" if summary.preference_comparisons else ""
-    text = f"95\u00a0% interval {percent(low)} to {percent(high)}{count}; ties count half."
-    return headline, tone, share_bar(share, low, high, label="Preference for the new answers"), text
+def _subdued(remark: Remark, warned: bool) -> Remark:
+    """No tick beside warnings: what is well is said, and not celebrated."""
+    return Remark(Tone.PLAIN, remark.text) if warned and remark.tone is Tone.GOOD else remark
+
+
+def _alerts(facts: RunFacts) -> tuple[Remark, ...]:
+    return tuple(
+        Remark(Tone.WARNING, f"Alert at step {alert.step}, {alert.kind.value}: {alert.text}") for alert in facts.alerts
+    )
+
+
+def _below(checks: Sequence[Check], questions: Sequence[Question]) -> tuple[Remark, ...]:
+    """One sentence for the checks that failed and one for the curves that end outside their range, by name."""
+    failed = [f"{check.name.lower()} {check.result}" for check in checks if check.tone is Tone.WARNING]
+    outside = [panel.title for question in questions for panel in question.panels if panel.warning]
+    found = []
+    if failed:
+        found.append(Remark(Tone.WARNING, f"Of what was checked, not as it should be: {'; '.join(failed)}."))
+    if outside:
+        curves = "This curve ends" if len(outside) == 1 else f"These {len(outside)} curves end"
+        found.append(Remark(Tone.WARNING, f"{curves} outside the usual range: {', '.join(outside)}."))
+    return tuple(found)
 
 
 def _language(summary: RunSummary) -> tuple[Remark, ...]:
@@ -119,14 +130,14 @@ def _language(summary: RunSummary) -> tuple[Remark, ...]:
     return (Remark(Tone.GOOD, f"{text} (limit {MAX_FLUENCY_LOSS} less)."),)
 
 
-def _gaming(summary: RunSummary) -> tuple[Remark, ...]:
+def _gaming(summary: RunSummary, who: str) -> tuple[Remark, ...]:
     reward, gold = _change(summary, "reward"), _change(summary, "gold_score")
     if reward is None or gold is None or reward <= 0:
         return ()
     if gold <= 0:
         text = (
-            "The learned reward rose but the gold score did not: the policy has found something the reward model likes "
-            "and people do not. Raise the KL coefficient or collect more preferences."
+            "The learned reward rose but the gold score did not: the policy has found something that the reward "
+            f"likes and {who or 'the gold rule'} does not. Raise the KL coefficient or collect more preferences."
         )
         return (Remark(Tone.WARNING, text),)
     return (Remark(Tone.GOOD, "The gold score rose together with the learned reward: no sign of a gamed reward."),)
@@ -160,9 +171,10 @@ def _health(facts: RunFacts) -> tuple[Remark, ...]:
     )
 
 
-def _outcomes(summary: RunSummary) -> tuple[Outcome, ...]:
+def _outcomes(summary: RunSummary, judge_name: str) -> tuple[Outcome, ...]:
+    truth = f"Gold score ({judge_name})" if judge_name else "Gold score"
     rows: tuple[tuple[str, str, float | None, float | None, Callable[[float], Tone]], ...] = (
-        ("Gold score (the true taste)", "score", summary.gold_score_before, summary.gold_score_after, _up),
+        (truth, "score", summary.gold_score_before, summary.gold_score_after, _up),
         ("Learned reward", "score", summary.reward_before, summary.reward_after, _up),
         ("Fluency", "nats a token", summary.fluency_before, summary.fluency_after, _kept),
     )
@@ -188,7 +200,7 @@ def _details(facts: RunFacts) -> tuple[tuple[str, str], ...]:
     start = summary.policy_start if summary else facts.start_model
     details = [
         ("Method", (summary.algorithm if summary else facts.algorithm) or "unknown"),
-        ("Started from", start or "unknown"),
+        ("Started from", short_model(start)),
     ]
     if summary is None:
         return (*details, ("Steps", f"{facts.last_step:,} so far"))
@@ -199,6 +211,17 @@ def _details(facts: RunFacts) -> tuple[tuple[str, str], ...]:
     return tuple(details)
 
 
+def short_model(named: str | None) -> str:
+    """A model without the folders of this machine: `sft, step 8` for an export, else the last part of a path."""
+    if not named:
+        return "unknown"
+    path = Path(named)
+    if path.parent.name == "export" and path.name.startswith("step-"):
+        return f"{path.parent.parent.name}, step {path.name.removeprefix('step-')}"
+    return path.name if path.is_absolute() or named.startswith((".", "~")) else named
+
+
 def _words(name: str) -> str:
-    text = name.replace("_", " ")
+    """`eval_held_out_loss` as "Held-out loss": the default set needs no name, another one keeps its own."""
+    text = name.removeprefix("eval_").replace("held_out_", "held-out ").replace("_", " ")
     return text[:1].upper() + text[1:]

@@ -197,17 +197,17 @@ def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
     html, page = report(make_run(tmp_path))
     assert not re.findall(r"(?:https?:)?//[a-z]", html), "no address at all, not even of a namespace"
     assert not re.search(r"@import|url\s*\(|@font-face", html)
-    assert not [n for n, _ in page.attributes if n in {"src", "href", "srcset", "xlink:href", "action", "data"}]
+    assert not [n for n, _ in page.attributes if n in {"src", "href", "ping", "srcset", "xlink:href", "action", "data"}]
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
 
 
 def test_figures_and_curves_are_those_of_the_run(tmp_path: Path) -> None:
     _, page = report(make_run(tmp_path))
     text = re.sub(r"\s+", " ", page.text)
-    assert "The new answers are preferred 84 % of the time." in text
-    assert "95 % interval 73 % to 91 % over 64 held-out prompts" in text
+    assert "The score taste prefers the new answers 84 % of the time." in text
+    assert "95 % interval 73 % to 91 % over 64 held-out prompts; too few prompts to rely on" in text
     assert "The language was kept" in text and "no sign of a gamed reward" in text
-    assert "Gold score (the true taste) score \u22121.20 0.21 +1.41" in text
+    assert "Gold score (the score taste) score \u22121.20 0.21 +1.41" in text
     assert "80 times in 40 publications" in text
     assert "KL before the first update 0 nats a sequence" in text
     assert "Rewards that failed 1 " in text
@@ -234,10 +234,14 @@ def test_figures_and_curves_are_those_of_the_run(tmp_path: Path) -> None:
     [
         ({"preference_vs_start": 0.3, "preference_low": 0.2, "preference_high": 0.43}, "The new answers are worse"),
         ({"preference_vs_start": 0.55, "preference_low": 0.42, "preference_high": 0.66}, "No clear difference yet"),
+        (
+            {"preference_vs_start": 0.3, "preference_low": 0.2, "preference_high": 0.43},
+            "Do not use this model",
+        ),
         ({"fluency_after": -1.62}, "The language has suffered"),
         ({"fluency_after": -1.60}, "The language was kept"),
-        ({"gold_score_after": -1.3}, "people do not. Raise the KL coefficient"),
-        ({"gold_score_after": math.nan}, "preferred 84"),
+        ({"gold_score_after": -1.3}, "the score taste does not. Raise the KL coefficient"),
+        ({"gold_score_after": math.nan}, "prefers the new answers 84"),
     ],
 )
 def test_verdict_says_what_speaks_against_a_run(tmp_path: Path, figures: dict[str, float], sentence: str) -> None:
@@ -368,3 +372,61 @@ def test_a_checkpoint_that_was_passed_over_is_in_the_report(tmp_path: Path) -> N
         again.write_manifest(["raylign", "train"], {}, Redactor(), resumed_step=6, skipped=(sentence,))
     text, _ = report(folder)
     assert "step-000008" in text and "the run went on from step 6" in text
+
+
+def test_warnings_are_counted_at_the_top_and_no_tick_stands_beside_them(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, num_steps=40)
+    html, page = report(folder)
+    assert "One thing speaks against this run." in page.text
+    remarks = html.partition('<ul class="remarks">')[2].partition("</ul>")[0]
+    assert 'class="good"' not in remarks and remarks.index('class="warning"') < remarks.index('class="plain"')
+    assert "not as it should be: rewards that failed 1" in page.text
+
+
+def test_alerts_of_the_run_are_told_and_come_first(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    line = {"kind": "NOT_FINITE", "step": 9, "text": "policy/loss is NaN <b>", "serious": True}
+    (folder / "alerts.jsonl").write_text(json.dumps(line) + "\n")
+    _, page = report(folder)
+    assert "Alert at step 9, a number is not finite: policy/loss is NaN <b>" in page.text
+    assert page.text.index("A number is not finite (step 9)") > page.text.index("What to do next")
+
+
+@pytest.mark.parametrize(("text", "linked"), [("https://wandb.example/r/1", True), ("javascript:alert(1)", False)])
+def test_only_web_addresses_become_links(tmp_path: Path, text: str, linked: bool) -> None:
+    folder = make_run(tmp_path)
+    (folder / "wandb_address").write_text(text + "\n")
+    _, page = report(folder)
+    assert [value for name, value in page.attributes if name == "href"] == ([text] if linked else [])
+
+
+def test_a_chain_is_linked_by_relative_addresses(tmp_path: Path) -> None:
+    folder, before = make_run(tmp_path), tmp_path / "sft"
+    before.mkdir()
+    (before / "report.html").write_text("")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["starts"][-1]["came_from"] = {"policy": str(before), "reward": str(tmp_path / "gone")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    html, page = report(folder)
+    assert [value for name, value in page.attributes if name == "href"] == ["../sft/report.html"]
+    assert "gone" in page.text and str(tmp_path / "gone") not in html
+
+
+@pytest.mark.parametrize(
+    ("right", "rows", "headline", "worth"),
+    [
+        (0.56, 25, "Near chance: agrees with the recorded choice in 56 % of 25 held-out pairs.", "too few rows"),
+        (0.56, 4000, "Agrees with the recorded choice in 56 % of 4,000 held-out pairs.", "interval 54 % to 58 %."),
+        (0.30, 200, "Worse than chance: agrees", "interval 24 % to 37 %."),
+    ],
+)
+def test_a_share_says_what_it_is_worth(tmp_path: Path, right: float, rows: int, headline: str, worth: str) -> None:
+    with RunFolder.open(tmp_path, "rm", resume=False) as folder:
+        log = MetricsLog(folder.metrics, keep_to_step=-1)
+        log.append(1, {"train/loss": 0.5})
+        log.close()
+        extra = {"eval_held_out_accuracy": right, "eval_held_out_rows": float(rows)}
+        folder.write_summary(RunSummary(algorithm="rm", policy_start="m", steps=1, seconds_total=1.0, extra=extra))
+    _, page = report(folder.path)
+    text = re.sub(r"\s+", " ", page.text)
+    assert headline in text and worth in text
