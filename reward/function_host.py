@@ -1,7 +1,7 @@
-"""The process of one reward function: `python -P -m raylign.reward.function_host FD FOLDER`. What to load is told
-over FD; its files are put into FOLDER.
+"""The process of one reward function, started with a file descriptor and a folder as its arguments.
 
-It ends when its parent does: standard input is the parent's lifeline.
+What to load is told over the first; its files are put into the second. It ends when its parent does: standard input is
+the parent's lifeline.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def main() -> None:
     folder = Path(sys.argv[2])  # the parent's, which removes it
     _end_with_parent(folder)
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    del sys.argv[1:]  # nothing of it is for the function's module
     hello: Hello = pipe.recv()
-    sys.path[:] = hello.sys_path
     try:
         function = _load(hello.code, folder)
         style = recognised(function, hello.code.path, hello.code.wanted)
@@ -81,7 +81,3 @@ def _end_with_parent(folder: Path) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    main()

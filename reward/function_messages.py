@@ -37,7 +37,6 @@ class Hello:
     """The parent's first message."""
 
     code: FunctionCode
-    sys_path: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

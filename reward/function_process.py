@@ -37,6 +37,9 @@ _END_S = 5.0
 _MOST_PRINTED = 1 << 20  # characters of one process's output that are logged
 _LONGEST_LINE = 2000
 
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from raylign.reward.function_host import main; main()"
+"""In a submitted job our package may lie where only Ray has told this process to look."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -141,7 +144,7 @@ class FunctionProcess:
         here, there = Pipe()
         folder = tempfile.mkdtemp(prefix="raylign-reward-")
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "raylign.reward.function_host", str(there.fileno()), folder],
+            [sys.executable, "-P", "-c", _BOOT, str(there.fileno()), folder, *filter(None, sys.path)],
             stdin=subprocess.PIPE,  # its lifeline
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -160,7 +163,7 @@ class FunctionProcess:
 
     def _loaded(self, running: _Running, timeout_s: float) -> Loaded:
         try:
-            running.pipe.send(Hello(self._code, tuple(sys.path)))
+            running.pipe.send(Hello(self._code))
             if running.pipe.poll(timeout_s):
                 answer: Loaded = running.pipe.recv()
                 return answer

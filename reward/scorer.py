@@ -16,7 +16,7 @@ from raylign.conf.schema import Device, JudgeRewardConfig, RemoteProtocol, Remot
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
 from raylign.records.redaction import Redactor
-from raylign.reward.function_messages import Style
+from raylign.reward.function_messages import FunctionError, Style
 from raylign.reward.function_process import FunctionProcess
 from raylign.reward.http_json import Endpoint, EndpointError
 from raylign.reward.interfaces import RewardRule, RewardRuleError, WeightedComponent
@@ -72,7 +72,7 @@ class ComposedScorer:
     """A RewardScorer: the weighted sum of all components. Shaping comes later, over the step."""
 
     def __init__(self, config: RewardConfig, device: Device, sources: RewardSources | None = None) -> None:
-        """Raises ConfigError for an unusable rule or a missing token, and ModelLoadError for an unusable model."""
+        """Raises ConfigError for an unusable rule, function or token, and ModelLoadError for an unusable model."""
         sources = sources or RewardSources()
         specs = [rule.rule for rule in config.rules]
         names = component_names(specs)
@@ -101,6 +101,10 @@ class ComposedScorer:
                 start_timeout_s=given.start_timeout_s,
                 batch_timeout_s=config.timeout_s * CALL_SHARE,
             )
+            try:
+                process.style()  # now, not in the first batch's time
+            except FunctionError as error:
+                raise ConfigError([f"reward.functions: {error}."]) from error
             self._judges[source.name] = (f"reward function {source.name}", process)
             self._weights.append(WeightedComponent(source.name, given.weight))
 

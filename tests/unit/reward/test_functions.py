@@ -200,6 +200,16 @@ def test_what_lies_beside_the_file_goes_along(tmp_path: Path) -> None:
         mine.stop()
 
 
+def test_a_module_is_found_where_this_process_would_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "def score(prompts, completions): return [5.0] * 2", "module_of_mine_7.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = process(read_source("module_of_mine_7:score"))
+    try:
+        assert mine.score(SAMPLES) == [5.0, 5.0]
+    finally:
+        mine.stop()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -258,7 +268,7 @@ def test_a_function_that_hangs_ends_with_the_process_that_asked_it(tmp_path: Pat
     try:
         wait_until(lambda: marker.is_file() and marker.read_text() != "")
         child = psutil.Process(int(marker.read_text()))
-        folder = Path(child.cmdline()[-1])
+        folder = Path(child.cmdline()[5])
         assert folder.is_dir()
     finally:
         parent.kill()
