@@ -23,6 +23,7 @@ from raylign.app.launch.artifacts import read_artifacts, written_artifacts
 from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
+from raylign.app.launch.fitting import of_rows, refuse_unfit
 from raylign.app.launch.functions import function_files
 from raylign.app.launch.judges import rubric_files
 from raylign.app.launch.offline import run_offline
@@ -32,7 +33,7 @@ from raylign.app.launch.remotes import refuse_unreachable
 from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
 from raylign.app.launch.stage import Stage
 from raylign.app.launch.summary import offline_summary, online_summary
-from raylign.app.launch.trained import trained_models
+from raylign.app.launch.trained import trained_models, untried_models
 from raylign.cluster.runtime_env import in_ray_job
 from raylign.cluster.session import Session, session
 from raylign.cluster.shared_folder import SharedFolder
@@ -72,7 +73,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         refuse_unreachable(config.reward)
     require_sinks(config.tracking.sinks)
     trained_models(config)  # refuses what cannot be trained of its models before anything is started
-    for told in named_runs(composed.config):
+    for told in [*untried_models(config), *named_runs(composed.config)]:
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     redactor = Redactor.from_environ(os.environ)
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
@@ -90,6 +91,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         for told in start_notices(step, skipped, changed):
             console.print(told, markup=False, highlight=False, soft_wrap=True)
         rows = read_rows(config, manifest.today, folder.path / "quarantine.jsonl")
+        refuse_unfit(config, of_rows(config, rows))
         for told in rows.notices:
             console.print(told, markup=False, highlight=False, soft_wrap=True)
         tracker = Tracker(

@@ -24,9 +24,10 @@ from raylign.app.commands.plan_rewards import reward_model_lines, reward_tables
 from raylign.app.configuration import needs, roles
 from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
+from raylign.app.launch.fitting import of_rows, of_settings, refuse_unfit
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.rows import TRAIN, read_offline, read_online
-from raylign.app.launch.trained import trained_models
+from raylign.app.launch.trained import trained_models, untried_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
 from raylign.cluster.probe import cluster_supply
 from raylign.cluster.runtime_env import in_ray_job
@@ -57,10 +58,11 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     requests = role_requests(config, roles(config))
     refuse_impossible(config, needed)
     yield f"raylign plan: {run_name(config, now)}, algorithm={config.algorithm.name}\n"
-    if told := named_runs(composed.config):
+    if told := [*untried_models(config), *named_runs(composed.config)]:
         yield "\n".join(told) + "\n"
     num_rows = None
     if cluster is not None and not _has_tokenizer(config.policy.model):
+        refuse_unfit(config, of_settings(config, online=needed.rollout))
         yield f"Data: not read, for {config.policy.model} has no tokenizer.\n"
     else:
         reports, num_rows, sample = _read_data(config, needed, _run_date(config, now), colour=colour)
@@ -118,12 +120,14 @@ def _read_data(config: RunConfig, needed: Needs, today: date, *, colour: bool) -
     what is odd, in words."""
     if needed.rollout:
         online = read_online(config, today)
+        refuse_unfit(config, of_rows(config, online))
         prompt_sets = [online.train, *([online.held_out] if online.held_out else [])]
         first = online.train.prompts[0]
         shown = f"{online.tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
         return [loaded.report for loaded in prompt_sets], len(online.train.prompts), "\n".join([shown, *online.notices])
     algorithm = cast("OfflineAlgorithm", ALGORITHMS[config.algorithm.name][1](config.algorithm))
     offline = read_offline(config, algorithm.needs, today)
+    refuse_unfit(config, of_rows(config, offline))
     parts = [marked(runs, colour=colour) for runs in first_row(offline.sets[TRAIN], offline.tokenizer)]
     parts += offline.notices or ["The masks of the first rows: nothing odd."]
     return [loaded.report for loaded in offline.sets.values()], len(offline.sets[TRAIN]), "\n".join(parts)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 _NOISE = ("dropout", "pdrop", "dropout_prob", "layerdrop", "jitter_noise")
@@ -91,6 +92,13 @@ def length_limit(config: PretrainedConfig) -> tuple[int, str] | None:
     if chunk := getattr(text, "attention_chunk_size", None):
         found.append((int(chunk), f"attention in chunks (attention_chunk_size={chunk})"))
     return min(found) if found else None
+
+
+def position_limit(hf: PreTrainedModel) -> int | None:
+    """Tokens for which the model has learned positions; None where positions are computed."""
+    learned = ("wpe", "embed_positions", "position_embeddings")
+    found = [m for n, m in hf.named_modules() if n.endswith(learned) and isinstance(m, nn.Embedding)]
+    return int(hf.config.get_text_config().max_position_embeddings) if found else None
 
 
 def has_experts(hf: PreTrainedModel) -> bool:

@@ -125,11 +125,11 @@ def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:
         raise ModelLoadError(f"{folder} ({config.model_type}) cannot be read as a model: {error}") from error
 
 
-def try_architecture(folder: str | Path, *, scalar: bool) -> None:
+def try_architecture(folder: str | Path, *, scalar: bool) -> bool:
     """Try a folder's architecture by its configuration alone, on a small copy with drawn weights: no weight is read.
 
-    In float32 and with a short window, so it sees more than the check of the loaded model does in bfloat16. Nothing is
-    tried when no small copy can be built. Raises ModelLoadError naming the architecture and the reason.
+    In float32 and with a short window, so it sees more than the check of the loaded model does in bfloat16. False:
+    nothing was tried, for no small copy can be built. Raises ModelLoadError naming the architecture and the reason.
     """
     config = without_noise(_read_config(Path(folder), scalar=scalar))
     auto = _auto(scalar=scalar)
@@ -139,11 +139,12 @@ def try_architecture(folder: str | Path, *, scalar: bool) -> None:
             copied = small_copy(config)
             auto.from_config(copied, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
         except ERRORS:
-            return
+            return False
         settings = {"dtype": torch.float32, "attn_implementation": PACKED_ATTENTION, "trust_remote_code": False}
         hf = _built(lambda: auto.from_config(copied, **settings), folder, config)
     _prepare(hf, gradient_checkpointing=False)
     check_model(hf, folder, with_head=not scalar)
+    return True
 
 
 def _auto(*, scalar: bool) -> type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]:
