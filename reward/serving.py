@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import math
 import time
 import uuid
@@ -21,6 +22,8 @@ from raylign.data.types import Message
 from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.serving_batch import Batcher, Busy, Scoring
 from raylign.reward.text_scorer import Scorable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +61,40 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _guard(settings: ServeSettings) -> Any:
-    """The token first; then only JSON, which a web page of somebody else's cannot send unasked."""
-    wanted = f"Bearer {settings.token}".encode()
+    """What may be asked, and what becomes of an error."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method == "POST":
-            given = request.headers.get("Authorization", "").encode("utf-8", errors="replace")
-            if settings.token and not hmac.compare_digest(given, wanted):
-                return _error(401, "send the server's token as Authorization: Bearer", {"WWW-Authenticate": "Bearer"})
-            if request.content_type != "application/json":
-                return _error(415, f"send application/json, not {request.content_type}")
+        refused = _refused(request, settings.token) if request.method == "POST" else None
+        if refused is not None:
+            return refused
         try:
             return await handler(request)
         except BadRequest as error:
             return _error(422, str(error))
         except web.HTTPRequestEntityTooLarge:
             return _error(413, f"a body may have {settings.max_body_bytes} bytes")
+        except web.HTTPException:
+            raise
         except Busy:
             return _error(429, "too much is waiting", {"Retry-After": "1"})
         except TimeoutError:
             return _error(503, f"no score within {settings.timeout_s:g} s", {"Retry-After": "5"})
+        except Exception:
+            logger.exception("a request to %s failed", request.path)
+            return _error(500, "scoring failed; the server's log says why")
 
     return guard
+
+
+def _refused(request: web.Request, token: str) -> web.Response | None:
+    """The token first; then only JSON, which a web page of somebody else's cannot send unasked."""
+    given = request.headers.get("Authorization", "").encode("utf-8", errors="replace")
+    if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        return _error(401, "send the server's token as Authorization: Bearer", {"WWW-Authenticate": "Bearer"})
+    if request.content_type != "application/json":
+        return _error(415, f"send application/json, not {request.content_type}")
+    return None
 
 
 def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -27,6 +27,8 @@ PURE_MODULES = (
     "trainer/algorithms/*.py",
     "reward/rules.py",
     "reward/rules/*.py",
+    "reward/samples.py",
+    "reward/function_*.py",
     "*/interfaces.py",
 )
 HEAVY = ("ray", "deepspeed", "vllm", "hydra", "omegaconf", "wandb", "transformers")

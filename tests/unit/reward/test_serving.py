@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +38,7 @@ from raylign.reward.samples import NotScored, Sample
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.serving import ServeSettings, reward_app
 from raylign.reward.sources import RewardSources
-from raylign.reward.text_scorer import TextScorer
+from raylign.reward.text_scorer import Scorable, TextScorer
 from raylign.trainer.engine.base import WRAPPER_PREFIX
 from raylign.trainer.models.loading import export_hf, load_scalar_model
 
@@ -185,8 +187,6 @@ def test_classify_answers_as_vllm_does(server: str, folder: Path, policy: Path) 
 def test_what_cannot_be_answered_is_said_in_a_sentence(
     path: str, body: object, headers: dict[str, str], status: int, said: str, server: str
 ) -> None:
-    import re
-
     found, reply = asked(f"{server}/{path}", body, **headers)
     assert found == status and re.search(said, reply["error"]), (found, reply)
 
@@ -208,3 +208,51 @@ def test_requests_that_come_together_get_their_own_scores(server: str) -> None:
     alone = RemoteScorer(endpoint, RemoteProtocol.raylign, 1, 12, 30.0).score(samples)
     together = RemoteScorer(endpoint, RemoteProtocol.raylign, 8, 1, 30.0).score(samples)
     assert alone == pytest.approx(together, abs=1e-5) and len(set(alone)) > 6
+
+
+class Slow:
+    """A scorer that waits to be let go, and keeps the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.let_go, self.began, self.sizes = Event(), Event(), list[int]()
+
+    def conversation(self, messages: Sequence[Message], answer: str, *, finished: bool) -> Scorable:
+        return Scorable((len(answer),), 1)
+
+    def rendered(self, text: str, prompt: str = "") -> Scorable:
+        return Scorable((len(text),), 1)
+
+    def score(self, sequences: Sequence[Scorable]) -> list[float]:
+        self.sizes.append(len(sequences))
+        self.began.set()
+        assert self.let_go.wait(20)
+        if any(s.token_ids[0] == 13 for s in sequences):
+            raise RuntimeError("out of memory")
+        return [float(s.token_ids[0]) for s in sequences]
+
+
+def test_requests_that_wait_get_their_own_scores_whatever_they_are_scored_with() -> None:
+    scorer = Slow()
+    with running(reward_app(scorer, ServeSettings("rm", ""))) as url, ThreadPoolExecutor(5) as threads:
+        first = threads.submit(asked, f"{url}/get_reward", {"query": ["a"]})
+        assert scorer.began.wait(20)
+        others = [threads.submit(asked, f"{url}/get_reward", {"query": ["x" * n, "y"]}) for n in (2, 3, 4)]
+        scorer.let_go.set()
+        assert first.result()[1]["rewards"] == [1.0]
+        assert [other.result()[1]["rewards"] for other in others] == [[2.0, 1.0], [3.0, 1.0], [4.0, 1.0]]
+    assert scorer.sizes[0] == 1 and sum(scorer.sizes) == 7
+
+
+def test_what_is_late_too_much_or_fails_is_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 and 429 may be better next time; 500 says where to look. None of them is a score."""
+    scorer = Slow()
+    with running(reward_app(scorer, ServeSettings("rm", "", timeout_s=0.2))) as url:
+        status, reply = asked(f"{url}/get_reward", {"query": ["a"]})
+        assert (status, reply["error"]) == (503, "no score within 0.2 s")
+        monkeypatch.setattr("raylign.reward.serving_batch.MAX_WAITING", 1)
+        status, reply = asked(f"{url}/get_reward", {"query": ["a", "b"]})
+        assert (status, reply["error"]) == (429, "too much is waiting")
+        scorer.let_go.set()
+        status, reply = asked(f"{url}/get_reward", {"query": ["x" * 13]})
+        assert (status, reply["error"]) == (500, "scoring failed; the server's log says why")
+        assert asked(f"{url}/get_reward", {"query": ["abc"]})[1]["rewards"] == [3.0]  # and it goes on
