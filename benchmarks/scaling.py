@@ -229,9 +229,9 @@ def overhead(tokens_factor: float) -> tuple[float, float]:
     global MEAN_TOKENS
     before, MEAN_TOKENS = MEAN_TOKENS, round(MEAN_TOKENS * tokens_factor)
     try:
-        figures = run(workers=16, staleness=1, steps=6, train_s=0.0, token_s=0.0, prompts=512)
+        figures = run(workers=16, staleness=1, steps=8, train_s=0.0, token_s=0.0, prompts=512)
         tracemalloc.start()
-        run(workers=16, staleness=1, steps=3, train_s=0.0, token_s=0.0, prompts=512)
+        run(workers=16, staleness=1, steps=7, train_s=0.0, token_s=0.0, prompts=512)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return figures.cpu_us_per_sample, peak / (2 * 512 * SAMPLES)  # two steps are held at most

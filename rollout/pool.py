@@ -79,7 +79,11 @@ class _Results:
 
 _MAY_SERVE = (MemberState.SERVING, MemberState.UPDATING)
 
-_Running = dict["asyncio.Task[list[GroupHandle]]", tuple[_Job, Member]]
+_Call = asyncio.Task[list[GroupHandle]]
+_Running = dict[_Call, tuple[_Job, Member]]
+_Events = asyncio.Queue[_Call | None]
+"""What a step waits for: its calls as they end, and None when a worker may have room. Waiting on all tasks at once
+would cost each event the number of running calls."""
 
 
 class RolloutPool:
@@ -95,7 +99,7 @@ class RolloutPool:
         probe_every_s: float = PROBE_EVERY_S,
     ) -> None:
         """`max_concurrent`: samples given to one worker at a time; `timeout_s`: of one `generate`, retries included."""
-        self._moved = asyncio.Event()
+        self._listeners: set[_Events] = set()
         self._members = [Member(worker, self._notify) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
         self._probe_every_s = probe_every_s
@@ -189,34 +193,31 @@ class RolloutPool:
     async def _run(self, requests: Sequence[GenerationRequest], results: _Results) -> list[GroupHandle]:
         queue = deque(self._jobs(requests))
         running: _Running = {}
+        events: _Events = asyncio.Queue()
+        self._listeners.add(events)
         started = asyncio.get_running_loop().time()
         try:
             while len(results) < len(requests):
-                self._dispatch(queue, running, requests)
+                self._dispatch(queue, running, requests, events)
                 # Those that serve may be full with another step's prompts, those that are updated will serve again.
                 if not running and not any(member.state in _MAY_SERVE for member in self._members):
                     raise EngineDead(f"no rollout worker serves: {self._states()}")
-                for task in await self._wait(running):
-                    job, member = running.pop(task)
-                    self._collect(task, job, member, results, queue)
+                for task in await _next(events):
+                    if task in running:
+                        job, member = running.pop(task)
+                        self._collect(task, job, member, results, queue)
                 self._abandon(running, queue, started)
         finally:
+            self._listeners.discard(events)
             for task in running:
                 task.cancel()
         return results.in_order()
 
-    async def _wait(self, running: _Running) -> list[asyncio.Task[list[GroupHandle]]]:
-        """Calls that have ended. Returns early when a worker changed its state or finished a call: it may have room."""
-        moved = asyncio.ensure_future(self._moved.wait())
-        try:
-            await asyncio.wait([*running, moved], timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
-        return [task for task in running if task.done()]
-
     def _notify(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+        """A worker changed its state or has room again: every step that waits looks anew."""
+        for events in self._listeners:
+            if events.empty():
+                events.put_nowait(None)
 
     def _jobs(self, requests: Sequence[GenerationRequest]) -> Iterator[_Job]:
         num_prompts = len(requests)
@@ -226,7 +227,9 @@ class RolloutPool:
         for start in range(0, num_prompts, size):
             yield _Job(list(range(start, min(start + size, num_prompts))))
 
-    def _dispatch(self, queue: deque[_Job], running: _Running, requests: Sequence[GenerationRequest]) -> None:
+    def _dispatch(
+        self, queue: deque[_Job], running: _Running, requests: Sequence[GenerationRequest], events: _Events
+    ) -> None:
         """Give out jobs while a serving worker has room, each to the one with the fewest outstanding tokens."""
         while queue:
             batch = [requests[index] for index in queue[0].indices]
@@ -235,7 +238,9 @@ class RolloutPool:
             if not free:
                 return
             member = min(free, key=lambda m: (m.outstanding_tokens, m.name))
-            running[member.assign(batch)] = (queue.popleft(), member)
+            task = member.assign(batch)
+            task.add_done_callback(events.put_nowait)
+            running[task] = (queue.popleft(), member)
 
     def _collect(
         self,
@@ -276,6 +281,8 @@ class RolloutPool:
         if late and any(member.state is MemberState.SERVING and member.idle.is_set() for member in self._members):
             for member in {member for _, member in running.values()}:
                 member.die(f"{member.name}: no answer within half of rollout.timeout_s while another worker is idle")
+        if not self._dead():
+            return
         for task, (job, member) in list(running.items()):
             if member.state is MemberState.DEAD and not task.done():
                 task.cancel()
@@ -289,6 +296,18 @@ class RolloutPool:
 def _request(prompt: Prompt, epoch: int, samples: int, sampling: SamplingParams) -> GenerationRequest:
     keys = tuple(SampleKey(epoch, prompt.prompt_id, k) for k in range(samples))
     return GenerationRequest(prompt, keys, sampling)
+
+
+async def _next(events: _Events) -> list[_Call]:
+    """Every call that has ended; after at most _LOOK_S, none."""
+    ended: list[_Call | None] = []
+    try:
+        ended.append(await asyncio.wait_for(events.get(), _LOOK_S))
+    except TimeoutError:
+        return []
+    while not events.empty():
+        ended.append(events.get_nowait())
+    return [task for task in ended if task is not None]
 
 
 async def _answer(member: Member) -> str | None:
