@@ -243,6 +243,18 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             "reward.model, reward.rules, reward.functions, reward.remote and reward.judges are all empty, so nothing "
             "scores the answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
+    if any(not text for text in rollout.stop):
+        yield Problem(("rollout.stop",), f"rollout.stop={rollout.stop}: an empty text would end every answer at once.")
+    if any("\\n" in text for text in rollout.stop):
+        yield Problem(
+            ("rollout.stop",),
+            f"rollout.stop={rollout.stop}: holds a backslash and an n, not a new line; write it in a yaml file, or as "
+            "$'rollout.stop=[\"\\n\"]' in the shell.",
+        )
+    if any(token < 0 for token in rollout.stop_token_ids):
+        yield Problem(
+            ("rollout.stop_token_ids",), f"rollout.stop_token_ids={rollout.stop_token_ids}: ids are 0 or more."
+        )
     fewest = config.algorithm.min_samples_per_prompt
     if rollout.samples_per_prompt < fewest:
         yield Problem(

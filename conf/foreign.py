@@ -29,9 +29,9 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "label_column", "chosen_key", "rejected_key", "response_key", "answer_column", "completion_column",
     ),
     "use policy.optim.lr (and critic.optim.lr)": ("lr", "learning_rate", "actor_learning_rate", "critic_learning_rate"),
-    "an answer ends at the end tokens that the model's folder lists; other stops cannot be set": (
-        "stop", "stop_strings", "stop_sequences", "stop_words", "stop_token_ids", "stop_ids", "stop_tokens",
-        "eos_token_ids", "eos_token_id",
+    "use rollout.stop=[text, ...]": ("stop", "stop_strings", "stop_sequences", "stop_words", "stop_string"),
+    "answers end at the end tokens of the model's folder and at those of rollout.stop_token_ids=[id, ...]": (
+        "stop_token_ids", "stop_ids", "stop_tokens", "eos_token_ids", "eos_token_id",
     ),
     "use rollout.max_new_tokens": (
         "max_tokens", "max_completion_length", "generate_max_len", "response_length", "max_response_length",

@@ -325,6 +325,10 @@ class RolloutConfig:
     """Longest response, tokens."""
     temperature: float = 1.0
     """Of training rollouts; the trainer's log-probs use the same."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end an answer, held-out ones too; trained and scored with the answer: ["</answer>"]."""
+    stop_token_ids: list[int] = field(default_factory=list)
+    """Token ids that end an answer beside the model's own end tokens; trained like those."""
     prompts_per_step: int = 64
     """Different prompts in one step."""
     samples_per_prompt: int = 4

@@ -76,12 +76,14 @@ class SamplingParams:
     """How responses are drawn. Trainer log-probs divide logits by the same `temperature`.
 
     `top_p` below 1 changes the sampled distribution without changing the trainer's, so training rollouts require 1.
+    Stops end an answer and change no distribution: the tokens up to the end of a stop, it included, are the response.
     """
 
     temperature: float
     max_new_tokens: int
     top_p: float = 1.0
     seed: int | None = None
+    stop: tuple[str, ...] = ()  # texts; they stay in the completion's text
     stop_token_ids: tuple[int, ...] = ()  # each ends a response and is its last token; the model's own EOS does anyway
 
 

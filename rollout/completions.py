@@ -43,7 +43,7 @@ class EngineOutput(Protocol):
 
 
 def completion(key: SampleKey, output: EngineOutput) -> Completion:
-    """Tokens as sampled, the end token among them. Raises EngineDead for a sample the engine gave up (aborted)."""
+    """Tokens as sampled, the end token or stop among them. Raises EngineDead for a sample the engine gave up."""
     if output.finish_reason not in ("stop", "length"):
         raise EngineDead(f"sample {tuple(key)} ended with finish_reason={output.finish_reason!r}")
     ids = tuple(output.token_ids)

@@ -296,5 +296,7 @@ def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:
         # vLLM adds what generation_config.json lists; a template's own end of a turn it does not know.
         stop_token_ids=list(sampling.stop_token_ids),
         logprobs=0,  # of the sampled token only
+        stop=list(sampling.stop),
+        include_stop_str_in_output=bool(sampling.stop),  # the text is what was sampled, as the ids are
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

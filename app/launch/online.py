@@ -302,7 +302,8 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, rows: OnlineRows, *, vo
                 temperature=config.rollout.temperature,
                 max_new_tokens=config.rollout.max_new_tokens,
                 seed=config.seed,
-                stop_token_ids=rows.stop_token_ids,
+                stop=tuple(config.rollout.stop),
+                stop_token_ids=_stop_token_ids(config, rows),
             ),
             max_staleness=config.rollout.max_staleness,
             chunks=config.rollout.scoring_chunks,
@@ -314,6 +315,10 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, rows: OnlineRows, *, vo
         seed=config.seed,
         vocab_size=vocab_size,
     )
+
+
+def _stop_token_ids(config: RunConfig, rows: OnlineRows) -> tuple[int, ...]:
+    return tuple(sorted({*rows.stop_token_ids, *config.rollout.stop_token_ids}))
 
 
 def _held_out_hook(stage: Stage, parts: _Roles, rows: OnlineRows) -> HeldOutHook | None:
@@ -330,7 +335,8 @@ def _held_out_hook(stage: Stage, parts: _Roles, rows: OnlineRows) -> HeldOutHook
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
-            stop_token_ids=rows.stop_token_ids,
+            stop=tuple(stage.config.rollout.stop),
+            stop_token_ids=_stop_token_ids(stage.config, rows),
         ),
     )
     return HeldOutHook(evaluator, stage.folder.eval, every=config.every, gold=config.gold)

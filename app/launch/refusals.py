@@ -22,7 +22,7 @@ from raylign.trainer.models.loading import model_skeleton
 def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
-    problems += [*_chat_template(config), *_gold(config, needs)]
+    problems += [*_chat_template(config), *_gold(config, needs), *_stops(config, needs)]
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
@@ -105,3 +105,11 @@ def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:
             f"evaluation.gold={gold}: no reward component has this name; there is {', '.join(known) or 'none'}. Add it "
             f"as a rule of weight 0, as in reward.rules=[{{rule: {gold}, weight: 0}}]."
         )
+
+
+def _stops(config: RunConfig, needs: Needs) -> Iterator[str]:
+    if not needs.rollout or not config.rollout.stop_token_ids:
+        return
+    size = model_skeleton(config.policy.model, scalar=False).config.get_text_config().vocab_size
+    if beyond := [token for token in config.rollout.stop_token_ids if token >= size]:
+        yield f"rollout.stop_token_ids: policy.model={config.policy.model} has ids below {size}, not {beyond[0]}."

@@ -16,14 +16,14 @@ from raylign.cluster.session import session
 from raylign.cluster.weights import NativeClient, put_bucket
 from raylign.conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
-from raylign.data.types import FinishReason, Prompt, RolloutGroup, SamplingParams
+from raylign.data.types import Completion, FinishReason, Prompt, RolloutGroup, SamplingParams
 from raylign.rollout.environment import engine_environment
 from raylign.rollout.fingerprint import dtype_name, tensor_digest
 from raylign.rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, WeightManifest
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.loops.publish import WeightPublisher
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -149,10 +149,49 @@ async def _end_token_is_part_of_the_response(learner: Learner, workers: list[Ray
         assert after.finish_reason is (FinishReason.LENGTH if at is None else FinishReason.STOP)
 
 
+async def _stops_cut_what_is_sampled_without_them(
+    learner: Learner, workers: list[RayWorkerHandle], folder: Path
+) -> None:
+    """A stop changes no draw: what is sampled is the beginning of the same answer without stops, through the stop."""
+    pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
+    await WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3).publish(5)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = SamplingParams(temperature=1.0, max_new_tokens=40, seed=9)
+
+    async def drawn(sampling: SamplingParams) -> list[Completion]:
+        handles = await pool.generate(prompts(4), epoch=1, samples_per_prompt=2, sampling=sampling)
+        groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
+        return [completion for group in groups for completion in group.completions]
+
+    whole = await drawn(plain)
+    token = next(i for c in whole for i in c.response_ids[5:20] if len(tokenizer.decode([i]).strip()) > 1)
+    text = tokenizer.decode([token])
+    by_text = await drawn(replace(plain, stop=(text,)))
+    by_token = await drawn(replace(plain, stop_token_ids=(token,)))
+    shorter = 0
+    for full, cut, ended in zip(whole, by_text, by_token, strict=True):
+        length = next(
+            (n for n in range(1, 41) if text in tokenizer.decode(full.response_ids[:n])), len(full.response_ids)
+        )
+        assert cut.response_ids == full.response_ids[:length]
+        assert cut.rollout_logprobs == pytest.approx(full.rollout_logprobs[:length], abs=1e-5)
+        if text in tokenizer.decode(full.response_ids):
+            assert cut.finish_reason is FinishReason.STOP and cut.text.endswith(text)
+            shorter += len(cut.response_ids) < len(full.response_ids)
+        else:
+            assert cut.finish_reason is full.finish_reason and cut.text == full.text
+        ids = full.response_ids
+        assert ended.response_ids == (ids[: ids.index(token) + 1] if token in ids else ids)
+        assert (ended.finish_reason is FinishReason.STOP) == (token in ids or full.finish_reason is FinishReason.STOP)
+        if token in ids:
+            assert ended.text == tokenizer.decode(ended.response_ids[:-1], skip_special_tokens=True)
+    assert shorter
+
+
 async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
     pool = RolloutPool(workers, max_concurrent=8, timeout_s=120)
     publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
-    await publisher.publish(5)
+    await publisher.publish(6)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=5)
     step = asyncio.create_task(pool.generate(prompts(10), epoch=2, samples_per_prompt=2, sampling=sampling))
     async with asyncio.timeout(10):
@@ -163,7 +202,7 @@ async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorker
     groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)  # finished ones outlive it
     assert [group.prompt.prompt_id for group in groups] == [f"p{i}" for i in range(10)]
     assert pool.counts().deaths == 1 and [member.name for member in pool.members()] == ["rollout/1"]
-    assert (await publisher.publish(6)).verified_workers == 1
+    assert (await publisher.publish(7)).verified_workers == 1
     await workers[1].stop()
 
 
@@ -171,6 +210,7 @@ def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorker
     """One test because the workers go through it together; the parts are named functions."""
     asyncio.run(_publish_and_sample(Learner(folder), workers))
     asyncio.run(_end_token_is_part_of_the_response(Learner(folder), workers))
+    asyncio.run(_stops_cut_what_is_sampled_without_them(Learner(folder), workers, folder))
     asyncio.run(_killed_worker_costs_nothing(Learner(folder), workers))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]
 

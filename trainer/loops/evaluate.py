@@ -11,7 +11,8 @@ from raylign.trainer.loops.interfaces import GroupHandle, ReferenceGroup, Reward
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """One held-out answer. `fluency` is the mean log-prob a token under the reference, end token left out, nats."""
+    """One held-out answer. `fluency` is the mean log-prob a token under the reference, in nats, without the token that
+    ended the answer."""
 
     prompt_id: str
     prompt: str

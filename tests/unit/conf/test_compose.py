@@ -219,6 +219,10 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["critic.lora.target_modules=[q_proj]"], "critic.lora.target_modules=['q_proj'] with critic.lora.rank=0"),
         (["critic.lora.rank=4", "critic.lora.save_adapter=true"], "a critic is not exported"),
         (["policy.lora.target_modules=q_proj"], "expected a list such as [a,b]"),
+        (["rollout.stop=['']"], "an empty text would end every answer"),
+        (["rollout.stop=['\\n']"], "a backslash and an n, not a new line"),
+        (["rollout.stop_token_ids=[-1]"], "ids are 0 or more"),
+        (["rollout.stop_token_ids=[eos]"], "expected a list such as [a,b]"),
         (["policy.lora.dropout=0.1"], "policy.lora.dropout is not a setting"),
     ],
 )
