@@ -51,6 +51,11 @@ def _is_battle(columns: Columns) -> bool:
     return {"model_a", "model_b", "winner", "conversation_a", "conversation_b"} <= set(columns)
 
 
+def _is_mt_bench(columns: Columns) -> bool:
+    """A battle with the turn that was judged; the arena's own sets count turns as well, and have a time."""
+    return _is_battle(columns) and {"turn", "judge"} <= set(columns) and not {"tstamp", "timestamp"} & set(columns)
+
+
 def _is_table(columns: Columns) -> bool:
     return {"prompt", "response_a", "response_b", *_ONE_HOT} <= set(columns)
 
@@ -83,6 +88,44 @@ def _battle(row: Row, columns: Columns, context: Context) -> list[Event]:
             choice=_WINNERS[battle.winner],
             locale=locale_of(battle.language),
             topic=_topic(battle),
+        )
+    ]
+
+
+class _Judged(_Battle):
+    """MT-bench: two turns, and which of them the judge compared."""
+
+    turn: int = 0
+
+
+def _mt_bench(row: Row, columns: Columns, context: Context) -> list[Event]:
+    """Turn 1 is about the first answers; turn 2 needs equal histories like every battle."""
+    judge = columns.get("judge")
+    if not isinstance(judge, str) or not judge.startswith(("expert", "author")):
+        raise RowProblem("judged by a model, not by a person")
+    judged = msgspec.convert(columns, _Judged, strict=False)
+    conversations = [turns_of(unpacked(c), "conversation") for c in (judged.conversation_a, judged.conversation_b)]
+    if judged.winner not in ("model_a", "model_b", "tie"):
+        raise RowProblem(f"unknown choice `{judged.winner[:40]}`; expected model_a, model_b or tie")
+    if not 1 <= judged.turn <= min(map(len, conversations)) // 2:
+        raise RowProblem(f"`turn` is {judged.turn}, and the conversations have {len(conversations[0]) // 2}")
+    prompt, response_a, response_b = _one_prompt(*(c[: 2 * judged.turn] for c in conversations))
+    tie = judged.winner == "tie"
+    return [
+        Event(
+            event_id=f"mt_bench:{judged.question_id}:{judged.model_a}:{judged.model_b}:{judged.judge}:{judged.turn}",
+            kind=EventKind.SIDE_BY_SIDE,
+            source=context.source,
+            source_row=row.line,
+            prompt=prompt,
+            response_a=response_a,
+            response_b=response_b,
+            turn=judged.turn - 1,
+            annotator_hash=context.hashed(judged.judge),
+            model_a=judged.model_a,
+            model_b=judged.model_b,
+            choice=Choice.SKIPPED if tie else _WINNERS[judged.winner],
+            reasons=TIE if tie else (),
         )
     ]
 
@@ -150,6 +193,12 @@ def _texts(columns: Columns, name: str) -> list[str]:
     return value
 
 
+MT_BENCH = Format(
+    name="mt_bench",
+    title="MT-bench human judgements",
+    recognises=_is_mt_bench,
+    parse=each(_mt_bench),
+)
 BATTLES = Format(
     name="arena",
     title="arena battles (two conversations and a winner)",

@@ -197,7 +197,8 @@ def _is_wrapped(head: bytes) -> bool:
         return True
     lines = [line for line in head.split(b"\n") if line.strip()]
     value = _value_of(lines[0]) if len(lines) == 1 else None
-    return isinstance(value, dict) and any(isinstance(value.get(key), list) for key in _WRAPPERS)
+    held = [value.get(key) for key in _WRAPPERS] if isinstance(value, dict) else []
+    return any(isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows) for rows in held)
 
 
 def _value_of(line: bytes) -> object:

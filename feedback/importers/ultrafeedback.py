@@ -51,7 +51,9 @@ def _is_raw(columns: Columns) -> bool:
 
 
 def _is_binarized(columns: Columns) -> bool:
-    return {"prompt", "chosen", "rejected"} <= set(columns) and isinstance(columns["chosen"], list)
+    if not {"prompt", "chosen", "rejected"} <= set(columns) or not isinstance(columns["prompt"], str):
+        return False  # TRL's rows have a list of turns there
+    return isinstance(columns["chosen"], list) and ("prompt_id" in columns or len(columns["chosen"]) > 1)
 
 
 def _raw(row: Row, columns: Columns, context: Context) -> Judgements:

@@ -50,6 +50,24 @@ GOOD: dict[str, dict[str, object]] = {
     "helpsteer2": {"prompt": "q", "response": "a", "helpfulness": 3, "correctness": [1], "coherence": 2},
     "hh_rlhf": {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
     "openai_log": {"request_id": "r", "rating": "up", "comment": "c", "user_id": "u", "choice_index": 0},
+    "mt_bench": {"question_id": 81, "model_a": "m", "model_b": "n", "winner": "model_a", "judge": "expert_0", "turn": 1,
+                 "conversation_a": TURNS, "conversation_b": OTHER},
+    "oasst": {"message_tree_id": "t", "tree_state": "ready_for_export", "prompt": {
+        "message_id": "m", "text": "q", "role": "prompter", "lang": "en", "replies": [
+            {"message_id": "n", "text": "a", "role": "assistant", "rank": 0, "replies": []},
+            {"message_id": "o", "text": "b", "role": "assistant", "rank": 1, "created_date": "2023-02-05T00:00:00Z"}]}},
+    "prism": {"utterance_id": "u1", "interaction_id": "i", "conversation_id": "c", "user_id": "u", "turn": 0,
+              "user_prompt": "q", "model_response": "a", "model_name": "m", "if_chosen": True, "score": 80},
+    "shp": {"post_id": "p", "domain": "askbaking_train", "history": "q", "human_ref_A": "a", "human_ref_B": "b",
+            "labels": 1, "score_A": 10, "score_B": 2},
+    "alpaca_farm": {"instruction": "q", "input": "i", "output_1": "a", "output_2": "b", "preference": 2},
+    "summarize_from_feedback": {"info": {"id": "t3", "post": "q", "title": "t", "subreddit": "s"}, "choice": 1,
+                                "summaries": [{"text": "a", "policy": "m"}, {"text": "b", "policy": "n"}],
+                                "worker": "w", "batch": "b1", "split": "train", "extra": {"confidence": None}},
+    "helpsteer3_edit": {"context": TURNS[:1], "original_response": "a", "edited_response": "b", "domain": "general",
+                        "language": "english", "feedback": ["f"], "change_summary": "c"},
+    "trl_preference": {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": OTHER[1:]},
+    "trl_kto": {"prompt": "q", "completion": "a", "label": True},
 }  # fmt: skip
 COMPANIONS = {
     "langsmith": {"id": "r", "inputs": {"messages": TURNS[:1]}, "outputs": {"output": "a"}},
@@ -122,6 +140,8 @@ def test_ten_thousand_malformed_rows(tmp_path: Path, name: str):
         (result.quarantined["reason"] == "") | result.quarantined["reason"].is_null()
     ).is_empty()
     assert not [reason for reason in result.quarantined["reason"] if UNFORESEEN in reason]
+    if name == "prism":  # its judgements are the last row's of an interaction, and all rows here are of one
+        return
     readable = set(result.events["source_row"])
     first = min(kept) + 1
     repeats = {int(line) for line in result.quarantined["line"]} & {place + 1 for place in kept}

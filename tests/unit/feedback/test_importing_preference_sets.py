@@ -1,0 +1,196 @@
+"""Public preference sets: which side was preferred, by whom, of which model; what is no judgement is put aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+from raylign.feedback.importers import ImportResult, read_log
+
+TEA, ASKED = "What is tea?", [{"role": "user", "content": "What is tea?"}]
+
+
+def read(folder: Path, rows: Sequence[object], name: str = "log.jsonl") -> ImportResult:
+    (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return read_log([folder / name], user_salt="salt")
+
+
+def sides(found: ImportResult) -> list[tuple[str, str]]:
+    """The preferred and the other answer of each event."""
+    preferred = {"a": ("response_a", "response_b"), "b": ("response_b", "response_a")}
+    return [tuple(row[name] for name in preferred[row["choice"]]) for row in found.events.iter_rows(named=True)]  # type: ignore[misc]
+
+
+def said(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def test_mt_bench_turn_one_is_about_the_first_answers(tmp_path: Path):
+    a, b = (
+        [*ASKED, said("assistant", first), said("user", "Shorter."), said("assistant", second)]
+        for first, second in (("GOOD one", "BAD2"), ("BAD one", "GOOD2"))
+    )
+    base = {"question_id": 81, "model_a": "m", "model_b": "n", "conversation_a": a, "conversation_b": b, "turn": 1}
+    rows = [
+        base | {"winner": "model_a", "judge": "expert_0"},
+        base | {"winner": "model_a", "judge": "author_1"},
+        base | {"winner": "tie", "judge": "expert_2"},
+        base | {"winner": "model_b", "judge": "expert_0", "turn": 2},
+        base | {"winner": "model_a", "judge": "gpt4_pair"},
+        base | {"winner": "model_a", "judge": "expert_3", "turn": 3},
+    ]
+    found = read(tmp_path, rows)
+    assert found.format == "mt_bench" and found.events["event_id"].n_unique() == found.events.height == 3
+    judged = found.events.filter(pl.col("choice") == "a")
+    assert judged["response_a"].to_list() == ["GOOD one"] * 2 and judged["prompt"].list.len().to_list() == [1, 1]
+    assert judged["annotator_hash"].n_unique() == 2
+    assert found.events["choice"].to_list() == ["a", "a", "skipped"]
+    assert sorted(reason[:12] for reason in found.quarantined["reason"]) == [
+        "`turn` is 3,",
+        "judged by a ",
+        "the two conv",
+    ]
+
+
+def test_a_battle_of_the_arena_with_a_count_of_turns_is_no_mt_bench(tmp_path: Path):
+    talk = [*ASKED, said("assistant", "GOOD")], [*ASKED, said("assistant", "BAD")]
+    row = {"question_id": "x", "model_a": "m", "model_b": "n", "winner": "model_a", "judge": "arena_user_1", "turn": 1,
+           "conversation_a": talk[0], "conversation_b": talk[1], "anony": True, "tstamp": 1682351591.1}  # fmt: skip
+    assert read(tmp_path, [row]).format == "arena"
+
+
+def test_shp_label_one_is_comment_a(tmp_path: Path):
+    row = {"post_id": "p", "domain": "askbaking_train", "history": TEA, "score_A": 52, "score_B": 4}
+    found = read(
+        tmp_path,
+        [
+            row | {"human_ref_A": "GOOD 1", "human_ref_B": "BAD 1", "labels": 1},
+            row | {"human_ref_A": "BAD 2", "human_ref_B": "GOOD 2", "labels": 0},
+            row | {"human_ref_A": "x", "human_ref_B": "y", "labels": 2},
+        ],
+    )
+    assert sides(found) == [("GOOD 1", "BAD 1"), ("GOOD 2", "BAD 2")]
+    assert found.events["topic"].to_list() == ["askbaking"] * 2 and found.quarantined.height == 1
+
+
+def test_alpaca_farm_counts_from_one_and_asks_with_its_input(tmp_path: Path):
+    row = {"instruction": "Translate.", "input": "thé"}
+    found = read(
+        tmp_path,
+        [
+            row | {"output_1": "GOOD 1", "output_2": "BAD 1", "preference": 1},
+            row | {"output_1": "BAD 2", "output_2": "GOOD 2", "preference": 2},
+            row | {"output_1": "x", "output_2": "y", "preference": 0},
+        ],
+    )
+    assert sides(found) == [("GOOD 1", "BAD 1"), ("GOOD 2", "BAD 2")] and found.quarantined.height == 1
+    assert found.events["prompt"][0][0]["content"] == "Translate.\n\nthé"
+
+
+@pytest.mark.parametrize("as_parquet", [False, True])
+def test_openais_summaries_count_from_zero(tmp_path: Path, as_parquet: bool):
+    texts = [{"text": "BAD", "policy": "ref", "note": None}, {"text": "GOOD", "policy": "sup4", "note": None}]
+    given = {name: [one[name] for one in texts] for name in texts[0]} if as_parquet else texts
+    info = {"id": "t3_x", "post": "A long post.", "title": "Title", "subreddit": "tea", "article": None}
+    found = read(tmp_path, [{"info": info, "summaries": given, "choice": 1, "worker": "w1", "batch": "b", "extra": {}}])
+    assert sides(found) == [("GOOD", "BAD")] and found.events["model_b"].to_list() == ["sup4"]
+    assert (
+        "Title" in found.events["prompt"][0][0]["content"] and "A long post." in found.events["prompt"][0][0]["content"]
+    )
+    assert found.events["annotator_hash"][0] not in (None, "w1")
+
+
+def test_helpsteer3_edits_are_corrections(tmp_path: Path):
+    row = {"domain": "general", "language": "english", "context": ASKED, "feedback": ["Too short.", "Vague."],
+           "original_response": "BAD", "edited_response": "GOOD", "change_summary": "longer"}  # fmt: skip
+    event = read(tmp_path, [row]).events.row(0, named=True)
+    assert (event["kind"], event["response_a"], event["corrected"]) == ("correction", "BAD", "GOOD")
+    assert event["comment"] == "Too short.\nVague."
+
+
+TRL = {
+    "standard": {"prompt": TEA, "chosen": "GOOD", "rejected": "BAD"},
+    "conversational": {"prompt": ASKED, "chosen": [said("assistant", "GOOD")], "rejected": [said("assistant", "BAD")]},
+    "implicit prompt": {"chosen": [*ASKED, said("assistant", "GOOD")], "rejected": [*ASKED, said("assistant", "BAD")]},
+    "WildFeedback": {"conversation_hash": "h", "prompt": ASKED, "chosen": said("assistant", "GOOD"),
+                     "rejected": said("assistant", "BAD"), "user_id": "u"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", TRL)
+def test_trl_preference_rows_in_all_their_shapes(tmp_path: Path, shape: str):
+    found = read(tmp_path, [TRL[shape]])
+    assert found.format == "trl_preference" and sides(found) == [("GOOD", "BAD")]
+    assert [turn["content"] for turn in found.events["prompt"][0]] == [TEA]
+
+
+def test_trl_sides_with_different_prompts_are_put_aside(tmp_path: Path):
+    other = [said("user", "And coffee?"), said("assistant", "BAD")]
+    found = read(tmp_path, [TRL["implicit prompt"] | {"rejected": other}, TRL["implicit prompt"]])
+    assert found.events.height == 1 and "different prompts" in found.quarantined["reason"][0]
+
+
+def test_trl_unpaired_rows(tmp_path: Path):
+    rows = [
+        {"prompt": TEA, "completion": "GOOD", "label": True},
+        {"prompt": ASKED, "completion": [said("assistant", "BAD")], "label": False},
+        {"prompt": TEA, "completion": "?", "label": 3},
+    ]
+    found = read(tmp_path, rows)
+    assert found.events.select("response_a", "thumb").rows() == [("GOOD", 1), ("BAD", -1)]
+    assert found.quarantined.height == 1
+
+
+def test_our_own_built_files_can_be_read_back(tmp_path: Path):
+    from raylign.feedback.build import build
+    from raylign.feedback.source import Source
+
+    read(tmp_path, [TRL["conversational"]])
+    out = tmp_path / "out"
+    build(Source(logs=(tmp_path / "log.jsonl",), overrides=("split.eval=0", "split.test=0")), out, with_report=False)
+    again = read_log([out / "pairs" / "train.jsonl"], user_salt="salt")
+    assert again.format == "trl_preference" and sides(again) == [("GOOD", "BAD")]
+
+
+def test_oasst_trees_rank_from_zero_and_every_branch_is_its_own(tmp_path: Path):
+    def node(key: str, text: str, role: str, rank: int | None, *replies: object, **more: object) -> dict[str, object]:
+        return {"message_id": key, "text": text, "role": role, "rank": rank, "lang": "en", "replies": replies} | more
+
+    deeper = node(
+        "q2", "More?", "prompter", None, node("b1", "BAD 2", "assistant", 1), node("b0", "GOOD 2", "assistant", 0)
+    )
+    tree = node(
+        "q", TEA, "prompter", None,
+        node("a2", "BAD 1", "assistant", 2), node("a0", "GOOD 1", "assistant", 0, deeper),
+        node("a1", "MID 1", "assistant", 1), node("a3", "GONE", "assistant", 3, deleted=True),
+        node("a9", "UNRANKED", "assistant", None),
+    )  # fmt: skip
+    found = read(
+        tmp_path, [{"message_tree_id": "q", "prompt": tree}, {"message_tree_id": "z", "prompt": tree | {"replies": []}}]
+    )
+    assert sides(found) == [("GOOD 1", "MID 1"), ("MID 1", "BAD 1"), ("GOOD 2", "BAD 2")]
+    assert [turn["content"] for turn in found.events["prompt"][2]] == [TEA, "GOOD 1", "More?"]
+    assert found.events["conversation_id"].to_list() == ["q"] * 3
+    assert found.quarantined["reason"].to_list() == ["a tree without ranked answers"]
+
+
+def test_prism_compares_the_chosen_with_each_answer_shown_beside_it(tmp_path: Path):
+    def utterance(key: str, interaction: str, answer: str, chosen: bool, turn: int = 0) -> dict[str, object]:
+        about = {"utterance_id": key, "interaction_id": interaction, "conversation_id": "c", "user_id": "u"}
+        said = {"user_prompt": TEA, "model_response": answer, "model_name": f"m{key}", "if_chosen": chosen}
+        return about | said | {"turn": turn, "score": 5}
+
+    rows = [
+        utterance("1", "i1", "BAD 1", False), utterance("2", "i1", "GOOD 1", True),
+        utterance("3", "i1", "BAD 2", False),
+        utterance("4", "i2", "x", True, turn=1), utterance("5", "i2", "y", False, turn=1),
+        utterance("6", "i3", "x", False), utterance("7", "i3", "y", False),
+    ]  # fmt: skip
+    found = read(tmp_path, rows)
+    assert sides(found) == [("GOOD 1", "BAD 1"), ("GOOD 1", "BAD 2")]
+    assert found.events["model_a"].to_list() == ["m2", "m2"]
+    assert found.rows_by_judgements == {0: 4, 1: 2, 2: 1}
+    assert ["later turn" in reason for reason in found.quarantined["reason"]] == [True, False]
