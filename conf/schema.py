@@ -251,6 +251,8 @@ class JudgeRewardConfig:
     """The scale's highest score; a higher one is unreadable."""
     max_new_tokens: int = 512
     """Longest reply, tokens."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """More of the request's body, as {max_completion_tokens: 512, temperature: null}; null takes a field out."""
     token_env: str = ""
     """Name of the environment variable with its token, sent as `Authorization: Bearer`; never the token itself."""
     allow_http_token: bool = False

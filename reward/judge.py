@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -74,21 +74,22 @@ class Judge:
     low: float
     high: float
     max_new_tokens: int
+    request: Mapping[str, object] = field(default_factory=dict)  # more of the body; None takes a field out
 
     def key(self, sample: Sample) -> str:
         """Equal for answers that the same judge would be asked the same about."""
         truth = sample.ground_truth if self.rubric.wants_truth else None
-        parts = [self.rubric.digest, self.model, self.max_new_tokens, sample.prompt, sample.completion, truth]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        parts = [self.rubric.digest, self._fields(), sample.prompt, sample.completion, truth]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def body(self, sample: Sample) -> object:
         """The request."""
-        return {
-            "model": self.model,
-            "messages": [{"role": "user", "content": self.rubric.filled(sample)}],
-            "temperature": 0.0,
-            "max_tokens": self.max_new_tokens,
-        }
+        return {**self._fields(), "messages": [{"role": "user", "content": self.rubric.filled(sample)}]}
+
+    def _fields(self) -> dict[str, object]:
+        """All of a request but the messages."""
+        given = {"temperature": 0.0, "max_tokens": self.max_new_tokens, **self.request, "model": self.model}
+        return {name: value for name, value in given.items() if value is not None}
 
     def score(self, reply: str) -> Score:
         """What a reply says: `Score: N` in its last line, or an object with `score`."""

@@ -118,7 +118,7 @@ class ComposedScorer:
     def _add_judges(self, config: RewardConfig, sources: RewardSources) -> None:
         for given, rubric in zip(config.judges, sources.rubrics, strict=True):
             endpoint = _endpoint(f"reward.judges {given.name}", chat_address(given.url), given)
-            judge = Judge(given.model, rubric, given.low, given.high, given.max_new_tokens)
+            judge = Judge(given.model, rubric, given.low, given.high, given.max_new_tokens, given.request)
             cache = JudgeCache(sources.judged_folder, given.name)
             scorer = JudgeScorer(endpoint, judge, cache, given.max_concurrent, given.timeout_s)
             self._judges[given.name] = (f"judge {given.name}", scorer)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RewardConfig
+from raylign.records.redaction import is_secret_name
 from raylign.reward.judge import Rubric, RubricError
+
+_FIXED = {"model", "messages", "stream", "n"}
 
 
 def judge_rubrics(config: RewardConfig) -> tuple[Rubric, ...]:
@@ -25,6 +28,10 @@ def read_rubrics(config: RewardConfig) -> tuple[list[Rubric], list[str]]:
         key = f"reward.judges[{number}]"
         if given.low >= given.high:
             problems.append(f"{key}: low={given.low:g} is not below high={given.high:g}; give the scale of the rubric.")
+        if fixed := sorted(_FIXED & given.request.keys()):
+            problems.append(f"{key}.request: it must not set {fixed[0]}, which is given elsewhere or not supported.")
+        if any(is_secret_name(name) for name in given.request):
+            problems.append(f"{key}.request: it holds a secret, which settings must not; use token_env.")
         try:
             rubrics.append(Rubric.of(Path(given.rubric).expanduser().read_text(encoding="utf-8")))
         except RubricError as error:

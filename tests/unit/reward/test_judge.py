@@ -45,6 +45,16 @@ def test_the_rubric_is_filled_once_and_equal_answers_are_asked_about_once() -> N
     assert (first["model"], first["temperature"], first["max_tokens"]) == ("wise", 0.0, 64)
 
 
+def test_what_an_endpoint_wants_otherwise_is_said_in_the_settings(tmp_path: Path) -> None:
+    """A model that takes no temperature; and another request is another question."""
+    other = {"temperature": None, "max_tokens": None, "max_completion_tokens": 9, "reasoning": {"effort": "low"}}
+    with serving(lambda *_: said("Score: 3")) as asked:
+        plain = scorer(asked.url, tmp_path / "run")
+        plain.score(SAMPLES[:1])
+        replace(plain, judge=replace(plain.judge, request=other)).score(SAMPLES[:1])
+    assert asked.bodies[1].keys() == {"model", "messages", "max_completion_tokens", "reasoning"}
+
+
 @pytest.mark.parametrize(
     ("reply", "score"),
     [
@@ -136,10 +146,12 @@ def test_every_problem_of_the_settings_is_told(tmp_path: Path) -> None:
         JudgeRewardConfig(url="http://h/v1", model="m", rubric=str(tmp_path / name), low=low)
         for name, low in (("gone.md", 0.0), ("bad.md", 0.0), ("good.md", 10.0))
     ]
+    judges[2].request = {"stream": True, "api_key": "x"}
     rubrics, problems = read_rubrics(RewardConfig(judges=judges))
     assert len(rubrics) == 1
     assert "No such file or directory" in problems[0] and "it is not UTF-8 text" in problems[1]
     assert problems[2].startswith("reward.judges[2]: low=10 is not below high=10")
+    assert "must not set stream" in problems[3] and "it holds a secret" in problems[4] and len(problems) == 5
 
 
 @pytest.mark.parametrize(
