@@ -33,8 +33,13 @@ def first_row(rows: TrainRows, tokenizer: PreTrainedTokenizerBase) -> list[list[
     return [_runs(ids, mask, tokenizer) for ids, mask in _sequences(rows, 1)]
 
 
-def mask_warnings(rows: TrainRows, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What is odd about the masks of the first rows, each with its count and the number of a row that shows it."""
+def mask_warnings(
+    rows: TrainRows, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, generates: bool = True
+) -> list[str]:
+    """What is odd about the masks of the first rows, each with its count and the number of a row that shows it.
+
+    `generates`: the model in training is to write text; where one only scores it, how an answer ends is not learned.
+    """
     sequences = list(_sequences(rows, LOOKED_AT))
     bos = tokenizer.bos_token_id
     checks = {
@@ -55,6 +60,8 @@ def mask_warnings(rows: TrainRows, encoder: Encoder, tokenizer: PreTrainedTokeni
             for ids, mask in sequences
         ],
     }
+    if not generates:
+        checks = {what: found for what, found in checks.items() if "BOS" in what}
     told = [
         f"masks: {sum(found)} of {len(sequences)} sequences {what} (first: sequence {found.index(True) + 1})."
         for what, found in checks.items()

@@ -17,7 +17,7 @@ from raylign.data.prompts import PromptSet, load_prompts
 from raylign.data.row_kinds import TrainRows, load_rows
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RowKind
-from raylign.trainer.algorithms.base import OfflineNeeds
+from raylign.trainer.algorithms.base import ModelKind, OfflineNeeds
 from transformers import PreTrainedTokenizerBase
 
 TRAIN = "train"
@@ -77,7 +77,7 @@ def read_offline(config: RunConfig, needs: OfflineNeeds, today: date, quarantine
     sets |= {name: read(source) for name, source in held_out_sets(config.data.eval).items()}
     warnings = config.algorithm.data_warnings(sets[TRAIN].counts)
     encoder = Encoder(tokenizer, system_prompt=config.data.system_prompt, today=today)
-    warnings += mask_warnings(sets[TRAIN], encoder, tokenizer)
+    warnings += mask_warnings(sets[TRAIN], encoder, tokenizer, generates=needs.model is ModelKind.CAUSAL)
     plain = () if needs.rows is RowKind.DOCUMENTS else _plain_text(config, tokenizer)
     return OfflineRows(sets, tokenizer, template, (*plain, *(f"warning: {warning}" for warning in warnings)))
 

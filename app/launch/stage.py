@@ -63,7 +63,7 @@ class Stage:
     def model_card(self) -> ModelCard:
         """What the run's exports say of themselves."""
         roles = ALGORITHMS[self.config.algorithm.name][1](self.config.algorithm).roles
-        return model_card(self.config, with_reference=Role.REFERENCE in roles)
+        return model_card(self.config, with_reference=Role.REFERENCE in roles, metrics=self.folder.metrics)
 
     def sink(self) -> ShownMetrics:
         """Where a loop's steps go."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 from raylign.pages.numbers import aligned, short
+from raylign.records.model_names import short_model
 from raylign.records.progress import duration
 from raylign.records.report.evidence import Check
 from raylign.records.report.facts import RunFacts
@@ -209,16 +209,6 @@ def _details(facts: RunFacts) -> tuple[tuple[str, str], ...]:
         details.append(("KL to the start model", f"{short(summary.kl_final)} nats a sequence"))
     details += [(_words(name), short(value)) for name, value in summary.extra.items()]
     return tuple(details)
-
-
-def short_model(named: str | None) -> str:
-    """A model without the folders of this machine: `sft, step 8` for an export, else the last part of a path."""
-    if not named:
-        return "unknown"
-    path = Path(named)
-    if path.parent.name == "export" and path.name.startswith("step-"):
-        return f"{path.parent.parent.name}, step {path.name.removeprefix('step-')}"
-    return path.name if path.is_absolute() or named.startswith((".", "~")) else named
 
 
 def _words(name: str) -> str:

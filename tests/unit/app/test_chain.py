@@ -14,6 +14,7 @@ from raylign.conf.held_out import held_out_sets
 from raylign.conf.model_folder import model_folder
 from raylign.conf.schema import Better, DataConfig, LearnerConfig, RunConfig, TrackingConfig
 from raylign.records.model_card import model_card
+from raylign.records.model_names import BaseModel, base_model
 from raylign.records.run_folder import RunPaths
 from raylign.trainer.algorithms.dpo import DPOConfig
 from raylign.trainer.checkpoint import CheckpointStore, RngState, RunState
@@ -134,10 +135,40 @@ def test_a_checkpoint_from_before_there_were_best_steps_still_opens() -> None:
 def test_the_card_says_what_went_in_and_how_to_load_it() -> None:
     card = model_card(CONFIG, with_reference=True)
     text = card.text(7, scalar=False)
-    for said in ("pairs.jsonl", "m.jsonl", "c.jsonl", "runs/first/export/step-8", "direct preference", "step 7"):
+    for said in ("pairs.jsonl", "m.jsonl", "c.jsonl", "first, step 8", "direct preference", "step 7"):
         assert said in text
     assert "AutoModelForCausalLM" in text and text.startswith("---\n")
     assert "AutoModelForSequenceClassification" in card.text(7, scalar=True)
+    assert "scores have no unit" in card.text(7, scalar=True).lower()
+
+
+def test_the_card_names_base_model_and_licence_over_a_chain_and_no_folder_of_this_machine(tmp_path: Path) -> None:
+    base = tmp_path / "SmolBase"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base")
+    for name, start in (("sft", base), ("dpo", tmp_path / "sft" / "export" / "step-3")):
+        (finished_run(tmp_path, name) / "resolved.yaml").write_text(f"policy: {{model: {start}}}")
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(
+        '{"step": 0, "eval/held_out/loss": 2.0}\n{"step": 7, "eval/held_out/loss": 1.5}\n'
+        '{"step": 9, "eval/held_out/loss": 9.0}\n'
+    )
+    start = str(tmp_path / "dpo" / "export" / "step-3")
+    data = DataConfig(train=str(tmp_path / "pairs.jsonl"), eval=str(tmp_path / "held.jsonl"))
+    card = model_card(
+        replace(CONFIG, policy=LearnerConfig(model=start), data=data), with_reference=True, metrics=metrics
+    )
+    text = card.text(7, scalar=False)
+    assert "| base model | `SmolBase` |" in text and "| started from | `dpo, step 3` |" in text
+    assert '\nlicense: "apache-2.0"\n' in text and "base_model:" not in text, "a folder's name is no hub address"
+    assert "| `held_out/loss` | 2 | 1.5 |" in text, "what came after this step is not this model's"
+    assert "pairs.jsonl" in text and str(tmp_path) not in text
+    cached = str(tmp_path / "models--org--base-1b" / "snapshots" / "0a1b")
+    assert base_model(cached) == BaseModel("org/base-1b", "", is_hub_name=True)
+    hub = model_card(replace(CONFIG, policy=LearnerConfig(model="org/base-1b")), with_reference=False).text(
+        1, scalar=False
+    )
+    assert '\nbase_model: "org/base-1b"\n' in hub and "not recorded" in hub and "held nothing out" in hub
 
 
 def test_a_chain_is_one_group_named_after_its_first_run(tmp_path: Path) -> None:

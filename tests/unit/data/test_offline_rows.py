@@ -196,4 +196,6 @@ def test_odd_masks_are_named(
     good = load_documents(jsonl(tmp_path / "a.jsonl", [{"text": "fine"}]), DataConfig(), tokenizer)
     rows = TextSet((*good.texts, EncodedText(ids, tuple(map(float, mask)))), "", good.report)
     (warning,) = mask_warnings(rows, Encoder(tokenizer), tokenizer)
+    scoring = mask_warnings(rows, Encoder(tokenizer), tokenizer, generates=False)
+    assert scoring == ([warning] if "BOS" in told else []), "how an answer ends does not matter to a reward model"
     assert told in warning and warning.startswith("masks: 1 of 2 sequences") and "(first: sequence 2)" in warning
