@@ -115,12 +115,16 @@ def demo(
 
 
 @app.command()
-def report(run: RunArgument, run_root: RunRoot = Path("runs")) -> None:
-    """Write the run's self-contained report.html and print its path."""
-    folder = _run_folder(run, run_root)
-    from raylign.records.report import write_report
+def report(
+    runs: Annotated[list[str], typer.Argument(help="A run's folder, or its name under --run-root; or several.")],
+    run_root: RunRoot = Path("runs"),
+    to: Annotated[Path, typer.Option(help="Of several runs: the page to write.")] = Path("comparison.html"),
+) -> None:
+    """Write the run's self-contained report.html and print its path; of several runs, a page that compares them."""
+    folders = [_run_folder(run, run_root) for run in runs]
+    from raylign.records.report import write_comparison, write_report
 
-    typer.echo(str(write_report(folder)))
+    typer.echo(str(write_report(folders[0]) if len(folders) == 1 else write_comparison(folders, to.expanduser())))
 
 
 @app.command()

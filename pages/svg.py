@@ -72,6 +72,27 @@ def line_chart(points: Sequence[Point], *, label: str, band: Band | None) -> Mar
     return _svg(label, described, parts)
 
 
+def line_charts(series: Sequence[Sequence[Point]], *, label: str) -> Markup:
+    """One metric of several runs, in classes `s1`, `s2`, ...; a run without points keeps its colour for the others."""
+    finite = [[(step, value) for step, value in points if value is not None] for points in series]
+    everything = [point for points in finite for point in points]
+    if not everything:
+        return _svg(label, "no finite value", [])
+    buckets = [_buckets(points) for points in finite]
+    low, high = _range([value for row in buckets for b in row for value in (b.low, b.high)], None)
+    y_ticks = ticks(low, high, 4)
+    labels = tick_labels(y_ticks)
+    left = 10.0 + _CHAR * max(len(text) for text in labels)
+    steps = [step for step, _ in everything]
+    frame = _Frame(left, min(steps), max(steps), low, high)
+    parts = [_grid(frame, y_ticks, labels), _x_axis(frame)]
+    for i, (points, row) in enumerate(zip(series, buckets, strict=True)):
+        if row:
+            parts += [f'<g class="s{i + 1}">', *_lines(frame, points, row), "</g>"]
+    ends = ", ".join(f"{i + 1}: {short(points[-1][1])}" for i, points in enumerate(finite) if points)
+    return _svg(label, f"last values {ends}", parts)
+
+
 def stacked_bars(
     steps: Sequence[int], names: Sequence[str], rows: Sequence[Sequence[float]], *, label: str, unit: str
 ) -> Markup:

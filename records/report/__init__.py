@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from raylign.records.report.build import write_report
+from raylign.records.report.compare import write_comparison
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]

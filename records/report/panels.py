@@ -114,6 +114,13 @@ def _questions(gold: str | None) -> tuple[tuple[str, tuple[tuple[str, ...], ...]
     )
 
 
+def headline_names(history: MetricHistory, gold: str | None) -> tuple[str, ...]:
+    """The metrics that the page draws for this run, in its order."""
+    logged = set(history.names())
+    chosen = (next((n for n in choice if n in logged), None) for _, wanted in _questions(gold) for choice in wanted)
+    return tuple(name for name in chosen if name is not None)
+
+
 def questions(history: MetricHistory, gold: str | None) -> tuple[Question, ...]:
     """The curves a run has, grouped; `gold` is the reward component that is the true score."""
     logged = set(history.names())
