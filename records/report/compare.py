@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from raylign.records.report.facts import RunFacts, read_run
 from raylign.records.report.origin import origin, when
 from raylign.records.report.panels import headline_names
 from raylign.records.report.shares import held_out_shares
+from raylign.records.summary import RunSummary
 
 _HERE = Path(__file__).parent
 _MOST_RUNS = 8  # as many colours as the pages have
@@ -109,16 +110,20 @@ def results(runs: Sequence[RunFacts]) -> tuple[Row, ...]:
         _texts("Judge", [run.judge for run in runs]),
         Row("Preferred to its start", "share", tuple(_preference(run) for run in runs)),
         *_share_rows(runs),
-        _figures("Gold score, held out", "score", [run.summary and run.summary.gold_score_after for run in runs]),
-        _figures("Learned reward, held out", "score", [run.summary and run.summary.reward_after for run in runs]),
+        _figures("Gold score, held out", "score", _of(runs, lambda summary: summary.gold_score_after)),
+        _figures("Learned reward, held out", "score", _of(runs, lambda summary: summary.reward_after)),
         _figures("Held-out loss", "loss", [run.history.latest().get("eval/held_out/loss") for run in runs]),
-        _figures("Fluency", "nats a token", [run.summary and run.summary.fluency_after for run in runs]),
-        _figures("KL to its start", "nats a sequence", [run.summary and run.summary.kl_final for run in runs]),
+        _figures("Fluency", "nats a token", _of(runs, lambda summary: summary.fluency_after)),
+        _figures("KL to its start", "nats a sequence", _of(runs, lambda summary: summary.kl_final)),
         _texts("Steps", [f"{run.last_step:,}" for run in runs]),
         _texts("Cost", [origin(run).cost for run in runs]),
         _texts("Alerts", [", ".join(alert.kind.value for alert in run.alerts) for run in runs]),
     ]
     return tuple(row for row in rows if any(cell.text not in ("", "\u2013") for cell in row.cells))
+
+
+def _of(runs: Sequence[RunFacts], figure: Callable[[RunSummary], float | None]) -> list[float | None]:
+    return [figure(run.summary) if run.summary else None for run in runs]
 
 
 def _texts(name: str, texts: Sequence[str]) -> Row:
