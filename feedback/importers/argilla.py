@@ -1,4 +1,4 @@
-"""Argilla 2: records as `to_json`/`to_list` writes them, nested or flattened. Every submitted response is a judgement.
+"""Argilla 1 and 2: records as files and the hub have them, nested or flattened. Every submitted response is a judgement.
 
 A label on one answer is a thumb, on two a choice; a ranking of k answers is its k-1 neighbouring pairs; a rating needs
 its scale, which the data set's `settings.json` holds (the companion); a text is a correction when its question's name
@@ -17,7 +17,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
-from raylign.feedback.importers.values import TIE, choice_of, refuse_fault, scaled, thumb_of
+from raylign.feedback.importers.values import TIE, choice_of, content_id, refuse_fault, scaled, thumb_of
 
 _CORRECTION_WORDS = ("correct", "edit", "improve", "rewrite", "revis")
 _FLAT = ".responses"
@@ -35,6 +35,14 @@ class _Response:
 
 class _Nested(msgspec.Struct):
     value: object
+    user_id: str | None = None
+    status: str | None = None
+
+
+class _FirstResponse(msgspec.Struct):
+    """One of Argilla 1."""
+
+    values: dict[str, _Nested] | None = None
     user_id: str | None = None
     status: str | None = None
 
@@ -57,9 +65,11 @@ class _Question(msgspec.Struct):
 
 def recognises(columns: Columns) -> bool:
     """Fields and responses by question, or flattened columns named after a question."""
-    if isinstance(columns.get("fields"), Mapping) and isinstance(columns.get("responses"), Mapping):
+    if isinstance(columns.get("fields"), Mapping) and isinstance(columns.get("responses"), Mapping | list):
         return True
-    return any(name.endswith(f"{_FLAT}.users") for name in columns)
+    return any(name.endswith(f"{_FLAT}.users") for name in columns) or any(
+        f"{name}-suggestion" in columns and isinstance(value, list | Mapping) for name, value in columns.items()
+    )
 
 
 def _read(row: Row, columns: Columns, context: Context) -> Judgements:
@@ -76,6 +86,12 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     return found
 
 
+def _id(columns: Columns, fields: Columns) -> object:
+    """The record's id, or one made of its texts."""
+    given = columns.get("id") or columns.get("external_id")
+    return given or content_id("record", *(text for text in fields.values() if isinstance(text, str)))
+
+
 def _responses(columns: Columns) -> Iterator[_Response]:
     """All responses in order of question and person."""
     nested = columns.get("responses")
@@ -84,16 +100,37 @@ def _responses(columns: Columns) -> Iterator[_Response]:
             for response in msgspec.convert(given, list[_Nested]):
                 yield _Response(question, response.value, response.user_id, response.status)
         return
+    if isinstance(nested, list):  # Argilla 1: a response holds one person's values by question
+        for given in msgspec.convert(nested, list[_FirstResponse]):
+            for question, one in (given.values or {}).items():
+                yield _Response(question, one.value, given.user_id, given.status)
+        return
     for name in columns:
-        values = columns[name]
-        if not name.endswith(_FLAT) or not isinstance(values, list):
-            continue
-        users, status = columns.get(f"{name}.users"), columns.get(f"{name}.status")
-        if not (isinstance(users, list) and len(users) == len(values)):
-            raise RowProblem(f"`{name}` and `{name}.users` are not of one length")
-        states = status if isinstance(status, list) and len(status) == len(values) else [None] * len(values)
-        for value, user, state in zip(values, users, states, strict=True):
-            yield _Response(name.removesuffix(_FLAT), value, user, state)
+        if f"{name}-suggestion" in columns:
+            yield from _pushed(name, columns[name])
+        elif name.endswith(_FLAT):
+            yield from _flattened(name, columns)
+
+
+def _flattened(name: str, columns: Columns) -> Iterator[_Response]:
+    """One question of a flattened record: values, users and states, each a list."""
+    values = columns[name]
+    if not isinstance(values, list):
+        return
+    users, status = columns.get(f"{name}.users"), columns.get(f"{name}.status")
+    if not (isinstance(users, list) and len(users) == len(values)):
+        raise RowProblem(f"`{name}` and `{name}.users` are not of one length")
+    states = status if isinstance(status, list) and len(status) == len(values) else [None] * len(values)
+    for value, user, state in zip(values, users, states, strict=True):
+        yield _Response(name.removesuffix(_FLAT), value, user, state)
+
+
+def _pushed(question: str, values: object) -> Iterator[_Response]:
+    """Argilla 1's data sets as pushed: a list of responses, or columns of them as parquet may keep it."""
+    if isinstance(values, Mapping):
+        values = [dict(zip(values, one, strict=False)) for one in zip(*values.values(), strict=False)]
+    for given in msgspec.convert(values, list[_Nested] | None) or ():
+        yield _Response(question, given.value, given.user_id, given.status)
 
 
 def _is_comment(response: _Response) -> bool:
@@ -111,8 +148,7 @@ def _events(
     if response.status not in (None, "submitted"):
         yield f"question `{response.question[:60]}`: {response.status}, not submitted"
         return
-    ranking = response.value if isinstance(response.value, list) else []
-    pairs = list(pairwise(ranking)) or [(None, None)]
+    pairs = _neighbours(response.value) or [(None, None)]
     for place, (better, worse) in enumerate(pairs):
 
         def make(better: object = better, worse: object = worse, place: int = place) -> Event:
@@ -121,7 +157,7 @@ def _events(
             who = context.hashed(response.user)
             ends = "" if len(pairs) == 1 else f":{place}"
             return Event(
-                event_id=f"argilla:{columns.get('id')}:{response.question}:{who}{ends}",
+                event_id=f"argilla:{_id(columns, fields)}:{response.question}:{who}{ends}",
                 source=context.source,
                 source_row=row.line,
                 prompt=question_in(fields),
@@ -140,11 +176,11 @@ def _judged(fields: Columns, response: _Response, better: object, worse: object,
         refuse_fault(response.question)
     if isinstance(value, list):
         if better is None:
-            raise RowProblem(f"question `{response.question[:60]}`: a ranking of fewer than two answers")
+            raise RowProblem(f"question `{response.question[:60]}`: a ranking without two answers of different rank")
         return {
             "kind": EventKind.SIDE_BY_SIDE,
-            "response_a": text_in(fields, _ranked(better)),
-            "response_b": text_in(fields, _ranked(worse)),
+            "response_a": text_in(fields, _ranked(better, fields)),
+            "response_b": text_in(fields, _ranked(worse, fields)),
             "choice": Choice.A,
         }
     names, single = two_answers_in(fields), answer_name_in(fields)
@@ -167,9 +203,20 @@ def _judged(fields: Columns, response: _Response, better: object, worse: object,
     return {"kind": EventKind.THUMB, "thumb": thumb, **answer}
 
 
-def _ranked(value: object) -> str:
-    """Ranked answers are named after their fields; some versions wrap the name."""
-    return f"{value.get('value')}" if isinstance(value, Mapping) else f"{value}"
+def _neighbours(ranking: object) -> list[tuple[object, object]]:
+    """Neighbours in rank, the better first; answers of one rank are a tie and no pair."""
+    if not isinstance(ranking, list):
+        return []
+    if not all(isinstance(one, Mapping) and isinstance(one.get("rank"), int) for one in ranking):
+        return list(pairwise(ranking))
+    ranked = sorted(ranking, key=lambda one: one["rank"])
+    return [(better, worse) for better, worse in pairwise(ranked) if better["rank"] < worse["rank"]]
+
+
+def _ranked(value: object, fields: Columns) -> str:
+    """Ranked answers are named after their fields, in Argilla 1 with a dash for each underscore; some versions wrap."""
+    name = f"{value.get('value')}" if isinstance(value, Mapping) else f"{value}"
+    return name if name in fields else name.replace("-", "_")
 
 
 def _side(value: str, names: tuple[str, str]) -> Choice:
@@ -201,7 +248,7 @@ def _questions(settings: Columns) -> Iterable[tuple[object, Columns]]:
 
 FORMAT = Format(
     name="argilla",
-    title="Argilla 2 records",
+    title="Argilla records",
     recognises=recognises,
     parse=each(_read),
     companion=Companion("the data set's settings.json", _questions, required=False),

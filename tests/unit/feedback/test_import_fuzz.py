@@ -67,6 +67,8 @@ GOOD: dict[str, dict[str, object]] = {
     "helpsteer3_edit": {"context": TURNS[:1], "original_response": "a", "edited_response": "b", "domain": "general",
                         "language": "english", "feedback": ["f"], "change_summary": "c"},
     "trl_preference": {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": OTHER[1:]},
+    "label_studio_min": {"id": 1, "prompt": "q", "answer1": "a", "answer2": "b", "comparison": "left", "annotator": 7,
+                         "annotation_id": 3, "created_at": "2026-01-01T00:00:00Z", "lead_time": 2.5},
     "trl_kto": {"prompt": "q", "completion": "a", "label": True},
 }  # fmt: skip
 COMPANIONS = {
