@@ -1,4 +1,4 @@
-"""Argilla 1 and 2: records as files and the hub have them, nested or flattened. Every submitted response is a judgement.
+"""Argilla 1 and 2: records of files and the hub, nested or flattened. Every submitted response is a judgement.
 
 A label on one answer is a thumb, on two a choice; a ranking of k answers is its k-1 neighbouring pairs; a rating needs
 its scale, which the data set's `settings.json` holds (the companion); a text is a correction when its question's name
