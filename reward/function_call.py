@@ -57,6 +57,18 @@ def recognised(function: Callable[..., Any], path: str, wanted: Style | None) ->
     return style
 
 
+def columns_needed(function: Callable[..., Any], style: Style) -> tuple[str, ...]:
+    """The columns without which a function cannot be called: TRL's parameters without a default."""
+    if style is not Style.trl:
+        return ()
+    try:
+        parameters = inspect.signature(function).parameters.items()
+    except (TypeError, ValueError):
+        return ()
+    given = {"prompts", "completions", "completion_ids", "ground_truth"}
+    return tuple(n for n, p in parameters if p.default is p.empty and p.kind not in _VARIADIC and n not in given)
+
+
 def _misfit(parameters: Mapping[str, inspect.Parameter], style: Style) -> str:
     """Why a function of these parameters cannot be called in a style; "" when it can."""
     kinds = {p.kind for p in parameters.values()}
@@ -90,6 +102,7 @@ class Caller:
     def __init__(self, function: Callable[..., Any], style: Style) -> None:
         self._function = function
         self._style = style
+        self._columns = columns_needed(function, style)
         self._runner = asyncio.Runner()
 
     def score(self, samples: Sequence[Sample], tell: Tell) -> None:
@@ -118,7 +131,8 @@ class Caller:
 
     def _values(self, samples: Sequence[Sample]) -> list[Any]:
         if self._style is Style.trl:
-            answer = self._awaited(self._function(**_accepted(self._function, _trl(samples))))
+            missing = {name: [None] * len(samples) for name in self._columns}  # no row of this batch has a value
+            answer = self._awaited(self._function(**_accepted(self._function, missing | _trl(samples))))
         else:
             answer = self._awaited(
                 self._function(

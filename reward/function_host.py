@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from raylign.reward.function_call import Caller, recognised, said
+from raylign.reward.function_call import Caller, columns_needed, recognised, said
 from raylign.reward.function_messages import Ask, FunctionCode, FunctionError, Hello, Loaded
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     except FunctionError as error:
         pipe.send(Loaded(str(error), None))
         return
-    pipe.send(Loaded("", style))
+    pipe.send(Loaded("", style, columns_needed(function, style)))
     caller = Caller(function, style)
     while True:
         try:

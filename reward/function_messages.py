@@ -45,6 +45,7 @@ class Loaded:
 
     problem: str
     style: Style | None
+    columns: tuple[str, ...] = ()  # without which it cannot be called
 
 
 @dataclass(frozen=True, slots=True)

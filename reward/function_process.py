@@ -29,7 +29,6 @@ from raylign.reward.function_messages import (
     Hello,
     Loaded,
     Started,
-    Style,
 )  # fmt: skip
 from raylign.reward.samples import NotScored, Sample, Score
 
@@ -48,7 +47,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     pipe: Connection[Any, Any]
     folder: str
-    style: Style | None = None
+    loaded: Loaded | None = None
 
 
 @dataclass(slots=True)
@@ -80,11 +79,11 @@ class FunctionProcess:
         self._batch_timeout_s = timeout_s if batch_timeout_s is None else batch_timeout_s
         self._running: _Running | None = None
 
-    def style(self) -> Style:
-        """Load the function and say its signature. Raises FunctionError when it cannot be used."""
-        style = self._ready(self._start_timeout_s).style
-        assert style is not None
-        return style
+    def load(self) -> Loaded:
+        """Start the process and say what the function is. Raises FunctionError when it cannot be used."""
+        loaded = self._ready(self._start_timeout_s).loaded
+        assert loaded is not None
+        return loaded
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One a sample, in order. Never raises for what the function does."""
@@ -158,7 +157,7 @@ class FunctionProcess:
         if loaded.problem:
             self.stop()
             raise FunctionError(loaded.problem)
-        running.style = loaded.style
+        running.loaded = loaded
         return running
 
     def _loaded(self, running: _Running, timeout_s: float) -> Loaded:

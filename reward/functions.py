@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from raylign.reward.function_messages import FunctionCode, FunctionError, Style
+from raylign.reward.function_messages import FunctionCode, FunctionError, Loaded, Style
 from raylign.reward.function_process import FunctionProcess
 
 START_TIMEOUT_S = 120.0
@@ -20,6 +20,7 @@ class FunctionSource:
     name: str  # of its component in metrics
     code: FunctionCode
     style: Style
+    columns: tuple[str, ...] = ()  # of the rows, without which it cannot be called
 
 
 def read_source(
@@ -42,7 +43,9 @@ def read_source(
         files = _with_neighbours(file)
         module = file.stem
     code = FunctionCode(path, function, module, files, None if style == "auto" else Style(style))
-    return FunctionSource(name or function, code, _tried(code, start_timeout_s))
+    loaded = _tried(code, start_timeout_s)
+    assert loaded.style is not None
+    return FunctionSource(name or function, code, loaded.style, loaded.columns)
 
 
 def sent_files(path: str) -> list[Path]:
@@ -71,9 +74,9 @@ def _with_neighbours(file: Path) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=64)  # a start asks several times; a file that changes meanwhile is another key
-def _tried(code: FunctionCode, start_timeout_s: float) -> Style:
+def _tried(code: FunctionCode, start_timeout_s: float) -> Loaded:
     process = FunctionProcess(code, timeout_s=start_timeout_s, start_timeout_s=start_timeout_s)
     try:
-        return process.style()
+        return process.load()
     finally:
         process.stop()

@@ -102,7 +102,7 @@ class ComposedScorer:
                 batch_timeout_s=config.timeout_s * CALL_SHARE,
             )
             try:
-                process.style()  # now, not in the first batch's time
+                process.load()  # now, not in the first batch's time
             except FunctionError as error:
                 raise ConfigError([f"reward.functions: {error}."]) from error
             self._judges[source.name] = (f"reward function {source.name}", process)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from raylign.app.launch.components import function_name
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RewardConfig
+from raylign.data.types import Prompt
 from raylign.reward.functions import FunctionError, FunctionSource, read_source, sent_files
 
 
@@ -30,6 +33,23 @@ def read_functions(config: RewardConfig) -> tuple[list[FunctionSource], list[str
         except FunctionError as error:
             problems.append(f"reward.functions: {error}.")
     return sources, problems
+
+
+def refuse_missing_columns(config: RewardConfig, prompts: Sequence[Prompt]) -> None:
+    """Raises ConfigError for a function that asks by name for a column that no row has: every call would fail."""
+    wanted = [(given.path, source) for given, source in zip(config.functions, reward_functions(config), strict=True)]
+    if not any(source.columns for _, source in wanted):
+        return
+    there = {name for prompt in prompts if prompt.columns for name in json.loads(prompt.columns)}
+    if problems := [
+        f"reward.functions: {path} takes {name!r}, and data.train has no such column (it has "
+        f"{', '.join(sorted(there)) or 'none'} beside prompt and answer); give it a default, or name the column in "
+        "data.columns."
+        for path, source in wanted
+        for name in source.columns
+        if name not in there
+    ]:
+        raise ConfigError(problems)
 
 
 def function_files(config: RewardConfig) -> dict[str, Path]:

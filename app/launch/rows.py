@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from raylign.app.launch.functions import refuse_missing_columns
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import read_chat_template
@@ -50,9 +51,10 @@ class OfflineRows:
 
 
 def read_online(config: RunConfig, today: date, quarantine: Path | None = None) -> OnlineRows:
-    """Raises DataError or ModelLoadError."""
+    """Raises DataError, ModelLoadError, and ConfigError for a reward function that asks for other columns."""
     template, tokenizer = _tokenizer(config)
     train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today)
+    refuse_missing_columns(config.reward, train.prompts)
     others = [load_prompts(s, config.data, tokenizer, today=today) for s in held_out_sets(config.data.eval).values()]
     held_out = others[0] if others else None
     return OnlineRows(train, held_out, tokenizer, template, _plain_text(config, tokenizer))

@@ -13,6 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
+from raylign.app.launch.functions import refuse_missing_columns
+from raylign.conf.errors import ConfigError
+from raylign.conf.schema import RewardConfig, RewardFunctionConfig
+from raylign.data.types import Prompt
 from raylign.reward.function_call import Caller, recognised
 from raylign.reward.function_messages import Done, FunctionError, Style
 from raylign.reward.function_process import FunctionProcess
@@ -105,6 +109,19 @@ def test_the_signatures_of_three_trainers_are_recognised_and_called(
 )
 def test_what_is_no_score_is_a_named_failure(body: str, expected: list[Score]) -> None:
     assert called(body, Style.trl) == expected
+
+
+def test_a_column_that_no_row_of_a_batch_has_is_none_and_one_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    """As in TRL, where a column is there for every row; a misspelt one would fail every call."""
+    text = "def score(prompts, completions, level, more=3): return [float(l is None) for l in level]"
+    head, _, body = text.partition(": ")
+    [first, _] = called(body, Style.trl, [replace(sample, columns={}) for sample in SAMPLES], head=f"{head}:")
+    assert first == 1.0
+    config = RewardConfig(functions=[RewardFunctionConfig(path=written(tmp_path, text))])
+    prompts = [Prompt("p", (), (1,), columns=columns) for columns in ('{"levle": 2}', "")]
+    with pytest.raises(ConfigError, match=r"takes 'level', and data.train has no such column \(it has levle beside"):
+        refuse_missing_columns(config, prompts)
+    refuse_missing_columns(config, [*prompts, Prompt("q", (), (1,), columns='{"level": 2}')])
 
 
 def test_rows_in_verls_own_form_are_read_as_verl_reads_them() -> None:
