@@ -123,6 +123,31 @@ def test_a_run_learns_and_leaves_what_it_promised(
         check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
 
 
+AHEAD = 2
+
+
+def test_generation_ahead_of_training_learns_as_much_and_no_sample_is_older_than_allowed(
+    ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+) -> None:
+    settings = run_settings("grpo", tiny_model_dir, questions, tmp_path)
+    ahead = [f"rollout.max_staleness={AHEAD}", "rollout.max_refills=2", "algorithm.importance_mode=mask_tokens"]
+    run = play([*settings, *ahead, f"num_steps={STEPS}", "name=ahead"], ray_session)
+    history, oldest, keys = read_history(run.metrics), [], []
+    for step in range(1, STEPS + 1):
+        rows = read_samples(run.samples_file(step))
+        keys += [row.key for row in rows]
+        assert all(0 <= row.min_policy_version <= row.max_policy_version < step for row in rows)
+        oldest.append(step - 1 - min(row.min_policy_version for row in rows))
+    assert max(oldest) == AHEAD, "nothing was sampled ahead"
+    assert oldest == column(history, "rollout/staleness_max")
+    assert len(set(keys)) == len(keys) == 64 * STEPS, "a sample was trained on twice, or is missing"
+    assert column(history, "ledger/trained")[-1] == 64 * STEPS
+    rewards = column(history, "reward/low_token_share")
+    assert fmean(rewards[-3:]) > fmean(rewards[:3]) + LEARNED, rewards
+    unknown = [name for name in history.names() if describe(name) is None]
+    assert not unknown, f"names that docs/metrics.md does not explain: {unknown}"
+
+
 def test_a_reward_function_and_a_reward_server_of_ones_own_score_the_answers(
     ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
