@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from raylign.feedback.events import Choice
 from raylign.feedback.importers.containers import Columns
-from raylign.feedback.importers.outcome import excerpt
+from raylign.feedback.importers.outcome import RowProblem, excerpt
 from raylign.feedback.importers.turns import unpacked
-from raylign.feedback.importers.values import choice_of, thumb_of
+from raylign.feedback.importers.values import choice_of, thumb_of, time_of
 
 _MAX_COLUMNS = 24
 _EXAMPLE_CHARS = 60
@@ -18,24 +19,43 @@ _EXAMPLES = 3
 _MOST_WORDS = 12  # of a column whose words need a meaning each
 
 _GUESSES: tuple[tuple[str, str], ...] = (
-    ("event_id", r"(event|feedback|vote|row|record|request)?_?(id|uuid)$"),
-    ("prompt", r"prompt|question|messages|query|instruction|input$|conversation$|user_message"),
-    ("response_a", r"(response|answer|completion|output|reply|text)_?(a|1|0|left)$"),
-    ("response_b", r"(response|answer|completion|output|reply|text)_?(b|2|right)$|(answers|responses)\.1"),
-    ("response_a", r"response|answer|completion|output|reply|bot_message|generation"),
-    ("choice", r"winner|choice|choose|chosen_side|preferred|preference|pick|selected|vote$"),
-    ("thumb", r"thumb|like|feedback$|vote|is_?good|positive|sentiment"),
-    ("rating", r"rating|stars|score|grade"),
-    ("corrected", r"correct|edited|rewrite|expected|improved"),
-    ("user_id", r"user_?(id|name|email)?$|customer|email"),
-    ("annotator_id", r"annotator|labell?er|rater|judge|reviewer"),
+    (
+        "event_id",
+        r"^((.*_)?(event|feedback|vote|row|record|request|assignment|annotation|submission|judgement)_)?(id|uuid)$",
+    ),
     ("time", r"time|date|created|_at$|^ts$"),
-    ("conversation_id", r"conversation_?id|session|thread|chat_?id"),
-    ("model_a", r"model_?(a|1|left)?$|engine"),
-    ("model_b", r"model_?(b|2|right)$"),
-    ("comment", r"comment|note|explanation|free_?text"),
+    ("seconds_taken", r"seconds|duration|lead_time|work_time"),
+    ("annotator_id", r"annotator|labell?er|rater|judge|reviewer|worker|coder"),
+    ("user_id", r"user_?(id|name|email)?$|customer|e_?mail|participant|respondent"),
+    ("model_a", r"model_?(name_?)?(a|1|left)?$|engine"),
+    ("model_b", r"model_?(name_?)?(b|2|right)$"),
+    ("conversation_id", r"conversation_?(id|hash)|session|thread|chat_?id"),
+    (
+        "choice",
+        r"winner|choice|choose|chosen_side|preferred|preference|pick|selected|vote$|better|best|comparison|which|class_name|^labels?$",
+    ),
+    ("strength", r"confiden|how_sure|certain|strength"),
+    ("prompt", r"prompt|question|messages|query|instruction|input$|conversation$|user_message|history"),
+    ("response_a", r"(response|answer|completion|output|reply|text|option|ref|summary)_?(a|1|0|left)$|chosen$"),
+    (
+        "response_b",
+        r"(response|answer|completion|output|reply|text|option|ref|summary)_?(b|2|right)$|(answers|responses)_1$|rejected$",
+    ),
+    ("response_a", r"response|answer|completion|output|reply|bot_message|generation"),
+    ("thumb", r"thumb|like|feedback$|vote|is_?good|positive|sentiment|helpful|label$"),
+    ("rating", r"rating|stars|score|grade|quality"),
+    ("corrected", r"correct|edited|rewrite|expected|improved"),
+    ("comment", r"comment|note|explanation|free_?text|remark|why"),
     ("locale", r"locale|lang"),
 )
+_PERSON = re.compile(
+    r"user|worker|annotator|rater|email|customer|judge|reviewer|author|person|participant|respondent|name"
+)
+_NO_TEXT = re.compile(
+    r"(^|_)(id|ids|uuid|hash|name|model|provider|domain|type|split|lang|language|url|status|time|date|num_\w+)$"
+)
+_TO_SAY = "SAY_WHICH"
+"""Stands for a meaning that is not guessed. A row whose word it is put aside until somebody has said it."""
 
 
 def looks_like(path: Path, rows: Sequence[Columns], reasons: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -49,57 +69,128 @@ def looks_like(path: Path, rows: Sequence[Columns], reasons: Sequence[str], know
     return [
         f"{refusal} It looks like this:\n{shown}",
         f"To read it, save these lines as mapping.yaml, put right what is guessed wrong, and give the file as "
-        f"mapping:\n\n{mapping_for(columns)}",
+        f"mapping:\n\n{mapping_for(columns, _unique(rows))}",
     ]
 
 
-def mapping_for(columns: Mapping[str, Sequence[str]]) -> str:
-    """YAML of a mapping, guessed from column names and example values. Fields not found are there as comments."""
+def _unique(rows: Sequence[Columns]) -> frozenset[str]:
+    """Columns with another value in every row: what may be an id."""
+    values: dict[str, list[str]] = {}
+    for row in rows:
+        for name, value in _leaves(row, ""):
+            values.setdefault(name, []).append(f"{value}")
+    return frozenset(name for name, seen in values.items() if len(set(seen)) == len(rows))
+
+
+def mapping_for(columns: Mapping[str, Sequence[str]], ids: frozenset[str]) -> str:
+    """YAML of a mapping, guessed from column names and example values. Fields not found are there as comments.
+
+    `ids` are the columns that may identify a row.
+    """
     places: dict[str, str] = {}
     free = list(columns)
     for field, pattern in _GUESSES:
         if field in ("thumb", "rating") and "choice" in places:
             continue  # one judgement is enough for a start
-        name = next((n for n in free if re.search(pattern, n.lower()) and _fits(field, columns[n])), None)
+        able = [name for name in free if field != "event_id" or name in ids]
+        name = next((n for n in able if re.search(pattern, _plain(n)) and _fits(field, n, columns[n])), None)
         if field not in places and name is not None:
             places[field] = name
             free.remove(name)
     lines = ["source: my-app", "fields:"]
     for field in dict.fromkeys(field for field, _ in _GUESSES):
         if field in places:
-            lines.append(f"  {field}: {_spec(field, places[field], columns[places[field]])}")
+            lines.append(_line(field, places[field], columns[places[field]]))
         elif field in ("prompt", "response_a"):
-            lines.append(f"  {field}: {free[0] if free else 'WHICH_COLUMN'}  # a guess: which column is it?")
+            texts = [name for name in free if _is_text(name, columns[name])]
+            lines.append(f"  {field}: {_quoted(texts[0]) if texts else 'WHICH_COLUMN'}  # a guess: which column is it?")
+            free = [name for name in free if name not in texts[:1]]
     if not set(places) & {"choice", "thumb", "rating", "corrected"}:
         lines.append("  thumb: {column: WHICH_COLUMN, values: {YOUR_WORD: 1, YOUR_OTHER_WORD: -1}}")
     return "\n".join(lines)
 
 
-def _fits(field: str, examples: Sequence[str]) -> bool:
+def _plain(name: str) -> str:
+    """A column's name in lower case with underscores: AssignmentId, Response A and Answer.choice alike."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+
+
+def _fits(field: str, name: str, examples: Sequence[str]) -> bool:
+    numbers = bool(examples) and all(_is_number(example) for example in examples)
+    if field == "event_id":
+        return not _PERSON.search(_plain(name))
     if field == "choice":
-        return len(examples) < _MOST_WORDS and not any(_is_number(example) for example in examples)
+        few = 0 < len(examples) < _MOST_WORDS and all(len(example.split()) < 5 for example in examples)
+        return few and (not numbers or len(examples) < 3) and not _PERSON.search(_plain(name).replace("class_name", ""))
     if field == "thumb":
         return all(thumb_of(example) is not None or not _is_number(example) for example in examples)
-    if field == "rating":
-        return all(_is_number(example) for example in examples)
+    if field == "strength":
+        return numbers and all(float(example) > 0 for example in examples)
+    if field in ("rating", "seconds_taken"):
+        return numbers
+    if field in ("prompt", "response_a", "response_b", "corrected"):
+        return not numbers and not _NO_TEXT.search(_plain(name)) and not _PERSON.search(_plain(name))
+    if field in ("model_a", "model_b", "comment"):
+        return not numbers
     return True
+
+
+def _is_text(name: str, examples: Sequence[str]) -> bool:
+    return _fits("prompt", name, examples) and any(len(example.split()) > 2 for example in examples)
 
 
 def _is_number(example: str) -> bool:
     return example.replace(".", "", 1).removeprefix("-").isdigit()
 
 
+def _line(field: str, name: str, examples: Sequence[str]) -> str:
+    """One field of the mapping, or the comment that says why it is left out."""
+    if field == "time":
+        unread = next((example for example in examples if not _is_time(example)), None)
+        if unread is not None:
+            return f"  # time: {_quoted(name)} is left out, {unread!r} is not read; write it as 2026-03-11T14:01:00Z"
+    return f"  {field}: {_spec(field, name, examples)}"
+
+
+def _is_time(example: str) -> bool:
+    try:
+        return time_of(example) is not None
+    except RowProblem:
+        return False
+
+
 def _spec(field: str, name: str, examples: Sequence[str]) -> str:
     if field == "choice":
-        sides = {example: choice_of(example) for example in examples}
-        words = ", ".join(f"{_quoted(word)}: {side.value if side else 'a'}" for word, side in sides.items())
+        known = {example: _side(example, examples) for example in examples}
+        words = ", ".join(f"{_quoted(word)}: {side.value if side else _TO_SAY}" for word, side in known.items())
         return f"{{column: {_quoted(name)}, values: {{{words}}}}}  # each word: a, b, both_good, both_bad or skipped"
     if field == "thumb":
-        words = ", ".join(f"{_quoted(example)}: {thumb_of(example) or 1}" for example in examples)
+        words = ", ".join(f"{_quoted(example)}: {thumb_of(example) or _TO_SAY}" for example in examples)
         return f"{{column: {_quoted(name)}, values: {{{words}}}}}  # each word: 1 (up) or -1 (down)"
-    if field == "rating":
-        return f"{{column: {_quoted(name)}, scale: [1, 5]}}  # lowest and highest"
+    if field in ("rating", "strength"):
+        seen = [float(example) for example in examples]
+        low, high = _scale(seen)
+        start = 0 if field == "strength" else low  # a strength of nought would be none
+        return f"{{column: {_quoted(name)}, scale: [{start:g}, {high:g}]}}  # seen: {min(seen):g} to {max(seen):g}"
     return _quoted(name)
+
+
+def _side(word: str, all_words: Sequence[str]) -> Choice | None:
+    """The side a word names, also at the end of it (Response A, option 2). Numbers count from one only if none is 0."""
+    if _is_number(word):
+        return {"1": Choice.A, "2": Choice.B}.get(word) if "2" in all_words and "0" not in all_words else None
+    tail = re.sub(
+        r"(?i)^(?:the )?(?:response|answer|option|model|assistant|completion|output|reply|text|choice)[ _\-]*", "", word
+    )
+    return choice_of(word) or choice_of(tail.strip())
+
+
+def _scale(seen: Sequence[float]) -> tuple[float, float]:
+    """The usual scale that holds all values seen."""
+    ends = ((0, 1), (1, 5), (0, 5), (1, 7), (1, 10), (0, 10), (1, 100), (0, 100))
+    fits = [pair for pair in ends if pair[0] <= min(seen) and max(seen) <= pair[1]]
+    return fits[0] if fits else (min(seen), max(seen))
 
 
 def _quoted(word: str) -> str:
