@@ -28,6 +28,7 @@ from raylign.feedback.ledger import Ledger
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.report import write_report
 from raylign.feedback.result import Parts, make_result
+from raylign.feedback.scores import ScoreRead, parse_scores
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.signals import make_rows, unused
 from raylign.feedback.source import SOURCE, Source
@@ -91,6 +92,7 @@ class _Opened:
     redactions: dict[str, int]
     files: tuple[Path, ...]
     passed_over: tuple[str, ...]
+    scores: tuple[ScoreRead, ...]
 
 
 def _build_into(
@@ -127,6 +129,7 @@ def _build_into(
             ledger=ledger,
             produced=tuple(files),
             redactions=opened.redactions,
+            scores=opened.scores,
             forgotten=len(forgotten),
             passed_over=opened.passed_over,
             noise=noisy,
@@ -170,6 +173,7 @@ def _open(
         redactions=redacted.counts,
         files=log.files,
         passed_over=log.passed_over,
+        scores=log.scores,
     )
 
 
@@ -181,6 +185,7 @@ def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows:
         mapping=source.mapping,
         companion=source.companion,
         user_salt=settings.privacy.user_salt,
+        scores=parse_scores(settings.reading.scores),
         on_rows=on_rows,
     )
 

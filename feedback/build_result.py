@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from raylign.feedback.scores import ScoreRead
 
 SPLITS = ("train", "eval", "test")
 KINDS = ("sft", "pairs", "kto")
@@ -180,6 +181,7 @@ class BuildResult:
     forgotten: int  # tombstones that were applied
     log_rows: int = 0  # rows of the logs, whatever each holds
     noise: NoiseFound | None = None  # None: too little was judged twice to tell
+    scores: tuple[ScoreRead, ...] = ()  # named scores of the log and what each was read as, most frequent first
 
     def to_json(self) -> str:
         """The text of build.json."""

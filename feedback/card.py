@@ -15,7 +15,7 @@ _COLUMNS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 _FIELDS = (
     "code_version", "settings_hash", "log_format", "inputs", "settings", "rows_in", "quarantined", "events_dropped",
     "events_used", "waterfall", "signals", "produced", "made_by", "redactions", "warnings", "forgotten",
-    "noise",
+    "noise", "scores",
 )  # fmt: skip
 _NOISE_CASES = {
     "between": "pairs that two people judged",
@@ -42,6 +42,11 @@ def _lines(result: BuildResult) -> Iterable[str]:
     )
     yield from _warned(result)
     yield from _noise(result)
+    yield from _table(
+        "Scores",
+        ("name", "values", "seen", "scale", "good", "read as", "why"),
+        [(s.name, f"{s.count:,}", ", ".join(s.values), s.scale, s.good, s.read_as, s.why) for s in result.scores],
+    )
     yield from _table(
         "Produced",
         ("file", "rows", "desirable", "weight", "users", "sha256"),

@@ -68,6 +68,7 @@ class Event:
     strength: float | None = None  # of a choice, in (0, 1]: 1 is "much better"
     thumb: int | None = None  # +1 or -1
     rating: float | None = None  # in [0, 1]: importers scale by the tool's own range
+    score: str | None = None  # the name of the score, where the tool has several
     corrected: str | None = None  # what the person wrote instead
     reasons: tuple[str, ...] = ()
     comment: str | None = None
@@ -107,6 +108,7 @@ _COLUMNS: dict[str, Column] = {
     "strength": pl.Float64,
     "thumb": pl.Int8,
     "rating": pl.Float64,
+    "score": pl.String,
     "corrected": pl.String,
     "reasons": pl.List(pl.String),
     "comment": pl.String,

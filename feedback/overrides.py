@@ -11,6 +11,7 @@ from typing import get_type_hints
 
 from raylign.conf.errors import ConfigError
 from raylign.conf.nearest import nearest_key
+from raylign.feedback.scores import parse_scores
 from raylign.feedback.settings import BuildSettings
 
 Value = bool | int | float | str | tuple[str, ...] | Enum
@@ -135,6 +136,7 @@ def _impossible(settings: BuildSettings) -> Iterator[str]:
     for name in _WEIGHTS:
         if not 0 < _number(values[name]) <= 1:
             yield f"{name}={show(values[name])}: expected a weight above 0, at most 1."
+    yield from _unreadable_scores(settings)
     yield from _contradictions(settings)
     yield from _missing_files(settings)
 
@@ -148,6 +150,13 @@ def _contradictions(settings: BuildSettings) -> Iterator[str]:
         yield f"split.eval={settings.split.eval:g} and split.test={settings.split.test:g} leave nothing to train on."
     if settings.ratings.bad >= settings.ratings.good:
         yield f"ratings.bad={settings.ratings.bad:g} must be below ratings.good={settings.ratings.good:g}."
+
+
+def _unreadable_scores(settings: BuildSettings) -> Iterator[str]:
+    try:
+        parse_scores(settings.reading.scores)
+    except ValueError as error:
+        yield f"reading.scores: {error}."
 
 
 def _missing_files(settings: BuildSettings) -> Iterator[str]:

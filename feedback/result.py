@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from raylign.feedback.events import EventKind
 from raylign.feedback.ledger import Ledger, excerpt
 from raylign.feedback.overrides import keys
 from raylign.feedback.rules import MAKING_RULES
+from raylign.feedback.scores import ScoreRead
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.trust.noise import Noise
 from raylign.feedback.turns import last_user
@@ -53,6 +54,7 @@ class Parts:
     produced: tuple[Produced, ...]
     redactions: dict[str, int]
     passed_over: tuple[str, ...]  # files of the folders given that were not read
+    scores: tuple[ScoreRead, ...]
     forgotten: int
     noise: Noise
 
@@ -85,7 +87,13 @@ def make_result(parts: Parts) -> BuildResult:
         forgotten=parts.forgotten,
         log_rows=parts.log_rows,
         noise=_noise(parts.noise),
+        scores=tuple(shown_score(score) for score in parts.scores),
     )
+
+
+def shown_score(score: ScoreRead) -> ScoreRead:
+    """A line of the table of scores with what may be personal in names and values redacted."""
+    return replace(score, name=redact_text(score.name), values=tuple(redact_text(value) for value in score.values))
 
 
 def _noise(found: Noise) -> NoiseFound | None:

@@ -18,6 +18,16 @@ class SplitBy(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSettings:
+    """What the log does not say itself."""
+
+    scores: str = field(
+        default="",
+        metadata={"doc": "what named scores mean, as in {stars: {scale: [1,5], good: high}, toxic: {good: low}}"},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairSettings:
     """Preferences for reward models and DPO."""
 
@@ -155,6 +165,7 @@ class TrustSettings:
 class BuildSettings:
     """All settings of a build."""
 
+    reading: ReadSettings = field(default_factory=ReadSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     kto: KtoSettings = field(default_factory=KtoSettings)

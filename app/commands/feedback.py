@@ -20,7 +20,7 @@ from raylign.feedback.build_result import KINDS, SPLITS, BuildResult
 from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.forget import forget
 from raylign.feedback.overrides import parse_settings
-from raylign.feedback.result import signal
+from raylign.feedback.result import shown_score, signal
 from raylign.feedback.source import Source
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -36,6 +36,7 @@ _ABOUT = (
 
 
 STDIN = Path("-")
+_FOLDED = ("reason", "first", "seen", "scale", "good", "read as", "why")
 
 
 class BuildProgress:
@@ -134,6 +135,14 @@ def run_inspect(source: Source, console: Console) -> None:
             if (known := events.height - events[name].null_count())
         ]
         _print(console, "Known", ("what", "of events", "different"), rows)
+    if log.scores:
+        shown_scores = [shown_score(score) for score in log.scores]
+        _print(
+            console,
+            "Scores",
+            ("score", "values", "seen", "scale", "good", "read as", "why"),
+            [(s.name, f"{s.count:,}", ", ".join(s.values), s.scale, s.good, s.read_as, s.why) for s in shown_scores],
+        )
     if quarantined.height:
         reasons = quarantined.group_by("reason").agg(
             pl.len(), pl.format("{}:{}", pl.col("file").first(), pl.col("line").first())
@@ -171,7 +180,7 @@ def _print(console: Console, title: str, head: Sequence[str], rows: Sequence[Seq
     table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
     for i, name in enumerate(head):
         # Words left, figures right; only words may be folded.
-        figure = i > 0 and name not in ("reason", "first")
+        figure = i > 0 and name not in _FOLDED
         table.add_column(name, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -7,7 +7,8 @@ says so, else the comment on the same person's other responses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,9 +18,33 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
-from raylign.feedback.importers.values import TIE, choice_of, content_id, refuse_fault, scaled, thumb_of
+from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.values import (
+    TIE,
+    content_id,
+    is_equal,
+    label_choice_of,
+    locale_of,
+    plain_value,
+    says_good,
+)
+from raylign.feedback.scores import Scale
 
-_CORRECTION_WORDS = ("correct", "edit", "improve", "rewrite", "revis")
+_CORRECTIONS = frozenset(
+    ("correct", "correction", "corrections", "corrected", "edit", "edits", "edited", "improve", "improved", "rewrite",
+     "improvement", "rewritten", "revise", "revised", "revision")
+)  # fmt: skip
+_COMMENTS = frozenset(
+    ("comment", "comments", "explanation", "explain", "reason", "reasons", "note", "notes", "remarks")
+)
+_RANKINGS = frozenset(
+    ("rank", "ranks", "ranked", "ranking", "rankings", "order", "ordering", "preference", "preferences")
+)
+_MODELS = (
+    ("model_a", "model_A", "model_1", "model1", "model-1"),
+    ("model_b", "model_B", "model_2", "model2", "model-2"),
+)
+_LOCALES = ("locale", "lang", "language")
 _FLAT = ".responses"
 
 
@@ -76,10 +101,10 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     fields = columns.get("fields")
     fields = fields if isinstance(fields, Mapping) else columns
     responses = list(_responses(columns))
-    comments = {r.user: r.value for r in responses if _is_comment(r)}
+    comments = {r.user: r.value for r in responses if _is_comment(r, context)}
     found: list[Event | str] = []
     for response in responses:
-        if not _is_comment(response):
+        if not _is_comment(response, context):
             found += _events(row, columns, fields, response, comments.get(response.user), context)
     if not found:
         raise RowProblem("a record nobody has judged")
@@ -133,12 +158,28 @@ def _pushed(question: str, values: object) -> Iterator[_Response]:
         yield _Response(question, given.value, given.user_id, given.status)
 
 
-def _is_comment(response: _Response) -> bool:
-    return isinstance(response.value, str) and _says(response, "comment", "feedback", "explanation", "reason", "note")
+def _is_comment(response: _Response, context: Context) -> bool:
+    """A text beside the judgement. A label of a question called "user-feedback" is no comment but the judgement."""
+    if not isinstance(response.value, str):
+        return False
+    kind = _kind(response.question, context)
+    if kind:
+        return kind == "text" and not _says(response, _CORRECTIONS)
+    if _says(response, {"feedback"}):
+        value = plain_value(response.value)
+        return isinstance(value, str) and says_good(value) is None and len(value.split()) > 1
+    return _says(response, _COMMENTS)
 
 
-def _says(response: _Response, *words: str) -> bool:
-    return any(word in response.question.lower() for word in words)
+def _says(response: _Response, words: frozenset[str] | set[str]) -> bool:
+    """Whether one of the words is in the question's name, as a word: "correctness" is no correction."""
+    return not words.isdisjoint(re.split(r"[^a-z]+", response.question.lower()))
+
+
+def _kind(question: str, context: Context) -> str:
+    """The type of a question where settings.json is there: text, label_selection, ranking, rating, ..."""
+    settings = context.companion.get(question)
+    return "" if settings is None else msgspec.convert(settings, _Question).settings.type
 
 
 def _events(
@@ -148,12 +189,18 @@ def _events(
     if response.status not in (None, "submitted"):
         yield f"question `{response.question[:60]}`: {response.status}, not submitted"
         return
-    pairs = _neighbours(response.value) or [(None, None)]
-    for place, (better, worse) in enumerate(pairs):
+    pairs: list[_Pair | None] = [None]
+    if isinstance(response.value, list):
+        try:
+            pairs = list(_ranked_pairs(response, context))
+        except RowProblem as problem:
+            yield f"{problem}"
+            return
+    for place, pair in enumerate(pairs):
 
-        def make(better: object = better, worse: object = worse, place: int = place) -> Event:
+        def make(pair: _Pair | None = pair, place: int = place) -> Event:
             """The judgement of one pair of neighbours; raises what an unreadable answer raises."""
-            judged = _judged(fields, response, better, worse, context)
+            judged = _judged(fields, response, context) if pair is None else _ranked(fields, response, pair, context)
             who = context.hashed(response.user)
             ends = "" if len(pairs) == 1 else f":{place}"
             return Event(
@@ -162,6 +209,10 @@ def _events(
                 source_row=row.line,
                 prompt=question_in(fields),
                 annotator_hash=who,
+                score=response.question,
+                model_a=_about(columns, _MODELS[0]) if "response_b" in judged else None,
+                model_b=_about(columns, _MODELS[1]) if "response_b" in judged else None,
+                locale=locale_of(_about(columns, _LOCALES)),
                 comment=comment if isinstance(comment, str) else None,
                 **judged,  # type: ignore[arg-type]
             )
@@ -169,75 +220,132 @@ def _events(
         yield attempt(make)
 
 
-def _judged(fields: Columns, response: _Response, better: object, worse: object, context: Context) -> dict[str, object]:
+def _judged(fields: Columns, response: _Response, context: Context) -> dict[str, object]:
     """The fields of the event that depend on the kind of question."""
     value = response.value
-    if not _says(response, "correction"):
-        refuse_fault(response.question)
-    if isinstance(value, list):
-        if better is None:
-            raise RowProblem(f"question `{response.question[:60]}`: a ranking without two answers of different rank")
-        return {
-            "kind": EventKind.SIDE_BY_SIDE,
-            "response_a": text_in(fields, _ranked(better, fields)),
-            "response_b": text_in(fields, _ranked(worse, fields)),
-            "choice": Choice.A,
-        }
     names, single = two_answers_in(fields), answer_name_in(fields)
     if names is not None and isinstance(value, str):
-        tie = value.strip().lower() in TIE
-        choice = Choice.SKIPPED if tie else _side(value, names)
+        choice = _side(response.question, value, names, context)
         sides = {"response_a": text_in(fields, names[0]), "response_b": text_in(fields, names[1])}
+        tie = choice is Choice.SKIPPED and is_equal(value)
         return {"kind": EventKind.SIDE_BY_SIDE, "choice": choice, "reasons": TIE if tie else (), **sides}
     if single is None:
         raise RowProblem(f"question `{response.question[:60]}`: which answer it is about is not clear")
     answer = {"response_a": text_in(fields, single), "reasons": (response.question,)}
-    if isinstance(value, str) and _says(response, *_CORRECTION_WORDS) and thumb_of(value) is None:
+    if isinstance(value, str) and _is_correction(response, context):
         return {"kind": EventKind.CORRECTION, "corrected": value, **answer}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = _scale(response.question, context)
-        return {"kind": EventKind.RATING, "rating": scaled(value, low, high, response.question), **answer}
-    thumb = thumb_of(value)
-    if thumb is None:
-        raise RowProblem(f"question `{response.question[:60]}`: `{str(value)[:40]}` is no word for good or bad")
-    return {"kind": EventKind.THUMB, "thumb": thumb, **answer}
+    verdict = context.scores.judge(_said(response, context))
+    return {"kind": verdict.kind, "thumb": verdict.thumb, "rating": verdict.rating, **answer}
 
 
-def _neighbours(ranking: object) -> list[tuple[object, object]]:
-    """Neighbours in rank, the better first; answers of one rank are a tie and no pair."""
-    if not isinstance(ranking, list):
-        return []
-    if not all(isinstance(one, Mapping) and isinstance(one.get("rank"), int) for one in ranking):
-        return list(pairwise(ranking))
-    ranked = sorted(ranking, key=lambda one: one["rank"])
-    return [(better, worse) for better, worse in pairwise(ranked) if better["rank"] < worse["rank"]]
+def _is_correction(response: _Response, context: Context) -> bool:
+    """A text that stands for the answer; a label like "partially correct" is a judgement."""
+    value, kind = plain_value(response.value), _kind(response.question, context)
+    if not isinstance(value, str) or says_good(value) is not None or kind not in ("", "text"):
+        return False
+    if kind == "text" or _says(response, _CORRECTIONS - {"correct"}):
+        return _says(response, _CORRECTIONS)
+    return _says(response, {"correct"}) and len(value.split()) > 4
 
 
-def _ranked(value: object, fields: Columns) -> str:
-    """Ranked answers are named after their fields, in Argilla 1 with a dash for each underscore; some versions wrap."""
-    name = f"{value.get('value')}" if isinstance(value, Mapping) else f"{value}"
+def _said(response: _Response, context: Context) -> Said:
+    if isinstance(response.value, int | float) and not isinstance(response.value, bool):
+        scale = _scale(response.question, context)
+        hint = "" if scale else "records do not hold it: give the data set's settings.json as the companion file"
+        return Said(response.question, response.value, scale, hint=hint)
+    return Said(response.question, response.value)
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    fields = columns.get("fields")
+    compares = two_answers_in(fields if isinstance(fields, Mapping) else columns) is not None
+    for response in _responses(columns):
+        if isinstance(response.value, list):
+            yield Said(response.question, "ranking", compares=True)
+        elif isinstance(response.value, str) and compares and not _is_comment(response, context):
+            yield Said(response.question, response.value, compares=True)
+        elif not _is_comment(response, context) and not _is_correction(response, context):
+            yield _said(response, context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two neighbours of a ranking: names of fields."""
+
+    better: str
+    worse: str
+
+
+def _ranked_pairs(response: _Response, context: Context) -> Iterator[_Pair]:
+    """Neighbours, the best first: by the ranks where they stand beside the names, else in the order of the list.
+
+    Answers of one rank are a tie and no pair. Raises RowProblem for a list that need not be a ranking: several labels
+    may be ticked too.
+    """
+    entries: list[object] = response.value if isinstance(response.value, list) else []
+    if len(entries) < 2:
+        raise RowProblem(f"question `{response.question[:60]}`: a ranking of fewer than two answers")
+    ranks = [entry.get("rank") for entry in entries if isinstance(entry, Mapping) and "rank" in entry]
+    names = [f"{entry.get('value')}" if isinstance(entry, Mapping) else f"{entry}" for entry in entries]
+    if not ranks:
+        if _kind(response.question, context) != "ranking" and not _says(response, _RANKINGS):
+            raise RowProblem(
+                f"question `{response.question[:60]}`: a list that may be a ranking or several labels; "
+                "give the data set's settings.json as the companion file"
+            )
+        yield from (_Pair(better, worse) for better, worse in pairwise(names))
+        return
+    whole = [rank for rank in ranks if isinstance(rank, int)]
+    if len(whole) != len(entries):
+        raise RowProblem(f"question `{response.question[:60]}`: a ranking with answers that have no rank")
+    placed = sorted(zip(whole, names, strict=True))
+    if len(set(whole)) < 2:
+        raise RowProblem(f"question `{response.question[:60]}`: a ranking without two answers of different rank")
+    yield from (_Pair(name, later) for (first, name), (second, later) in pairwise(placed) if first < second)
+
+
+def _ranked(fields: Columns, response: _Response, pair: _Pair, context: Context) -> dict[str, object]:
+    return {
+        "kind": EventKind.SIDE_BY_SIDE,
+        "response_a": text_in(fields, _field(pair.better, fields)),
+        "response_b": text_in(fields, _field(pair.worse, fields)),
+        "choice": context.scores.side(response.question, Choice.A),
+    }
+
+
+def _field(name: str, fields: Columns) -> str:
+    """Ranked answers are named after their fields, in Argilla 1 with a dash for each underscore."""
     return name if name in fields else name.replace("-", "_")
 
 
-def _side(value: str, names: tuple[str, str]) -> Choice:
-    choice = {names[0]: Choice.A, names[1]: Choice.B}.get(value) or choice_of(value)
-    if choice is None:
-        raise RowProblem(f"unknown choice `{value[:40]}`")
-    return choice
+def _side(question: str, value: str, names: tuple[str, str], context: Context) -> Choice:
+    if is_equal(value):
+        return Choice.SKIPPED
+    by_name = {names[0].lower(): Choice.A, names[1].lower(): Choice.B}.get(value.strip().lower())
+    if by_name is not None:
+        return context.scores.side(question, by_name)
+    return context.scores.choice(Said(question, value, compares=True), label_choice_of)
 
 
-def _scale(question: str, context: Context) -> tuple[float, float]:
+def _about(columns: Columns, names: Sequence[str]) -> str | None:
+    """What the record says under one of these names, beside its fields or in its metadata."""
+    places = [
+        place for place in (columns, columns.get("fields"), columns.get("metadata")) if isinstance(place, Mapping)
+    ]
+    found = (place[name] for place in places for name in names if isinstance(place.get(name), str) and place[name])
+    return next(found, None)
+
+
+def _scale(question: str, context: Context) -> Scale | None:
+    """Of a rating, from settings.json. Raises RowProblem when it has none."""
     settings = context.companion.get(question)
     if settings is None:
-        raise RowProblem(
-            f"question `{question[:60]}` is a rating, and records do not say on which scale; "
-            "give the data set's settings.json as the companion file"
-        )
+        return None
     options = [option.value for option in msgspec.convert(settings, _Question).settings.options]
     numbers = [float(option) for option in options if not isinstance(option, str)]
     if len(numbers) < 2:
         raise RowProblem(f"settings.json gives question `{question[:60]}` no scale")
-    return min(numbers), max(numbers)
+    return Scale(min(numbers), max(numbers))
 
 
 def _questions(settings: Columns) -> Iterable[tuple[object, Columns]]:
@@ -251,5 +359,6 @@ FORMAT = Format(
     title="Argilla records",
     recognises=recognises,
     parse=each(_read),
+    scores=_scores,
     companion=Companion("the data set's settings.json", _questions, required=False),
 )

@@ -9,6 +9,7 @@ import msgspec
 from raylign.feedback.events import Event
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.outcome import Parsed, RowProblem
+from raylign.feedback.importers.score_table import Said, Scores
 from raylign.feedback.importers.values import Hasher
 
 
@@ -20,6 +21,7 @@ class Context:
     hashed: Hasher
     companion: Mapping[str, Columns] = field(default_factory=dict)  # rows of the second file, by id
     companion_name: str = "the companion file"
+    scores: Scores = field(default_factory=Scores)  # what every score of the log means
 
     def look_up(self, key: object, what: str) -> Columns:
         """The companion's row of this id. Raises RowProblem when there is none."""
@@ -54,6 +56,7 @@ class Format:
     parse_lines: ParseLines | None = None  # the same for JSON lines, without making a dict of each
     companion: Companion | None = None
     ids_from_content: bool = False  # equal rows are several judgements, not one row twice
+    scores: Callable[[Columns, Context], Iterable[Said]] | None = None  # the scores of a row, for the first pass
 
 
 _PROBLEMS = (RowProblem, msgspec.ValidationError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError)
@@ -88,6 +91,16 @@ def parsed(row: Row, context: Context, read: Callable[[Row, Columns, Context], J
         problems = ["holds no judgement"]
     events = [judgement for judgement in judgements if isinstance(judgement, Event)]
     return Parsed(row.line, events, problems, row.excerpt if problems else "")
+
+
+def scores_of(format: Format, columns: Columns, context: Context) -> list[Said]:
+    """What a row says by name; nothing where it cannot be read, which the second pass tells."""
+    if format.scores is None:
+        return []
+    try:
+        return list(format.scores(columns, context))
+    except _PROBLEMS:
+        return []
 
 
 def attempt(make: Callable[..., Event], *arguments: object) -> Event | str:

@@ -6,6 +6,7 @@ Preferences run from -3 to 3, negative for the first answer; 0 is a tie of unkno
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 from raylign.data.types import Message
@@ -13,8 +14,10 @@ from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.score_table import Said
 from raylign.feedback.importers.turns import turns_of
-from raylign.feedback.importers.values import TIE, content_id, locale_of, scaled
+from raylign.feedback.importers.values import TIE, content_id, locale_of
+from raylign.feedback.scores import Scale
 
 _ASPECTS = ("correctness", "coherence", "complexity", "verbosity")
 _MOST = 4
@@ -85,13 +88,23 @@ def _ratings(row: Row, columns: Columns, context: Context) -> Judgements:
             prompt=prompt,
             response_a=rated.response,
             turn=sum(turn.role == "assistant" for turn in prompt),
-            rating=scaled(given[place], 0, _MOST, "helpfulness"),
+            rating=context.scores.judge(_said(given[place])).rating,
+            score="helpfulness",
             reasons=tuple(
                 f"{name}={value:g}" for name in _ASPECTS if (value := _aspect(rated, name, place)) is not None
             ),
         )
 
     return [attempt(make, place) for place in range(len(given))]
+
+
+def _said(value: object) -> Said:
+    return Said("helpfulness", value, Scale(0, _MOST))
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    given = columns["helpfulness"]
+    return [_said(value) for value in (given if isinstance(given, list) else [given])]
 
 
 def _aspect(rated: _Rated, name: str, place: int) -> float | None:
@@ -178,6 +191,7 @@ RATINGS = Format(
     recognises=_is_rated,
     parse=each(_ratings),
     ids_from_content=True,
+    scores=_scores,
 )
 PREFERENCE = Format(
     name="helpsteer2_preference",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from raylign.feedback.events import Choice, Event, EventKind, Side
@@ -10,11 +10,13 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import question_in, text_in, two_answers_in
-from raylign.feedback.importers.values import choice_of, in_order, time_of
+from raylign.feedback.importers.score_table import Said, Scores
+from raylign.feedback.importers.values import in_order, label_choice_of, time_of
 
 
 class _Result(msgspec.Struct):
     type: str | None = None
+    from_name: str | None = None  # what the question is called
     value: dict[str, object] = {}
 
 
@@ -72,20 +74,34 @@ def _event(row: Row, task: _Task, annotation: _Annotation, context: Context) -> 
         model_a=model_a if isinstance(model_a, str) else None,
         model_b=model_b if isinstance(model_b, str) else None,
         shown_left=Side.A,  # the tag shows its first object on the left, always
-        choice=Choice.SKIPPED if annotation.was_cancelled else _choice(annotation.result),
+        choice=Choice.SKIPPED if annotation.was_cancelled else _choice(annotation.result, context.scores),
     )
 
 
-def _choice(results: list[_Result]) -> Choice:
+def _choice(results: list[_Result], scores: Scores) -> Choice:
     """The side picked, or the choice beside it ("both good") when no side was."""
-    picked = next((result.value.get("selected") for result in results if result.type == "pairwise"), None)
+    asked, picked = _picked(results)
     if picked is None:
-        labels = next((result.value.get("choices") for result in results if result.type == "choices"), None)
-        picked = labels[0] if isinstance(labels, list) and labels else None
-    choice = choice_of(picked)
-    if choice is None:
-        raise RowProblem("no side was picked" if picked is None else f"unknown choice `{str(picked)[:40]}`")
-    return choice
+        raise RowProblem("no side was picked")
+    return scores.choice(Said(asked, picked, compares=True), label_choice_of)
+
+
+def _picked(results: list[_Result]) -> tuple[str, object]:
+    """What the question is called, and the answer to it."""
+    pairwise = next((result for result in results if result.type == "pairwise" and result.value.get("selected")), None)
+    if pairwise is not None:
+        return pairwise.from_name or "pairwise", pairwise.value["selected"]
+    labels = next((result for result in results if result.type == "choices"), None)
+    given = labels.value.get("choices") if labels is not None else None
+    name = labels.from_name if labels is not None else None
+    return name or "choices", given[0] if isinstance(given, list) and given else None
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    for annotation in msgspec.convert(columns, _Task).annotations:
+        asked, picked = _picked(annotation.result)
+        if picked is not None:
+            yield Said(asked, picked, compares=True)
 
 
 def _who(completed_by: object) -> object:
@@ -100,4 +116,5 @@ FORMAT = Format(
     title="Label Studio tasks with pairwise annotations",
     recognises=recognises,
     parse=each(_read),
+    scores=_scores,
 )

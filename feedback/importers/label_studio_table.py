@@ -47,19 +47,21 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             model_a=models[0] if isinstance(models[0], str) else None,
             model_b=models[1] if isinstance(models[1], str) else None,
             shown_left=Side.A,  # the tag shows its first object on the left, always
-            choice=_choice({name: columns[name] for name in columns if name not in (*_ABOUT, *names)}),
+            choice=context.scores.side(
+                *_choice({name: columns[name] for name in columns if name not in (*_ABOUT, *names)})
+            ),
         )
     ]
 
 
-def _choice(others: Columns) -> Choice:
-    """What the control says. Raises RowProblem when none or several columns could be it."""
+def _choice(others: Columns) -> tuple[str, Choice]:
+    """The control's name and what it says. Raises RowProblem when none or several columns could be it."""
     found = {name: choice for name, value in others.items() if (choice := choice_of(_picked(value))) is not None}
     if len(found) != 1:
         raise RowProblem(
             f"{len(found)} columns could say which answer is better; expected one, with left or right in it"
         )
-    return next(iter(found.values()))
+    return next(iter(found.items()))
 
 
 def _picked(value: object) -> object:

@@ -14,8 +14,9 @@ from raylign.feedback.importers.beside import prompt_of
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.score_table import Said
 from raylign.feedback.importers.turns import answer_of
-from raylign.feedback.importers.values import in_order, refuse_fault, thumb_of, time_of
+from raylign.feedback.importers.values import in_order, plain_value, time_of
 
 _SEVERAL = "several outermost observations"
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -88,26 +89,34 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
         comment=score.comment,
         surface=trace.environment,
     )
-    return [_judged(base, score)]
+    return [_judged(base, score, context)]
 
 
-def _judged(base: Event, score: _Score) -> Event:
-    words = score.string_value or score.long_string_value
+def _judged(base: Event, score: _Score, context: Context) -> Event:
     kind = (score.data_type or "").upper()
     if kind == "CORRECTION":
-        corrected = score.value if isinstance(score.value, str) else words
+        corrected = score.value if isinstance(score.value, str) else score.string_value or score.long_string_value
         return replace(base, kind=EventKind.CORRECTION, corrected=corrected, reasons=())
     if kind == "TEXT":
         raise RowProblem("a text score says neither good nor bad")
-    refuse_fault(score.name)
-    thumb = thumb_of(words if kind == "CATEGORICAL" or score.value is None else score.value)
-    if thumb is not None:
-        return replace(base, thumb=thumb)
+    return context.scores.judge(Said(score.name, _value(score))).on(base, score.name)
+
+
+def _value(score: _Score) -> object:
+    """A category is its word, not its number; a yes or no is told apart from the number 1."""
+    words = score.string_value or score.long_string_value
+    kind = (score.data_type or "").upper()
     if kind == "CATEGORICAL":
-        raise RowProblem(f"category `{(words or '')[:40]}` is no word for good or bad; use a mapping")
-    if isinstance(score.value, str) or score.value is None or not 0 <= score.value <= 1:
-        raise RowProblem(f"value {score.value} is on a scale not known here; log it as 0 to 1, or use a mapping")
-    return replace(base, kind=EventKind.RATING, rating=float(score.value))
+        return words
+    if kind == "BOOLEAN" and isinstance(value := plain_value(score.value), float):
+        return bool(value)
+    return words if score.value in (None, "") else score.value
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    score = msgspec.convert(_snake(columns), _Score)
+    if (score.data_type or "").upper() not in ("CORRECTION", "TEXT"):
+        yield Said(score.name, _value(score))
 
 
 def _about(score: _Score, context: Context) -> Columns:
@@ -139,7 +148,8 @@ def _one_of(first: Columns, later: Columns) -> Columns:
 
 
 def _snake(columns: Columns) -> Columns:
-    return {_CAMEL.sub(r"_\1", name).lower(): value for name, value in columns.items()}
+    """Names as the blob export has them; an empty cell of a CSV export is no value."""
+    return {_CAMEL.sub(r"_\1", name).lower(): None if value == "" else value for name, value in columns.items()}
 
 
 FORMAT = Format(
@@ -148,4 +158,5 @@ FORMAT = Format(
     recognises=recognises,
     parse=each(_read),
     companion=Companion("the exported traces or observations (id, input, output)", _entries, merge=_one_of),
+    scores=_scores,
 )

@@ -16,8 +16,11 @@ from raylign.feedback.importers.beside import prompt_of
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, parsed
 from raylign.feedback.importers.outcome import Parsed, RowProblem
-from raylign.feedback.importers.turns import answer_of
-from raylign.feedback.importers.values import TIE, in_order, refuse_fault, seconds_between, thumb_of, time_of
+from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.turns import answer_of, unpacked
+from raylign.feedback.importers.values import TIE, in_order, plain_value, seconds_between, time_of
+
+_OBJECTS = ("feedback_source", "correction", "value", "extra")
 
 
 class _Source(msgspec.Struct):
@@ -31,7 +34,7 @@ class _Feedback(msgspec.Struct):
     id: str
     key: str
     run_id: str | None = None
-    score: float | int | bool | None = None
+    score: object = None
     value: object = None
     comment: str | None = None
     correction: str | dict[str, object] | None = None
@@ -65,9 +68,7 @@ def parse(rows: Iterable[Row], context: Context) -> Iterator[Parsed]:
     joined: list[int] = []
 
     def read(row: Row, columns: Columns, context: Context) -> list[Event | str]:
-        feedback = msgspec.convert(columns, _Feedback)
-        if feedback.correction is None:
-            refuse_fault(feedback.key)
+        feedback = _feedback(columns)
         if feedback.comparative_experiment_id is None or feedback.feedback_group_id is None:
             return [_single(row, feedback, context)]
         other = waiting.pop(feedback.feedback_group_id, None)
@@ -99,16 +100,25 @@ def _single(row: Row, feedback: _Feedback, context: Context) -> Event:
     if feedback.correction is not None:
         corrected = answer_of(feedback.correction, "correction")
         return replace(base, kind=EventKind.CORRECTION, corrected=corrected)
-    thumb = thumb_of(feedback.value if feedback.score is None else feedback.score)
-    if thumb is not None:
-        return replace(base, kind=EventKind.THUMB, thumb=thumb)
-    if feedback.score is None:
-        raise RowProblem("no score, no correction, and its value is no word for good or bad")
-    if not 0 <= feedback.score <= 1:
-        raise RowProblem(
-            f"score {str(feedback.score)[:20]} is on a scale not known here; log it as 0 to 1, or use a mapping"
-        )
-    return replace(base, kind=EventKind.RATING, rating=float(feedback.score))
+    return context.scores.judge(_said(feedback)).on(base, feedback.key)
+
+
+def _feedback(columns: Columns) -> _Feedback:
+    """A record; of a CSV file the empty cells are no values, and objects stand in cells as text."""
+    filled = {name: unpacked(value) if name in _OBJECTS else value for name, value in columns.items() if value != ""}
+    return msgspec.convert(filled, _Feedback)
+
+
+def _said(feedback: _Feedback) -> Said:
+    compares = feedback.comparative_experiment_id is not None and feedback.feedback_group_id is not None
+    value = feedback.value if feedback.score is None else feedback.score
+    return Said(feedback.key, value, compares=compares)
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    feedback = _feedback(columns)
+    if feedback.correction is None:
+        yield _said(feedback)
 
 
 def _comparison(first: _Feedback, row: Row, second: _Feedback, context: Context) -> Event:
@@ -118,16 +128,26 @@ def _comparison(first: _Feedback, row: Row, second: _Feedback, context: Context)
         raise RowProblem("the two runs compared were asked different things")
     if first.score is None or second.score is None:
         raise RowProblem("a comparison without scores")
-    tie = first.score == second.score
-    choice = Choice.SKIPPED if tie else Choice.A if first.score > second.score else Choice.B
+    scores = _preferred(first), _preferred(second)
+    tie = scores[0] == scores[1]
+    choice = Choice.SKIPPED if tie else Choice.A if scores[0] > scores[1] else Choice.B
     return replace(
         base,
         kind=EventKind.SIDE_BY_SIDE,
         response_b=other.response_a,
         model_b=other.model_a,
-        choice=choice,
+        choice=context.scores.side(first.key, choice),
+        score=first.key,
         reasons=(first.key, *TIE) if tie else (first.key,),
     )
+
+
+def _preferred(feedback: _Feedback) -> float:
+    """The score of one side; LangSmith's higher one is the preferred."""
+    value = plain_value(feedback.score)
+    if value is None or isinstance(value, str):
+        raise RowProblem("a comparison whose scores are no numbers")
+    return float(value)
 
 
 def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
@@ -176,6 +196,7 @@ FORMAT = Format(
     title="LangSmith feedback, with its runs",
     recognises=recognises,
     parse=parse,
+    scores=_scores,
     companion=Companion(
         "the exported runs (id, inputs, outputs)", lambda run: ((run.get("id"), run), (run.get("run_id"), run))
     ),

@@ -6,13 +6,13 @@ fields:
   prompt: request.messages          # inside objects; text or a list of turns
   response_a: answers.0.text        # inside lists
   choice: {column: winner, values: {left: a, right: b, tie: both_good}}
-  rating: {column: stars, scale: [1, 5]}
+  rating: {column: stars, scale: [1, 5]}   # of a fault (toxicity) with good: low
   surface: {value: web}             # the same for every row
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +24,7 @@ from raylign.feedback.importers.beside import with_history
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.score_table import Said, Scores
 from raylign.feedback.importers.turns import turns_of, unpacked
 from raylign.feedback.importers.values import (
     choice_of,
@@ -31,11 +32,14 @@ from raylign.feedback.importers.values import (
     finish_of,
     locale_of,
     number_of,
+    plain_value,
+    says_good,
     scaled,
     seconds_between,
     thumb_of,
     time_of,
 )
+from raylign.feedback.scores import Good, Scale
 
 _TEXT: tuple[str, ...] = (
     "response_b",
@@ -69,7 +73,7 @@ people's ids are hashed."""
 
 _JUDGEMENTS = ("choice", "corrected", "thumb", "rating")
 _KINDS = dict(zip(_JUDGEMENTS, (EventKind.SIDE_BY_SIDE, EventKind.CORRECTION, EventKind.THUMB, EventKind.RATING)))  # noqa: B905
-_OPTIONS = {"column", "value", "values", "scale"}
+_OPTIONS = {"column", "value", "values", "scale", "good"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ class Place:
     column: str = ""
     constant: object = None
     values: Mapping[str, object] | None = None
-    scale: tuple[float, float] | None = None
+    scale: Scale | None = None
+    good: Good | None = None  # of a rating or thumb: which end is good, where the column's name does not say
 
     def of(self, columns: Columns) -> object:
         """The value in this row; None where it is not there or empty. Raises RowProblem for a word not mapped."""
@@ -125,6 +130,7 @@ def mapped_format(path: Path) -> Format:
         recognises=lambda columns: False,
         parse=each(read),
         ids_from_content="event_id" not in places,
+        scores=lambda columns, context: _scores(columns, places),
     )
 
 
@@ -173,9 +179,12 @@ def _place(spec: object) -> Place:
         ends = scale if isinstance(scale, list) and len(scale) == 2 else [0, 0]
         if not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
             raise ValueError("`scale` must be [lowest, highest]")
-        scale = (float(ends[0]), float(ends[1]))
+        scale = Scale(float(ends[0]), float(ends[1]))
+    good = spec.get("good")
+    if good not in (None, "high", "low"):
+        raise ValueError("`good` must be high or low")
     words = None if values is None else {_word(key): value for key, value in values.items()}
-    return Place(f"{spec.get('column', '')}", spec.get("value"), words, scale)
+    return Place(f"{spec.get('column', '')}", spec.get("value"), words, scale, None if good is None else Good(good))
 
 
 def _word(value: object) -> str:
@@ -188,8 +197,8 @@ def _event(row: Row, columns: Columns, context: Context, places: Mapping[str, Pl
     asked = {name: found[name] for name in ("prompt", "system", "history") if found.get(name) is not None}
     prompt = with_history(asked, "prompt", "row") if "prompt" in asked else turns_of(None, "prompt")
     response = _text(found.get("response_a"), "response_a") or ""
-    choice, thumb = _choice(found.get("choice")), _thumb(found.get("thumb"))
-    rating = _rating(found.get("rating"), places.get("rating"))
+    read = _Read(found, places, context.scores)
+    choice, thumb, rating = read.choice("choice"), read.thumb(), read.rating("rating")
     time, shown_at = time_of(found.get("time")), time_of(found.get("shown_at"), "shown_at")
     seconds = found.get("seconds_taken")
     taken = seconds_between(shown_at, time) if seconds is None else number_of(seconds, "seconds_taken")
@@ -197,7 +206,7 @@ def _event(row: Row, columns: Columns, context: Context, places: Mapping[str, Pl
     if "event_id" in places and given_id is None:
         raise RowProblem("`event_id` is empty")
     parts = (*(turn.content for turn in prompt), response, *(f"{found.get(name)}" for name in _JUDGEMENTS))
-    strength, turn, left = found.get("strength"), found.get("turn"), found.get("shown_left")
+    turn, left = found.get("turn"), read.choice("shown_left")
     return Event(
         event_id=content_id(source, *parts) if given_id is None else f"{source}:{_text(given_id, 'event_id')}",
         kind=_kind(found),
@@ -212,9 +221,9 @@ def _event(row: Row, columns: Columns, context: Context, places: Mapping[str, Pl
         seconds_taken=taken,
         finish_reason_a=finish_of(found.get("finish_reason_a")),
         finish_reason_b=finish_of(found.get("finish_reason_b")),
-        shown_left=None if left is None else _side(left),
+        shown_left=None if left is None else _side(left, found["shown_left"]),
         choice=choice,
-        strength=None if strength is None else _rating(strength, places["strength"]),
+        strength=read.rating("strength"),
         thumb=thumb,
         rating=rating,
         reasons=_reasons(found.get("reasons")),
@@ -237,32 +246,83 @@ def _kind(found: Mapping[str, object]) -> EventKind:
     return kind
 
 
-def _choice(value: object) -> Choice | None:
-    choice = choice_of(value)
-    if value is not None and choice is None:
-        raise RowProblem(f"unknown choice `{str(value)[:40]}`; say under `values` what it means")
-    return choice
-
-
-def _side(value: object) -> Side:
-    choice = choice_of(value)
+def _side(choice: Choice, value: object) -> Side:
     if choice not in (Choice.A, Choice.B):
         raise RowProblem(f"`shown_left` is `{str(value)[:40]}`; expected a or b")
     return Side.A if choice is Choice.A else Side.B
 
 
-def _thumb(value: object) -> int | None:
-    thumb = thumb_of(value)
-    if value is not None and thumb is None:
-        raise RowProblem(f"`thumb` is `{str(value)[:40]}`; say under `values` whether it is 1 or -1")
-    return thumb
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The judgements of a row, by what the whole log says of each column (score_table.py)."""
+
+    found: Mapping[str, object]
+    places: Mapping[str, Place]
+    scores: Scores
+
+    def choice(self, name: str) -> Choice | None:
+        """A side. Raises RowProblem for a word or number that names none for certain."""
+        value = self.found.get(name)
+        if value is None:
+            return None
+        if name == "choice" and choice_of(value) is None and isinstance(plain_value(value), bool | str):
+            raise RowProblem(f"unknown choice `{str(value)[:40]}`; say under `values` what it means")
+        if name == "shown_left" and choice_of(value) is None and isinstance(plain_value(value), bool | str):
+            raise RowProblem(f"`shown_left` is `{str(value)[:40]}`; expected a or b")
+        place = self.places[name]
+        if place.values is not None or not place.column:  # one of ours already
+            return choice_of(value)
+        return self.scores.choice(_said(name, place, value), choice_of)
+
+    def thumb(self) -> int | None:
+        """1 or -1. Raises RowProblem."""
+        value = self.found.get("thumb")
+        if value is None:
+            return None
+        place = self.places["thumb"]
+        own = place.values is not None or not place.column
+        thumb = thumb_of(value) if own else None
+        if not own and not _is_strange(value):
+            thumb = self.scores.judge(_said("thumb", place, value)).thumb
+        if thumb is None:
+            raise RowProblem(f"`thumb` is `{str(value)[:40]}`; say under `values` whether it is 1 or -1")
+        return thumb
+
+    def rating(self, name: str) -> float | None:
+        """A share of the scale. Raises RowProblem."""
+        value = self.found.get(name)
+        if value is None:
+            return None
+        place = self.places[name]
+        if place.values is not None or not place.column:
+            scale = place.scale or Scale(0, 1)
+            return scaled(value, scale.low, scale.high, place.column or name)
+        verdict = self.scores.judge(_said(name, place, number_of(value, place.column)))
+        if verdict.rating is not None:
+            return verdict.rating
+        return 1.0 if verdict.thumb == 1 else 0.0
 
 
-def _rating(value: object, place: Place | None) -> float | None:
-    if value is None:
-        return None
-    low, high = (place and place.scale) or (0.0, 1.0)
-    return scaled(value, low, high, place.column if place else "rating")
+def _is_strange(value: object) -> bool:
+    plain = plain_value(value)
+    return isinstance(plain, str) and says_good(plain) is None
+
+
+def _said(name: str, place: Place, value: object) -> Said:
+    """What a column says; that a column is mapped as a thumb or a rating says that it is approval."""
+    if name in ("choice", "shown_left"):
+        return Said(place.column, value, compares=True)
+    return Said(place.column, value, place.scale, approves=True, good=place.good)
+
+
+def _scores(columns: Columns, places: Mapping[str, Place]) -> Iterator[Said]:
+    """The first pass: columns that the mapping itself gives no words for."""
+    for name in ("choice", "shown_left", "thumb", "rating", "strength"):
+        place = places.get(name)
+        if place is not None and place.column and place.values is None:
+            value = at_path(columns, place.column)
+            if value not in (None, ""):
+                yield _said(name, place, value)
 
 
 def _whole(value: object, name: str) -> int:

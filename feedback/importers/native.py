@@ -59,6 +59,7 @@ class NativeRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=Fal
     strength: float | None = None
     thumb: Literal[1, -1] | None = None
     rating: float | None = None
+    score: str | None = None
     corrected: str | None = None
     reasons: list[str] = []
     comment: str | None = None

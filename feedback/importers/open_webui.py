@@ -7,7 +7,7 @@ comparison with each of the other answers instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from raylign.data.types import Message
@@ -15,8 +15,10 @@ from raylign.feedback.events import Choice, Event, EventKind, Side
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.score_table import Said
 from raylign.feedback.importers.turns import turns_of
-from raylign.feedback.importers.values import in_order, scaled, time_of
+from raylign.feedback.importers.values import in_order, time_of
+from raylign.feedback.scores import Scale
 
 _REASONING = re.compile(r'<details\b[^>]*\btype="reasoning"[^>]*>(?:(?!<details\b).)*?</details>\s*', re.DOTALL)
 _BLOCK = re.compile(r'<details\b[^>]*\btype="(\w+)"')
@@ -82,7 +84,7 @@ def recognises(columns: Columns) -> bool:
 
 def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     feedback = msgspec.convert(columns, _Feedback)
-    thumb = {"1": 1, "-1": -1}.get(f"{feedback.data.rating}")
+    thumb = context.scores.judge(_thumb(feedback)).thumb if f"{feedback.data.rating}" in ("1", "-1") else None
     if thumb is None:
         raise RowProblem(f"`data.rating` is {str(feedback.data.rating)[:40]}; expected 1 or -1")
     messages = _messages(feedback)
@@ -98,7 +100,7 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
         "user_hash": context.hashed(feedback.user_id),
         "time": _time(feedback),
         "model_a": feedback.data.model_id or rated.model_id,
-        "rating": _rating(feedback.data.details),
+        "rating": _rating(feedback, context),
         "reasons": (feedback.data.reason,) if feedback.data.reason else (),
         "comment": feedback.data.comment or None,
         "topic": feedback.data.tags[0] if feedback.data.tags else None,
@@ -189,11 +191,27 @@ def _time(feedback: _Feedback) -> object:
     return created
 
 
-def _rating(details: _Details | None) -> float | None:
+def _thumb(feedback: _Feedback) -> Said:
+    return Said("data.rating", feedback.data.rating, approves=True)
+
+
+def _details(feedback: _Feedback) -> Said | None:
     """The optional number beside the thumb, from 1 to 10."""
-    if details is None or details.rating is None:
-        return None
-    return scaled(details.rating, 1, 10, "data.details.rating")
+    rating = feedback.data.details.rating if feedback.data.details is not None else None
+    return None if rating is None else Said("data.details.rating", rating, Scale(1, 10))
+
+
+def _rating(feedback: _Feedback, context: Context) -> float | None:
+    said = _details(feedback)
+    return None if said is None else context.scores.judge(said).rating
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    feedback = msgspec.convert({name: columns[name] for name in _SAYS if name in columns}, _Feedback)
+    return [said for said in (_thumb(feedback), _details(feedback)) if said is not None]
+
+
+_SAYS = ("id", "user_id", "data", "meta")  # not the snapshot, which is most of a row
 
 
 FORMAT = Format(
@@ -201,4 +219,5 @@ FORMAT = Format(
     title="Open WebUI feedback export",
     recognises=recognises,
     parse=each(_read),
+    scores=_scores,
 )

@@ -15,8 +15,9 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.responses_api import answered, asked, is_response
+from raylign.feedback.importers.score_table import Said, Verdict
 from raylign.feedback.importers.turns import turns_of, unpacked
-from raylign.feedback.importers.values import content_id, finish_of, number_of, seconds_between, thumb_of, time_of
+from raylign.feedback.importers.values import content_id, finish_of, number_of, seconds_between, time_of
 
 _REQUEST = ("request_id", "completion_id", "response_id")
 _JUDGED = ("rating", "thumb", "thumbs", "feedback", "score", "label", "vote")
@@ -35,10 +36,11 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     logged = context.look_up(request_id, "request")
     request = _object(logged.get("request"), logged)
     response = _object(logged.get("response"), logged)
-    judged, corrected = _first(columns, _JUDGED), _first(columns, _CORRECTED)
-    thumb = thumb_of(judged)
-    if corrected is None and thumb is None:
-        raise RowProblem("holds no judgement" if judged is None else f"`{str(judged)[:40]}` is no word for good or bad")
+    said, corrected = _said(columns), _first(columns, _CORRECTED)
+    if said is None and corrected is None:
+        raise RowProblem("holds no judgement")
+    verdict = context.scores.judge(said) if said is not None and corrected is None else Verdict()
+    judged = None if said is None else said.value
     prompt, answer, finished = _exchange(request, response, columns.get("choice_index"), context)
     asked, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
     user = _first(request, _USER) or _first(logged, _USER)
@@ -50,7 +52,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             event_id=f"openai_log:{own_id}"
             if own_id
             else content_id("openai_log", f"{request_id}", f"{judged}", f"{corrected}", f"{created}"),
-            kind=EventKind.THUMB if corrected is None else EventKind.CORRECTION,
+            kind=EventKind.CORRECTION if corrected is not None else verdict.kind,
             source=context.source,
             source_row=row.line,
             prompt=prompt,
@@ -62,12 +64,25 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             time=created,
             seconds_taken=seconds_between(asked, created),
             model_a=model,
-            thumb=thumb,
+            thumb=verdict.thumb,
+            rating=verdict.rating,
+            score=said.name if said is not None and corrected is None else None,
             corrected=_text(corrected),
             reasons=(reason,) if (reason := _text(_first(columns, ("reason", "category")))) else (),
             comment=_text(columns.get("comment")),
         )
     ]
+
+
+def _said(columns: Columns) -> Said | None:
+    """The judgement, by the name of its column."""
+    name = next((name for name in _JUDGED if columns.get(name) not in (None, "")), None)
+    return None if name is None else Said(name, columns[name])
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    said = _said(columns)
+    return [] if said is None else [said]
 
 
 def _exchange(
@@ -133,4 +148,5 @@ FORMAT = Format(
     parse=each(_read),
     companion=Companion("the request log (request_id, messages, choices)", _entries),
     ids_from_content=True,
+    scores=_scores,
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 from raylign.conf.errors import RunFailed
 from raylign.feedback.events import Column, Event
+from raylign.feedback.scores import ScoreRead
 
 _EXCERPT_CHARS = 200
 
@@ -68,6 +69,7 @@ class ImportResult:
     rows_by_judgements: Mapping[int, int]
     files: tuple[Path, ...] = ()  # that were read
     passed_over: tuple[str, ...] = ()  # files of the folders given that were not read, each with why
+    scores: tuple[ScoreRead, ...] = ()  # what each named score was read as
     companion_rows: int = 0
     companion_quarantined: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE_SCHEMA))
 

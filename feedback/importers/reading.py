@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,14 @@ from raylign.feedback.events import EVENT_SCHEMA
 from raylign.feedback.importers.columns import frame_of, problems_of
 from raylign.feedback.importers.containers import Columns, Container
 from raylign.feedback.importers.files import logs_in
-from raylign.feedback.importers.format import Companion, Context, Format
+from raylign.feedback.importers.format import Companion, Context, Format, scores_of
 from raylign.feedback.importers.mapping import mapped_format
 from raylign.feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
+from raylign.feedback.importers.score_table import SETTING, Collector, Scores
 from raylign.feedback.importers.sniff import format_named, recognise
 from raylign.feedback.importers.turns import THOUGHTS
 from raylign.feedback.importers.values import CONTENT_ID, hasher
+from raylign.feedback.scores import ScoreSetting
 
 _CHUNK_EVENTS = 25_000
 _FILE = "_file"  # which of the files, beside the event's columns until ids are compared
@@ -36,13 +38,15 @@ def read_log(
     mapping: Path | None = None,
     companion: Path | None = None,
     user_salt: str,
+    scores: Mapping[str, ScoreSetting] | None = None,
     now: datetime | None = None,
     on_rows: OnRows = lambda rows: None,
 ) -> ImportResult:
     """Events of a log in one or several files of one format.
 
     `format` names it when it should not be guessed; `mapping` says how to read columns of one's own; `companion` is
-    the second file some formats need. People's ids are hashed with `user_salt`. Times more than a day after `now`
+    the second file some formats need. `scores` says what named scores mean where the log does not. People's ids are
+    hashed with `user_salt`. Times more than a day after `now`
     (default: the clock) are impossible. Raises DataError when there is nothing to read or nobody knows the format.
     """
     if mapping is not None and format not in (None, "mapping"):
@@ -59,13 +63,35 @@ def read_log(
         assert companion is not None and chosen.companion is not None
         side = _read_companion(companion, chosen.companion)
         context = replace(context, companion=side.by_id, companion_name=companion.name)
+    context = replace(context, scores=_scores(chosen, files, context, scores or {}))
     tally = _Tally(now or datetime.now(UTC))
     for number, file in enumerate(files):
         for batch in _batches(_parse(chosen, file, context)):
             tally.add(number, file.name, batch)
             on_rows(len(batch))
     result = tally.result(chosen, [file.name for file in files], side)
-    return replace(result, passed_over=passed_over, files=tuple(dict.fromkeys(file.path for file in files)))
+    read = tuple(dict.fromkeys(file.path for file in files))
+    return replace(result, passed_over=passed_over, files=read, scores=context.scores.table)
+
+
+def _scores(
+    chosen: Format, files: Sequence[Container], context: Context, settings: Mapping[str, ScoreSetting]
+) -> Scores:
+    """What each name means, from a first pass over all files. Raises DataError for settings of names nobody used."""
+    collector = Collector()
+    if chosen.scores is not None:
+        for file in files:
+            for row in file.rows():
+                if row.columns is not None:
+                    collector.add(scores_of(chosen, row.columns, context))
+    found = collector.result(settings)
+    missing = [name for name in settings if name not in found.by_name]
+    if missing:
+        known = ", ".join(list(found.by_name)[:10]) or f"none: {chosen.name} has no named scores"
+        raise DataError(
+            [f"{SETTING}: `{name[:60]}` is no score of this log; its scores are {known}." for name in missing]
+        )
+    return found
 
 
 def _takes(chosen: Format, companion: Path | None) -> bool:

@@ -7,7 +7,7 @@ there. The raters are models; that is what the set is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from raylign.data.types import Message
@@ -15,10 +15,13 @@ from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.score_table import As, Said, Scores
 from raylign.feedback.importers.turns import split_answer, turns_of
-from raylign.feedback.importers.values import TIE, content_id, number_of, scaled
+from raylign.feedback.importers.values import TIE, content_id
+from raylign.feedback.scores import Scale
 
 _TOP_SCORE = 10.0
+_ASPECTS, _OVERALL = Scale(1, 5), Scale(1, _TOP_SCORE)
 
 
 class _Completion(msgspec.Struct):
@@ -78,28 +81,50 @@ def _rated(row: Row, raw: _Raw, prompt: tuple[Message, ...], given: Columns, con
         prompt=prompt,
         response_a=completion.response,
         model_a=completion.model,
-        rating=_rating(completion),
+        rating=_rating(completion, context.scores),
         topic=raw.source,
     )
 
 
-def _rating(completion: _Completion) -> float:
-    """From the aspects (1 to 5), else from the overall score (1 to 10)."""
+def _rating(completion: _Completion, scores: Scores) -> float:
+    """From the aspects (1 to 5) whose names say that high is good, else from the overall score (1 to 10)."""
     if completion.fine_grained_score is not None:
-        return scaled(completion.fine_grained_score, 1, 5, "fine-grained_score")
-    aspects = [_aspect(value) for value in (completion.annotations or {}).values()]
-    given = [value for value in aspects if value is not None]
+        return _one(scores, Said("fine-grained_score", completion.fine_grained_score, _ASPECTS, approves=True))
+    given, aside = [], RowProblem("a completion without a score")
+    for said in _aspects(completion.annotations):
+        try:
+            given.append(_one(scores, said))
+        except RowProblem as problem:
+            if said.name in scores.by_name and scores.by_name[said.name].numbers is not As.ASIDE:
+                raise
+            aside = problem
     if given:
-        return scaled(sum(given) / len(given), 1, 5, "annotations")
+        return sum(given) / len(given)
     if completion.overall_score is not None:
-        return scaled(completion.overall_score, 1, _TOP_SCORE, "overall_score")
-    raise RowProblem("a completion without a score")
+        return _one(scores, Said("overall_score", completion.overall_score, _OVERALL))
+    raise aside
 
 
-def _aspect(value: object) -> float | None:
-    """An aspect's rating; "N/A" is none."""
-    rating = value.get("Rating") if isinstance(value, Mapping) else None
-    return None if rating in (None, "N/A", "") else number_of(rating, "Rating")
+def _one(scores: Scores, said: Said) -> float:
+    rating = scores.judge(said).rating
+    if rating is None:
+        raise RowProblem(f"`{said.name}` is {str(said.value)[:40]}; expected a number")
+    return rating
+
+
+def _aspects(annotations: Mapping[str, object] | None) -> Iterator[Said]:
+    """Each aspect's rating; "N/A" is none."""
+    for name, value in (annotations or {}).items():
+        rating = value.get("Rating") if isinstance(value, Mapping) else None
+        if rating not in (None, "N/A", ""):
+            yield Said(name, rating, _ASPECTS)
+
+
+def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+    completions = columns["completions"]
+    for given in completions if isinstance(completions, list) else ():
+        annotations = given.get("annotations") if isinstance(given, Mapping) else None
+        yield from _aspects(annotations if isinstance(annotations, Mapping) else None)
 
 
 def _binarized(row: Row, columns: Columns, context: Context) -> list[Event]:
@@ -135,6 +160,7 @@ RAW = Format(
     recognises=_is_raw,
     parse=each(_raw),
     ids_from_content=True,
+    scores=_scores,
 )
 BINARIZED = Format(
     name="ultrafeedback_binarized",

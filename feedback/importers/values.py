@@ -20,8 +20,8 @@ _DOWN = {"down", "thumbs down", "thumb down", "👎", "bad", "negative", "dislik
 _DOWN |= {"false", "incorrect", "wrong"}
 
 _SIDES = {
-    Choice.A: {"a", "left", "1", "model_a", "response_a", "response1", "response_1", "answer1", "first", "a is better"},
-    Choice.B: {"b", "right", "2", "model_b", "response_b", "response2", "response_2", "answer2", "second"},
+    Choice.A: {"a", "left", "model_a", "response_a", "response1", "response_1", "answer1", "first", "a is better"},
+    Choice.B: {"b", "right", "model_b", "response_b", "response2", "response_2", "answer2", "second"},
     Choice.BOTH_GOOD: {"both_good", "both good", "both", "both are good"},
     Choice.BOTH_BAD: {"both_bad", "both bad", "neither", "bothbad", "both are bad", "tie (bothbad)"},
     Choice.SKIPPED: {"skip", "skipped", "can't choose", "cannot choose"},
@@ -130,21 +130,48 @@ def thumb_of(raw: object) -> int | None:
     return 1 if word in _UP else -1 if word in _DOWN else None
 
 
-_FAULTS = re.compile(
-    r"hallucinat|toxic|harm(?!less)|unsafe|bias|offens|abus|violat|jailbreak|leak|error|mistake|incorrect|inaccura|wrong"
-    r"|worse|worst|bad|fail|irrelevan|nonsens|refus|reject|spam|dislike|thumbs?[ _-]?down|unhelpful"
-)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 
 
-def refuse_fault(name: str, setting: str = "use a mapping") -> None:
-    """Raises RowProblem where a score is named after a fault: a high or true value would then mean a bad answer."""
-    if _FAULTS.search(name.lower()):
-        raise RowProblem(f"score `{name[:60]}` is named after a fault, so yes may mean bad; {setting} to say which")
+def plain_value(raw: object) -> bool | float | str | None:
+    """A score as logged, in JSON or as text in a table's cell: yes or no, a number, a word; None where it is empty."""
+    if raw is None or isinstance(raw, bool):
+        return raw
+    if isinstance(raw, int | float):
+        return number_of(raw, "score")
+    if not isinstance(raw, str):
+        raise RowProblem(f"a score is {type(raw).__name__}; expected a number, yes or no, or a word")
+    text = raw.strip()
+    if _NUMBER.fullmatch(text):
+        return number_of(text, "score")
+    return _YES_NO.get(text.lower(), text or None)
+
+
+def says_good(word: str) -> bool | None:
+    """Of a word that is no yes or no: whether it says good or bad by itself; None where it says neither."""
+    plain = word.strip().lower().replace("_", " ").replace("-", " ")
+    return True if plain in _UP else False if plain in _DOWN else None
 
 
 def choice_of(raw: object) -> Choice | None:
     """A side or both from the words tools use; None when it is none of them (also for a bare "tie", see TIE)."""
     return _CHOICES.get(raw.strip().lower()) if isinstance(raw, str) else None
+
+
+_LABELS = {"none": Choice.BOTH_BAD, "none of them": Choice.BOTH_BAD, "none of the above": Choice.BOTH_BAD}
+_EQUAL = {"tie", "equal", "same", "draw", "equally good or bad", "about the same", "no preference"}
+
+
+def label_choice_of(raw: object) -> Choice | None:
+    """As `choice_of`, of a question whose answers are labels: "none" stands beside two answers and "both" there."""
+    word = raw.strip().lower().replace("_", " ") if isinstance(raw, str) else ""
+    return choice_of(raw) or _LABELS.get(word) or choice_of(word)
+
+
+def is_equal(raw: object) -> bool:
+    """A label that prefers neither and does not say whether both were good."""
+    return isinstance(raw, str) and raw.strip().lower().replace("_", " ") in _EQUAL
 
 
 _LANGUAGES = {

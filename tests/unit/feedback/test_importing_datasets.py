@@ -153,7 +153,9 @@ def test_helpsteer2_ratings(tmp_path: Path):
 
     aspects = ["correctness=4", "coherence=4", "complexity=1", "verbosity=0"]
     common = {"kind": "rating", "source": "helpsteer2", "response_a": "A drink."}
-    assert known(result) == common | {"source_row": 1, "prompt": TEA, "turn": 0, "rating": 0.75, "reasons": aspects}
+    assert known(result) == common | {"source_row": 1, "prompt": TEA, "turn": 0, "rating": 0.75, "reasons": aspects} | {
+        "score": "helpfulness"
+    }
     assert result.events["rating"].to_list() == [0.75, 1.0, 0.25, 0.75]
     assert known(result, 2)["reasons"] == ["correctness=2", "coherence=4", "verbosity=0"]
     assert known(result, 3)["prompt"] == turns("Hi", "Hello.", "What is tea?")

@@ -1,4 +1,4 @@
-"""What a log looks like and what it means are two things: scores named after faults, blocks inside answers."""
+"""What a log looks like and what it means are two things: blocks inside answers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,6 @@ def read(folder: Path, rows: Sequence[object], companion: Sequence[object] | Non
     if companion is not None:
         other.write_text("".join(f"{json.dumps(row)}\n" for row in companion))
     return read_log([log], companion=None if companion is None else other, user_salt="salt")
-
-
-@pytest.mark.parametrize("name", ["hallucination", "Toxicity", "is_harmful", "bias", "thumbs-down", "has_error"])
-def test_a_score_named_after_a_fault_is_no_approval(tmp_path: Path, name: str):
-    trace = {"id": "t1", "input": {"messages": [ASKED]}, "output": {"role": "assistant", "content": "A drink."}}
-    score = {"traceId": "t1", "value": 1, "stringValue": "True", "dataType": "BOOLEAN"}
-    scores = [score | {"id": "s1", "name": name}, score | {"id": "s2", "name": "harmlessness"}]
-    langfuse = read(tmp_path, scores, [trace])
-    assert langfuse.events["event_id"].to_list() == ["langfuse:s2"]
-    assert f"`{name}` is named after a fault" in langfuse.quarantined["reason"][0]
-
-    run = {"id": "r1", "inputs": {"messages": [ASKED]}, "outputs": {"output": "A drink."}}
-    feedback = {"run_id": "r1", "score": 1.0, "value": None}
-    keys = [feedback | {"id": "f1", "key": name}, feedback | {"id": "f2", "key": "user_score"}]
-    langsmith = read(tmp_path, keys, [run])
-    assert langsmith.events["event_id"].to_list() == ["langsmith:f2"]
-
-    record = {"id": "1", "fields": {"instruction": "What is tea?", "response": "A drink."}}
-    argilla = read(tmp_path, [record | {"responses": {name: [{"value": "yes", "user_id": "u1"}]}}])
-    assert argilla.events.height == 0
-    assert f"`{name}` is named after a fault" in argilla.quarantined["reason"][0]
 
 
 def open_webui(answer: str, files: list[object] | None = None) -> dict[str, object]:

@@ -97,7 +97,7 @@ def test_langsmith(tmp_path: Path):
         langsmith(6, score=1, feedback_group_id="g2", **pair),
         langsmith(7, feedback_source={"type": "model", "user_id": None, "metadata": {}}),
         langsmith(8, run_id="gone"),
-        langsmith(9, score=7),
+        langsmith(9, score=7, key="stars"),
         langsmith(10, run_id="r4"),
         langsmith(11, modified_at="2026-02-01T00:00:00"),
     ]
@@ -119,6 +119,7 @@ def test_langsmith(tmp_path: Path):
         "model_a": "m1",
         "model_version": "v3",
         "thumb": 1,
+        "score": "user_score",
         "reasons": ["user_score"],
     }
     rating, correction, side = event(result, 1), event(result, 2), event(result, 3)
@@ -222,6 +223,7 @@ def test_langfuse_from_the_api(tmp_path: Path):
         "time": datetime(2026, 3, 1, 12, 1, tzinfo=UTC),
         "model_version": "v2",
         "thumb": 1,
+        "score": "thumbs",
         "reasons": ["thumbs"],
         "surface": "production",
     }
@@ -375,6 +377,7 @@ def test_argilla_nested(tmp_path: Path):
         "response_a": "A drink.",
         "annotator_hash": hashed("ann"),
         "rating": 0.5,
+        "score": "quality",
         "reasons": ["quality"],
         "comment": "too short",
     }
@@ -508,6 +511,7 @@ def test_request_log_with_a_feedback_table(tmp_path: Path):
         "seconds_taken": 20.0,
         "model_a": "m1-0301",
         "thumb": 1,
+        "score": "rating",
         "comment": 'said "yes",\nthen left',
     }
     assert (second["kind"], second["response_a"], second["corrected"]) == ("correction", "Leaves.", "A hot drink.")
