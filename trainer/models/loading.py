@@ -154,9 +154,17 @@ def _auto(*, scalar: bool) -> type[AutoModelForCausalLM] | type[AutoModelForSequ
 def _read_config(path: Path, *, scalar: bool) -> PretrainedConfig:
     labels = {"num_labels": 1} if scalar else {}
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True, **labels)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True, **labels)
     except (OSError, *ERRORS) as error:
         raise ModelLoadError(f"{path} cannot be read as a model: {error}") from error
+    if type(config) not in _auto(scalar=scalar)._model_mapping:
+        name = (getattr(config, "architectures", None) or [config.model_type])[0]
+        what, use = ("sequence classifier", "reward model or critic") if scalar else ("causal language model", "policy")
+        raise ModelLoadError(
+            f"{path}: {name} is not supported: transformers has no {what} of model_type={config.model_type}, so it can "
+            f"be no {use}"
+        )
+    return config
 
 
 def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
