@@ -75,9 +75,11 @@ _POLICY = (
     ),
     MetricHelp(
         "policy/kl", "KL to the reference", "nats a sequence",
-        "How far the policy has moved from the model it started from. Exactly 0 before the first update.",
+        "How far the policy has moved from the reference, on the step's own samples; both log-probs are the trainer's, "
+        "never the engine's. Exactly 0 before the first update where reference.model and reference.precision are the "
+        "policy's.",
         "Above the range language suffers: raise the KL coefficient or lower policy.optim.lr. Not 0 at the start: the "
-        "reference is another model.", high=8.0,
+        "reference is another model, or computes in another precision.", high=8.0,
     ),
     MetricHelp(
         "policy/approx_kl", "KL of one update", "nats a token",
@@ -213,7 +215,8 @@ _ROLLOUT = (
     ),
     MetricHelp(
         "sync/canary_gap", "Canary gap", "nats",
-        "Largest difference of a fixed text's log-probs between an engine and the learner, after a publication.",
+        "Mean distance, over sync.canary_prompts of fixed random tokens at temperature 1, of an engine's log-probs "
+        "(rollout.precision) and the learner's (policy.precision) after a publication; of the worst engine.",
         "Past sync.max_canary_gap the engine does not serve.", high=0.05, goal=Goal.DOWN,
     ),
 )  # fmt: skip
