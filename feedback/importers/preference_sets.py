@@ -13,9 +13,11 @@ from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.pairs import question_in
 from raylign.feedback.importers.turns import split_answer, turns_of, unpacked
-from raylign.feedback.importers.values import content_id
+from raylign.feedback.importers.values import TIE, content_id, number_of
 
+_ASKED = ("prompt", "question", "instruction", "query")
 _SUMMARISE = "Summarize this post:\n\n"
 
 
@@ -88,7 +90,7 @@ def _is_trl_preference(columns: Columns) -> bool:
     if not {"chosen", "rejected"} <= set(columns):
         return False
     one = unpacked(columns.get("chosen"))
-    return "prompt" in columns or (isinstance(one, list) and bool(one))
+    return any(name in columns for name in _ASKED) or (isinstance(one, list) and bool(one))
 
 
 def _trl_preference(row: Row, columns: Columns, context: Context) -> list[Event]:
@@ -110,8 +112,8 @@ def _trl_preference(row: Row, columns: Columns, context: Context) -> list[Event]
 
 def _side(columns: Columns, name: str) -> tuple[tuple[Message, ...], str]:
     """The prompt and the answer of one side, which may hold both."""
-    given, prompt = unpacked(columns.get(name)), unpacked(columns.get("prompt"))
-    asked = turns_of(prompt, "prompt") if prompt else ()
+    given = unpacked(columns.get(name))
+    asked = question_in(columns) if any(columns.get(key) for key in _ASKED) else ()
     if isinstance(given, str):
         if not asked:
             raise RowProblem("no `prompt`")
@@ -183,6 +185,7 @@ def _pair(
         model_a=about.models[0],
         model_b=about.models[1],
         choice=choice,
+        reasons=TIE if choice is Choice.SKIPPED else (),
         topic=about.topic if isinstance(about.topic, str) else None,
     )
 
@@ -200,6 +203,31 @@ def _text(columns: Mapping[str, object], name: str) -> str:
     if not isinstance(value, str):
         raise RowProblem(f"`{name}` holds no text")
     return value
+
+
+def _is_webgpt(columns: Columns) -> bool:
+    return {"question", "answer_0", "answer_1", "score_0", "score_1"} <= set(columns)
+
+
+def _webgpt(row: Row, columns: Columns, context: Context) -> list[Event]:
+    """WebGPT's comparisons: the answer with the higher score; what the models had looked up is not in their prompt."""
+    question = unpacked(columns.get("question"))
+    text = question.get("full_text") if isinstance(question, Mapping) else question
+    first, second = (number_of(columns.get(name), name) for name in ("score_0", "score_1"))
+    choice = Choice.SKIPPED if first == second else Choice.A if first > second else Choice.B
+    answers = (_text(columns, "answer_0"), _text(columns, "answer_1"))
+    return [_pair(row, context, prompt=turns_of(text, "question"), answers=answers, choice=choice)]
+
+
+def _is_safe_rlhf(columns: Columns) -> bool:
+    return {"prompt", "response_0", "response_1", "better_response_id"} <= set(columns)
+
+
+def _safe_rlhf(row: Row, columns: Columns, context: Context) -> list[Event]:
+    """PKU-SafeRLHF: `better_response_id` 0 or 1 is which one helps more; which one is safer is another question."""
+    choice = _by_number(columns.get("better_response_id"), "better_response_id", {0: Choice.A, 1: Choice.B})
+    answers = (_text(columns, "response_0"), _text(columns, "response_1"))
+    return [_pair(row, context, prompt=turns_of(columns.get("prompt"), "prompt"), answers=answers, choice=choice)]
 
 
 def _is_edit(columns: Columns) -> bool:
@@ -235,6 +263,8 @@ def _format(name: str, title: str, recognises: Callable[[Columns], bool], read: 
 SHP = _format("shp", "Stanford Human Preferences (SHP, SHP-2)", _is_shp, _shp)
 ALPACA_FARM = _format("alpaca_farm", "AlpacaFarm preferences", _is_alpaca_farm, _alpaca_farm)
 SUMMARIES = _format("summarize_from_feedback", "OpenAI's summarize comparisons", _is_summaries, _summaries)
+WEBGPT = _format("webgpt", "WebGPT comparisons", _is_webgpt, _webgpt)
+SAFE_RLHF = _format("safe_rlhf", "PKU-SafeRLHF preferences", _is_safe_rlhf, _safe_rlhf)
 HELPSTEER3_EDIT = _format("helpsteer3_edit", "HelpSteer3 edits", _is_edit, _edit)
 TRL_PREFERENCE = _format("trl_preference", "TRL preference rows, WildFeedback", _is_trl_preference, _trl_preference)
 TRL_KTO = _format("trl_kto", "TRL unpaired preference rows", _is_trl_kto, _trl_kto)

@@ -45,6 +45,8 @@ FORMATS: tuple[Format, ...] = (
     ultrafeedback.BINARIZED,
     preference_sets.SHP,
     preference_sets.ALPACA_FARM,
+    preference_sets.WEBGPT,
+    preference_sets.SAFE_RLHF,
     preference_sets.SUMMARIES,
     preference_sets.HELPSTEER3_EDIT,
     helpsteer.HELPSTEER3,

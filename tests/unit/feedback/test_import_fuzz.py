@@ -64,6 +64,8 @@ GOOD: dict[str, dict[str, object]] = {
     "summarize_from_feedback": {"info": {"id": "t3", "post": "q", "title": "t", "subreddit": "s"}, "choice": 1,
                                 "summaries": [{"text": "a", "policy": "m"}, {"text": "b", "policy": "n"}],
                                 "worker": "w", "batch": "b1", "split": "train", "extra": {"confidence": None}},
+    "webgpt": {"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 0.5, "score_1": -0.5},
+    "safe_rlhf": {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0},
     "helpsteer3_edit": {"context": TURNS[:1], "original_response": "a", "edited_response": "b", "domain": "general",
                         "language": "english", "feedback": ["f"], "change_summary": "c"},
     "trl_preference": {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": OTHER[1:]},

@@ -127,6 +127,42 @@ def test_trl_preference_rows_in_all_their_shapes(tmp_path: Path, shape: str):
     assert [turn["content"] for turn in found.events["prompt"][0]] == [TEA]
 
 
+def test_system_and_question_beside_the_sides_are_the_prompt(tmp_path: Path):
+    row = {"system": "Be brief.", "question": TEA, "chosen": "GOOD", "rejected": "BAD"}  # orca_dpo_pairs
+    found = read(tmp_path, [row, row | {"context": "A book about tea."}])
+    assert sides(found) == [("GOOD", "BAD")] and "`context`" in found.quarantined["reason"][0]
+    assert [(turn["role"], turn["content"]) for turn in found.events["prompt"][0]] == [
+        ("system", "Be brief."),
+        ("user", TEA),
+    ]
+
+
+def test_webgpt_prefers_the_higher_score(tmp_path: Path):
+    row = {"question": {"dataset": "eli5", "id": "1", "full_text": TEA}, "quotes_0": {}, "quotes_1": {}}
+    found = read(
+        tmp_path,
+        [
+            row | {"answer_0": "GOOD 1", "answer_1": "BAD 1", "score_0": 0.5, "score_1": -0.5},
+            row | {"answer_0": "BAD 2", "answer_1": "GOOD 2", "score_0": -1.0, "score_1": 1.0},
+            row | {"answer_0": "x", "answer_1": "y", "score_0": 0, "score_1": 0},
+        ],
+    )
+    assert found.events["choice"].to_list() == ["a", "b", "skipped"]
+    assert found.events["reasons"].to_list()[2] == ["tie"]
+
+
+def test_safe_rlhf_counts_from_zero(tmp_path: Path):
+    row = {"prompt": TEA, "is_response_0_safe": True, "is_response_1_safe": False, "safer_response_id": 0}
+    found = read(
+        tmp_path,
+        [
+            row | {"response_0": "GOOD 1", "response_1": "BAD 1", "better_response_id": 0},
+            row | {"response_0": "BAD 2", "response_1": "GOOD 2", "better_response_id": 1},
+        ],
+    )
+    assert sides(found) == [("GOOD 1", "BAD 1"), ("GOOD 2", "BAD 2")]
+
+
 def test_trl_sides_with_different_prompts_are_put_aside(tmp_path: Path):
     other = [said("user", "And coffee?"), said("assistant", "BAD")]
     found = read(tmp_path, [TRL["implicit prompt"] | {"rejected": other}, TRL["implicit prompt"]])
@@ -183,14 +219,21 @@ def test_prism_compares_the_chosen_with_each_answer_shown_beside_it(tmp_path: Pa
         said = {"user_prompt": TEA, "model_response": answer, "model_name": f"m{key}", "if_chosen": chosen}
         return about | said | {"turn": turn, "score": 5}
 
+    other = {"conversation_id": "d"}
     rows = [
         utterance("1", "i1", "BAD 1", False), utterance("2", "i1", "GOOD 1", True),
         utterance("3", "i1", "BAD 2", False),
-        utterance("4", "i2", "x", True, turn=1), utterance("5", "i2", "y", False, turn=1),
+        utterance("4", "i2", "GOOD 3", True, turn=1), utterance("5", "i2", "BAD 3", False, turn=1),
+        utterance("8", "i4", "GOOD 4", True) | other, utterance("9", "i4", "BAD 4", False) | other,
+        utterance("a", "i5", "x", True, turn=2) | other, utterance("b", "i5", "y", False, turn=2) | other,
         utterance("6", "i3", "x", False), utterance("7", "i3", "y", False),
     ]  # fmt: skip
     found = read(tmp_path, rows)
-    assert sides(found) == [("GOOD 1", "BAD 1"), ("GOOD 1", "BAD 2")]
-    assert found.events["model_a"].to_list() == ["m2", "m2"]
-    assert found.rows_by_judgements == {0: 4, 1: 2, 2: 1}
-    assert ["later turn" in reason for reason in found.quarantined["reason"]] == [True, False]
+    assert sides(found) == [("GOOD 1", "BAD 1"), ("GOOD 1", "BAD 2"), ("GOOD 3", "BAD 3"), ("GOOD 4", "BAD 4")]
+    assert found.events["model_a"].to_list()[:2] == ["m2", "m2"]
+    # A conversation goes on from what was chosen.
+    assert [turn["content"] for turn in found.events["prompt"][2]] == [TEA, "GOOD 1", TEA]
+    assert [turn["content"] for turn in found.events["prompt"][3]] == [TEA]
+    assert found.rows_by_judgements == {0: 6, 1: 4, 2: 1}
+    reasons = found.quarantined["reason"].to_list()
+    assert ["chosen answers of the turns before" in reason for reason in reasons] == [True, False]
