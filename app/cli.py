@@ -200,6 +200,23 @@ def chat(
 
 
 @app.command()
+def watch(
+    run: RunArgument,
+    once: Annotated[bool, typer.Option("--once", help="Print the view one time and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Follow a run in the terminal, from its folder's files: state, reward, KL, workers, phases, last answers."""
+    folder = _run_folder(run, run_root)
+    from raylign.app.commands.watch import watch as follow
+
+    try:
+        follow(folder, _console(), once=once, every_s=every)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None  # the run goes on; only the watching ends
+
+
+@app.command()
 def scale(
     run: RunArgument,
     rollout: Annotated[int, typer.Option(help="Rollout workers the run should have from now on.")],

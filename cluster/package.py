@@ -9,8 +9,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import raylign
-
 
 @cache
 def package_folder() -> Path:
@@ -19,7 +17,9 @@ def package_folder() -> Path:
     An installed wheel is such a folder already. In an editable installation the parts lie beside each other at the
     top of the checkout, so they are copied together, once a process (under 3 MB).
     """
-    installed = Path(raylign.__file__).parent
+    root = find_spec("raylign")
+    assert root is not None and root.origin is not None
+    installed = Path(root.origin).parent
     if (installed / "cluster").is_dir():
         return installed
     folder = Path(tempfile.mkdtemp(prefix="raylign-package-")) / "raylign"

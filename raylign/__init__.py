@@ -1,1 +1,38 @@
-"""Raylign: feedback logs in, a better model out."""
+"""Raylign: feedback logs in, a better model out.
+
+The documented Python interface (docs/python-api.md). Its names are loaded when they are first used, so that
+`import raylign` costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raylign.conf.compose import Composed
+    from raylign.conf.errors import RaylignError
+    from raylign.interface import compose, load_metrics, load_samples, load_summary, plan, train
+
+__all__ = [
+    "Composed",
+    "RaylignError",
+    "compose",
+    "load_metrics",
+    "load_samples",
+    "load_summary",
+    "plan",
+    "train",
+]
+
+_ELSEWHERE = {"Composed": "raylign.conf.compose", "RaylignError": "raylign.conf.errors"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'raylign' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_ELSEWHERE.get(name, "raylign.interface")), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -61,12 +61,11 @@ class RunProgress:
         self._gold = gold
         self._total = total_steps
         self._done_at_start = first_step
-        self._started = time.monotonic()
+        self._first: tuple[int, float] | None = None  # the first step seen, and when: start-up is no step
         self._live: Progress | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> Self:
-        self._started = time.monotonic()
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}"))
             self._live = Progress(*columns, console=self._console, transient=True)
@@ -97,7 +96,7 @@ class RunProgress:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A finished step."""
         of = f"/{self._total}" if self._total else ""
-        line = f"step {step}{of}  {step_line(metrics, self._gold)}  {self._remaining(step)}".rstrip()
+        line = f"step {step}{of}  {step_line(metrics, self._gold)}  {self._remaining(step, metrics)}".rstrip()
         if self._live is not None:
             self._live.update(self._task, completed=step, line=Text(line).plain)
         else:
@@ -107,11 +106,15 @@ class RunProgress:
         """A sentence that stays on the screen; never read as markup."""
         self._console.print(Text(text), soft_wrap=True, highlight=False)
 
-    def _remaining(self, step: int) -> str:
-        done = step - self._done_at_start
-        if done <= 0 or step >= self._total:  # also when the number of steps is not known
+    def _remaining(self, step: int, metrics: Mapping[str, float]) -> str:
+        """At the pace since the first step that was seen; of that one by the step's own time."""
+        now = time.monotonic()
+        self._first = self._first or (step, now)
+        first_step, first_seen = self._first
+        pace = metrics.get("time/step") if step == first_step else (now - first_seen) / (step - first_step)
+        if pace is None or step >= self._total:  # also when the number of steps is not known
             return ""
-        return f"{duration((time.monotonic() - self._started) / done * (self._total - step))} left"
+        return f"{duration(pace * (self._total - step))} left"
 
 
 def show_ending(console: Console, title: str, figures: Sequence[FigureRow], paths: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from raylign.records.progress import FigureRow, RunProgress, duration, figures_of, show_ending, step_line
 from raylign.records.summary import RunSummary
 from rich.console import Console
@@ -88,3 +89,15 @@ def test_a_number_of_steps_that_is_known_late_is_shown():
         progress.expect(7)
         progress.step(2, {"train/loss": 0.5})
     assert "step 2/7 " in stream.getvalue()
+
+
+def test_remaining_time_does_not_count_start_up_nor_what_an_earlier_start_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1000.0, 1004.0, 1010.0])  # minutes of start-up before the first step are in none of these
+    monkeypatch.setattr("raylign.records.progress.time.monotonic", lambda: next(clock))
+    console, stream = plain_console()
+    with RunProgress(console, total_steps=60, first_step=44) as progress:
+        progress.step(45, {"time/step": 2.0})
+        progress.step(46, {"time/step": 2.0})
+        progress.step(47, {"time/step": 2.0})
+    ends = [line.partition("2.0 s  ")[2] for line in stream.getvalue().splitlines()]
+    assert ends == ["30 s left", "56 s left", "1 min 05 s left"]
