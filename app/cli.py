@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from raylign.app.cli_feedback import feedback_app
 from raylign.cluster.runtime_env import quiet_driver
 from raylign.conf.errors import RaylignError, UserError
-
-if TYPE_CHECKING:
-    from raylign.feedback.source import Source
-    from rich.console import Console
 
 app = typer.Typer(
     name="raylign",
@@ -209,9 +206,10 @@ def watch(
     """Follow a run in the terminal, from its folder's files: state, reward, KL, workers, phases, last answers."""
     folder = _run_folder(run, run_root)
     from raylign.app.commands.watch import watch as follow
+    from rich.console import Console
 
     try:
-        follow(folder, _console(), once=once, every_s=every)
+        follow(folder, Console(), once=once, every_s=every)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None  # the run goes on; only the watching ends
 
@@ -284,72 +282,7 @@ def doctor(
     raise typer.Exit(UserError.exit_code if any(finding.fatal for finding in findings) else 0)
 
 
-feedback_app = typer.Typer(
-    help="Feedback logs to training data: look at logs, build data sets from them, forget people.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(feedback_app, name="feedback")
-
-Logs = Annotated[
-    list[Path],
-    typer.Argument(metavar="LOG...", help="Feedback logs of one format: files or folders; - is standard input."),
-]
-LogFormat = Annotated[str | None, typer.Option("--format", help="The format, when it should not be guessed.")]
-Mapping = Annotated[Path | None, typer.Option(help="A mapping file that says how to read columns of your own.")]
-Companion = Annotated[Path | None, typer.Option(help="The second file of formats that keep answers elsewhere.")]
-
-
-@feedback_app.command("inspect")
-def feedback_inspect(
-    logs: Logs,
-    log_format: LogFormat = None,
-    mapping: Mapping = None,
-    companion: Companion = None,
-) -> None:
-    """Say what logs hold: format, signals, what is known of each event, what is broken. Writes nothing."""
-    from raylign.app.commands.feedback import run_inspect
-
-    source = _source(logs, log_format, mapping, companion)
-    run_inspect(source, _console())
-
-
-@feedback_app.command("build", add_help_option=False)
-def feedback_build(
-    logs: Annotated[
-        list[str] | None, typer.Argument(metavar="LOG... [key=value ...]", help="Logs, and settings.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write; it must be new or empty.")] = None,
-    log_format: LogFormat = None,
-    mapping: Mapping = None,
-    companion: Companion = None,
-    show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
-) -> None:
-    """Build SFT, preference and KTO data from logs, with a data card and a report."""
-    if show_help:
-        from raylign.app.commands.feedback_help import build_help
-
-        typer.echo(build_help())
-        return
-    from raylign.app.commands.feedback import run_build
-
-    given = logs or []
-    source = _source([Path(g) for g in given if not _is_setting(g)], log_format, mapping, companion, given)
-    if out is None:
-        raise UserError("--out is missing: name the folder to write, as in --out data/feedback.")
-    run_build(source, out.expanduser(), _console())
-
-
-@feedback_app.command("forget")
-def feedback_forget(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
-    user: Annotated[list[str] | None, typer.Option(help="A user's id as the logs have it, or its hash.")] = None,
-    event: Annotated[list[str] | None, typer.Option(help="An event's id.")] = None,
-) -> None:
-    """Rebuild a folder without a person's events, or without an event, for good."""
-    from raylign.app.commands.feedback import run_forget
-
-    run_forget(folder.expanduser(), user or [], event or [], _console())
 
 
 def main() -> None:
@@ -374,27 +307,6 @@ def _arguments(settings: list[str] | None, files: list[str] | None, folders: lis
     """Everything that describes a run as one list, as run folders and submitted jobs keep it."""
     own = [f"--config-dir={folder}" for folder in folders or []] + [f"--config={file}" for file in files or []]
     return [*own, *(settings or [])]
-
-
-def _source(
-    logs: list[Path], log_format: str | None, mapping: Path | None, companion: Path | None, given: Sequence[str] = ()
-) -> Source:
-    from raylign.feedback.source import Source
-
-    paths = tuple(path.expanduser() for path in logs)
-    overrides = tuple(text for text in given if _is_setting(text))
-    return Source(logs=paths, format=log_format, mapping=mapping, companion=companion, overrides=overrides)
-
-
-def _is_setting(text: str) -> bool:
-    """A file may have = in its name; then it is there."""
-    return "=" in text and not Path(text).expanduser().exists()
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
 
 
 def _run_folder(run: str, run_root: Path) -> Path:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from raylign.conf import reference
+from raylign.conf.errors import UserError
+from raylign.conf.nearest import nearest
 from raylign.conf.reference import Section
 
 _WIDTH = 118
@@ -26,19 +31,38 @@ Examples:
   raylign train algorithm=grpo cluster=one_node policy.model=models/base data.train=prompts.jsonl \\
       'reward.rules=[{rule: exact_match, weight: 1.0}]' rollout.samples_per_prompt=8
   raylign train algorithm=grpo --help        the settings of another algorithm
+  raylign train --help rollout               only what has `rollout` in its name; so with any word
 
 Exit codes: 0 done; 2 settings or data refused; 70 an invariant broke; 75 stopped, resumable; 76 preempted after a save.
 """
 
 
 def train_help(overrides: Sequence[str]) -> str:
-    """Usage, choices and every setting, for the algorithm that `overrides` name (ppo when they name none)."""
+    """Usage, choices and every setting, for the algorithm that `overrides` name (ppo when they name none).
+
+    Words among them that are no settings are looked for in names, and only what has one is shown. Raises UserError when
+    nothing has.
+    """
     algorithm = _chosen_algorithm(overrides)
-    parts = [USAGE, *_choices(), f"Settings with algorithm={algorithm} (name, default, meaning):\n"]
+    words = [text.lower() for text in overrides if "=" not in text and not text.startswith("-")]
+    title = f"Settings with algorithm={algorithm} (name, default, meaning):\n"
+    sections = reference.sections(algorithm)
     shown: dict[str, str] = {}  # what a section looks like -> the first section that does
-    for section in reference.sections(algorithm):
-        parts.append(_section(section, shown))
-    return "\n".join(parts)
+    if not words:
+        return "\n".join([USAGE, *_choices(), title, *(_section(section, shown) for section in sections), _rules()])
+    found = [found for section in sections if (found := _with(section, words)).keys]
+    rules = [_rules()] if any(word in "reward.rules" for word in words) else []
+    if not found:
+        names = {part for name in reference.keys(algorithm) for part in name.split(".")}
+        guess = nearest(words[0], names)
+        hint = f"did you mean {guess}?" if guess else "`raylign train --help` lists all."
+        raise UserError(f"--help {' '.join(words)}: no setting of algorithm={algorithm} has this in its name; {hint}")
+    return "\n".join([title, *(_section(section, {}) for section in found), *rules])
+
+
+def _with(section: Section, words: Sequence[str]) -> Section:
+    """The section with those settings whose full name holds one of `words`."""
+    return replace(section, keys=tuple(key for key in section.keys if any(word in key.name for word in words)))
 
 
 def _chosen_algorithm(overrides: Sequence[str]) -> str:
@@ -87,3 +111,16 @@ def _first_sentence(doc: str) -> str:
     text = " ".join(doc.split())
     match = re.match(r".*?\.(?= |$)", text)
     return match.group(0) if match else text
+
+
+def _rules() -> str:
+    """The reward rules with their arguments, from the table's source: importing it would import torch."""
+    source = Path(reference.__file__).parents[1] / "reward" / "rules.py"
+    lines = ["Reward rules, as in reward.rules=[{rule: contains:please, weight: 0.5}]:"]
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "RULES" and isinstance(node.value, ast.Dict):
+            for key, kind in zip(node.value.keys, node.value.values, strict=True):
+                assert key is not None and isinstance(kind, ast.Call)
+                name, argument, meaning = (ast.literal_eval(part) for part in (key, *kind.args[1:3]))
+                lines.append(_entry(f"{name}:<{argument}>" if argument else name, meaning, indent=2, column=34))
+    return "\n".join(lines) + "\n"

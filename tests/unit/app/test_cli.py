@@ -54,6 +54,28 @@ def test_train_help_shows_every_choice_and_setting(capsys: pytest.CaptureFixture
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
+def test_train_help_shows_only_what_a_word_names(capsys: pytest.CaptureFixture[str]):
+    for arguments in (("train", "--help", "rollout"), ("train", "rollout", "--help")):
+        code, text, _ = call(capsys, *arguments)
+        named = [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "]
+        assert code == 0 and named == [name for name in reference.keys("ppo") if "rollout" in name]
+    lr = call(capsys, "train", "--help", "optim.lr")[1]
+    assert "policy.optim.lr" in lr and "critic.optim.lr" in lr and "betas" not in lr
+    assert "algorithm.scale_by_std" in call(capsys, "train", "algorithm=grpo", "--help", "scale")[1]
+    code, _, told = call(capsys, "train", "--help", "temprature")
+    assert code == 2 and "no setting of algorithm=ppo has this in its name; did you mean temperature?" in told
+
+
+def test_train_help_lists_every_reward_rule_with_its_argument(capsys: pytest.CaptureFixture[str]):
+    from raylign.reward.rules import RULES
+
+    for arguments in (["--help"], ["--help", "rules"]):
+        text = call(capsys, "train", *arguments)[1].partition("Reward rules")[2]
+        for name, kind in RULES.items():
+            written = f"{name}:<{kind.argument}>" if kind.argument else name
+            assert any(line.split("  ")[1] == written and kind.meaning in line for line in text.splitlines()[1:]), name
+
+
 def test_train_help_follows_the_chosen_algorithm(capsys: pytest.CaptureFixture[str]):
     assert "algorithm.pairs_per_update" in call(capsys, "train", "algorithm=rm", "--help")[1]
     assert "algorithm.scale_by_std" in call(capsys, "train", "+experiment=grpo_tiny_cpu", "--help")[1]

@@ -1,0 +1,101 @@
+"""The `raylign feedback` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from raylign.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from raylign.feedback.source import Source
+    from rich.console import Console
+
+feedback_app = typer.Typer(
+    help="Feedback logs to training data: look at logs, build data sets from them, forget people.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Logs = Annotated[
+    list[Path],
+    typer.Argument(metavar="LOG...", help="Feedback logs of one format: files or folders; - is standard input."),
+]
+LogFormat = Annotated[str | None, typer.Option("--format", help="The format, when it should not be guessed.")]
+Mapping = Annotated[Path | None, typer.Option(help="A mapping file that says how to read columns of your own.")]
+Companion = Annotated[Path | None, typer.Option(help="The second file of formats that keep answers elsewhere.")]
+
+
+@feedback_app.command("inspect")
+def feedback_inspect(
+    logs: Logs,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+) -> None:
+    """Say what logs hold: format, signals, what is known of each event, what is broken. Writes nothing."""
+    from raylign.app.commands.feedback import run_inspect
+
+    source = _source(logs, log_format, mapping, companion)
+    run_inspect(source, _console())
+
+
+@feedback_app.command("build", add_help_option=False)
+def feedback_build(
+    logs: Annotated[
+        list[str] | None, typer.Argument(metavar="LOG... [key=value ...]", help="Logs, and settings.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; it must be new or empty.")] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+    show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
+) -> None:
+    """Build SFT, preference and KTO data from logs, with a data card and a report."""
+    if show_help:
+        from raylign.app.commands.feedback_help import build_help
+
+        typer.echo(build_help())
+        return
+    from raylign.app.commands.feedback import run_build
+
+    given = logs or []
+    source = _source([Path(g) for g in given if not _is_setting(g)], log_format, mapping, companion, given)
+    if out is None:
+        raise UserError("--out is missing: name the folder to write, as in --out data/feedback.")
+    run_build(source, out.expanduser(), _console())
+
+
+@feedback_app.command("forget")
+def feedback_forget(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
+    user: Annotated[list[str] | None, typer.Option(help="A user's id as the logs have it, or its hash.")] = None,
+    event: Annotated[list[str] | None, typer.Option(help="An event's id.")] = None,
+) -> None:
+    """Rebuild a folder without a person's events, or without an event, for good."""
+    from raylign.app.commands.feedback import run_forget
+
+    run_forget(folder.expanduser(), user or [], event or [], _console())
+
+
+def _source(
+    logs: list[Path], log_format: str | None, mapping: Path | None, companion: Path | None, given: Sequence[str] = ()
+) -> Source:
+    from raylign.feedback.source import Source
+
+    paths = tuple(path.expanduser() for path in logs)
+    overrides = tuple(text for text in given if _is_setting(text))
+    return Source(logs=paths, format=log_format, mapping=mapping, companion=companion, overrides=overrides)
+
+
+def _is_setting(text: str) -> bool:
+    """A file may have = in its name; then it is there."""
+    return "=" in text and not Path(text).expanduser().exists()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
