@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import get_type_hints
 
+from phonenumbers import SUPPORTED_REGIONS
 from raylign.conf.errors import ConfigError
 from raylign.conf.nearest import nearest_key
 from raylign.feedback.scores import parse_scores
@@ -137,6 +138,7 @@ def _impossible(settings: BuildSettings) -> Iterator[str]:
         if not 0 < _number(values[name]) <= 1:
             yield f"{name}={show(values[name])}: expected a weight above 0, at most 1."
     yield from _unreadable_scores(settings)
+    yield from _unknown_regions(settings)
     yield from _contradictions(settings)
     yield from _missing_files(settings)
 
@@ -150,6 +152,12 @@ def _contradictions(settings: BuildSettings) -> Iterator[str]:
         yield f"split.eval={settings.split.eval:g} and split.test={settings.split.test:g} leave nothing to train on."
     if settings.ratings.bad >= settings.ratings.good:
         yield f"ratings.bad={settings.ratings.bad:g} must be below ratings.good={settings.ratings.good:g}."
+
+
+def _unknown_regions(settings: BuildSettings) -> Iterator[str]:
+    unknown = [region for region in settings.privacy.regions if region.upper() not in SUPPORTED_REGIONS]
+    if unknown:
+        yield f"privacy.regions: {', '.join(unknown)} is no country; expected two letters each, as in [KE,VN]."
 
 
 def _unreadable_scores(settings: BuildSettings) -> Iterator[str]:

@@ -133,7 +133,7 @@ def redact_frame(work: pl.DataFrame, regions: Sequence[str] = ()) -> Redacted:
 
     Phone numbers are told by the numbering plans of the largest countries, of the log's locales and of `regions`.
     """
-    looked_at = tuple(dict.fromkeys((*regions, *regions_of(work["locale"]))))
+    looked_at = tuple(dict.fromkeys((*(region.upper() for region in regions), *regions_of(work["locale"]))))
     found = pl.any_horizontal(*(pl.col(name).str.contains(_ANY).fill_null(False) for name in (*TEXTS, *_LABELS)))
     marked = work.with_row_index("row").with_columns(
         scope=pl.coalesce("conversation_id", pl.concat_str(pl.lit("\x1f"), "event_id")), found=found

@@ -8,8 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from raylign.conf.errors import ConfigError
 from raylign.feedback.clean.personal_data import redact_frame, redact_text
 from raylign.feedback.forget import forget
+from raylign.feedback.overrides import parse_settings
 
 FOUND = {
     "write to Jo.Doe+x@mail.example.co.uk today": "write to <EMAIL_1> today",
@@ -95,6 +97,12 @@ def test_a_number_of_a_country_looked_at_is_found_by_its_locale_or_by_setting(ma
     assert redact_frame(plain, ("KE",)).frame["answer_a"][0] == "it is <PHONE_1>"
     local = frame([make(1, "thumb", "Q?", response_a=kenyan, thumb=1, locale="sw-KE")])
     assert redact_frame(local).frame["answer_a"][0] == "it is <PHONE_1>"
+
+
+def test_a_region_that_is_no_country_is_refused():
+    assert parse_settings(["privacy.regions=[ke]"]).privacy.regions == ("ke",)
+    with pytest.raises(ConfigError, match=r"privacy.regions: XX, Kenya is no country"):
+        parse_settings(["privacy.regions=[KE,XX,Kenya]"])
 
 
 def test_ids_made_of_an_address_are_hashed_and_can_still_be_forgotten(make, run_build):
