@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from raylign.app.cli_feedback import feedback_app
+from raylign.app.commands.wandb_workspace import wandb_app
 from raylign.cluster.runtime_env import quiet_driver
 from raylign.conf.errors import RaylignError, UserError
 
@@ -283,6 +284,8 @@ def doctor(
 
 
 app.add_typer(feedback_app, name="feedback")
+
+app.add_typer(wandb_app, name="wandb")
 
 
 def main() -> None:

@@ -96,14 +96,14 @@ class TrackioSink:
         import trackio
 
         table: Any = trackio.Table(columns=list(SAMPLE_COLUMNS), data=[list(row) for row in rows])
-        self._run.log({"samples": table})
+        self._run.log({"samples": table}, step=int(str(rows[0][0])))
 
     def alert(self, alert: Alert) -> None:
         """On trackio's list of alerts."""
         import trackio
 
         level = trackio.AlertLevel.ERROR if alert.serious else trackio.AlertLevel.WARN
-        self._run.alert(alert.kind.value, f"Step {alert.step}: {alert.text}", level=level)
+        self._run.alert(alert.kind.value, f"Step {alert.step}: {alert.text}", level=level, step=alert.step)
 
     def artifact(self, artifact: Artifact) -> None:
         """trackio has no references."""

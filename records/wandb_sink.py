@@ -108,6 +108,13 @@ class WandbSink:
         )
 
 
+def own_entity() -> str:
+    """The account's default team or user. Asks the server; raises wandb's errors."""
+    import wandb
+
+    return str(wandb.Api().default_entity)
+
+
 def _open(target: SinkTarget) -> wandb.Run:
     """The run; offline when the server cannot be reached."""
     import wandb

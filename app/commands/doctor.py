@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from raylign.app.commands.doctor_gpu import gpu_findings
 from raylign.app.commands.finding import Finding
-from raylign.conf.errors import ClusterError
+from raylign.conf.errors import ClusterError, UserError
+from raylign.conf.schema import TrackingConfig
+from raylign.records.wandb_login import decide
 
 # The set that was tested together; another version may work.
 TESTED = {
@@ -32,7 +35,7 @@ _MIN_SHM_GIB = 1.0
 def examine(run_root: Path, address: str | None) -> list[Finding]:
     """Everything, in the order a run would meet it. `address`: a Ray cluster to look for; None: none is needed."""
     findings = [_python(), *(_package(name, wanted) for name, wanted in TESTED.items())]
-    findings += [_compiler(), _shared_memory(), _write_access(run_root), *gpu_findings()]
+    findings += [_compiler(), _shared_memory(), _write_access(run_root), _wandb(), *gpu_findings()]
     return findings + ([_cluster(address)] if address is not None else [])
 
 
@@ -83,6 +86,14 @@ def _write_access(run_root: Path) -> Finding:
         return Finding("bad", "run_root", f"{existing} cannot be written ({error.strerror}); choose another run_root=")
     free = shutil.disk_usage(existing).free / 2**30
     return Finding("ok", "run_root", f"{existing} can be written, {free:.0f} GiB free")
+
+
+def _wandb() -> Finding:
+    """Where a run with the default settings would send its numbers; the server itself is not asked."""
+    try:
+        return Finding("ok", "W&B", decide(TrackingConfig(), os.environ).sentence().removeprefix("Weights & Biases: "))
+    except UserError as error:
+        return Finding("note", "W&B", str(error))
 
 
 def _cluster(address: str) -> Finding:

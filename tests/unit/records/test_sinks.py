@@ -1,0 +1,89 @@
+"""TensorBoard's files read by its own reader; a missing package is said; a broken sink costs a warning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from raylign.conf.errors import UserError
+from raylign.conf.schema import AlgorithmConfig, RunConfig, TrackingConfig
+from raylign.conf.schema import Sink as SinkName
+from raylign.records.alerts import Alert
+from raylign.records.metrics_log import read_history
+from raylign.records.other_sinks import require_sinks
+from raylign.records.run_folder import RunPaths
+from raylign.records.sinks import Artifact, SinkThread
+from raylign.records.tracking import Tracker
+
+
+def test_tensorboard_gets_every_finite_number_and_the_alerts(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=TrackingConfig(sinks=[SinkName.tensorboard]))
+    said: list[str] = []
+    tracker = Tracker(RunPaths(tmp_path), config, resumed_step=None, environ={}, say=said.append)
+    for step in (1, 2, 3):
+        tracker.log(step, {"reward/mean": step / 4, "policy/kl": float("nan") if step == 2 else 0.5})
+    tracker.finish(exit_code=0)
+    assert tracker.where == {"TensorBoard": str(tmp_path / "tensorboard")}
+    assert f"TensorBoard: {tmp_path}/tensorboard" in said
+    assert not any(sentence.startswith("Weights") for sentence in said) and not (tmp_path / "wandb").exists()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(e.step, e.value) for e in read.Scalars("reward/mean")] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    assert [e.step for e in read.Scalars("policy/kl")] == [1, 3]
+    assert "alerts/text_summary" in read.Tags()["tensors"]
+
+
+@pytest.mark.parametrize("names", [[SinkName.trackio], [SinkName.wandb, SinkName.trackio]])
+def test_a_missing_package_is_one_sentence(names: list[SinkName], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trackio" else object())
+    with pytest.raises(UserError, match=r"tracking.sinks names trackio.*`pip install trackio`"):
+        require_sinks(names)
+    require_sinks([SinkName.wandb, SinkName.tensorboard])
+
+
+class Breaks:
+    """A sink whose second step fails."""
+
+    where = "nowhere"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.calls.append(f"step {step}")
+        if step == 2:
+            raise OSError("gone")
+
+    def samples(self, rows: Sequence[Sequence[object]]) -> None: ...
+    def alert(self, alert: Alert) -> None: ...
+    def artifact(self, artifact: Artifact) -> None: ...
+
+    def finish(self, exit_code: int) -> None:
+        self.calls.append("finish")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_a_sink_that_fails_is_closed_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Breaks()
+    thread = SinkThread("board", lambda: sink, said=lambda _: None)
+    with caplog.at_level(logging.WARNING):
+        for step in (1, 2, 3, 4):
+            thread.put(lambda opened, s=step: opened.log(s, {}))
+        thread.finish(0, 10.0)
+    assert sink.calls == ["step 1", "step 2", "close"]
+    assert [r.message for r in caplog.records] == ["board stopped (OSError: gone); metrics.jsonl goes on"]
+
+
+def test_without_sinks_there_is_metrics_jsonl(tmp_path: Path) -> None:
+    config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=TrackingConfig(sinks=[]))
+    tracker = Tracker(RunPaths(tmp_path), config, resumed_step=None, environ={"WANDB_API_KEY": "k" * 40})
+    tracker.log(1, {"reward/mean": 1.0})
+    tracker.finish(exit_code=0)
+    tracker.finish(exit_code=0)
+    assert tracker.where == {} and [row.step for row in read_history(tmp_path / "metrics.jsonl").rows] == [1]
