@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -67,6 +67,10 @@ class JudgedSet:
             None if self.ref_logps is None else self.ref_logps[2 * index],
             None if self.ref_logps is None else self.ref_logps[2 * index + 1],
         )
+
+    def token_ids(self) -> Iterator[tuple[int, ...]]:
+        """Those of `sequences`, in another order."""
+        return (side.token_ids for side in (*(row.answer for row in self.answers), *self.mismatched))
 
     def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:
         """Token ids and answer tokens: answer and mismatched answer of every row, alternating."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -57,6 +57,10 @@ class PairSet:
             return made
         index = torch.tensor([side for row in rows for side in (2 * row, 2 * row + 1)], dtype=torch.int64)
         return replace(made, ref_logps=self.ref_logps[index])
+
+    def token_ids(self) -> Iterator[tuple[int, ...]]:
+        """Those of `sequences`, one after the other."""
+        return (side.token_ids for pair in self.pairs for side in (pair.chosen, pair.rejected))
 
     def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:
         """Token ids and answer tokens: chosen and rejected of every row, alternating."""

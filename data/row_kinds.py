@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -35,6 +35,10 @@ class TrainRows(Protocol):
     def __len__(self) -> int: ...
     def batch(self, rows: Sequence[int]) -> Any:
         """The given rows as a TrainBatch."""
+        ...
+
+    def token_ids(self) -> Iterator[tuple[int, ...]]:
+        """Of every sequence of every row, in any order."""
         ...
 
     def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -47,6 +47,10 @@ class TextSet:
             TokenBatch.from_sequences([t.token_ids for t in texts], [[w > 0 for w in t.weights] for t in texts]),
             torch.tensor([w for t in texts for w in t.weights], dtype=torch.float32),
         )
+
+    def token_ids(self) -> Iterator[tuple[int, ...]]:
+        """Those of `sequences`, one after the other."""
+        return (text.token_ids for text in self.texts)
 
     def sequences(self) -> list[tuple[tuple[int, ...], list[bool]]]:
         """Token ids and trained tokens of every text."""

@@ -33,8 +33,8 @@ def refuse_unfit(config: RunConfig, found: Sequences) -> None:
 def of_rows(config: RunConfig, rows: OnlineRows | OfflineRows) -> Sequences:
     """Of the rows as they were read."""
     if isinstance(rows, OfflineRows):
-        ids = [ids for one in rows.sets.values() for ids, _ in one.sequences()]
-        return Sequences(max(map(len, ids)), max(map(max, ids)), "set data.max_length={limit}")
+        sizes = [(len(ids), max(ids)) for one in rows.sets.values() for ids in one.token_ids()]
+        return Sequences(max(n for n, _ in sizes), max(top for _, top in sizes), "set data.max_length={limit}")
     asked = [(rows.train, config.rollout.max_new_tokens)]
     asked += [(rows.held_out, config.evaluation.max_new_tokens)] if rows.held_out else []
     return Sequences(

@@ -60,19 +60,21 @@ def test_rows_longer_than_a_models_numbers_are_its_own_are_refused_and_shorter_o
     model = make(tmp_path / "model", tiny_model_dir, kind, **fields)
     given = [f"policy.model={model}", f"run_root={tmp_path}", "name=r", "tracking.wandb=disabled"]
     long, short = rows(tmp_path / "long.jsonl", 90, answer=True), rows(tmp_path / "short.jsonl", 5, answer=True)
-    for command in ("train", "plan"):
-        code, _, told = call(capsys, command, "sft", *given, f"data.train={long}", "data.max_length=400")
-        assert code == 2 and words in told and "set data.max_length=64" in told and str(model) in told
+    code, _, told = call(capsys, "train", "sft", *given, f"data.train={long}", "data.max_length=400")
+    assert code == 2 and words in told and "set data.max_length=64" in told and str(model) in told
     assert call(capsys, "plan", "sft", *given, f"data.train={short}", "data.max_length=200")[0] == 0
+
+
+def test_answers_that_may_grow_longer_than_a_models_numbers_are_its_own_are_refused(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = make(tmp_path / "model", tiny_model_dir, "llama", **DYNAMIC)
     asked = rows(tmp_path / "asked.jsonl", 5, answer=False)
-    online = ["rollout.max_model_len=200", "data.max_prompt_tokens=60", "reward.rules=[{rule: finished}]"]
-    code, _, told = call(
-        capsys, "plan", "rloo", *given, *online, f"data.train={asked}", "rollout.max_new_tokens=60", "reward.model=''"
-    )
-    assert code == 2 and words in told and "rollout.max_new_tokens" in told
-    assert call(
-        capsys, "plan", "rloo", *given, *online, f"data.train={asked}", "rollout.max_new_tokens=16", "reward.model=''"
-    )[0] == 0  # fmt: skip
+    given = [f"policy.model={model}", f"run_root={tmp_path}", f"data.train={asked}", "rollout.max_model_len=200"]
+    given += ["data.max_prompt_tokens=60", "reward.rules=[{rule: finished}]", "reward.model=''"]
+    code, _, told = call(capsys, "plan", "rloo", *given, "rollout.max_new_tokens=60")
+    assert code == 2 and "past 64 tokens" in told and "lower data.max_prompt_tokens, rollout.max_new_tokens" in told
+    assert call(capsys, "plan", "rloo", *given, "rollout.max_new_tokens=16")[0] == 0
 
 
 def test_a_mixture_of_experts_is_refused_online_and_trained_offline(
@@ -81,11 +83,10 @@ def test_a_mixture_of_experts_is_refused_online_and_trained_offline(
     model = make(tmp_path / "model", tiny_model_dir, "mixtral", num_local_experts=4, max_position_embeddings=512)
     given = [f"policy.model={model}", f"run_root={tmp_path}", "name=r", "tracking.wandb=disabled"]
     asked, said = rows(tmp_path / "a.jsonl", 5, answer=False), rows(tmp_path / "b.jsonl", 5, answer=True)
-    for command in ("train", "plan"):
-        code, _, told = call(
-            capsys, command, "rloo", *given, f"data.train={asked}", "reward.model=''", "reward.rules=[{rule: finished}]"
-        )
-        assert code == 2 and f"policy.model={model} is a mixture of experts" in told and "offline" in told
+    code, _, told = call(
+        capsys, "train", "rloo", *given, f"data.train={asked}", "reward.model=''", "reward.rules=[{rule: finished}]"
+    )
+    assert code == 2 and f"policy.model={model} is a mixture of experts" in told and "offline" in told
     assert call(capsys, "plan", "sft", *given, f"data.train={said}")[0] == 0
 
 
