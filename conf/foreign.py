@@ -36,6 +36,11 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "use rollout.max_new_tokens": (
         "max_tokens", "max_completion_length", "generate_max_len", "response_length", "max_response_length",
     ),
+    "use data.chat_template (a file, a model's folder, or a name such as chatml)": (
+        "chat_template", "chat_template_path", "custom_chat_template", "input_template", "template", "prompt_template",
+        "apply_chat_template", "conversation_template",
+    ),
+    "use data.system_prompt": ("system", "default_system", "system_message"),
     "use data.max_prompt_tokens": ("max_prompt_length", "prompt_max_len", "max_input_length"),
     "use data.max_length (rows) or data.max_prompt_tokens (prompts)": ("max_seq_length", "max_len", "cutoff_len"),
     "use rollout.samples_per_prompt": ("num_generations", "n", "n_samples_per_prompt", "num_return_sequences"),
