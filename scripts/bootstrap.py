@@ -46,6 +46,7 @@ def main() -> int:
         install = choose_installer(python)
         install_packages(install)
         install_project(python, install)
+        compile_packages(python)
         STAMP.write_text(wanted)
         say(f"ready in {time.monotonic() - started:.0f} s: {VENV}")
         return 0
@@ -131,6 +132,18 @@ def choose_installer(python: str) -> Installer:
     # The build tools of the two source-only packages are pinned by the same lock.
     command = [str(uv), "pip", "install", "-q", "--python", python, "--build-constraints", str(LOCK)]
     return Installer(command, env, "--index")
+
+
+def compile_packages(python: str) -> None:
+    """Bytecode of every package, on all cores: a run starts a dozen processes at once, and each would compile the same.
+
+    Some packages ship files that are no Python (templates, other versions' tests), so its exit status says nothing.
+    """
+    say("compiling bytecode, once")
+    libraries = VENV / "lib" / "python{}.{}".format(*PYTHON) / "site-packages"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [python, "-m", "compileall", "-q", "-j", "0", str(libraries)]
+    subprocess.run(command, env=env, capture_output=True, timeout=STEP_DEADLINE_S, check=False)
 
 
 def install_packages(install: Installer) -> None:
