@@ -57,17 +57,19 @@ class ServingGate:
             self.phase = phase
             self._changed.notify_all()
 
-    async def unless_refused(self, work: asyncio.Task[T]) -> T:
+    async def unless_refused(self, work: asyncio.Task[T], timeout_s: float) -> T:
         """The result of a running call that a weight update may interrupt.
 
         Raises WeightUpdateError, and cancels the call, when the update ends with weights that are not known to be
-        right: what it sampled since then is not used.
+        right: what it sampled since then is not used. Raises TimeoutError after `timeout_s`.
         """
         refused = asyncio.create_task(self._refused())
         try:
-            await asyncio.wait([work, refused], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([work, refused], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
+            if not refused.done():
+                raise TimeoutError
             raise WeightUpdateError(f"{self._name} does not go on: it is {self.phase.value}")
         finally:
             work.cancel()

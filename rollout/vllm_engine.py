@@ -91,7 +91,7 @@ class VLLMEngine:
         async with self._gate.serving(self._config.timeout_s), self._guard("generate", self._config.timeout_s):
             samples = [self._sample(request, key) for request in requests for key in request.keys]
             running = asyncio.ensure_future(gather_or_cancel(samples))
-            results = iter(await self._gate.unless_refused(running))
+            results = iter(await self._gate.unless_refused(running, self._config.timeout_s))
             return [RolloutGroup(r.prompt, r.sampling, tuple(next(results) for _ in r.keys)) for r in requests]
 
     async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:

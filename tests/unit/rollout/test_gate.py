@@ -130,7 +130,7 @@ async def test_an_update_that_does_not_drain_leaves_calls_running_and_ends_them_
 
     async def call() -> str:
         async with gate.serving(5):
-            return await gate.unless_refused(asyncio.ensure_future(sampling()))
+            return await gate.unless_refused(asyncio.ensure_future(sampling()), 5)
 
     good = asyncio.create_task(call())
     await asyncio.sleep(0)
