@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from raylign.app.configuration import needs
 from raylign.app.launch.artifacts import read_artifacts, written_artifacts
+from raylign.app.launch.callbacks import CallbackSink, load_callbacks
 from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
@@ -31,7 +32,7 @@ from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import refuse_unreachable
 from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
-from raylign.app.launch.stage import Stage
+from raylign.app.launch.stage import ShownMetrics, Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models, untried_models
 from raylign.cluster.runtime_env import in_ray_job
@@ -199,6 +200,8 @@ class Play:
             ) as progress,
             stop_signal() as should_stop,
         ):
+            shown = ShownMetrics(self.tracker, progress)
+            steps = CallbackSink(shown, load_callbacks(config.callbacks), self.folder.path, progress.notice)
             stage = Stage(
                 config,
                 self.folder,
@@ -208,12 +211,17 @@ class Play:
                 self.resumed,
                 self.run_generation,
                 SharedFolder.mark(self.folder.path),
+                steps,
             )
+
+            def stopping() -> bool:
+                return should_stop() or bool(steps.asked)
+
             if isinstance(self.rows, OnlineRows):
                 online = cast("OnlineAlgorithm", algorithm)
-                outcome = asyncio.run(run_online(stage, online, self.rows, should_stop))
+                outcome = asyncio.run(run_online(stage, online, self.rows, stopping))
                 return online_summary(config, outcome, self._history(), time.monotonic() - started)
-            finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), self.rows, should_stop))
+            finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), self.rows, stopping))
             counts = {name: len(rows) for name, rows in self.rows.sets.items() if name != TRAIN}
             return offline_summary(config, finished, self._history(), time.monotonic() - started, counts)
 

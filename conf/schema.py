@@ -508,6 +508,8 @@ class RunConfig:
     """Online: rollout-and-update rounds. Offline: optimizer steps; 0: num_epochs decides."""
     num_epochs: int = 1
     """Offline: passes over the data."""
+    callbacks: list[str] = field(default_factory=list)
+    """Functions of one's own called after every step, as [my.py:after_step]; see the page on the Python interface."""
     algorithm: AlgorithmConfig
     policy: LearnerConfig = field(default_factory=LearnerConfig)
     critic: LearnerConfig = field(default_factory=LearnerConfig)

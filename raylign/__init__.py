@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from raylign.app.launch.callbacks import StepRecord
     from raylign.conf.compose import Composed
     from raylign.conf.errors import RaylignError
     from raylign.interface import compose, load_metrics, load_samples, load_summary, plan, train
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Composed",
     "RaylignError",
+    "StepRecord",
     "compose",
     "load_metrics",
     "load_samples",
@@ -25,7 +27,11 @@ __all__ = [
     "train",
 ]
 
-_ELSEWHERE = {"Composed": "raylign.conf.compose", "RaylignError": "raylign.conf.errors"}
+_ELSEWHERE = {
+    "Composed": "raylign.conf.compose",
+    "RaylignError": "raylign.conf.errors",
+    "StepRecord": "raylign.app.launch.callbacks",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -56,7 +56,7 @@ async def run_offline(
                 BestRule(best, config.evaluation.best_is) if best else None,
             ),
             progress=progress,
-            sink=stage.sink(),
+            sink=stage.steps,
             saver=OfflineRunSaver(
                 stage.store(), group, stage.folder, stage.model_card(), run_generation=stage.run_generation
             ),

@@ -99,7 +99,7 @@ async def run_online(
             prompts=source,
             progress=progress,
             hooks=hooks,
-            sink=stage.sink(),
+            sink=stage.steps,
             saver=OnlineSaver(
                 stage.store(), parts.policy, parts.critic, parts.reward, run_generation=stage.run_generation
             ),

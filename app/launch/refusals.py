@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from raylign.app.launch.callbacks import read_callbacks
 from raylign.app.launch.components import components, name_problems, time_left
 from raylign.app.launch.functions import read_functions
 from raylign.app.launch.judges import read_rubrics
@@ -26,6 +27,7 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
+    problems += read_callbacks(config.callbacks)[1]
     if problems:
         raise ConfigError(problems)
 

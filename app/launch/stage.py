@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from raylign.app.launch.callbacks import CallbackSink
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
 from raylign.cluster.session import Session
@@ -32,6 +33,7 @@ class Stage:
     resumed: Checkpoint | None  # what this run goes on from, verified
     run_generation: int  # counts the starts of this run
     shared: SharedFolder  # the run folder as ranks must find it
+    steps: CallbackSink  # where a loop's steps go
 
     def reserve(self, requests: Sequence[RoleRequest]) -> tuple[Reservation, Mapping[str, int]]:
         """The placement of all roles, reserved, and the CPU cores of each node. Raises ClusterError."""
@@ -64,10 +66,6 @@ class Stage:
         """What the run's exports say of themselves."""
         roles = ALGORITHMS[self.config.algorithm.name][1](self.config.algorithm).roles
         return model_card(self.config, with_reference=Role.REFERENCE in roles, metrics=self.folder.metrics)
-
-    def sink(self) -> ShownMetrics:
-        """Where a loop's steps go."""
-        return ShownMetrics(self.tracker, self.progress)
 
 
 @dataclass(frozen=True, slots=True)
