@@ -19,10 +19,6 @@ feedback_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Logs = Annotated[
-    list[Path],
-    typer.Argument(metavar="LOG...", help="Feedback logs of one format: files or folders; - is standard input."),
-]
 LogFormat = Annotated[str | None, typer.Option("--format", help="The format, when it should not be guessed.")]
 Mapping = Annotated[Path | None, typer.Option(help="A mapping file that says how to read columns of your own.")]
 Companion = Annotated[Path | None, typer.Option(help="The second file of formats that keep answers elsewhere.")]
@@ -30,7 +26,9 @@ Companion = Annotated[Path | None, typer.Option(help="The second file of formats
 
 @feedback_app.command("inspect")
 def feedback_inspect(
-    logs: Logs,
+    logs: Annotated[
+        list[str], typer.Argument(metavar="LOG... [key=value ...]", help="Logs, and settings; - is standard input.")
+    ],
     log_format: LogFormat = None,
     mapping: Mapping = None,
     companion: Companion = None,
@@ -38,7 +36,7 @@ def feedback_inspect(
     """Say what logs hold: format, signals, what is known of each event, what is broken. Writes nothing."""
     from raylign.app.commands.feedback import run_inspect
 
-    source = _source(logs, log_format, mapping, companion)
+    source = _source([Path(g) for g in logs if not _is_setting(g)], log_format, mapping, companion, logs)
     run_inspect(source, _console())
 
 

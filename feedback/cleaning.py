@@ -9,7 +9,7 @@ from raylign.feedback.clean.contamination import benchmark_texts, drop_contamina
 from raylign.feedback.clean.language import drop_other_languages
 from raylign.feedback.clean.repeats import drop_above_caps, drop_near_duplicates
 from raylign.feedback.clean.similarity import clusters_and_stories
-from raylign.feedback.clean.unusable import drop_repeated_events, drop_unusable
+from raylign.feedback.clean.unusable import drop_repeated_events, drop_second_thoughts, drop_unusable
 from raylign.feedback.corrections import find_corrections, find_edits
 from raylign.feedback.filtering import apply_rules
 from raylign.feedback.ledger import Ledger
@@ -26,6 +26,7 @@ def clean_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) ->
     """
     chosen = settings.clean
     work = ledger.events(drop_unusable(work, trivial_edits=chosen.trivial_edits))
+    work = ledger.events(drop_second_thoughts(work))
     work = ledger.events(drop_repeated_events(work)).with_row_index("row_order")
     found = [
         find_corrections(work, good_rating=settings.ratings.good),

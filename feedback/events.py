@@ -59,6 +59,7 @@ class Event:
     user_hash: str | None = None  # whose conversation it is, never the raw id (see `hash_user`)
     annotator_hash: str | None = None  # who judged, where that is another person
     time: datetime | None = None  # UTC
+    updated: datetime | None = None  # when it was last changed, where the tool says so
     seconds_taken: float | None = None  # from seeing to judging
     model_a: str | None = None
     model_b: str | None = None
@@ -99,6 +100,7 @@ _COLUMNS: dict[str, Column] = {
     "user_hash": pl.String,
     "annotator_hash": pl.String,
     "time": pl.Datetime("us", "UTC"),
+    "updated": pl.Datetime("us", "UTC"),
     "seconds_taken": pl.Float64,
     "model_a": pl.String,
     "model_b": pl.String,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from raylign.feedback.build_result import (
     KINDS,
     BuildResult,
     Count,
+    EventDrop,
     InputFile,
     NoiseFound,
     Produced,
@@ -184,7 +185,23 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
     )
 
 
+def nothing_used(read: int, reasons: Sequence[Count], drops: Sequence[EventDrop], quarantined: int) -> str:
+    """Why there is no row, with the counts of the reasons."""
+    if not read:
+        return "No row could be made: the logs hold no judgement."
+    parts = []
+    if quarantined:
+        most = "; ".join(f"{count.name} ({count.count:,})" for count in reasons[:3])
+        parts.append(f"{quarantined:,} of {read:,} put aside: {most}")
+    parts += [f"{drop.events:,} dropped by {drop.rule}: {drop.why.rstrip('.')}" for drop in drops]
+    return f"No row could be made: {'; '.join(parts)}."
+
+
 def _warnings(parts: Parts) -> Iterator[str]:
+    quarantined = parts.quarantined.height
+    if not len(parts.used):
+        read, drops = parts.num_events + quarantined, parts.ledger.event_drops()
+        yield nothing_used(read, _reasons(parts.quarantined), drops, quarantined)
     made = {(file.kind, file.split): file for file in parts.produced}
     if parts.passed_over:
         yield f"Files that were passed over: {', '.join(parts.passed_over)}."

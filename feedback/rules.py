@@ -21,6 +21,10 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
     "no_question": (Stage.CLEANING, "The conversation holds no question, or ends with an answer."),
     "empty_answer": (Stage.CLEANING, "An answer is empty."),
     "no_verdict": (Stage.CLEANING, "The event says nothing: no choice, thumb, rating or correction."),
+    "second_thought": (
+        Stage.CLEANING,
+        "The same person judged the same answer otherwise later; the latest word counts.",
+    ),
     "duplicate_event": (Stage.CLEANING, "The same person said the same about the same answer before."),
     "identical_answers": (Stage.CLEANING, "Both answers are the same, so a choice between them teaches nothing."),
     "empty_correction": (Stage.CLEANING, "The correction is empty."),

@@ -11,9 +11,9 @@ IN_CONVERSATION = "in_conversation"
 
 TEXTS = ("prompt", "answer_a", "answer_b", "corrected")
 _KEPT = (
-    "event_id", "kind", "conversation_id", "turn", "user_hash", "annotator_hash", "time", "model_a", "model_b",
-    "finish_reason_a", "finish_reason_b", "choice", "strength", "thumb", "rating", "persona", "locale",
-    "topic", "consent",
+    "event_id", "kind", "conversation_id", "turn", "user_hash", "annotator_hash", "time", "updated", "model_a",
+    "model_b", "finish_reason_a", "finish_reason_b", "choice", "strength", "thumb", "rating", "score", "persona",
+    "locale", "topic", "consent",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import polars as pl
-from raylign.conf.errors import UserError
+from raylign.conf.errors import DataError, UserError
 from raylign.feedback.build import STEPS, Watch, build, read
 from raylign.feedback.build_result import KINDS, SPLITS, BuildResult
 from raylign.feedback.clean.personal_data import redact_text
@@ -86,7 +86,9 @@ def run_build(source: Source, out: Path, console: Console) -> BuildResult:
         console.print(Text(f"standard input is kept as {kept}"), highlight=False, soft_wrap=True)
     with BuildProgress(console) as progress:
         result = build(source, out, watch=progress.watch)
-    _show(result, out, console)
+    _show(result, out, console, refused=not result.events_used)
+    if not result.events_used:
+        raise DataError(result.warnings[0])
     return result
 
 
@@ -156,13 +158,14 @@ def run_inspect(source: Source, console: Console) -> None:
         )
 
 
-def _show(result: BuildResult, out: Path, console: Console) -> None:
+def _show(result: BuildResult, out: Path, console: Console, *, refused: bool = False) -> None:
+    """`refused`: the first warning is told as what ends the command."""
     steps = [(step.name, f"-{step.lost:,}" if step.lost else "", f"{step.after:,}") for step in result.waterfall]
     _print(console, "From judgements to use", ("step", "lost", "left"), steps)
     made = {(file.kind, file.split): file.rows for file in result.produced}
     rows = [(kind, *(f"{made[kind, split]:,}" for split in SPLITS)) for kind in KINDS]
     _print(console, "Rows", ("kind", *SPLITS), rows)
-    for warning in result.warnings:
+    for warning in result.warnings[1:] if refused else result.warnings:
         console.print(Text(f"note: {warning}"), highlight=False, soft_wrap=True)
     console.print(Text(f"{out}/card.md"), highlight=False, soft_wrap=True)
     if (out / "report.html").is_file():

@@ -55,6 +55,33 @@ def drop_repeated_events(work: pl.DataFrame) -> Filtered:
     return keep_first(work, key, "duplicate_event")
 
 
+def drop_second_thoughts(work: pl.DataFrame) -> Filtered:
+    """Of what one person said about the same answers, under the same score, without what they said otherwise later.
+
+    Needs times: of two judgements of one moment neither is the later. A thumb without a known person is the
+    conversation's own user's.
+    """
+    kind, a, b = pl.col("kind"), pl.col("answer_a"), pl.col("answer_b")
+    verdict = kind.is_in([EventKind.THUMB.value, EventKind.RATING.value])
+    someone = pl.coalesce("annotator_hash", "user_hash", pl.when(verdict).then("conversation_id"))
+    about = pl.when(verdict).then(pl.lit("verdict")).otherwise(kind)
+    chosen = pl.when(pl.col("choice") == "a").then(a).when(pl.col("choice") == "b").then(b).otherwise("choice")
+    texts = [pl.min_horizontal(a, b).alias("low"), pl.max_horizontal(a, b).alias("high")]
+    told = work.select(
+        place=pl.int_range(pl.len()),
+        time=pl.coalesce("updated", "time"),
+        known=someone.is_not_null(),
+        group=pl.struct(someone.alias("who"), about.alias("about"), "prompt", "score", *texts).hash(),
+        said=pl.struct(kind, "thumb", "rating", "corrected", chosen.alias("chosen")).hash(),
+    ).filter(pl.col("known") & pl.col("time").is_not_null())
+    told = told.sort("time", maintain_order=True)
+    changed = (pl.col("said") != pl.col("said").shift(1)).fill_null(False).cum_sum().over("group")
+    told = told.with_columns(run=changed)
+    last_run, last_time = pl.col("run").max().over("group"), pl.col("time").max().over("group")
+    earlier = told.filter((pl.col("run") < last_run) & (pl.col("time") < last_time))["place"]
+    return apply_rules(work, {"second_thought": pl.int_range(pl.len()).is_in(earlier.implode())})
+
+
 def drop_forgotten(work: pl.DataFrame, people: frozenset[str], events: frozenset[str]) -> Filtered:
     """Everything of or by forgotten people (their hashes) with all of their conversations, and forgotten events."""
     own = pl.col("user_hash").is_in(list(people)).fill_null(False)

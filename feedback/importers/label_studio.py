@@ -58,7 +58,8 @@ def _event(row: Row, task: _Task, annotation: _Annotation, context: Context) -> 
     if names is None:
         raise RowProblem("no two answers in `data` (answer1 and answer2, text1 and text2, left and right, ...)")
     created = time_of(annotation.created_at, "created_at")
-    in_order(created, time_of(annotation.updated_at, "updated_at"), "the annotation")
+    updated = time_of(annotation.updated_at, "updated_at")
+    in_order(created, updated, "the annotation")
     model_a, model_b = (task.data.get(name) for name in ("model_a", "model_b"))
     return Event(
         event_id=f"label_studio:{task.id}:{annotation.id}",
@@ -70,6 +71,7 @@ def _event(row: Row, task: _Task, annotation: _Annotation, context: Context) -> 
         response_b=text_in(task.data, names[1]),
         annotator_hash=context.hashed(_who(annotation.completed_by)),
         time=created,
+        updated=updated,
         seconds_taken=annotation.lead_time,
         model_a=model_a if isinstance(model_a, str) else None,
         model_b=model_b if isinstance(model_b, str) else None,

@@ -69,7 +69,8 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     if score.source == "EVAL":
         raise RowProblem("judged by a model, not by a person (source EVAL)")
     created = time_of(score.timestamp, "timestamp") or time_of(score.created_at, "createdAt")
-    in_order(time_of(score.created_at, "createdAt"), time_of(score.updated_at, "updatedAt"), "the score")
+    updated = time_of(score.updated_at, "updatedAt")
+    in_order(time_of(score.created_at, "createdAt"), updated, "the score")
     trace = msgspec.convert(_snake(_about(score, context)), _Trace)
     in_order(time_of(trace.start_time, "startTime"), time_of(trace.end_time, "endTime"), "the observation")
     base = Event(
@@ -83,6 +84,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
         user_hash=context.hashed(trace.user_id),
         annotator_hash=context.hashed(score.author_user_id),
         time=created,
+        updated=updated,
         model_a=trace.provided_model_name or trace.model,
         model_version=trace.version or trace.release,
         reasons=(score.name,),

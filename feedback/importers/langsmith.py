@@ -156,7 +156,8 @@ def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
     if source.type in ("model", "auto_eval"):
         raise RowProblem("judged by a model, not by a person")
     created = time_of(feedback.created_at, "created_at")
-    in_order(created, time_of(feedback.modified_at, "modified_at"), "the feedback")
+    updated = time_of(feedback.modified_at, "modified_at")
+    in_order(created, updated, "the feedback")
     run = msgspec.convert(context.look_up(feedback.run_id, "run"), _Run)
     ended = time_of(run.end_time, "end_time")
     in_order(time_of(run.start_time, "start_time"), ended, "the run")
@@ -175,6 +176,7 @@ def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
         user_hash=context.hashed(user if user is not None else judge),
         annotator_hash=context.hashed(judge) if user is not None and judge is not None and judge != user else None,
         time=created,
+        updated=updated,
         seconds_taken=seconds_between(ended, created),
         model_a=metadata("ls_model_name", "model_name", "model"),
         model_version=metadata("revision_id", "version"),

@@ -64,6 +64,7 @@ FIELDS: tuple[str, ...] = (
     "user_id",
     "annotator_id",
     "time",
+    "updated",
     "shown_at",
 )
 FIELDS += ("seconds_taken", "shown_left", "choice", "strength", "thumb", "rating", "reasons", "locale", "consent")
@@ -218,6 +219,7 @@ def _event(row: Row, columns: Columns, context: Context, places: Mapping[str, Pl
         user_hash=context.hashed(found.get("user_id")),
         annotator_hash=context.hashed(found.get("annotator_id")),
         time=time,
+        updated=time_of(found.get("updated"), "updated"),
         seconds_taken=taken,
         finish_reason_a=finish_of(found.get("finish_reason_a")),
         finish_reason_b=finish_of(found.get("finish_reason_b")),

@@ -50,6 +50,7 @@ class NativeRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=Fal
     annotator_hash: str | None = None
     annotator_id: str | int | None = None
     time: datetime | None = None
+    updated: datetime | None = None
     seconds_taken: float | None = None
     model_a: str | None = None
     model_b: str | None = None

@@ -99,6 +99,7 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
         "turn": sum(message.role == "assistant" for message in path),
         "user_hash": context.hashed(feedback.user_id),
         "time": _time(feedback),
+        "updated": time_of(feedback.updated_at, "updated_at"),
         "model_a": feedback.data.model_id or rated.model_id,
         "rating": _rating(feedback, context),
         "reasons": (feedback.data.reason,) if feedback.data.reason else (),

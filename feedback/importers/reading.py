@@ -194,17 +194,26 @@ class _Tally:
         return result
 
     def _without_repeats(self, events: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-        """The first of each id stays; the others say where it stands."""
-        first = events["event_id"].is_first_distinct()
-        if first.all():
+        """One event of each id stays, the latest; the others say where it stands.
+
+        Exports that overlap hold an event twice: as it was and as it is. Where none is later, the first stays.
+        """
+        repeated = events["event_id"].is_duplicated()
+        if not repeated.any():
             return events
-        kept = events.filter(first)
-        where = kept.select("event_id", pl.col(_FILE).alias("first_file"), pl.col("source_row").alias("first_row"))
-        for event in events.filter(~first).join(where, on="event_id", how="left").iter_rows(named=True):
-            reason = (
-                f"duplicate id `{event['event_id'][:60]}`: it was in {names[event['first_file']]}, "
-                f"line {event['first_row']}, already"
-            )
+        last = pl.coalesce("updated", "time")
+        said = events.with_columns(_place=pl.int_range(pl.len(), dtype=pl.UInt32)).filter(repeated)
+        final = said.group_by("event_id", maintain_order=True).agg(
+            pl.coalesce(pl.col("_place").filter(last == last.max()).first(), pl.col("_place").first()).alias("_kept")
+        )
+        keep = (~repeated) | pl.Series(range(events.height), dtype=pl.UInt32).is_in(final["_kept"].implode())
+        kept = events.filter(keep)
+        where = kept.select("event_id", pl.col(_FILE).alias("kept_file"), pl.col("source_row").alias("kept_row"))
+        for event in events.filter(~keep).join(where, on="event_id", how="left").iter_rows(named=True):
+            there = f"{names[event['kept_file']]}, line {event['kept_row']}"
+            before = (event["kept_file"], event["kept_row"]) < (event[_FILE], event["source_row"])
+            says = f"it was in {there}, already" if before else f"it is in {there} as it was last"
+            reason = f"duplicate id `{event['event_id'][:60]}`: {says}"
             rejected = Rejected(names[event[_FILE]], event["source_row"], reason, _shown(event))
             self._rejected.append((event[_FILE], rejected))
         return kept

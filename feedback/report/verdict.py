@@ -30,11 +30,12 @@ class Verdict:
 def judge(trust: Trust, came: Incoming, result: BuildResult | None) -> Verdict:
     """The verdict on a log, and on the build made from it where there is one."""
     second, tone = _trusted(trust)
-    remarks = [Remark(Tone.WARNING, text) for text in result.warnings] if result else []
+    headline = _became(came, result)
+    remarks = [Remark(Tone.WARNING, text) for text in result.warnings if text != headline] if result else []
     remarks += _remarks(trust)
     if tone is Tone.GOOD and any(remark.tone is Tone.WARNING for remark in remarks):
         tone = Tone.PLAIN
-    return Verdict(_became(came, result), second, tone, tuple(remarks))
+    return Verdict(headline, second, tone, tuple(remarks))
 
 
 def _became(came: Incoming, result: BuildResult | None) -> str:
@@ -46,6 +47,8 @@ def _became(came: Incoming, result: BuildResult | None) -> str:
     totals = [(sum(p.rows for p in result.produced if p.kind == kind), text) for kind, text in _PRODUCED_WORDS.items()]
     made = [f"{rows:,} {text}" for rows, text in totals if rows]
     used = f"{result.events_used:,} of {result.rows_in:,} pieces of feedback"
+    if not made and result.warnings:
+        return result.warnings[0]
     if not made:
         return f"None of the {result.rows_in:,} pieces of feedback could be used for training."
     return f"{used} became training data: {_listed(made)}."

@@ -115,6 +115,7 @@ def test_langsmith(tmp_path: Path):
         "user_hash": hashed("ann"),
         "annotator_hash": hashed("judge-1"),
         "time": datetime(2026, 3, 1, 12, 0, 30, 500_000, tzinfo=UTC),
+        "updated": datetime(2026, 3, 1, 12, 0, 31, tzinfo=UTC),
         "seconds_taken": 20.5,
         "model_a": "m1",
         "model_version": "v3",
@@ -309,6 +310,7 @@ def test_open_webui(tmp_path: Path):
         "turn": 1,
         "user_hash": hashed("ann"),
         "time": datetime(2026, 3, 1, 12, tzinfo=UTC),
+        "updated": datetime(2026, 3, 1, 12, 0, 1, tzinfo=UTC),
         "model_a": "m1",
     }
     thumb = {"event_id": "open_webui:f1", "kind": "thumb", "source_row": 1, "thumb": -1, "rating": 3 / 9}
@@ -461,6 +463,7 @@ def test_label_studio(tmp_path: Path):
         "response_b": "Leaves.",
         "annotator_hash": hashed("7"),
         "time": datetime(2026, 3, 1, 12, tzinfo=UTC),
+        "updated": datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC),
         "seconds_taken": 4.25,
         "shown_left": "a",
         "choice": "a",
