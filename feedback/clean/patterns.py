@@ -95,7 +95,7 @@ PATTERNS = (
         "SECRET",
         rf"(?i){_KEY_WORDS}(?:[_\-](?:base|value|id|dev|prod|test|live|staging|"
         rf"[0-9]))?\\?[\"'\]]{{0,3}}\s*(?::=|=>|[:=：]|(?:\b(?:is|was|ist|lautet|est|es|é|jest|это)\b)|是|は|为){{1,2}}\s*"
-        r"\\?(\"[^\"\n]{6,80}\"|'[^'\n]{6,80}'|[\"'`]?[^\s,;<>&=][^\s,;<>&]{5,})",
+        r"\\?(\"(?:[^\"\\\n]|\\.){6,80}\"|'[^'\n]{6,80}'|[\"'`]?[^\s,;<>&=][^\s,;<>&]{5,})",
         assigned,
     ),
     Pattern("EMAIL", _MAIL, email),
@@ -113,8 +113,8 @@ PATTERNS = (
 
 _CAPITAL = r"[A-Z\u00c0-\u00de\u0410-\u042f\u0401][\w'\-]+"
 NAME_INTRODUCED = (
-    r"(?:\b(?:[Mm]y (?:full |first |last )?name(?: is|'s|\u2019s)|[Ii](?: am|'m|\u2019m) called|"
-    r"[Tt]he name(?: is|'s)|[Mm]ein Name ist|"
+    r"(?:\b(?:[Mm]y (?:full |first |last )?name(?: is|'s|\u2019s|:)|[Ii](?: am|'m|\u2019m) called|"
+    r"[Tt]he name is|[Mm]ein Name ist|"
     r"[Ii]ch hei\u00dfe|[Jj]e m['\u2019]appelle|[Mm]on nom est|[Mm]e llamo|[Mm]i nombre es|[Mm]i chiamo|"
     r"[Mm]eu nome \u00e9|"
     r"[Mm]e chamo|[Nn]azywam si\u0119|[Mm]am na imi\u0119|[Mm]ijn naam is|[Ii]k heet|[Jj]ag heter|"
@@ -161,4 +161,5 @@ def found(pattern: Pattern, text: str, match: re.Match[str], regions: tuple[str,
     """Where the real part of a match starts and ends; an empty one where it is none."""
     group = 1 if match.re.groups and match.group(1) is not None else 0
     start = match.start(group)
-    return start, start + pattern.real(Find.at(text, start, match.end(group), regions))
+    end = start + pattern.real(Find.at(text, start, match.end(group), regions))
+    return (start + 1, end) if end > start and text[start] in "\"'`" else (start, end)  # the opening quote stays

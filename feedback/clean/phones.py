@@ -27,7 +27,7 @@ CANDIDATE = rf"(?:^|[^0-9A-Za-z_.+\u00c0-\u024f])(\+?(?:\([0-9]{{2,5}}\){_NEXT}{
 _PHONING = re.compile(
     r"(?i)(?:\b(?:(?:tele|mobile |cell |smart)?phone|tel|t[ée]l[ée]fon\w*|telefoon\w*|telef\w+|m[óo]vil|"
     r"mobil\w*|handy\w*|cell(?:ulare|ular|"
-    r"ulaire)?|whats ?app|viber|sms|fax|portable|celular|komórk\w+|hotline|(?:call|ring|text|reach|dial|"
+    r"ulaire)?|ph|whats ?app|viber|sms|fax|portable|celular|komórk\w+|hotline|(?:call|ring|text|reach|dial|"
     r"phone)(?:ed)? (?:me|us|him|"
     r"her|them|back)|dial|(?:my|your|his|her|our|their|contact) number|(?:me )?(?:rap)?pele[rz]?|appelle[rz]?|"
     r"joindre|mon num[ée]ro|"
@@ -35,6 +35,11 @@ _PHONING = re.compile(
     r"n[úu]mero|ligue|liga\w*|"
     r"dzwo[ńn]\w*|zadzwo[ńn]\w*|numer|bel(?:len)?|nummer|ring|reach\w*|call)\b|电话|電話|手机|手機|号码|号碼|致电|联系|微信|携帯|番号|전화|"
     r"번호|연락|тел|звон|номер|моб|هاتف|جوال|اتصل|फ़ोन|फोन|मोबाइल|नंबर|☎|📞|📱)[^0-9+(\n]{0,28}$"
+)
+_PHONED = re.compile(
+    r"(?i)[ ,]+(?:is|es|ist|est|é|è|jest|to|\W)* *(?:my|mi|meine?|mon|il mio|meu|mój)\b[^0-9\n]{0,12}\b(?:phone|"
+    r"number|tel|mobil|cell|handy|"
+    r"portable|whatsapp|móvil|celular|numéro|número|numero|nummer)"
 )
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:[ \u00a0.][0-9]{3})+")
 _DATE = re.compile(
@@ -59,13 +64,15 @@ _MORE_DIGITS = re.compile(r"[ \-./:,]?[0-9]|[ ][0-9a-fA-F]{2}\b")
 def phone(find: Find) -> int:
     """How much of a candidate is a phone number."""
     text, regions = find.text, (*find.regions, *REGIONS)
-    if _INSIDE.search(find.before) or _GOES_ON.match(find.after):
+    if _GOES_ON.match(find.after):
         return 0
     if text.startswith("+"):
         return 0 if _OPERAND.search(find.before) else _longest(text, ())
+    if _INSIDE.search(find.before):
+        return 0
     if _PRICE.search(find.before) or _SUM.match(find.after) or _DATE.match(text) or _NUMBERED.search(find.before):
         return 0
-    if _PHONING.search(find.before):
+    if _PHONING.search(find.before) or _PHONED.match(find.after):
         return _longest(text, regions)
     return 0 if find.in_arithmetic else _alone(find, regions)
 

@@ -32,7 +32,10 @@ def _value(find: Find) -> tuple[str, int]:
     text = find.text
     if text[:1] in "\"'`":
         end = text.find(text[0], 1)
-        end = len(text) if end < 0 else end
+        if end < 0:
+            return text[1:], len(text)
+        if text[end - 1] == "\\" and text.endswith(text[0]):  # an escaped quote inside
+            end = len(text) - 1
         return text[1:end], end
     end = len(text.rstrip("\"'`.,)]}"))
     if "\\" in text:  # escaped quotes of JSON in text
@@ -77,6 +80,8 @@ def _steps(value: str) -> bool:
 def _random(value: str) -> bool:
     """Whether letters and digits are mixed as a machine mixes them."""
     runs = re.findall(r"[A-Za-z0-9]{8,}", value)
+    if len(value) >= 20 and "." not in value and _mixed(value) and not (value.islower() or value.isupper()):
+        return not any(_NAME.match(run) and run.islower() for run in runs)
     return any(_mixed(run) and not _NAME.match(run) for run in runs) or (
         _mixed(value) and any(not c.isalnum() and c not in "_-./" for c in value)
     )
