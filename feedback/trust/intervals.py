@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -37,14 +38,38 @@ def wilson(successes: float, total: int, *, confidence: float = CONFIDENCE) -> E
     """A share with its Wilson (1927) score interval, sound near 0 and 1 and for few counts; None for no counts."""
     if total <= 0:
         return None
-    z = z_of(confidence)
-    share = successes / total
-    scale = 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return _wilson(successes / total, float(total), z_of(confidence), total)
+
+
+def _wilson(share: float, trials: float, z: float, count: int) -> Estimate:
+    scale = 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     # At shares of 0 and 1 the bound is exact; rounding must not put the share outside its own interval.
     low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
-    return Estimate(share, low, high, total)
+    return Estimate(share, low, high, count)
+
+
+def share_by_person(successes: Floats, totals: Floats) -> Estimate | None:
+    """A share of choices whose people have habits; [people] each, one entry a person. None for no choices.
+
+    Wilson's interval for the number of independent choices that vary as much: the choices over the design effect, which
+    is the variance of the ratio over people (Kish, *Survey Sampling*, 1965) by the binomial one, at least 1. The
+    quantile is Student's, with the people that count equally, (sum n)^2 / sum n^2, less one as degrees of freedom.
+    """
+    total = float(totals.sum())
+    if not total:
+        return None
+    share = float(successes.sum()) / total
+    people = int((totals > 0).sum())
+    binomial = share * (1 - share) / total
+    equal = total**2 / float((totals**2).sum())
+    if people < 2 or not binomial:
+        return _wilson(share, max(equal, 1.0), z_of(CONFIDENCE), int(total))
+    between = float(((successes - share * totals) ** 2).sum()) * people / (people - 1) / total**2
+    effect = max(1.0, between / binomial)
+    quantile = float(stdtrit(max(1.0, equal - 1), 0.5 + CONFIDENCE / 2))
+    return _wilson(share, total / effect, quantile, int(total))
 
 
 def shared_confidence(num_tests: int, *, confidence: float = CONFIDENCE) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 from raylign.feedback.events import Choice, Column, EventKind, Side
+from raylign.feedback.trust.intervals import Floats
 
 SLICES = ("persona", "topic", "locale", "surface")
 """The columns of an event that name who it came from."""
@@ -79,6 +80,16 @@ def judgements(events: pl.DataFrame) -> pl.DataFrame:
 def one_each(judged: pl.DataFrame) -> pl.DataFrame:
     """The latest judgement of each rater on each pair: a second thought counts once, and so does a double click."""
     return judged.unique("judging", keep="last", maintain_order=True)
+
+
+def by_person(choices: pl.DataFrame, took: str) -> tuple[Floats, Floats]:
+    """Of rows with `rater` and the flag `took`: how often each person took it and how often they chose, [people] each.
+
+    Everybody who is not known counts as a person of their own.
+    """
+    counts = choices.group_by("rater").agg(pl.col(took).sum().cast(pl.Float64), n=pl.len().cast(pl.Float64))
+    counts = counts.sort("rater")  # sums of floats depend on order
+    return counts[took].to_numpy(), counts["n"].to_numpy()
 
 
 def judged_by_several(judged: pl.DataFrame) -> pl.DataFrame:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import polars as pl
-from raylign.feedback.trust.intervals import Estimate, wilson
+from raylign.feedback.trust.intervals import Estimate, share_by_person
+from raylign.feedback.trust.judgements import by_person
 
 BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0)
 """Upper ends, as how much longer the longer answer is: 0.1 is ten percent longer. The last bucket is open."""
@@ -44,6 +45,7 @@ def length_bias(judged: pl.DataFrame) -> LengthBias:
     chose_a = pl.col("score_a") == 1.0
     shorter, longer = pl.min_horizontal("length_a", "length_b"), pl.max_horizontal("length_a", "length_b")
     rows = decided.select(
+        "rater",
         ratio=(longer / shorter - 1).fill_nan(0.0),
         took_longer=chose_a == (pl.col("length_a") > pl.col("length_b")),
         chosen=pl.when(chose_a).then("length_a").otherwise("length_b"),
@@ -53,12 +55,12 @@ def length_bias(judged: pl.DataFrame) -> LengthBias:
     edges = [0.0, *BUCKETS, math.inf]
     buckets = []
     for low, high in pairwise(edges):
-        inside = differ.filter(pl.col("ratio") > low, pl.col("ratio") <= high)["took_longer"]
-        share = wilson(int(inside.sum()), len(inside))
+        inside = differ.filter(pl.col("ratio") > low, pl.col("ratio") <= high)
+        share = share_by_person(*by_person(inside, "took_longer"))
         buckets.append(LengthBucket(low, None if math.isinf(high) else high, share))
     medians = rows.select("chosen", "rejected").median().row(0)
     return LengthBias(
-        longer=wilson(int(differ["took_longer"].sum()), len(differ)),
+        longer=share_by_person(*by_person(differ, "took_longer")),
         buckets=tuple(buckets),
         equal=len(rows) - len(differ),
         median_chosen=medians[0],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-from raylign.feedback.trust.intervals import Estimate, shared_confidence, wilson
+from raylign.feedback.trust.intervals import Estimate, share_by_person, shared_confidence, wilson
+from raylign.feedback.trust.judgements import by_person
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,11 @@ class PositionBias:
 def position_bias(judged: pl.DataFrame) -> PositionBias:
     """Position bias over all of `judged` (JUDGEMENT_SCHEMA); annotators one by one are in `annotators`."""
     decided = judged.filter(pl.col("score_a") != 0.5)
-    known = decided["picked_left"].drop_nulls()
+    known = decided.filter(pl.col("picked_left").is_not_null())
     return PositionBias(
-        left=wilson(int(known.sum()), len(known)), unlogged=len(decided) - len(known), placements=_placements(judged)
+        left=share_by_person(*by_person(known, "picked_left")),
+        unlogged=len(decided) - len(known),
+        placements=_placements(judged),
     )
 
 
