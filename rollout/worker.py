@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
+from raylign.cluster.rank import keep_log, last_error
 from raylign.cluster.weights import shared_memory_file
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, RolloutMeta
@@ -45,12 +47,16 @@ class WorkerSpec:
     sync: SyncConfig
     device: Device
     seed: int = 0
+    log_dir: str = ""  # folder of the worker's log, which its engine's processes write too
 
 
 class RolloutWorker:
     """The actor. Every method is one call to the engine."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        self._log = Path(spec.log_dir) / f"{spec.name.replace('/', '-')}.log" if spec.log_dir else None
+        if self._log:
+            keep_log(self._log)
         environment.prepare(spec.rollout, spec.device)
         from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
 
@@ -59,8 +65,12 @@ class RolloutWorker:
         )
 
     async def start(self) -> None:
-        """Load the model."""
-        await self._engine.start()
+        """Load the model. Raises EngineDead with the reason that the engine's own process printed."""
+        try:
+            await self._engine.start()
+        except EngineDead as error:
+            cause = last_error(self._log) if self._log else ""
+            raise EngineDead(f"{error}; it printed: {cause}; see {self._log}" if cause else str(error)) from error
         environment.release_semaphore_names()
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> tuple[Any, ...]:

@@ -259,7 +259,13 @@ class _Builder:
         env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
         handle = spawn_worker(
             WorkerSpec(
-                f"rollout/{index}", config.policy.model, config.rollout, config.sync, config.cluster.device, config.seed
+                f"rollout/{index}",
+                config.policy.model,
+                config.rollout,
+                config.sync,
+                config.cluster.device,
+                config.seed,
+                str(self._stage.folder.logs),
             ),
             options=options,
             env_vars=env,
