@@ -16,6 +16,7 @@ from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, TokenBatch
 from raylign.data.work import UnitWork
 from raylign.reward.interfaces import RewardRuleError
+from raylign.trainer.models.architecture import length_limit
 from raylign.trainer.models.loading import load_scalar_model
 from raylign.trainer.models.scalar_head import last_states
 
@@ -29,6 +30,8 @@ class ModelScorer:
         self._model = load_scalar_model(folder, precision=precision, device=device).eval()
         self._micro_batch_tokens = micro_batch_tokens
         self._max_length = int(self._model.hf.config.get_text_config().max_position_embeddings)
+        if own := length_limit(self._model.hf.config):  # past it a score would depend on its company
+            self._max_length = min(self._max_length, own[0])
         tokenizer = load_tokenizer(folder)
         self._ends = EndTokens(tokenizer)
         self._special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)

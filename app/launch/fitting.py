@@ -84,5 +84,5 @@ def _models(config: RunConfig) -> Iterator[tuple[str, str, bool]]:
         yield "reference", reference_model(config), False
     if Role.CRITIC in roles:
         yield "critic", critic_start(config), True
-    if Role.REWARD in roles and config.reward.model:
+    if Role.REWARD in roles and config.reward.model and not config.reward.retokenize:  # else it reads its own tokens
         yield "reward", config.reward.model, True

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from raylign.app.launch.fitting import Sequences, refuse_unfit
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError
@@ -114,6 +115,18 @@ def test_another_family_is_refused_with_the_setting_that_allows_it(policy: Path,
     with pytest.raises(ConfigError, match=r"set reward\.retokenize=true to ask it in text"):
         refuse_impossible(run(policy, model=str(foreign)), NEEDS)
     assert tokenizer_problems(str(policy), str(foreign))
+
+
+def test_the_rows_token_ids_are_held_against_a_reward_model_only_when_it_reads_them(
+    policy: Path, foreign: Path
+) -> None:
+    rows = Sequences(longest=20, largest_id=430, remedy="shorter")
+    asked = run(policy, model=str(foreign), retokenize=True)
+    asked.critic.model = str(policy)
+    refuse_unfit(asked, rows)
+    asked.reward.retokenize = False
+    with pytest.raises(ConfigError, match="has 400 token ids and the rows have id 430"):
+        refuse_unfit(asked, rows)
 
 
 def test_a_critic_does_not_start_from_a_model_that_reads_other_tokens(policy: Path, foreign: Path) -> None:
