@@ -71,11 +71,14 @@ def feedback_forget(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
     user: Annotated[list[str] | None, typer.Option(help="A user's id as the logs have it, or its hash.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="An event's id.")] = None,
+    log: Annotated[list[Path] | None, typer.Option(help="Where a log is now, if it has moved; all of them.")] = None,
+    companion: Companion = None,
 ) -> None:
     """Rebuild a folder without a person's events, or without an event, for good."""
     from raylign.app.commands.feedback import run_forget
 
-    run_forget(folder.expanduser(), user or [], event or [], _console())
+    logs = [path.expanduser() for path in log or []]
+    run_forget(folder.expanduser(), user or [], event or [], _console(), logs=logs, companion=companion)
 
 
 def _source(

@@ -16,9 +16,9 @@ from typing import Self
 import polars as pl
 from raylign.conf.errors import DataError, UserError
 from raylign.feedback.build import STEPS, Watch, build, read
-from raylign.feedback.build_result import KINDS, SPLITS, BuildResult
+from raylign.feedback.build_result import KINDS, SPLITS, BuildResult, read_result
 from raylign.feedback.clean.personal_data import redact_text
-from raylign.feedback.forget import forget
+from raylign.feedback.forget import brought_in, forget
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import shown_score, signal
 from raylign.feedback.source import Source
@@ -92,13 +92,27 @@ def run_build(source: Source, out: Path, console: Console) -> BuildResult:
     return result
 
 
-def run_forget(folder: Path, users: Sequence[str], events: Sequence[str], console: Console) -> BuildResult:
-    """Rebuild without people and events, and tell what is left."""
+def run_forget(
+    folder: Path,
+    users: Sequence[str],
+    events: Sequence[str],
+    console: Console,
+    *,
+    logs: Sequence[Path] = (),
+    companion: Path | None = None,
+) -> BuildResult:
+    """Rebuild without people and events, and tell what is left, and what else the logs brought in."""
+    try:
+        before = read_result(folder)
+    except (OSError, ValueError):  # forget itself says what is wrong with the folder
+        before = None
     with BuildProgress(console) as progress:
-        result = forget(folder, users=users, events=events, watch=progress.watch)
+        result = forget(folder, users=users, events=events, logs=logs, companion=companion, watch=progress.watch)
     gone = next((drop.events for drop in result.event_drops if drop.rule == "forgotten"), 0)
     _show(result, folder, console)
     console.print(Text(f"{gone:,} events are forgotten."), highlight=False)
+    if before is not None and (told := brought_in(before, result)):
+        console.print(Text(f"note: {told}"), highlight=False, soft_wrap=True)
     if not gone:
         console.print(Text("None of the logs' events is theirs; check the id, and privacy.user_salt."), highlight=False)
     return result

@@ -65,3 +65,21 @@ def test_help_lists_every_setting(capsys):
     for key in keys(BuildSettings()):
         assert f"  {key.name} " in text and key.doc in text
     assert max(len(line) for line in text.splitlines()) <= 130
+
+
+def test_forgetting_after_the_log_has_moved_or_grown(log: Path, make, capsys):
+    out, moved = log.parent / "out", log.parent / "archive" / "renamed.jsonl"
+    assert call(capsys, "build", str(log), "--out", str(out), "split.eval=0", "split.test=0")[0] == 0
+    moved.parent.mkdir()
+    log.rename(moved)
+    code, _, told = call(capsys, "forget", str(out), "--user", "u3")
+    assert code == 2 and "say where it is now with --log" in told
+    code, text, told = call(capsys, "forget", str(out), "--user", "u3", "--log", str(moved))
+    assert code == 0, told
+    assert "1 events are forgotten." in text and "The logs are not what" not in text
+    more = "".join(json.dumps(make(n, "thumb", thumb=1)) + "\n" for n in range(100, 105))
+    moved.write_text(moved.read_text() + more)
+    code, text, told = call(capsys, "forget", str(out), "--user", "u5")  # where it is now is remembered
+    assert code == 0, told
+    assert f"renamed.jsonl (+{len(more.encode())} bytes). Judgements 41 to 46; sft 19 to 23 rows" in text
+    assert "kto 39 to 43 rows" in text
