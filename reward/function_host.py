@@ -39,7 +39,8 @@ def main() -> None:
     while True:
         try:
             ask: Ask = pipe.recv()
-        except EOFError:
+        except EOFError:  # it may have ended without a word
+            shutil.rmtree(folder, ignore_errors=True)
             return
         caller.score(ask.samples, pipe.send)
 

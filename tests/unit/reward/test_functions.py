@@ -268,20 +268,23 @@ def test_secrets_stay_out_of_what_a_function_raises_and_prints(
     assert "very-secret" not in caplog.text
 
 
-def test_a_function_that_hangs_ends_with_the_process_that_asked_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_function_ends_with_the_process_that_asked_it(hangs: bool, tmp_path: Path) -> None:
     """Also when that one is killed and can clean up nothing."""
     marker = tmp_path / "pid"
     text = f"import os, time\ndef score(prompts, completions):\n    open('{marker}', 'w').write(str(os.getpid()))\n"
-    path = written(tmp_path, text + "    time.sleep(60)\n")
+    path = written(tmp_path, text + ("    time.sleep(60)\n" if hangs else "    return [1.0]\n"))
     script = (
         "from raylign.reward.functions import read_source\n"
         "from raylign.reward.function_process import FunctionProcess\n"
         "from raylign.reward.samples import Sample\n"
         f"code = read_source({path!r}).code\n"
         "asked = [Sample('q', 'a', (), (), '', None, {})]\n"
-        "FunctionProcess(code, timeout_s=60, start_timeout_s=60).score(asked)\n"
+        "process = FunctionProcess(code, timeout_s=60, start_timeout_s=60)\n"
+        "process.score(asked)\n"
+        "input()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script])
+    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
     try:
         wait_until(lambda: marker.is_file() and marker.read_text() != "")
         child = psutil.Process(int(marker.read_text()))
