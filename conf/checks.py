@@ -105,6 +105,9 @@ def _held_out(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             ("data.eval",),
             f"data.eval names {len(sets)} sets ({', '.join(sets)}), and an online run answers one; give one.",
         )
+    if config.evaluation.samples and not (needs.rollout and sets):
+        why = "data.eval is empty, so there is nothing to answer" if needs.rollout else "offline runs draw no answers"
+        yield Problem(("evaluation.samples",), f"evaluation.samples={config.evaluation.samples}: {why}; leave it out.")
     best = config.evaluation.best
     if best and needs.rollout:
         yield Problem(("evaluation.best",), f"evaluation.best={best}: only offline runs keep a best step.")

@@ -54,7 +54,7 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills")),
         (_NOT_NEGATIVE, ("policy.lora.rank", "critic.lora.rank")),
         (_POSITIVE, ("policy.lora.alpha", "critic.lora.alpha")),
-        (_NOT_NEGATIVE, ("evaluation.temperature",)),  # 0: the most likely token
+        (_NOT_NEGATIVE, ("evaluation.temperature", "evaluation.samples")),  # 0: the most likely token
         (_FRACTION, ("max_failed_fraction", "max_bad_fraction", "max_overlong_fraction")),
         (Range(0, 1, above=True), ("gpu_memory_utilization",)),
         (Range(0, 3), ("zero_stage",)),

@@ -490,6 +490,10 @@ class EvalConfig:
     """Of the held-out answers, the same at every evaluation."""
     gold: str = ""
     """The reward component that is the true score (a rule, usually of weight 0): shown beside the learned reward."""
+    samples: int = 0
+    """Online: answers drawn for each held-out prompt at rollout.temperature, for pass@1, 2, 4, ... of them; 0: none."""
+    pass_score: float = 1.0
+    """An answer counts as right for pass@k when its evaluation.gold component, or else its reward, is at least this."""
     fluency: bool = False
     """Also measure the answers' mean token log-prob under the reference; keeps a reference even when KL is off."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
@@ -34,6 +34,7 @@ from raylign.trainer.loops.held_out import HeldOutHook
 from raylign.trainer.loops.hooks import LoopHook, OnlineProgress
 from raylign.trainer.loops.ledger import LedgerHook
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
+from raylign.trainer.loops.pass_at_k import PassEvaluator
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.scaling import ScalingHook
 from raylign.trainer.loops.stream import StreamSettings
@@ -345,4 +346,19 @@ def _held_out_hook(stage: Stage, parts: _Roles, rows: OnlineRows) -> HeldOutHook
             stop_token_ids=_stop_token_ids(stage.config, rows),
         ),
     )
-    return HeldOutHook(evaluator, stage.folder.eval, every=config.every, gold=config.gold)
+    passes = PassEvaluator(
+        rollouts=parts.rollouts,
+        reward=parts.reward,
+        prompts=evaluator.prompts,
+        sampling=replace(evaluator.sampling, temperature=stage.config.rollout.temperature),
+        answers=config.samples,
+        component=config.gold,
+        score=config.pass_score,
+    )
+    return HeldOutHook(
+        evaluator,
+        stage.folder.eval,
+        every=config.every,
+        gold=config.gold,
+        passes=passes if config.samples else None,
+    )

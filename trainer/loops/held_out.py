@@ -10,6 +10,7 @@ from pathlib import Path
 from raylign.data.types import FinishReason
 from raylign.trainer.loops.evaluate import Evaluator, JudgedAnswer, summarise
 from raylign.trainer.loops.hooks import OnlineProgress, StepReport, due
+from raylign.trainer.loops.pass_at_k import PassEvaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,11 @@ class PairedOutcome:
 class HeldOutHook:
     """Writes `eval/step-NNNNNN.jsonl` at each evaluation and `eval/answers.jsonl` (before and after) at the end."""
 
-    def __init__(self, evaluator: Evaluator, folder: Path, *, every: int, gold: str) -> None:
+    def __init__(
+        self, evaluator: Evaluator, folder: Path, *, every: int, gold: str, passes: PassEvaluator | None = None
+    ) -> None:
         self._evaluator = evaluator
+        self._passes = passes
         self._folder = folder
         self._every = every
         self._gold = gold
@@ -68,7 +72,8 @@ class HeldOutHook:
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = [{**asdict(a), "finish_reason": a.finish_reason.value} for a in answers]
         self._write(self._folder / f"step-{step:06d}.jsonl", rows)
-        return {f"eval/held_out/{name}": value for name, value in summarise(answers).items()}
+        figures = {**summarise(answers), **(await self._passes.run() if self._passes else {})}
+        return {f"eval/held_out/{name}": value for name, value in figures.items()}
 
     def _write_pairs(self, last_step: int) -> None:
         rows = [
