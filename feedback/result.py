@@ -137,9 +137,11 @@ def _settings(settings: BuildSettings) -> tuple[Setting, ...]:
 
 
 def _reasons(quarantined: pl.DataFrame) -> tuple[Count, ...]:
-    """Reasons without the values that make each one unlike the next."""
+    """Reasons without the values that make each one unlike the next; what is to be set for a score stays whole."""
+    told = pl.col("reason").str.contains("reading.scores={", literal=True) & ~pl.col("reason").str.contains("says `")
     plain = pl.col("reason").str.replace_all(r"`[^`]*`", "`...`").str.replace_all(r"\d+", "N")
-    counted = quarantined.select(plain.alias("reason")).group_by("reason").len()
+    shown = pl.when(told).then(pl.col("reason")).otherwise(plain)
+    counted = quarantined.select(shown.alias("reason")).group_by("reason").len()
     counted = counted.sort("len", "reason", descending=[True, False])
     return tuple(Count(redact_text(reason), count) for reason, count in counted.head(20).iter_rows())
 

@@ -185,7 +185,7 @@ def test_scores_are_shown_and_told_on_the_command_line(capsys, tmp_path: Path):
     code, text, _ = command(capsys, "inspect", scores, "--companion", traces)
     assert code == 0 and "known here" in text and "put aside" in " ".join(text.split())
     code, _, told = command(capsys, "build", scores, "--companion", traces, "--out", out)
-    assert code == 2 and "a scale not known here" in told
+    assert code == 2 and "say reading.scores={stars: {scale: [1, 5], good: high}} (10)" in told
     setting = "reading.scores={stars: {scale: [1, 5], good: high}}"
     code, _, told = command(
         capsys, "build", scores, "--companion", traces, "--out", tmp_path / "read", setting, *ALL_TRAIN
