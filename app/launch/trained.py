@@ -11,7 +11,7 @@ from raylign.conf.schema import LearnerConfig, RunConfig
 from raylign.trainer.algorithms import ALGORITHMS
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm, Role
 from raylign.trainer.models.adapters import add_adapters, target_problems
-from raylign.trainer.models.architecture import has_experts
+from raylign.trainer.models.architecture import fused_projections, has_experts
 from raylign.trainer.models.loading import model_skeleton, try_architecture
 from raylign.trainer.models.lora import lora_layers
 
@@ -39,6 +39,12 @@ def trained_models(config: RunConfig) -> list[TrainedModel]:
         problems.append(
             f"policy.model={config.policy.model} is a mixture of experts, whose experts are not sent in the form the "
             "rollout engine loads; train it offline (algorithm=sft, dpo, kto), or use a dense model."
+        )
+    if _is_online(config) and (fused := fused_projections(model_skeleton(config.policy.model, scalar=False))):
+        problems.append(
+            f"policy.model={config.policy.model} stores {', '.join(fused)} fused, whose parts cannot be told apart in "
+            "the rollout engine, so its weights could not be verified; train it offline (algorithm=sft, dpo, kto), or "
+            "use another model."
         )
     if problems:
         raise ConfigError(problems)

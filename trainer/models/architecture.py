@@ -106,6 +106,13 @@ def has_experts(hf: PreTrainedModel) -> bool:
     return any("expert" in name and p.ndim == 3 for name, p in hf.named_parameters())
 
 
+def fused_projections(hf: PreTrainedModel) -> list[str]:
+    """Projections that the folder itself stores fused; a rollout engine's read-back knows the parts of a fused layer
+    only by names of their own (rollout/vllm_extension.py)."""
+    leaves = {n.removesuffix(".weight").rpartition(".")[2] for n, p in hf.named_parameters() if p.ndim == 2}
+    return sorted(leaves & {"qkv_proj", "gate_up_proj", "query_key_value", "c_attn"})
+
+
 def small_copy(config: PretrainedConfig) -> PretrainedConfig:
     """The same architecture with the same switches and every kind of layer, small enough to try in a moment.
 

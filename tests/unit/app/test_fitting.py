@@ -90,6 +90,18 @@ def test_a_mixture_of_experts_is_refused_online_and_trained_offline(
     assert call(capsys, "plan", "sft", *given, f"data.train={said}")[0] == 0
 
 
+@pytest.mark.parametrize(("kind", "fused"), [("phi3", "gate_up_proj, qkv_proj"), ("gpt_neox", "query_key_value")])
+def test_fused_projections_are_refused_online(
+    kind: str, fused: str, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The engine's weights could not be read back by parts: seen with Phi 3 in the served matrix."""
+    model = make(tmp_path / "model", tiny_model_dir, kind, max_position_embeddings=512)
+    asked = rows(tmp_path / "a.jsonl", 5, answer=False)
+    given = [f"policy.model={model}", f"run_root={tmp_path}", f"data.train={asked}", "reward.model=''"]
+    code, _, told = call(capsys, "train", "rloo", *given, "name=r", "reward.rules=[{rule: finished}]")
+    assert code == 2 and f"stores {fused} fused" in told
+
+
 def test_tokens_without_an_embedding_are_refused(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
