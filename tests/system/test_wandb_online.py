@@ -150,3 +150,33 @@ def test_an_offline_run_is_uploaded_by_wandb_sync(board: Board, tmp_path: Path) 
     )
     run = (folder / "wandb_run_id").read_text()
     assert board.steps(run, "reward/mean") == [0.1, 0.2]
+
+
+def test_a_whole_run_is_finished_on_the_board_before_ray_ends(
+    board: Board, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """W&B's process carries the mark by which Ray's processes are ended: it must be done by then, all numbers sent."""
+    env = logged_in(tmp_path, board.url)
+    rows = tmp_path / "rows.jsonl"
+    answer = {"role": "assistant", "content": "a river"}
+    texts = [{"messages": [{"role": "user", "content": f"What is {i}?"}, answer]} for i in range(40)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    settings = ["+experiment=sft_tiny_cpu", f"policy.model={tiny_model_dir}", f"data.train={rows}", "name=whole"]
+    settings += [f"run_root={tmp_path}", "num_steps=2", "policy.num_ranks=1", "tracking.project=toy"]
+    done = subprocess.run(
+        [sys.executable, "-m", "raylign.app.cli", "train", *settings],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=env,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    address = (tmp_path / "whole" / "wandb_address").read_text().strip()
+    assert done.stderr.count(address) == 2, "said when it is open and again at the end"
+    assert "Traceback" not in done.stderr and "ConnectionResetError" not in done.stderr
+    run = address.rsplit("/", 1)[-1]
+    assert board.rows("select display_name, state from runs where run_id = ?", run) == [("whole", "finished")]
+    assert board.steps(run, "train/global_step") == [1, 2]
+    assert board.rows("select 1 from system_metrics where run_id = ? limit 1", run), "CPU and memory are measured"
