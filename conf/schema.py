@@ -354,7 +354,7 @@ class RolloutConfig:
     max_concurrent: int = 256
     """Requests in flight in one engine."""
     timeout_s: float = 900.0
-    """Deadline of one step's generation, retries on other workers included."""
+    """Deadline of one step's generation, retries on other workers included; times 1 + max_staleness."""
     health_timeout_s: float = 60.0
     """An engine that answers no health check for so many seconds is dead: its prompts go to others."""
     cpus_per_worker: float = 0.5

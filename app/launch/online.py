@@ -19,7 +19,7 @@ from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RunConfig
+from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RolloutConfig, RunConfig
 from raylign.data.types import SamplingParams
 from raylign.records.metrics_log import read_history
 from raylign.records.scale_order import clear_order, read_order
@@ -218,10 +218,13 @@ class _Builder:
         config = self._config
         handles = [self._spawn_worker(slot.rank) for slot in self._reservation.placement.of("rollout")]
         await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
-        # Steps that are made ahead share the engines: each may take as long as all of them.
-        deadline = config.rollout.timeout_s * (1 + config.rollout.max_staleness)
         given = config.rollout.max_concurrent * QUEUE_FACTOR
-        return RolloutPool(handles, max_concurrent=given, timeout_s=deadline)
+        return RolloutPool(handles, max_concurrent=given, timeout_s=self._rollout_settings().timeout_s)
+
+    def _rollout_settings(self) -> RolloutConfig:
+        """Steps that are made ahead share the engines: each may take as long as all of them together."""
+        rollout = self._config.rollout
+        return replace(rollout, timeout_s=rollout.timeout_s * (1 + rollout.max_staleness))
 
     def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
         """Keeps the pool at the size of the settings, or of a later `raylign scale`."""
@@ -262,7 +265,7 @@ class _Builder:
             WorkerSpec(
                 f"rollout/{index}",
                 config.policy.model,
-                config.rollout,
+                self._rollout_settings(),
                 config.sync,
                 config.cluster.device,
                 config.seed,

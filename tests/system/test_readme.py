@@ -67,7 +67,7 @@ def test_the_commands_do_what_is_said(folder: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         told[command.split()[1]] = done.stdout
-    assert told.keys() == {"doctor", "plan", "train", "export", "report", "feedback"}
+    assert told.keys() == {"doctor", "plan", "train", "watch", "export", "report", "feedback"}
     assert "raylign plan" in told["plan"] and "Placement" in told["plan"]
     for name in ("my-sft", "my-dpo", "my-ppo", "my-grpo"):
         run = RunPaths(folder / "runs" / name)
