@@ -73,7 +73,8 @@ def test_the_commands_do_what_is_said(folder: Path) -> None:
         run = RunPaths(folder / "runs" / name)
         assert [row.step for row in read_history(run.metrics).rows] == [1, 2, 3]
         assert run.report.is_file() and run.summary.is_file()
-    assert Path(told["report"].strip()) == Path("runs/my-ppo/report.html")
+    assert Path(told["report"].strip()) == Path("comparison.html")  # of the last of the page's two report commands
+    assert (folder / "comparison.html").is_file()
     config = json.loads((folder / "my-better-model" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
 
