@@ -78,14 +78,14 @@ class PolicyObjectiveKind(Enum):
     """Which function of the ratio a policy update ascends."""
 
     clip = "clip"  # PPO's (arXiv:1707.06347)
-    cispo = "cispo"  # the clipped ratio as a constant weight of the log-prob (MiniMax-M1, arXiv:2506.13585, eq. 4)
+    cispo = "cispo"  # the clipped ratio as a constant weight of the log-prob (MiniMax-M1, arXiv:2506.13585)
 
 
 class RatioLevel(Enum):
     """What the ratio of new to old policy is taken of."""
 
     token = "token"
-    sequence = "sequence"  # the geometric mean over a response (GSPO, arXiv:2507.18071, eq. 6)
+    sequence = "sequence"  # the geometric mean over a response (GSPO, arXiv:2507.18071)
 
 
 class RewardStyle(Enum):

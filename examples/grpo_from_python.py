@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(model: str, steps: int) -> None:
+    """Write the prompts, train, and show how the reward moved."""
     questions = Path("questions.csv")
     with questions.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)

@@ -60,7 +60,7 @@ def masked_importance_weights(log_weights: Tensor, judged: Tensor, floor: float,
 def cispo_loss(logprobs: Tensor, ratio: Tensor, advantages: Tensor, clip: ClipRange) -> tuple[Tensor, Tensor]:
     """-A stop(clip(ratio, 1 - low, 1 + high)) log pi, and where the ratio was clipped. ([N], [N] bool)
 
-    No token loses its gradient; the clip bounds its weight (MiniMax-M1, arXiv:2506.13585, equation 4).
+    No token loses its gradient; the clip bounds its weight (CISPO, MiniMax-M1, arXiv:2506.13585).
     """
     weight = ratio.detach().clamp(1 - clip.low, 1 + clip.high)
     return -advantages * weight * logprobs, weight != ratio.detach()
