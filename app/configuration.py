@@ -8,10 +8,12 @@ from raylign.app.launch.demand import reference_is_shared, wanted_roles
 from raylign.conf import compose as composition
 from raylign.conf.checks import Needs
 from raylign.conf.compose import Catalog, Composed
-from raylign.conf.schema import RunConfig
+from raylign.conf.schema import AlgorithmConfig, RunConfig
 from raylign.reward.rules import rule_problems
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import ALGORITHMS, algorithm_of
 from raylign.trainer.algorithms.base import Role
+from raylign.trainer.algorithms.own import loaded, own_algorithm
+from raylign.trainer.algorithms.trial import trial
 
 
 def compose(overrides: Sequence[str]) -> Composed:
@@ -26,7 +28,19 @@ def from_resolved(resolved_yaml: str, overrides: Sequence[str] = ()) -> Composed
 
 def catalog() -> Catalog:
     """All algorithms with their settings and the roles they need."""
-    return Catalog({name: config for name, (config, _) in ALGORITHMS.items()}, needs, rule_problems)
+    return Catalog(
+        {name: config for name, (config, _) in ALGORITHMS.items()}, needs, rule_problems, own_settings, own_problems
+    )
+
+
+def own_settings(named: str) -> type[AlgorithmConfig]:
+    """The class of settings of a user's own algorithm. Raises OwnCodeError."""
+    return own_algorithm(named)[0]
+
+
+def own_problems(config: AlgorithmConfig) -> list[str]:
+    """What a user's own algorithm does wrong on made-up sequences."""
+    return trial(config, loaded(config.name, type(config)))
 
 
 def needs(config: RunConfig) -> Needs:
@@ -44,4 +58,4 @@ def needs(config: RunConfig) -> Needs:
 
 def roles(config: RunConfig) -> frozenset[Role]:
     """Every role the run starts."""
-    return wanted_roles(config, ALGORITHMS[config.algorithm.name][1](config.algorithm).roles)
+    return wanted_roles(config, algorithm_of(config.algorithm).roles)

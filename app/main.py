@@ -35,6 +35,7 @@ from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline
 from raylign.app.launch.stage import ShownMetrics, Stage
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models, untried_models
+from raylign.cluster.own_code import send_by_value
 from raylign.cluster.runtime_env import in_ray_job
 from raylign.cluster.session import Session, session
 from raylign.cluster.shared_folder import SharedFolder
@@ -42,6 +43,7 @@ from raylign.conf.compose import Composed
 from raylign.conf.derive import run_name
 from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
+from raylign.conf.own_code import files_of, modules_of
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import FAMILIES
 from raylign.records.metrics_log import MetricHistory, read_history
@@ -53,7 +55,7 @@ from raylign.records.run_folder import RunFolder
 from raylign.records.summary import RunSummary
 from raylign.records.tracking import WANDB, Tracker
 from raylign.rollout.interfaces import EngineDead
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm, Role
 from raylign.trainer.checkpoint import Checkpoint
 from raylign.trainer.models.loading import read_head
@@ -168,7 +170,7 @@ def open_session(config: RunConfig, given: Session | None) -> Iterator[Session]:
     if given is not None:
         yield given
         return
-    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    algorithm = algorithm_of(config.algorithm)
     with session(
         config.cluster, num_cpus=total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))
     ) as own:
@@ -191,7 +193,8 @@ class Play:
     def run(self) -> RunSummary:
         """Train to the end."""
         config, started = self.config, time.monotonic()
-        algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+        algorithm = algorithm_of(config.algorithm)
+        send_by_value(modules_of(type(algorithm).__module__))
         first = self.resumed.state.step if self.resumed else 0
         seed_process(config.seed)  # a resume replaces these streams by the saved ones
         with (
@@ -231,7 +234,7 @@ class Play:
 
 def read_rows(config: RunConfig, today: date, quarantine: Path | None = None) -> OnlineRows | OfflineRows:
     """What the run trains on. Raises DataError or ModelLoadError."""
-    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    algorithm = algorithm_of(config.algorithm)
     if Role.ROLLOUT in algorithm.roles:
         return read_online(config, today, quarantine)
     return read_offline(config, cast("OfflineAlgorithm", algorithm).needs, today, quarantine)
@@ -290,6 +293,7 @@ def inputs(config: RunConfig) -> dict[str, Path]:
         },
     }
     found = {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
+    found |= {f"algorithm/{file.name}": file for file in files_of(type(algorithm_of(config.algorithm)).__module__)}
     return found | (function_files(config.reward) | rubric_files(config.reward) if needs(config).reward else {})
 
 

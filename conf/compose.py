@@ -19,9 +19,11 @@ from raylign.conf.checks import Needs, check
 from raylign.conf.errors import ConfigError
 from raylign.conf.layers import SearchPath, leaves, read_layers, search_folder
 from raylign.conf.overrides import Assignment, Value
+from raylign.conf.own_code import OwnCodeError, is_own
+from raylign.conf.own_settings import own_section
 from raylign.conf.problems import Problem
 from raylign.conf.schema import AlgorithmConfig, RunConfig
-from raylign.conf.store import register
+from raylign.conf.store import register, register_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Catalog:
     configs: Mapping[str, type[AlgorithmConfig]]
     needs: Callable[[RunConfig], Needs]
     rule_problems: Callable[[str], list[str]]  # what is wrong with a reward rule's text
+    own: Callable[[str], type[AlgorithmConfig]]  # settings of FILE.py:CLASS; raises OwnCodeError
+    own_problems: Callable[[AlgorithmConfig], list[str]]  # what is wrong with a user's own algorithm when tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,21 @@ def compose(overrides: Sequence[str], catalog: Catalog) -> Composed:
     layers = read_layers(given.choices, [Path(file) for file in given.files], SearchPath(tuple(folders)))
     problems += layers.problems
     partial = bool(layers.problems) or given.misread_file
-    tree = _hydra(layers.algorithm)
+    algorithm = layers.algorithm
+    if is_own(algorithm) and (refused := _load_own(algorithm, catalog)):
+        problems.append(refused)
+        algorithm, partial = "ppo", True
+    tree = _hydra(algorithm, catalog)
     bad = _assign(tree, [*layers.assignments, *given.assignments])
-    problems += [p for p in bad if not (partial and _of_another_algorithm(p, layers.algorithm))]
+    problems += [p for p in bad if not (partial and _of_another_algorithm(p, algorithm))]
     unresolved = list(_unresolved(tree))
     told = {key for problem in problems for key in problem.keys}
     if unresolved:
         problems += [] if partial else unresolved
     else:
         config = _convert(tree)
+        if not problems and is_own(algorithm) and (own := catalog.own_problems(config.algorithm)):
+            raise ConfigError([f"algorithm={algorithm}: {sentence}." for sentence in own])
         found = check(config, catalog.needs(config))
         found += [Problem(("reward.rules",), p) for r in config.reward.rules for p in catalog.rule_problems(r.rule)]
         stated = {assignment.key for assignment in given.assignments}
@@ -81,10 +91,13 @@ def from_resolved(resolved_yaml: str, catalog: Catalog, overrides: Sequence[str]
     tree_given = OmegaConf.create(resolved_yaml)
     assert isinstance(tree_given, DictConfig)
     name = str(OmegaConf.select(tree_given, "algorithm.name", default=""))
-    if name not in catalog.configs:
+    if is_own(name):
+        if refused := _load_own(name, catalog):
+            raise ConfigError(refused.sentence)
+    elif name not in catalog.configs:
         raise ConfigError(arguments.unknown_option("algorithm", name, sorted(catalog.configs)).sentence)
     register(catalog.configs)
-    tree = _hydra(name)
+    tree = _hydra(name, catalog)
     given = OmegaConf.to_container(tree_given, resolve=False)
     assert isinstance(given, dict)
     plain = {str(key): value for key, value in given.items()}
@@ -101,10 +114,23 @@ def _convert(tree: DictConfig) -> RunConfig:
     return config
 
 
-def _hydra(algorithm: str) -> DictConfig:
-    """The tree of defaults with the settings of a shipped algorithm."""
+def _hydra(algorithm: str, catalog: Catalog) -> DictConfig:
+    """The tree of defaults with the settings of an algorithm, whose own code is loaded already."""
+    choice = register_own(catalog.own(algorithm)) if is_own(algorithm) else algorithm
     with initialize_config_module("raylign.conf", version_base="1.3"):
-        return hydra_compose("config", [f"algorithm={algorithm}"])
+        tree = hydra_compose("config", [f"algorithm={choice}"])
+    if is_own(algorithm):
+        OmegaConf.update(tree, "algorithm.name", algorithm)
+    return tree
+
+
+def _load_own(algorithm: str, catalog: Catalog) -> Problem | None:
+    """Make the settings of a user's own algorithm known; a problem when it cannot be loaded."""
+    try:
+        reference.register_own(algorithm, own_section(catalog.own(algorithm)))
+    except OwnCodeError as error:
+        return Problem(("algorithm",), f"algorithm={algorithm}: {error}.")
+    return None
 
 
 def _of_another_algorithm(problem: Problem, algorithm: str) -> bool:

@@ -90,7 +90,7 @@ def offline_steps(num_rows: int, units_per_update: int, num_epochs: int) -> int:
 
 def run_name(config: RunConfig, now: datetime) -> str:
     """The run's folder name. `auto`: algorithm and time to the second."""
-    return f"{config.algorithm.name}-{now:%Y%m%d-%H%M%S}" if config.name == "auto" else config.name
+    return f"{config.algorithm.label}-{now:%Y%m%d-%H%M%S}" if config.name == "auto" else config.name
 
 
 def critic_start(config: RunConfig) -> str:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from raylign.conf import reference
 from raylign.conf.nearest import nearest
 from raylign.conf.overrides import Assignment, unknown_option
+from raylign.conf.own_code import is_own
 from raylign.conf.problems import Problem
 
 _SHIPPED = Path(__file__).parent
@@ -85,8 +86,11 @@ def read_layers(choices: Mapping[str, str], files: Sequence[Path], search: Searc
 
 
 def _read_algorithm(reading: _Reading, option: str) -> str:
-    """The shipped algorithm that `option` is, or is built on; what the user's file changes of it goes to `reading`."""
-    if option in reference.algorithm_names():
+    """The algorithm that `option` is, or is built on; what the user's file changes of it goes to `reading`.
+
+    Code of the user's own is returned as it is named, not yet loaded.
+    """
+    if is_own(option) or option in reference.algorithm_names():
         return option
     path = reading.search.find(f"algorithm/{option}")
     if path is None:
@@ -95,10 +99,13 @@ def _read_algorithm(reading: _Reading, option: str) -> str:
     content = _load(reading, path)
     entries = content.defaults if content else []
     named = [str(entry).removeprefix("base_") for entry in entries if isinstance(entry, str)]
-    bases = [name for name in named if name in reference.algorithm_names()]
+    bases = [name for name in named if is_own(name) or name in reference.algorithm_names()]
     if content is None or not bases:
         known = ", ".join(reference.algorithm_names())
-        told = f"{_shown(path)}: an algorithm's file names the one it is built on in `defaults:`, one of {known}."
+        told = (
+            f"{_shown(path)}: an algorithm's file names the one it is built on in `defaults:`, one of {known}, or "
+            "FILE.py:CLASS."
+        )
         reading.problems.append(Problem(("algorithm",), told))
         return "ppo"
     reading.assignments += content.assignments("algorithm.")
@@ -163,7 +170,7 @@ def _read_default(reading: _Reading, content: _Content, entry: object) -> None:
         return
     for option in given if isinstance(given, list) else [given]:
         if group in _CHOICES:
-            if option in reading.search.options(group):
+            if option in reading.search.options(group) or (group == "algorithm" and is_own(str(option))):
                 reading.choices[group] = str(option)
             else:
                 unknown = unknown_option(group, str(option), reading.search.options(group))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 _CONF = Path(__file__).parent
 _ALGORITHMS = _CONF.parent / "trainer" / "algorithms"
+_OWN: dict[str, Section] = {}
 Keys = Mapping[str, "Key"]
 GROUPS = ("algorithm", "model", "cluster", "experiment")
 
@@ -70,6 +71,9 @@ def algorithm_of(experiment: str) -> str | None:
 @cache
 def sections(algorithm: str) -> tuple[Section, ...]:
     """All sections of a run that uses `algorithm`, the run's own keys first."""
+    if algorithm in _OWN:
+        shared = [section for section in sections("ppo") if section.name != "algorithm"]
+        return (*shared, _OWN[algorithm])
     classes = _classes()
     config = _algorithm_configs()[algorithm]
     return tuple(_walk(classes, "RunConfig", "", {"AlgorithmConfig": config}))
@@ -79,6 +83,13 @@ def sections(algorithm: str) -> tuple[Section, ...]:
 def keys(algorithm: str) -> Keys:
     """Every setting of a run that uses `algorithm`, by full dotted name."""
     return {key.name: key for section in sections(algorithm) for key in section.keys}
+
+
+def register_own(named: str, section: Section) -> None:
+    """Make the settings of a user's own algorithm known under the path that names it (conf/own_settings.py)."""
+    _OWN[named] = section
+    sections.cache_clear()
+    keys.cache_clear()
 
 
 @cache
@@ -146,11 +157,12 @@ def _read_class(node: ast.ClassDef) -> _Class:
         annotation = ast.unparse(statement.annotation)
         if not annotation.startswith("ClassVar"):
             after = node.body[i + 1] if i + 1 < len(node.body) else None
-            read.fields.append((statement.target.id, annotation, statement.value, _docstring(after)))
+            read.fields.append((statement.target.id, annotation, statement.value, docstring(after)))
     return read
 
 
-def _docstring(node: ast.stmt | None) -> str:
+def docstring(node: ast.stmt | None) -> str:
+    """The text of a statement that is nothing but a text; else empty."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return " ".join(node.value.value.split())
     return ""
@@ -181,10 +193,17 @@ def _walk(classes: dict[str, _Class], class_name: str, prefix: str, replaced: Ma
     yield from below
 
 
+_PLAIN = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def expected(plain: str) -> str:
+    """What a value of a plain type must be, in words."""
+    return _PLAIN[plain]
+
+
 def _expected(classes: dict[str, _Class], annotation: str) -> str:
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-    if annotation in words:
-        return words[annotation]
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
     if annotation == "Any":
         return "text, a list of texts or a mapping of names to texts"
     if annotation in classes:

@@ -41,7 +41,12 @@ class AlgorithmConfig:
     """Base of every algorithm's own settings (see trainer/algorithms). A subclass gives `name` its default."""
 
     name: str
-    """The name in `algorithm=`."""
+    """The name in `algorithm=`; of code of one's own its path, FILE.py:CLASS."""
+
+    @property
+    def label(self) -> str:
+        """The name as people read it, and as a folder's: of code of one's own that of the class."""
+        return self.name.rpartition(":")[2]
 
     def check(self) -> list[str]:
         """Every problem within these settings, as sentences that begin with the full key, e.g. `algorithm.clip_eps`."""

@@ -17,3 +17,9 @@ def register(algorithms: Mapping[str, type[AlgorithmConfig]]) -> None:
     store.store(name="base_run", node=RunConfig)
     for name, config in algorithms.items():
         store.store(group="algorithm", name=f"base_{name}", node=config)
+
+
+def register_own(config: type[AlgorithmConfig]) -> str:
+    """Store the settings of a user's own algorithm as a choice of its own; its name in the group `algorithm`."""
+    ConfigStore.instance().store(group="algorithm", name="own_code", node=config)
+    return "own_code"

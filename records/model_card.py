@@ -52,7 +52,7 @@ class ModelCard:
 
     def text(self, step: int, *, scalar: bool) -> str:
         """The page for the export of one step."""
-        about = _ABOUT.get(self.algorithm, f"online training with {self.algorithm}")
+        about = _ABOUT.get(self.algorithm, f"training with {self.algorithm}")
         facts = [
             ("base model", self.base.name),
             ("licence", self.base.licence or "not recorded; that of the base model applies"),
@@ -147,7 +147,7 @@ def model_card(config: RunConfig, *, with_reference: bool, metrics: Path | None 
     )
     known = package_versions()
     return ModelCard(
-        algorithm=config.algorithm.name,
+        algorithm=config.algorithm.label,
         base=base_model(config.policy.model),
         start=short_model(config.policy.model),
         reference=short_model(config.reference.model or config.policy.model) if with_reference else "",

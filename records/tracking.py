@@ -153,7 +153,7 @@ def sink_target(
         config=shown,
         entity=tracking.entity,
         group=folder.path.name if tracking.group == "auto" else tracking.group,
-        job_type=config.algorithm.name if tracking.job_type == "auto" else tracking.job_type,
+        job_type=config.algorithm.label if tracking.job_type == "auto" else tracking.job_type,
         tags=tuple(tracking.tags),
         system_metrics=tracking.system_metrics,
     )

@@ -39,7 +39,7 @@ from raylign.data.mask_view import first_row
 from raylign.data.quarantine import LoadReport
 from raylign.records.manifest import read_manifest
 from raylign.records.wandb_login import decide
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import OfflineAlgorithm, Role
 from raylign.trainer.memory_plan import GB
 
@@ -125,7 +125,7 @@ def _read_data(config: RunConfig, needed: Needs, today: date, *, colour: bool) -
         first = online.train.prompts[0]
         shown = f"{online.tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
         return [loaded.report for loaded in prompt_sets], len(online.train.prompts), "\n".join([shown, *online.notices])
-    algorithm = cast("OfflineAlgorithm", ALGORITHMS[config.algorithm.name][1](config.algorithm))
+    algorithm = cast("OfflineAlgorithm", algorithm_of(config.algorithm))
     offline = read_offline(config, algorithm.needs, today)
     refuse_unfit(config, of_rows(config, offline))
     parts = [marked(runs, colour=colour) for runs in first_row(offline.sets[TRAIN], offline.tokenizer)]

@@ -13,7 +13,7 @@ from raylign.conf.checks import Needs
 from raylign.conf.derive import critic_start, reference_model
 from raylign.conf.errors import ClusterError, UserError
 from raylign.conf.schema import LearnerConfig, RunConfig
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm
 from raylign.trainer.memory_plan import (
     FULL,
@@ -213,5 +213,5 @@ def _parts(use: CardUse) -> str:
 
 
 def _trains_scalar(config: RunConfig, needs: Needs) -> bool:
-    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    algorithm = algorithm_of(config.algorithm)
     return not needs.rollout and cast("OfflineAlgorithm", algorithm).needs.model is ModelKind.SCALAR

@@ -12,6 +12,8 @@ from pathlib import Path
 from raylign.conf import reference
 from raylign.conf.errors import UserError
 from raylign.conf.nearest import nearest
+from raylign.conf.own_code import OwnCodeError, is_own
+from raylign.conf.own_settings import own_section
 from raylign.conf.reference import Section
 
 _WIDTH = 118
@@ -71,9 +73,21 @@ def _chosen_algorithm(overrides: Sequence[str]) -> str:
         key, _, value = text.lstrip("+").partition("=")
         if key == "algorithm" and value in reference.algorithm_names():
             chosen = value
+        elif key == "algorithm" and is_own(value):
+            chosen = _own(value)
         elif key == "experiment" and value in reference.options("experiment"):
             chosen = reference.algorithm_of(value) or chosen
     return chosen
+
+
+def _own(named: str) -> str:
+    from raylign.trainer.algorithms.own import own_algorithm  # of torch, which help otherwise does without
+
+    try:
+        reference.register_own(named, own_section(own_algorithm(named)[0]))
+    except OwnCodeError as error:
+        raise UserError(f"algorithm={named}: {error}.") from error
+    return named
 
 
 def _choices() -> Iterator[str]:

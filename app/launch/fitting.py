@@ -9,7 +9,7 @@ from raylign.app.launch.rows import OfflineRows, OnlineRows
 from raylign.conf.derive import critic_start, reference_model
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RunConfig
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import Role
 from raylign.trainer.models.architecture import length_limit, position_limit
 from raylign.trainer.models.loading import model_skeleton
@@ -78,7 +78,7 @@ def _remedy(found: Sequences, limit: int) -> str:
 
 def _models(config: RunConfig) -> Iterator[tuple[str, str, bool]]:
     """Role, folder and whether it has a scalar head. Only the shape is read, so a policy counts as causal."""
-    roles = ALGORITHMS[config.algorithm.name][1](config.algorithm).roles
+    roles = algorithm_of(config.algorithm).roles
     yield "policy", config.policy.model, False
     if Role.REFERENCE in roles and reference_model(config) != config.policy.model:
         yield "reference", reference_model(config), False

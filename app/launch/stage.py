@@ -15,7 +15,7 @@ from raylign.records.model_card import ModelCard, model_card
 from raylign.records.progress import RunProgress
 from raylign.records.run_folder import RunFolder
 from raylign.records.tracking import Tracker
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import Role
 from raylign.trainer.checkpoint import Checkpoint, CheckpointStore
 from raylign.trainer.workers.learner_group import GroupSettings
@@ -64,7 +64,7 @@ class Stage:
 
     def model_card(self) -> ModelCard:
         """What the run's exports say of themselves."""
-        roles = ALGORITHMS[self.config.algorithm.name][1](self.config.algorithm).roles
+        roles = algorithm_of(self.config.algorithm).roles
         return model_card(self.config, with_reference=Role.REFERENCE in roles, metrics=self.folder.metrics)
 
 

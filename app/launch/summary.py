@@ -19,7 +19,7 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9_]")
 def online_summary(config: RunConfig, outcome: OnlineOutcome, history: MetricHistory, seconds: float) -> RunSummary:
     """Held-out figures before and after, and the last measured KL."""
     start = RunSummary(
-        algorithm=config.algorithm.name,
+        algorithm=config.algorithm.label,
         policy_start=config.policy.model,
         steps=outcome.progress.step,
         seconds_total=seconds,
@@ -59,7 +59,7 @@ def offline_summary(
     if progress.best is not None:
         found |= {"best_step": float(progress.best.step), "best_value": progress.best.value}
     return RunSummary(
-        algorithm=config.algorithm.name,
+        algorithm=config.algorithm.label,
         policy_start=config.policy.model,
         steps=progress.step,
         seconds_total=seconds,

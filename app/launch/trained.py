@@ -8,7 +8,7 @@ from typing import cast
 from raylign.conf.derive import adapters_said, critic_start, reference_model
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import LearnerConfig, RunConfig
-from raylign.trainer.algorithms import ALGORITHMS
+from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm, Role
 from raylign.trainer.models.adapters import add_adapters, target_problems
 from raylign.trainer.models.architecture import fused_projections, has_experts
@@ -57,7 +57,7 @@ def untried_models(config: RunConfig) -> list[str]:
     Raises ModelLoadError for an architecture that packed training does not support.
     """
     asked = [(role, folder, scalar) for role, folder, _, scalar in _asked(config)]
-    roles = ALGORITHMS[config.algorithm.name][1](config.algorithm).roles
+    roles = algorithm_of(config.algorithm).roles
     if Role.REFERENCE in roles and reference_model(config) != config.policy.model:
         asked.append(("reference", reference_model(config), False))
     if _is_online(config) and config.reward.model:
@@ -72,7 +72,7 @@ def untried_models(config: RunConfig) -> list[str]:
 
 def _asked(config: RunConfig) -> list[tuple[str, str, LearnerConfig, bool]]:
     """Role, folder, settings and head of each model in training."""
-    algorithm = ALGORITHMS[config.algorithm.name][1](config.algorithm)
+    algorithm = algorithm_of(config.algorithm)
     scalar = not _is_online(config) and cast("OfflineAlgorithm", algorithm).needs.model is ModelKind.SCALAR
     asked = [("policy", config.policy.model, config.policy, scalar)]
     if Role.CRITIC in algorithm.roles:
@@ -81,7 +81,7 @@ def _asked(config: RunConfig) -> list[tuple[str, str, LearnerConfig, bool]]:
 
 
 def _is_online(config: RunConfig) -> bool:
-    return Role.ROLLOUT in ALGORITHMS[config.algorithm.name][1](config.algorithm).roles
+    return Role.ROLLOUT in algorithm_of(config.algorithm).roles
 
 
 def _count(role: str, folder: str, learner: LearnerConfig, scalar: bool, problems: list[str]) -> TrainedModel:

@@ -218,3 +218,25 @@ def check_adapted(done: RunPaths, start: Path, auto: type) -> Path:
     assert torch.equal(merged.get_input_embeddings().weight, embedding)
     assert "LoRA, merged" in (export / "README.md").read_text()
     return export
+
+
+def test_a_users_copy_of_an_algorithm_trains_bit_by_bit_as_the_shipped_one(
+    data: dict[str, Path], root: Path, tiny_model_dir: Path, tmp_path: Path, ray_session: Session
+) -> None:
+    """The file and what it imports from beside it are in no place where a rank could find them."""
+    shipped = (Path(__file__).parents[2] / "trainer" / "algorithms" / "dpo.py").read_text()
+    beside = "raylign.trainer.functional.preferences import hinge_loss, ipo_loss, robust_sigmoid_loss"
+    assert beside in shipped
+    (tmp_path / "my_losses.py").write_text(f"from {beside}, smoothed_sigmoid_loss as _shipped\n\n\n"
+        "def smoothed_sigmoid_loss(margins, smoothing):\n    return _shipped(margins, smoothing)\n")  # fmt: skip
+    (tmp_path / "my_dpo.py").write_text(shipped.replace("raylign.trainer.functional.preferences", "my_losses"))
+    found = []
+    for name, named in (("dpo-shipped", "dpo"), ("dpo-own", f"{tmp_path}/my_dpo.py:DPO")):
+        given = settings("dpo", tiny_model_dir, data["dpo"], root, name)
+        done = play([*given, f"algorithm={named}", "num_steps=3", "evaluation.best=''"], ray_session)
+        found.append({n: v for n, v in read_history(done.metrics).rows[-1].values.items() if "/rewards" in n})
+        found[-1]["losses"] = losses(read_history(done.metrics))
+    assert found[0] == found[1] and len(found[0]["losses"]) == 3
+    manifest = json.loads((root / "dpo-own" / "manifest.json").read_text())
+    assert {"algorithm/my_dpo.py", "algorithm/my_losses.py"} <= set(json.dumps(manifest).split('"'))
+    assert "training with DPO" in (root / "dpo-own" / "export" / "step-3" / "README.md").read_text()

@@ -1,0 +1,95 @@
+"""Python code of a user's own, named as FILE.py:NAME or module:NAME, imported into this process.
+
+Reward functions are not imported here: they run in processes of their own (reward/function_process.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+class OwnCodeError(ValueError):
+    """Code that cannot be used. The message says why, without naming the setting."""
+
+
+def is_own(named: str) -> bool:
+    """True for what names code, not a built-in choice."""
+    return ":" in named or named.endswith(".py")
+
+
+def load_named(named: str) -> object:
+    """What `named` stands for. Raises OwnCodeError when there is no such file, module or name, or the import fails."""
+    where, _, name = named.rpartition(":")
+    if not where or not name:
+        raise OwnCodeError(f"names no class; write FILE.py:NAME or module:NAME, as {named.rstrip(':') or 'my.py'}:Mine")
+    try:
+        module = _from_file(Path(where).expanduser()) if where.endswith(".py") else importlib.import_module(where)
+    except OwnCodeError:
+        raise
+    except SystemExit as error:
+        raise OwnCodeError(f"{where} ends the process when imported; put that under `if __name__`") from error
+    except Exception as error:  # a user's module may raise anything
+        raise OwnCodeError(f"{where} cannot be imported: {first_line(error)}") from error
+    if not hasattr(module, name):
+        known = sorted(n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__)
+        raise OwnCodeError(f"{where} has no {name}; it has {', '.join(known) or 'nothing of its own'}")
+    return getattr(module, name)
+
+
+def modules_of(name: str) -> list[ModuleType]:
+    """The module `name` and those of its own folder that it imported, if a file was loaded as it; else none.
+
+    By the name and not by the file: that may have changed on disk since.
+    """
+    if not name.startswith(_PREFIX):
+        return []
+    own = sys.modules[name]
+    folder = Path(str(own.__file__)).resolve().parent
+    beside = [m for m in list(sys.modules.values()) if _lies_in(m, folder) and m.__name__ != "__main__"]
+    return [own, *(m for m in beside if m is not own and not m.__name__.startswith(_PREFIX))]
+
+
+def files_of(name: str) -> list[Path]:
+    """The files of those modules, the named one first."""
+    return list(dict.fromkeys(Path(str(module.__file__)) for module in modules_of(name)))
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+
+
+_PREFIX = "raylign_own_"
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return bool(file) and folder in Path(str(file)).resolve().parents and "site-packages" not in str(file)
+
+
+def _from_file(file: Path) -> ModuleType:
+    """The file as a module whose name no other has, nor an earlier version of it; it may import what lies beside it."""
+    if not file.is_file():
+        raise OwnCodeError(f"{file}: there is no such file")
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: a file of the user's replaces no installed module
+    digest = hashlib.sha256(folder.encode() + file.read_bytes()).hexdigest()[:12]
+    name = f"{_PREFIX}{file.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
