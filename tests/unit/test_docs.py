@@ -74,12 +74,13 @@ OTHERS = {
         "algorithm.kl_ctrl.target_kl", "algorithm.use_kl_in_reward", "algorithm.norm_adv_by_std_in_grpo",
         "algorithm.lam", "rollout.n", "rollout.tensor_model_parallel_size", "algorithm.adv_estimator",
     },
+    "own-algorithm.md": {"algorithm.positive_weight"},
     "ppo.md": {"algorithm.adv_estimator"},
     "grpo.md": {"algorithm.adv_estimator"},
     "rloo.md": {"algorithm.adv_estimator"},
     "reinforce_pp.md": {"algorithm.adv_estimator"},
 }  # fmt: skip
-"""Keys of other trainers, which some pages name beside ours."""
+"""Keys of other trainers, which some pages name beside ours, and of the algorithm in examples/."""
 
 
 def _is_code(dotted: str) -> bool:
