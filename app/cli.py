@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from raylign.app.cli_feedback import feedback_app
 from raylign.app.commands.wandb_workspace import wandb_app
+from raylign.cluster.collector import collector_paused
 from raylign.cluster.runtime_env import quiet_driver
 from raylign.conf.errors import RaylignError, UserError
 
@@ -75,7 +76,8 @@ def train(
     from raylign.app.configuration import compose
 
     composed = compose(given)
-    from raylign.app.main import train as run
+    with collector_paused():
+        from raylign.app.main import train as run
 
     raise typer.Exit(run(composed))
 
@@ -107,7 +109,8 @@ def demo(
 ) -> None:
     """Watch a real small language model learn a simulated user's taste, on two CPU cores, in minutes."""
     quiet_driver()
-    from raylign.app.demo import run
+    with collector_paused():
+        from raylign.app.demo import run
 
     raise typer.Exit(run(seed=seed, run_root=run_root))
 

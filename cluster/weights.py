@@ -1,7 +1,7 @@
 """Moving published weights from the learner to the rollout workers.
 
 One node or CPU: rank 0 of the learner puts each bucket, as safetensors bytes, into the Ray object store; a worker maps
-it without a copy, writes it to a private file in shared memory, lets the engine load it by path (an engine core is
+it without a copy, writes it to a private file in shared memory, lets the engine load it by path (an engine core may be
 another process, and its calls carry only plain types), and removes the file. Safetensors only: nothing is unpickled.
 GPU: `NativeClient` carries the control calls of vLLM's own weight transfer; the tensors go over NCCL
 (rollout/vllm_extension_sender.py).

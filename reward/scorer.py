@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
+from typing import TYPE_CHECKING
 
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import Device, JudgeRewardConfig, RemoteProtocol, RemoteRewardConfig, RewardConfig
-from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
 from raylign.records.redaction import Redactor
 from raylign.reward.function_messages import FunctionError, Style
@@ -27,8 +27,10 @@ from raylign.reward.rules import build_rule, component_names, score_rules
 from raylign.reward.samples import NotScored, Sample, SampleScorer, Score
 from raylign.reward.shaping import weighted_sum
 from raylign.reward.sources import RewardSources
-from raylign.reward.text_scorer import Scorable, TextScorer, TokenScorer
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # transformers is four seconds of a start, and rules and judges do without it
+    from raylign.reward.text_scorer import Scorable
+    from transformers import PreTrainedTokenizerBase
 
 MODEL_COMPONENT = "model"
 CALL_SHARE = 0.45
@@ -63,6 +65,8 @@ class _Model:
 
 def _loaded(config: RewardConfig, device: Device, today: date | None) -> _Model:
     """The token ids as they were sampled, or the text in the model's own tokens."""
+    from raylign.reward.text_scorer import TextScorer, TokenScorer
+
     kind = partial(TextScorer, today=today) if config.retokenize else TokenScorer
     model = kind(config.model, precision=config.precision, device=device, micro_batch_tokens=config.micro_batch_tokens)
     return _Model(model.sampled, model.score)
@@ -86,6 +90,8 @@ class ComposedScorer:
         reads = [source.style is Style.openrlhf for source in sources.functions]
         reads += [remote.protocol is RemoteProtocol.openrlhf for remote in config.remote]
         if any(reads):
+            from raylign.data.tokenize import load_tokenizer
+
             self._writer = load_tokenizer(sources.policy_model)
         self._model: _Model | None = None
         if config.model:

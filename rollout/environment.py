@@ -28,6 +28,11 @@ def engine_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
     return variables
 
 
+def core_in_this_process(config: RolloutConfig, device: Device) -> bool:
+    """Whether the engine core runs beside its client: on CPU, unless several processes share the model anyway."""
+    return device is Device.cpu and config.tensor_parallel_size == 1
+
+
 def release_semaphore_names() -> None:
     """Unlink the names of this process's semaphores, once the engine core has opened them.
 

@@ -26,6 +26,7 @@ from raylign.rollout.interfaces import (
 )
 from raylign.rollout.reports import canary_gap, combine_ranks
 from raylign.rollout.sampling import sample_seed
+from raylign.rollout.vllm_core_thread import CoreThread
 from vllm import SamplingParams as VLLMSampling
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -33,10 +34,12 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 T = TypeVar("T")
+STOP_S = 2.0
 EXTENSION = "raylign.rollout.vllm_extension.WeightReceiver"
 
 
@@ -64,11 +67,15 @@ class VLLMEngine:
         device: Device = Device.cpu,
         seed: int = 0,
         extension: str = EXTENSION,
+        core_thread: bool = False,
     ) -> None:
-        """`extension`: import path of the worker extension; tests plant faults with it."""
+        """`extension`: import path of the worker extension; tests plant faults with it. `core_thread`: the engine core
+        runs in this process, which has no other engine, instead of one of its own."""
         self._model, self._config, self._sync = model, config, sync
         self._name, self._device, self._seed, self._extension = name, device, seed, extension
         self._llm: AsyncLLM | None = None
+        self._core_thread: CoreThread | None = None
+        self._in_this_process = core_thread
         self._gate = ServingGate(name)
         self._manifest: WeightManifest | None = None
         self._verified = 0
@@ -77,10 +84,16 @@ class VLLMEngine:
     async def start(self) -> None:
         """Load the model. Raises EngineDead with vLLM's own cause."""
         try:
-            self._llm = AsyncLLM.from_engine_args(self._engine_args())
+            self._llm = await self._started()
             await self._llm.update_weight_version("0")
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineDead(f"{self._name}: vLLM did not start from {self._model}: {error}") from error
+
+    async def _started(self) -> AsyncLLM:
+        if not self._in_this_process:
+            return AsyncLLM.from_engine_args(self._engine_args())
+        self._core_thread = CoreThread(self._engine_args().create_engine_config(UsageContext.ENGINE_CONTEXT))
+        return await self._core_thread.start()
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup]:
         """One group a request, in order. Waits while a weight update runs; one that begins meanwhile either waits for
@@ -183,7 +196,9 @@ class VLLMEngine:
     async def stop(self) -> None:
         """Shut the engine down; its processes end."""
         if self._llm is not None:
-            self._llm.shutdown(timeout=2.0)
+            if self._core_thread is not None:
+                self._core_thread.stop(STOP_S)
+            self._llm.shutdown(timeout=STOP_S)
             self._llm = None
 
     @property

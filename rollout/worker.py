@@ -17,6 +17,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
+from raylign.cluster.collector import collector_paused
 from raylign.cluster.rank import keep_log, last_error
 from raylign.cluster.weights import shared_memory_file
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
@@ -58,10 +59,17 @@ class RolloutWorker:
         if self._log:
             keep_log(self._log)
         environment.prepare(spec.rollout, spec.device)
-        from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
+        with collector_paused():
+            from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
 
         self._engine = VLLMEngine(
-            spec.model, spec.rollout, spec.sync, name=spec.name, device=spec.device, seed=spec.seed
+            spec.model,
+            spec.rollout,
+            spec.sync,
+            name=spec.name,
+            device=spec.device,
+            seed=spec.seed,
+            core_thread=environment.core_in_this_process(spec.rollout, spec.device),
         )
 
     async def start(self) -> None:

@@ -37,7 +37,7 @@ ENTRY_POINTS = ("app/main.py", "app/cli.py")
 CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/layers.py", "conf/overrides.py")
 HOMES = {
     "deepspeed": ("trainer/engine/*",),
-    "vllm": ("rollout/vllm_engine.py", "rollout/vllm_extension*.py"),
+    "vllm": ("rollout/vllm_engine.py", "rollout/vllm_core_thread.py", "rollout/vllm_extension*.py"),
     "wandb": ("records/wandb_sink.py",),
     "ray": (
         "cluster/*",
