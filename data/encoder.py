@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 
 from raylign.data.chat_template import no_template
 from raylign.data.end_tokens import EndTokens
-from raylign.data.row_fields import EarlierTurnDiffers, RowError
+from raylign.data.joining import TokenJoiner
+from raylign.data.replies import Replies
+from raylign.data.row_fields import RowError
 from raylign.data.rows import Side
 from raylign.data.templates import ChatTemplate
 from raylign.data.tokenize import EncodedAnswer, EncodedText
 from raylign.data.types import Message
 from transformers import PreTrainedTokenizerBase
-
-_THOUGHT = re.compile(r"<(think|thinking|seed:think)>\s*$")
-_CONTEXT = 8  # tokens before a text that decide how its first characters are read back
-_REWRITES = (
-    "the chat template rewrites earlier answers once more turns follow (drops their reasoning, say), so they cannot be "
-    "trained in the form that is sampled; use a template that keeps them, or rows with the last answer only"
-)
-_NO_END = (
-    "the chat template writes no end token after an earlier answer, so stopping there would not be learned; use rows "
-    "with the last answer only"
-)
-_NOT_THE_SAME = (
-    "the chat template does not render the prompt the same with an answer after it, so the answer's tokens cannot be "
-    "told; use a template that keeps earlier turns as they were"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """An assistant turn as text."""
-
-    opening: str  # all before it, as it is sampled from
-    body: str
-    end_id: int
-    closed: str  # opening, body and end token, as later turns see them
 
 
 class Encoder:
@@ -55,10 +29,10 @@ class Encoder:
         self._system_prompt = system_prompt
         self._template = ChatTemplate(tokenizer, today)
         self._ends = EndTokens(tokenizer)
-        added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        self._replies = Replies(self._template, self._ends)
+        self._joiner = TokenJoiner(tokenizer)
         self._special = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
         self._eos = str(tokenizer.eos_token)
-        self._added = re.compile(f"({'|'.join(map(re.escape, added))})") if added else None
 
     @property
     def has_template(self) -> bool:
@@ -78,7 +52,7 @@ class Encoder:
             return self._plain_prompt(prompt, variables)
         turns = self.messages(prompt)
         self._template.refuse_unused(turns, variables)
-        ids = self._ids(self._template.render(turns, variables, open_answer=True))
+        ids = self._joiner.ids(self._template.render(turns, variables, open_answer=True))
         if not ids:
             raise RowError("the prompt has no tokens")
         return tuple(ids)
@@ -123,9 +97,9 @@ class Encoder:
             raise ValueError("the opening is not the text's beginning")
         ids = self._rendered_ids(opening) if opening else []
         start = len(ids)
-        ids = self._continued(ids, text[len(opening) :], "the text") if ids else self._rendered_ids(text)
+        ids = self._joiner.continued(ids, text[len(opening) :], "the text") if ids else self._rendered_ids(text)
         ends = [i for i, token in enumerate(ids) if token in self._ends.ids]
-        if ends and not self._decode(ids[ends[-1] + 1 :]).strip():
+        if ends and not self._joiner.decode(ids[ends[-1] + 1 :]).strip():
             ids = ids[: ends[-1] + 1]
         if self.has_template and not self._special & set(ids):
             raise RowError(
@@ -174,25 +148,18 @@ class Encoder:
         self, messages: Sequence[Message], trained: Sequence[int], variables: str, *, finished: bool
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids through the last trained turn, and [start, end) of every trained one."""
-        self._template.refuse_unused(messages, variables)
-        whole = self._template.render(messages, variables, open_answer=False)
         ids: list[int] = []
         spans, closed = [], ""
-        for turn in trained:
-            reply = self._reply(messages, turn, whole, variables)
-            if turn != len(messages) - 1:
-                self._refuse_another_form(messages[: turn + 1], reply, variables)
-            if not reply.opening.startswith(closed):
-                raise EarlierTurnDiffers(_REWRITES)
-            opened = self._ids(reply.opening)
+        for turn, reply in zip(trained, self._replies.find(messages, trained, variables), strict=True):
+            opened = self._joiner.ids(reply.opening)
             if opened[: len(ids)] == ids:
                 ids = opened
             else:  # an earlier answer was tokenised alone; the prompt of this one merges over its boundary
-                ids = self._continued(ids, reply.opening[len(closed) :], "the turns before an answer")
+                ids = self._joiner.continued(ids, reply.opening[len(closed) :], "the turns before an answer")
             start = len(ids)
             if start == 0:
                 raise RowError("the prompt has no tokens, so every token would count as the answer's")
-            ids = self._continued(ids, reply.body, "the answer")
+            ids = self._joiner.continued(ids, reply.body, "the answer")
             if len(ids) == start:
                 raise RowError("the answer has no tokens besides its end")
             if self._ends.ids & set(ids[start:]):
@@ -202,110 +169,6 @@ class Encoder:
             spans.append((start, len(ids)))
             closed = reply.closed
         return ids, spans
-
-    def _refuse_another_form(self, messages: Sequence[Message], reply: _Reply, variables: str) -> None:
-        """Raises EarlierTurnDiffers when the last of `messages` was sampled otherwise than later turns see it."""
-        whole = self._template.render(messages, variables, open_answer=False)
-        sampled = self._reply(messages, len(messages) - 1, whole, variables)
-        if sampled.body.strip() != reply.body.strip():  # each with an end token that the engine stops at
-            raise EarlierTurnDiffers(_REWRITES)
-
-    def _reply(self, messages: Sequence[Message], turn: int, whole: str, variables: str) -> _Reply:
-        opening = self._template.render(messages[:turn], variables, open_answer=True)
-        if turn == len(messages) - 1:
-            if messages[turn].extra:
-                return self._rendered(opening, whole)
-            return self._last(opening, messages[turn].content, whole)
-        if not whole.startswith(opening):
-            raise EarlierTurnDiffers(_REWRITES)
-        if messages[turn].extra:
-            if self._template.drops(messages, turn, variables):
-                raise EarlierTurnDiffers(_REWRITES)
-            if self._ends.first(self._template.render(messages[: turn + 1], variables, open_answer=False)) is None:
-                raise EarlierTurnDiffers(_NO_END)
-            return self._rendered(opening, whole)
-        return self._earlier(opening, messages[turn].content, whole)
-
-    def _rendered(self, opening: str, alone: str) -> _Reply:
-        """A turn with calls or reasoning: all that the template writes of it."""
-        if not alone.startswith(opening):
-            raise RowError(_NOT_THE_SAME)
-        rest = alone[len(opening) :]
-        end = self._ends.first(rest)
-        if end is None:
-            return _Reply(opening, rest.rstrip(), self._ends.eos_id, alone)
-        return _Reply(opening, rest[: end[0]], end[2], opening + rest[: end[1]])
-
-    def _earlier(self, opening: str, content: str, whole: str) -> _Reply:
-        """An answer that more turns follow: as the template has it from then on."""
-        rest = whole[len(opening) :]
-        said = content if content in rest else content.strip()
-        at = rest.find(said)
-        if at < 0 or self._ends.first(rest[:at]):
-            raise EarlierTurnDiffers(_REWRITES)
-        end = self._ends.first(rest[at + len(said) :])
-        if end is None or rest[at + len(said) : at + len(said) + end[0]].strip():
-            raise EarlierTurnDiffers(_NO_END)
-        body = rest[: at + len(said) + end[0]]
-        return _Reply(opening, body, end[2], opening + rest[: at + len(said) + end[1]])
-
-    def _last(self, opening: str, content: str, whole: str) -> _Reply:
-        """The answer word for word, with what the template writes before it and the end token it writes after it."""
-        tag = _THOUGHT.search(opening)
-        if tag and content.startswith(f"<{tag[1]}>"):
-            content = content.removeprefix(f"<{tag[1]}>").lstrip("\n")
-        before = next((o for o in (opening, opening.rstrip()) if whole.startswith(o)), None)
-        if before is None and not (tag and whole.startswith(opening[: tag.start()])):
-            raise RowError(_NOT_THE_SAME)
-        rest = whole[len(before) :] if before is not None else whole[len(opening[: tag.start()]) if tag else 0 :]
-        said = content if content in rest else content.strip()
-        at = rest.find(said)
-        lead = rest[:at] if at >= 0 and before == opening else ""
-        if tag and f"</{tag[1]}>" not in lead + content:
-            raise RowError(
-                f"the chat template opens every answer with a thought (<{tag[1]}>) and this answer does not close it; "
-                f"give the reasoning up to </{tag[1]}>, or chat_template_kwargs that turn thinking off"
-            )
-        after = rest[at + len(said) :] if at >= 0 else rest
-        end = self._ends.first(after)
-        tail = after[: end[0]] if end and at >= 0 and not after[: end[0]].strip() else ""
-        if said != content and lead.isspace():  # the template strips: the answer's own white space is kept instead
-            tail = ""
-        end_id = end[2] if end else self._ends.eos_id
-        return _Reply(opening, lead + content + tail, end_id, whole)
-
-    def _continued(self, ids: Sequence[int], text: str, what: str) -> list[int]:
-        """`ids` and those of `text`, read back as exactly `text`: some tokenizers put a space before every text."""
-        whole = self._read_back(ids, text)
-        if whole is not None:
-            return whole
-        parts = self._added.split(text) if self._added else []
-        made: list[int] | None = list(ids) if len(parts) > 1 else None
-        for part in filter(None, parts):  # between special tokens: some tokenizers put a space after each
-            if made is not None:
-                made = self._read_back(made, part)
-        if made is None:
-            raise RowError(f"the tokenizer cannot write {what} so that it reads back the same (unknown characters?)")
-        return made
-
-    def _read_back(self, ids: Sequence[int], text: str) -> list[int] | None:
-        """`ids` and those of `text` if they decode to it, else None."""
-        if not text:
-            return list(ids)
-        context = list(ids[-_CONTEXT:])
-        before = self._decode(context)
-        wanted = {before + text, before + unicodedata.normalize("NFC", text)}
-        for anchor in ("", "\n", ":", "a"):
-            anchored, alone = self._ids(anchor + text), self._ids(anchor) if anchor else []
-            added = anchored[len(alone) :]
-            if anchored[: len(alone)] == alone and self._decode([*context, *added]) in wanted:
-                return [*ids, *added]
-        return None
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
 
     def _plain_prompt(self, prompt: Side, variables: str) -> tuple[int, ...]:
         if variables:
@@ -324,7 +187,7 @@ class Encoder:
         end = self._ends.first(text)
         if end and not text[end[1] :].strip():  # the text brings its own end token
             text = text[: end[0]]
-        ids = self._continued(opening, text, "the answer")
+        ids = self._joiner.continued(opening, text, "the answer")
         if len(ids) == len(opening):
             raise RowError("the answer has no tokens besides its end")
         if self._ends.ids & set(ids[len(opening) :]):
@@ -335,14 +198,9 @@ class Encoder:
         """A template writes its own special tokens; plain text gets the tokenizer's, unless it begins with them."""
         bos = self._tokenizer.bos_token
         if self.has_template or (bos and text.startswith(str(bos))):
-            return self._ids(text)
+            return self._joiner.ids(text)
         ids = list(self._tokenizer(text, verbose=False)["input_ids"])
         return ids[:-1] if ids[-1:] == [self._tokenizer.eos_token_id] and not text.endswith(self._eos) else ids
-
-    def _ids(self, text: str) -> list[int]:
-        """A template writes its own special tokens, so none are added: BOS is never doubled."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
 
 
 def _plain(side: Side, what: str) -> str:

@@ -43,7 +43,7 @@ class JudgedBatch:
     mismatched: TokenBatch
     desirable: Tensor  # [S] bool
     weight: Tensor  # [S] float32, 0 for a filler
-    ref_logps: Tensor | None = None  # [S] each answer's log-prob under the reference
+    ref_logps: Tensor | None = None  # [S] float64: each answer's log-prob under the reference
     ref_mismatched_logps: Tensor | None = None  # [S]
 
     def units(self) -> list[UnitWork]:

@@ -317,7 +317,7 @@ class PairBatch:
     margin: Tensor  # [P] float32: by how much chosen should beat rejected, 0 when unknown
     weight: Tensor  # [P] float32, 0 for a filler
     answers: Tensor | None = None  # [N] bool: the answers' tokens, where `response_mask` has more; None: it has not
-    ref_logps: Tensor | None = None  # [2P] float32: each answer's log-prob under the reference; None without one
+    ref_logps: Tensor | None = None  # [2P] float64: each answer's log-prob under the reference; None without one
 
     def units(self) -> list[UnitWork]:
         """The cost of each indivisible unit (here: both sides of a pair)."""

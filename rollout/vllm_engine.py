@@ -53,8 +53,10 @@ CPU_BATCH_TOKENS = 4096
 class VLLMEngine:
     """One vLLM engine: start, generate, update weights, stop.
 
-    After start it serves version 0: the folder's weights in `rollout.precision`, read by vLLM itself and compared with
-    nothing. A run publishes the learner's own weights as version 0 before the first rollout (trainer/loops/online.py).
+    Right after start it serves the folder's weights in `rollout.precision`, read by vLLM itself and compared with
+    nothing. A run samples nothing from them: version 0 is the policy's own weights, published and verified before the
+    first rollout (trainer/loops/online.py), and in bfloat16 those are the folder's rounded. How far apart the two are:
+    docs/measurements.md.
     """
 
     def __init__(

@@ -69,9 +69,12 @@ class Learner:
             return self._forward(batches, lambda b: self._engine.module(b, temperature=temperature).logprobs.cpu())
 
     def sequence_logprobs(self, batches: Sequence[TokenBatch]) -> list[Tensor]:
-        """Log-prob `[S]` of each sequence's response tokens together, at temperature 1, on the CPU. Collective."""
+        """Log-prob `[S]` of each sequence's response tokens together, at temperature 1, float64 on the CPU.
+
+        Collective.
+        """
         per_token = self.logprobs(batches, temperature=1.0)
-        return [sequence_sum(p.double(), b).float() for p, b in zip(per_token, batches, strict=True)]
+        return [sequence_sum(p.double(), b) for p, b in zip(per_token, batches, strict=True)]
 
     def values(self, batches: Sequence[TokenBatch]) -> list[ValueEstimates]:
         """A scalar model's values of each batch, on the CPU. Collective."""

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-_FORMAT = "1"
+_FORMAT = "2"
 _LOGPS = "logps"
 _CHUNK = 1 << 20
 
@@ -92,7 +92,7 @@ def cache_file(folder: Path, key: CacheKey) -> Path:
 
 
 def write_cache(folder: Path, key: CacheKey, logps: Tensor) -> None:
-    """Keep `logps` [sequences] float32; the file is there whole or not at all."""
+    """Keep `logps` [sequences] float64; the file is there whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     target = cache_file(folder, key)
     staging = target.with_name(f".{target.name}.{os.getpid()}")
@@ -129,4 +129,4 @@ def read_cache(folder: Path, key: CacheKey) -> Tensor | None:
 
 
 def _hash(logps: Tensor) -> str:
-    return hashlib.sha256(logps.to(torch.float32).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(logps.to(torch.float64).numpy().tobytes()).hexdigest()

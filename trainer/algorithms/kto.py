@@ -16,8 +16,7 @@ from raylign.data.types import Denominators, RowKind, TokenBatch, TokenOutputs
 from raylign.trainer.algorithms.base import LossOutput, MetricSum, ModelKind, OfflineNeeds, Role
 from raylign.trainer.algorithms.offline import entropy, over_real
 from raylign.trainer.algorithms.online import range_problems
-from raylign.trainer.functional.preferences import kto_loss
-from raylign.trainer.functional.segments import sequence_sum
+from raylign.trainer.functional.preferences import answer_logps, kto_loss
 from torch import Tensor
 
 
@@ -90,7 +89,7 @@ class KTO:
 
     def measure(self, outputs: TokenOutputs, batch: JudgedBatch, denominators: Denominators) -> Tensor:
         """This batch's share of the mean log-ratio of mismatched answers. []"""
-        logps = sequence_sum(outputs.logprobs, batch.mismatched)
+        logps, _ = answer_logps(outputs.logprobs, batch.mismatched, None)
         gap = logps - _given(batch.ref_mismatched_logps)
         return torch.where(batch.weight > 0, gap, 0).sum() / denominators.sequences
 
@@ -105,8 +104,8 @@ class KTO:
         """
         if self.kl is None:
             raise ValueError("KTO's loss needs the step's KL; it was not measured")
-        config, kl = self.config, self.kl.to(outputs.logprobs)
-        logps = sequence_sum(outputs.logprobs, batch.tokens)
+        config, kl = self.config, self.kl.to(torch.float64)
+        logps, _ = answer_logps(outputs.logprobs, batch.tokens, None)
         log_ratio = logps - _given(batch.ref_logps)
         per_row = kto_loss(log_ratio, kl, batch.desirable, config.beta)
         weight = torch.where(batch.desirable, config.desirable_weight, config.undesirable_weight) * batch.weight

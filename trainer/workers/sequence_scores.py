@@ -30,8 +30,8 @@ async def score_sequences(
     micro_batch_tokens: int,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Log-prob of each sequence's masked tokens, float32 `[len(sequences)]`. `on_round` hears how many are done."""
-    scores = torch.zeros(len(sequences), dtype=torch.float32)
+    """Log-prob of each sequence's masked tokens, float64 `[len(sequences)]`. `on_round` hears how many are done."""
+    scores = torch.zeros(len(sequences), dtype=torch.float64)
     for start, end in _rounds(sequences, num_ranks * micro_batch_tokens * _MICRO_BATCHES_A_ROUND):
         chunk = sequences[start:end]
         work = [work_of([sequence]) for sequence in chunk]

@@ -116,6 +116,58 @@ def test_in_several_turns_only_the_assistants_words_are_trained(kind: str, famil
     assert last.token_ids[-1] == text.token_ids[-1]
 
 
+REPEATED = (
+    ("MASKED", "NOT MASKED", "NOT MASKED", "MASKED"),  # axolotl #2089
+    ("assistant", "a", "a", "user"),
+    ("ASSISTANT: yes", "ASSISTANT: yes", "[/INST] So.", "So."),
+)
+
+
+@pytest.mark.parametrize("words", REPEATED)
+@pytest.mark.parametrize(("kind", "family"), [case for case in CASES if case[1] not in APART])
+def test_answers_are_found_where_they_stand_however_often_their_words_occur(
+    kind: str, family: str, words: tuple[str, str, str, str]
+):
+    made = tokenizer(kind, *FAMILIES[family])
+    encoder = Encoder(made)
+    roles = ("user", "assistant", "user", "assistant")
+    turns = tuple(Message(role, content) for role, content in zip(roles, words, strict=True))
+    text = encoder.encode_conversation(turns, (0, 1, 0, 1))
+    runs = [i for i in range(1, len(text.weights)) if (text.weights[i] > 0) and not text.weights[i - 1] > 0]
+    assert len(runs) == 2
+    for start, turn in zip(runs, (1, 3), strict=True):
+        before, opening = (
+            made.decode(list(ids)) for ids in (text.token_ids[:start], encoder.encode_prompt(turns[:turn]))
+        )
+        assert "".join(before.split()).startswith("".join(opening.split()))  # of an earlier answer the sampled tokens
+        end = next(i for i in range(start, len(text.token_ids)) if encoder.is_end(text.token_ids[i]))
+        assert words[turn] in made.decode(list(text.token_ids[start:end]))
+
+
+@pytest.mark.parametrize("family", ["chatml", "zephyr", "granite"])
+def test_an_end_token_that_is_the_padding_token_too_is_trained(family: str):
+    made = tokenizer("gpt2", *FAMILIES[family])
+    made.pad_token = made.eos_token
+    got = Encoder(made).encode_answer("Why?", "So.")
+    assert made.decode(list(got.token_ids[got.prompt_tokens :])) == f"So.{made.eos_token}"
+    assert got.mask[-1]
+
+
+def test_what_stands_between_an_end_token_and_a_tools_answer_is_kept():
+    made = tokenizer("qwen", *FAMILIES["qwen2 (tools)"])
+    calls = json.dumps({"tool_calls": [{"type": "function", "function": {"name": "w", "arguments": {"city": "Oslo"}}}]})
+    turns = (
+        Message("user", "Weather?"),
+        Message("assistant", "Wait.", calls),
+        Message("tool", "-4"),
+        Message("assistant", "It is -4."),
+    )
+    text = Encoder(made).encode_conversation(turns, (0, 1, 0, 1))
+    rendered = ChatTemplate(made, None).render(turns, "", open_answer=False)
+    assert made.decode(list(text.token_ids)) + "\n" == rendered
+    assert text.token_ids.count(made.convert_tokens_to_ids("<|im_end|>")) == 4
+
+
 def test_a_template_that_closes_the_conversation_ends_the_answer_at_its_first_end_token():
     made = tokenizer("gpt2", *FAMILIES["phi 3"])
     got = Encoder(made).encode_answer("What is 2+2?", "It is 4.")
