@@ -62,6 +62,7 @@ def train(
     config: ConfigFiles = None,
     config_dir: ConfigFolders = None,
     show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", hidden=True)] = False,
 ) -> None:
     """Train a model: +experiment=NAME, algorithm=NAME or --config FILE, and key=value settings."""
     from raylign.app.commands.train_help import USAGE, train_help
@@ -70,6 +71,10 @@ def train(
         typer.echo(train_help(overrides or []))
         return
     given = _arguments(overrides, config, config_dir)
+    if multirun:
+        from raylign.conf.overrides import SWEEP
+
+        raise UserError(f"-m: there is no multirun; {SWEEP.format(key='seed')}.")
     if not given:
         raise UserError(USAGE.rstrip())
     quiet_driver()
@@ -205,15 +210,18 @@ def watch(
     run: RunArgument,
     once: Annotated[bool, typer.Option("--once", help="Print the view one time and end.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a run that is not there yet.")] = 0.0,
+    until: Annotated[int, typer.Option(min=0, help="End after this step; 0: when the run is over.")] = 0,
     run_root: RunRoot = Path("runs"),
 ) -> None:
     """Follow a run in the terminal, from its folder's files: state, reward, KL, workers, phases, last answers."""
-    folder = _run_folder(run, run_root)
+    from raylign.app.commands.watch import awaited
     from raylign.app.commands.watch import watch as follow
     from rich.console import Console
 
     try:
-        follow(folder, Console(), once=once, every_s=every)
+        folder = awaited(lambda: _run_folder(run, run_root), wait)
+        follow(folder, Console(), once=once, every_s=every, until=until)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None  # the run goes on; only the watching ends
 
@@ -252,11 +260,18 @@ def submit(
     """Run `train` with these settings as a job on a running Ray cluster."""
     import os
 
+    given = _arguments(overrides, config, config_dir)
+    if not given:
+        raise UserError("Usage: raylign submit [OPTIONS] [key=value ...], with the settings of `raylign train`.")
+    quiet_driver()
+    from raylign.app.commands.submit import checked, login_notice, tokens
     from raylign.cluster.submit import forwarded
     from raylign.cluster.submit import submit as send
 
-    sent = forwarded(env or [], os.environ)
-    given = _arguments(overrides, config, config_dir)
+    checked_config = checked(given, working_dir)
+    sent = forwarded([*(env or []), *tokens(checked_config, os.environ)], os.environ)
+    if told := login_notice(os.environ):
+        typer.echo(told)
     raise typer.Exit(send(given, address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo))
 
 

@@ -16,9 +16,12 @@ from raylign.trainer.algorithms.own import loaded, own_algorithm
 from raylign.trainer.algorithms.trial import trial
 
 
-def compose(overrides: Sequence[str]) -> Composed:
-    """The run that `key=value` arguments describe. Raises ConfigError with every problem found."""
-    return composition.compose(overrides, catalog())
+def compose(overrides: Sequence[str], *, elsewhere: bool = False) -> Composed:
+    """The run that `key=value` arguments describe; `elsewhere`: it is to start on another machine.
+
+    Raises ConfigError with every problem found.
+    """
+    return composition.compose(overrides, catalog(), elsewhere=elsewhere)
 
 
 def from_resolved(resolved_yaml: str, overrides: Sequence[str] = ()) -> Composed:

@@ -25,8 +25,7 @@ from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, named_
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.fitting import of_rows, refuse_unfit
-from raylign.app.launch.functions import function_files
-from raylign.app.launch.judges import rubric_files
+from raylign.app.launch.inputs import run_inputs
 from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
@@ -42,8 +41,8 @@ from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.compose import Composed
 from raylign.conf.derive import run_name
 from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
-from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
-from raylign.conf.own_code import files_of, modules_of
+from raylign.conf.held_out import held_out_sets
+from raylign.conf.own_code import modules_of
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import FAMILIES
 from raylign.records.metrics_log import MetricHistory, read_history
@@ -85,7 +84,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         step, skipped = (resumed.state.step, resumed.skipped) if resumed else (None, ())
         manifest, changed = folder.write_manifest(
             sys.argv,
-            inputs(config),
+            run_inputs(config),
             redactor,
             resumed_step=step,
             skipped=skipped,
@@ -204,7 +203,9 @@ class Play:
             stop_signal() as should_stop,
         ):
             shown = ShownMetrics(self.tracker, progress)
-            steps = CallbackSink(shown, load_callbacks(config.callbacks), self.folder.path, progress.notice)
+            patience = config.callback_timeout_s
+            callbacks = load_callbacks(config.callbacks, patience)
+            steps = CallbackSink(shown, callbacks, self.folder.path, progress.notice, timeout_s=patience)
             stage = Stage(
                 config,
                 self.folder,
@@ -276,25 +277,6 @@ def settled(config: RunConfig) -> RunConfig:
             eval=home(config.data.eval) if isinstance(config.data.eval, str) else sets,
         ),
     )
-
-
-def inputs(config: RunConfig) -> dict[str, Path]:
-    """What the run reads, by key, for the manifest's hashes."""
-    named_paths = {
-        "policy.model": config.policy.model,
-        "critic.model": config.critic.model,
-        "reference.model": config.reference.model,
-        "reward.model": config.reward.model,
-        "data.train": config.data.train,
-        "data.chat_template": "" if config.data.chat_template in FAMILIES else config.data.chat_template,
-        **{
-            "data.eval" if name == DEFAULT_NAME else f"data.eval.{name}": source
-            for name, source in held_out_sets(config.data.eval).items()
-        },
-    }
-    found = {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
-    found |= {f"algorithm/{file.name}": file for file in files_of(type(algorithm_of(config.algorithm)).__module__)}
-    return found | (function_files(config.reward) | rubric_files(config.reward) if needs(config).reward else {})
 
 
 @contextmanager

@@ -39,6 +39,11 @@ a job that has ended is not waited for any longer."""
 ACCEPT_TIMEOUT_S = 60.0
 _STARTING = "No available agent"  # Ray's words for a node whose agent is not up yet
 
+INTERRUPTED = 130  # as shells have it: Ctrl-C
+
+LOST_TIMEOUT_S = 300.0
+"""How long a job server that no longer answers is asked again before the following ends."""
+
 _FINISHED_EXIT = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 75, JobStatus.FAILED: 70}
 _POLL_S = 1.0
 
@@ -63,6 +68,8 @@ def submit(
     check_working_dir(working_dir)
     client = _connect(address)
     command = shlex.join([*entrypoint, *overrides])
+    sizes = [path.stat().st_size for path in shipped_files(working_dir)]
+    tell(f"sending {working_dir.resolve()}: {len(sizes)} files, {sum(sizes) / (1 << 20):.1f} MiB")
     try:
         job_id = _send(client, command, working_dir, env_vars or {})
     except (RuntimeError, ConnectionError) as error:
@@ -74,7 +81,13 @@ def submit(
     tell(f"follow it: ray job logs{where} --follow {job_id}")
     tell(f"stop it: ray job stop{where} {job_id}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)")
     tell("resume it: the same `raylign submit` command again, with the same name= and run_root=")
-    return asyncio.run(_follow(client, job_id, tell)) if wait else 0
+    if not wait:
+        return 0
+    try:
+        return asyncio.run(_follow(client, job_id, tell))
+    except KeyboardInterrupt:
+        tell(f"job {job_id} goes on; only the following has ended")
+        return INTERRUPTED
 
 
 def forwarded(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -151,11 +164,31 @@ def _send(client: JobSubmissionClient, command: str, working_dir: Path, env_vars
 
 
 async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str], object]) -> int:
-    """Give `tell` the job's log until it ends. Unbounded by design: a run may take weeks; Ctrl-C leaves it running."""
-    async for text in client.tail_job_logs(job_id):
-        for line in text.rstrip("\n").splitlines():
-            tell(line)
-    while not (status := client.get_job_status(job_id)).is_terminal():
+    """Give `tell` the job's log until it ends. Unbounded by design: a run may take weeks; Ctrl-C leaves it running.
+
+    A connection that breaks is made again, and the log goes on where it was. Raises ClusterError when the job server
+    has not answered for LOST_TIMEOUT_S.
+    """
+    told, lost_at = 0, None
+    while True:
+        try:
+            seen = 0
+            async for text in client.tail_job_logs(job_id):
+                lines = text.rstrip("\n").splitlines()
+                for line in lines[max(0, told - seen) :]:
+                    tell(line)
+                seen += len(lines)
+                told = max(told, seen)
+            if (status := client.get_job_status(job_id)).is_terminal():
+                break
+            lost_at = None
+        except (ConnectionError, RuntimeError, OSError) as error:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > LOST_TIMEOUT_S:
+                raise ClusterError(
+                    f"job {job_id}: the job server has not answered for {LOST_TIMEOUT_S:g} s ({_first_line(error)}); "
+                    "the job may go on without it: see `raylign watch`"
+                ) from error
         await asyncio.sleep(_POLL_S)
     info = client.get_job_info(job_id)
     if status is not JobStatus.SUCCEEDED:
@@ -168,7 +201,9 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
 def _connect(address: str | None) -> JobSubmissionClient:
     ray_process_env(token_path=None)
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
+        logging.getLogger("ray").setLevel(logging.WARNING)  # what it uploads, and when a socket closes
+        return client
     except AuthenticationError as error:
         raise ClusterError(
             f"{_where(address)} refused this process ({_first_line(error)}); set RAY_AUTH_MODE=token and put the "

@@ -65,7 +65,9 @@ def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             ("data.train",), "data.train is empty; give a JSONL, CSV or parquet file, a folder or a dataset name."
         )
     elif _is_path(config.data.train) and not Path(config.data.train).expanduser().exists():
-        yield Problem(("data.train",), f"data.train={config.data.train}: there is no such file or folder.")
+        yield Problem(
+            ("data.train",), f"data.train={config.data.train}: there is no such file or folder.", config.data.train
+        )
     yield from _columns(config)
     yield from _held_out(config, needs)
     if needs.rollout and config.num_steps == 0:
@@ -99,7 +101,7 @@ def _held_out(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     for name, source in sets.items():
         if _is_path(source) and not Path(source).expanduser().exists():
             key = "data.eval" if name == DEFAULT_NAME else f"data.eval, set {name}"
-            yield Problem(("data.eval",), f"{key}={source}: there is no such file or folder.")
+            yield Problem(("data.eval",), f"{key}={source}: there is no such file or folder.", source)
     if needs.rollout and len(sets) > 1:
         yield Problem(
             ("data.eval",),
@@ -212,7 +214,8 @@ def _models(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     for key, folder in named.items():
         sentence = _model_problem(folder) if folder else None
         if sentence:
-            yield Problem((key,), f"{key}={folder}: {sentence}")
+            gone = "" if Path(folder).expanduser().is_dir() else folder
+            yield Problem((key,), f"{key}={folder}: {sentence}", gone)
     if not config.policy.model:
         yield Problem(("policy.model",), "policy.model is empty; give the folder of the model to train.")
     if needs.critic and not config.critic.model and not config.reward.model:

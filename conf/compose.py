@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,13 @@ class Composed:
     resolved_yaml: str
 
 
-def compose(overrides: Sequence[str], catalog: Catalog) -> Composed:
+def compose(overrides: Sequence[str], catalog: Catalog, *, elsewhere: bool = False) -> Composed:
     """The run that `overrides` describe: settings, choices, and the files of `--config=` and `--config-dir=`.
 
     Raises ConfigError with every problem found: unknown keys and choices, wrong types, values that are missing or
     cannot be resolved, and combinations that cannot work. Where a file or an experiment could not be read, what may
-    only follow from its absence is left out.
+    only follow from its absence is left out. `elsewhere`: the run starts on another machine, where files and folders
+    named by an absolute path may be that are not here.
     """
     given = arguments.read(overrides)
     problems = list(given.problems)
@@ -80,6 +82,7 @@ def compose(overrides: Sequence[str], catalog: Catalog) -> Composed:
         stated = {assignment.key for assignment in given.assignments}
         if partial:  # of what was given itself, not of what the missing part would have set
             found = [p for p in found if len(p.keys) == 1 and stated.issuperset(p.keys)]
+        found = [p for p in found if not (elsewhere and os.path.isabs(os.path.expanduser(p.missing)))]
         problems += [p for p in found if told.isdisjoint(p.keys)]
     if problems:
         raise ConfigError(list(dict.fromkeys(problem.sentence for problem in problems)))

@@ -148,7 +148,8 @@ def _read_default(reading: _Reading, content: _Content, entry: object) -> None:
     if isinstance(entry, str):
         name = entry.strip("/")
         beside = content.path.parent / f"{name.removesuffix('.yaml')}.yaml"
-        path = beside if beside.is_file() else reading.search.find(name)
+        inside = f"{content.path.parent.name}/{name}"  # of the same group in another folder, as in Hydra
+        path = beside if beside.is_file() else reading.search.find(inside) or reading.search.find(name)
         if path is None:
             reading.problems.append(_missing(f"{where}: `defaults:` names {entry}", beside, reading.search))
         else:

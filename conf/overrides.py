@@ -19,6 +19,9 @@ from raylign.conf.problems import Problem
 
 Value = object  # what yaml can hold: str, int, float, bool, None, list, dict
 
+SWEEP = "a run for each value is a loop of the shell, `for v in a b; do raylign train ... {key}=$v name=try-$v; done`"
+"""What there is in place of Hydra's multirun."""
+
 CONFIG, CONFIG_DIR = "--config=", "--config-dir="
 _FORM = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=~+]+?)=(?P<value>.*)", re.DOTALL)
 
@@ -155,8 +158,7 @@ def _read_value(key: str, text: str) -> Problem | Assignment:
     if parsed.is_sweep_override():
         return Problem(
             (key,),
-            f"{key}={text} is several values; a list is written {key}=[a,b], and a run for each value is "
-            "started by itself.",
+            f"{key}={text} is several values; a list is written {key}=[a,b], and {SWEEP.format(key=key)}.",
         )
     return Assignment(key, parsed.value())
 

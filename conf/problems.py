@@ -10,3 +10,4 @@ class Problem(NamedTuple):
 
     keys: tuple[str, ...]  # settings whose change would answer it, to avoid telling a consequence beside its cause
     sentence: str
+    missing: str = ""  # the file or folder that is not there, when it is about one: another machine may have it

@@ -45,7 +45,7 @@ _RANGES: Mapping[str, Range] = {
             _POSITIVE,
             ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature"),
         ),
-        (_POSITIVE, ("request_timeout_s", "kv_cache_gb", "object_store_gb", "max_canary_gap")),
+        (_POSITIVE, ("request_timeout_s", "callback_timeout_s", "kv_cache_gb", "object_store_gb", "max_canary_gap")),
         (_NOT_NEGATIVE, ("num_steps", "num_epochs", "every", "seed", "weight_decay", "max_grad_norm", "warmup_steps")),
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus")),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),

@@ -519,6 +519,8 @@ class RunConfig:
     """Offline: passes over the data."""
     callbacks: list[str] = field(default_factory=list)
     """Functions of one's own called after every step, as [my.py:after_step]; see the page on the Python interface."""
+    callback_timeout_s: float = 60.0
+    """Deadline of one call of a callback, and of importing its file; past it the run ends."""
     algorithm: AlgorithmConfig
     policy: LearnerConfig = field(default_factory=LearnerConfig)
     critic: LearnerConfig = field(default_factory=LearnerConfig)

@@ -54,11 +54,11 @@ class RunPaths:
         """The samples of one step."""
         return self.samples / f"step-{step:06d}.parquet"
 
-    def wandb_run_id(self) -> str:
-        """The W&B run's id, made once and kept, so that a resumed run goes on in the same W&B run."""
+    def wandb_run_id(self, given: str = "") -> str:
+        """The W&B run's id, `given` or made once and kept, so that a resumed run goes on in the same W&B run."""
         path = self.path / "wandb_run_id"
         if not path.exists():
-            write_atomic(path, uuid.uuid4().hex[:12])
+            write_atomic(path, given or uuid.uuid4().hex[:12])
         return path.read_text(encoding="ascii")
 
 

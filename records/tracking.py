@@ -62,6 +62,8 @@ class Tracker:
         self._watch = AlertWatch(folder.alerts, keep_to_step=keep_to, tell=self._alert)
         if SinkName.wandb in tracking.sinks:
             say(decision.sentence())
+        if environ.get("WANDB_SWEEP_ID"):  # the agent of a sweep knows its runs by the ids it gives them
+            folder.wandb_run_id(environ.get("WANDB_RUN_ID", ""))
         target = sink_target(folder, config, decision.mode, Redactor.from_environ(environ), start)
         self._sinks = [SinkThread(name, opener, said=self._opened) for name, opener in _openers(tracking.sinks, target)]
 

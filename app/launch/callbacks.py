@@ -1,7 +1,8 @@
 """Functions of a user's own that are called after every logged step, in the process that drives the run.
 
 A step's numbers and samples are on disk when they are called, and its checkpoint, where one is due, is written after
-them. They see a frozen record and change nothing; what they may do is ask the run to save and stop.
+them. They see a frozen record and change nothing; what they may do is ask the run to save and stop. One that raises, or
+is not done by its deadline, ends the run: what it was to look after is not looked after.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import importlib
 import importlib.util
 import inspect
 import os
+import queue
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from raylign.conf.errors import ConfigError, RunFailed
 from raylign.records.redaction import Redactor
+from raylign.reward.functions import sent_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,51 +51,95 @@ class Sink(Protocol):
 class CallbackSink:
     """Writes a step through `inner`, then calls every callback. `asked` holds who asked to stop, once one has."""
 
-    def __init__(self, inner: Sink, callbacks: Sequence[Callback], run: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, inner: Sink, callbacks: Sequence[Callback], run: Path, tell: Callable[[str], None], *, timeout_s: float
+    ) -> None:
         self._inner = inner
         self._callbacks = callbacks
         self._run = run
         self._tell = tell
+        self._timeout_s = timeout_s
         self.asked = ""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One step. Raises RunFailed, with the callback's name, when one raises or answers with neither None nor a
-        truth value."""
+        """One step. Raises RunFailed, with the callback's name, when one raises, is not done within `timeout_s`
+        seconds, or answers with neither None nor a truth value."""
         self._inner.log(step, metrics)
         for callback in self._callbacks:
             record = StepRecord(self._run, step, MappingProxyType(dict(metrics)))
             try:
-                answer = callback.call(record)
-            except Exception as error:
+                answer = _within(self._timeout_s, lambda call=callback.call, given=record: call(given))
+            except _TooLong as error:
+                raise RunFailed(
+                    f"callbacks: {callback.path} was not done {self._timeout_s:g} s after step {step}; make it "
+                    "quicker, raise callback_timeout_s, or leave it out"
+                ) from error
+            except (Exception, SystemExit) as error:
                 raise RunFailed(
                     f"callbacks: {callback.path} failed after step {step}: {_first_line(error)}; mend it, or leave it "
-                    "out, and the same command goes on from the last checkpoint."
+                    "out"
                 ) from error
             if answer is not None and not isinstance(answer, bool):
                 raise RunFailed(
                     f"callbacks: {callback.path} returned a {type(answer).__name__} after step {step}; return True to "
-                    "save and stop, or None."
+                    "save and stop, or None"
                 )
             if answer and not self.asked:
                 self.asked = callback.path
                 self._tell(f"callbacks: {callback.path} asked to stop after step {step}")
 
 
-def load_callbacks(paths: Sequence[str]) -> tuple[Callback, ...]:
-    """Every function that `callbacks` names. Raises ConfigError with the problems of all."""
-    loaded, problems = read_callbacks(paths)
+T = TypeVar("T")
+
+
+class _TooLong(Exception):
+    """A call was not done by its deadline."""
+
+
+def _within(timeout_s: float, call: Callable[[], T]) -> T:
+    """What `call` gives or raises, from a thread of its own. Raises _TooLong; the thread is then left behind, for
+    Python cannot end one, and it ends with the process."""
+    done: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((call(), None))
+        except BaseException as error:  # SystemExit too: it would end this thread alone, and silently
+            done.put((None, error))
+
+    threading.Thread(target=run, name="callback", daemon=True).start()
+    try:
+        answer, raised = done.get(timeout=timeout_s)
+    except queue.Empty as error:
+        raise _TooLong from error
+    if raised is not None:
+        raise raised
+    return answer  # type: ignore[return-value]  # None only where `call` gave None
+
+
+def callback_files(paths: Sequence[str]) -> dict[str, Path]:
+    """Every file that a callback can import from its folder, by key, for the manifest."""
+    return {f"callbacks.{file.name}": file for path in paths for file in sent_files(path)}
+
+
+def load_callbacks(paths: Sequence[str], timeout_s: float) -> tuple[Callback, ...]:
+    """Every function that `callbacks` names; each file is imported within `timeout_s` seconds.
+
+    Raises ConfigError with the problems of all.
+    """
+    loaded, problems = read_callbacks(paths, timeout_s)
     if problems:
         raise ConfigError(problems)
     return tuple(loaded)
 
 
-def read_callbacks(paths: Sequence[str]) -> tuple[list[Callback], list[str]]:
+def read_callbacks(paths: Sequence[str], timeout_s: float) -> tuple[list[Callback], list[str]]:
     """The functions that can be used, and a sentence for each that cannot."""
     loaded: list[Callback] = []
     problems: list[str] = []
     for path in paths:
         try:
-            loaded.append(Callback(path, _function(path)))
+            loaded.append(Callback(path, _function(path, timeout_s)))
         except _BadCallback as error:
             problems.append(f"callbacks: {error}.")
     return loaded, problems
@@ -101,14 +149,17 @@ class _BadCallback(ValueError):
     """The message says why a callback cannot be used."""
 
 
-def _function(path: str) -> Callable[[StepRecord], object]:
+def _function(path: str, timeout_s: float) -> Callable[[StepRecord], object]:
     where, _, name = path.rpartition(":")
     if not where or not name:
         raise _BadCallback(f"{path!r} names no function; write FILE.py:NAME or module:NAME")
     try:
-        module = _from_file(Path(where).expanduser()) if where.endswith(".py") else importlib.import_module(where)
+        module = _within(timeout_s, lambda: _module(where))
     except _BadCallback:
         raise
+    except _TooLong as error:
+        told = f"{where} was not imported within {timeout_s:g} s; do less at import, or raise callback_timeout_s"
+        raise _BadCallback(told) from error
     except Exception as error:
         raise _BadCallback(f"{where} cannot be imported: {_first_line(error)}") from error
     except SystemExit as error:
@@ -126,6 +177,10 @@ def _function(path: str) -> Callable[[StepRecord], object]:
     except ValueError:
         pass  # a builtin without a signature
     return found
+
+
+def _module(where: str) -> ModuleType:
+    return _from_file(Path(where).expanduser()) if where.endswith(".py") else importlib.import_module(where)
 
 
 def _from_file(file: Path) -> ModuleType:

@@ -75,7 +75,8 @@ async def _start_model(
     stack.callback(reservation.release)
     spec = model_spec(config, algorithm.needs, num_steps, template)
     settings = stage.group_settings("policy", config.policy)
-    learners = await LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
+    starting = LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
+    learners = await stage.ready("policy", starting)
     stack.callback(learners.stop)
     return OfflineModelGroup(learners, algorithm)
 

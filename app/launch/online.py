@@ -132,9 +132,9 @@ class _Builder:
         """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
         config = self._config
         pool, reward, policy, critic, reference = await asyncio.gather(
-            self._start_rollouts(),
-            start_rewards(self._stage, self._reservation, self._cores, self._stack),
-            self._start_policy(),
+            self._stage.ready("rollout", self._start_rollouts()),
+            self._stage.ready("reward", start_rewards(self._stage, self._reservation, self._cores, self._stack)),
+            self._stage.ready("policy", self._start_policy()),
             self._optional(Role.CRITIC, self._start_critic),
             self._optional(Role.REFERENCE, self._start_reference),
         )
@@ -164,7 +164,8 @@ class _Builder:
         )
 
     async def _optional(self, role: Role, start: Callable[[], Awaitable[Any]]) -> Any:
-        return await start() if role in self._roles else None
+        wanted = role in self._roles and not (role is Role.REFERENCE and reference_is_shared(self._config, self._roles))
+        return await self._stage.ready(role.value, start()) if wanted else None
 
     async def _start_policy(self) -> PolicyGroup:
         config = self._config
@@ -201,10 +202,8 @@ class _Builder:
         algorithm = cast("ActorCriticAlgorithm", self._algorithm)
         return CriticGroup(await self._learners("critic", config.critic, spec), algorithm)
 
-    async def _start_reference(self) -> ReferenceGroup | None:
+    async def _start_reference(self) -> ReferenceGroup:
         config = self._config
-        if reference_is_shared(config, self._roles):
-            return None  # the policy's ranks, once they are there
         spec = reference_spec(config)
         return ReferenceGroup(await self._learners("reference", config.reference, spec))
 

@@ -27,7 +27,7 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
-    problems += read_callbacks(config.callbacks)[1]
+    problems += read_callbacks(config.callbacks, config.callback_timeout_s)[1]
     if problems:
         raise ConfigError(problems)
 

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 from raylign.conf.errors import ConfigError
@@ -19,17 +19,17 @@ CONNECT_S = 3.0
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
-def remote_problems(config: RewardConfig) -> list[str]:
-    """A sentence for each address that cannot be asked, or not safely."""
+def remote_problems(config: RewardConfig, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence for each address that cannot be asked, or not safely, and for a token that `environ` has not."""
     problems: list[str] = []
     for number, given in enumerate(config.remote):
         key = f"reward.remote[{number}]"
         problems += address_problems(key, given.url)
-        problems += token_problems(key, given.url, given.token_env, allow_http=given.allow_http_token)
+        problems += token_problems(key, given.url, given.token_env, environ, allow_http=given.allow_http_token)
     for number, judge in enumerate(config.judges):
         key = f"reward.judges[{number}]"
         problems += address_problems(key, judge.url)
-        problems += token_problems(key, judge.url, judge.token_env, allow_http=judge.allow_http_token)
+        problems += token_problems(key, judge.url, judge.token_env, environ, allow_http=judge.allow_http_token)
     return problems
 
 
@@ -49,18 +49,17 @@ def address_problems(key: str, url: str) -> Iterator[str]:
         yield f"{key}.url={shown(url)}: its query holds a secret, which settings must not; use token_env."
 
 
-def token_problems(key: str, url: str, token_env: str, *, allow_http: bool) -> Iterator[str]:
+def token_problems(
+    key: str, url: str, token_env: str, environ: Mapping[str, str], *, allow_http: bool
+) -> Iterator[str]:
     """Sentences for a token that is not there, or would travel where others can read it."""
     if not token_env:
         return
     if not _ENV_NAME.fullmatch(token_env):  # not shown: it may be the token
         yield f"{key}.token_env: give the name of an environment variable in capitals, never the token itself."
         return
-    if not os.environ.get(token_env):
-        yield (
-            f"{key}.token_env={token_env}: this variable is not set; export it, for a submitted job by "
-            f"--env {token_env}."
-        )
+    if not environ.get(token_env):
+        yield f"{key}.token_env={token_env}: this variable is not set; export it (`raylign submit` sends it along)."
     parts = urlsplit(url)
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname or ""):
         yield (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from raylign.app.launch.callbacks import CallbackSink
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
@@ -12,13 +14,15 @@ from raylign.cluster.session import Session
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.schema import LearnerConfig, ReferenceConfig, RunConfig
 from raylign.records.model_card import ModelCard, model_card
-from raylign.records.progress import RunProgress
+from raylign.records.progress import RunProgress, duration
 from raylign.records.run_folder import RunFolder
 from raylign.records.tracking import Tracker
 from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import Role
 from raylign.trainer.checkpoint import Checkpoint, CheckpointStore
 from raylign.trainer.workers.learner_group import GroupSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,18 @@ class Stage:
         nodes = self.session.nodes()
         placement: Placement = plan_placement(requests, cluster.placement, nodes)
         cores = {node.node_id: max(1, int(node.cpus)) for node in nodes}
-        return reserve(placement, timeout_s=cluster.start_timeout_s), cores
+        reserved = reserve(placement, timeout_s=cluster.start_timeout_s)
+        used = len({slot.node_id for slot in placement.slots})
+        asked = ", ".join(f"{request.role} {request.count}" for request in requests)
+        self.progress.notice(f"starting {asked} on {used} node{'s' if used > 1 else ''}")
+        return reserved, cores
+
+    async def ready(self, role: str, starting: Awaitable[T]) -> T:
+        """What `starting` gives, told when it is there: on a cluster the first step is minutes away."""
+        began = time.monotonic()
+        started = await starting
+        self.progress.notice(f"{role} is ready after {duration(time.monotonic() - began)}")
+        return started
 
     def group_settings(self, role: str, config: LearnerConfig | ReferenceConfig) -> GroupSettings:
         """How the ranks of a learner are run."""

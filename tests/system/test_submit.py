@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -18,8 +19,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from raylign.records.manifest import read_manifest
 from raylign.records.metrics_log import read_history
 from raylign.records.run_folder import RunPaths
+from raylign.records.samples import read_samples
 
 from tests.system.tiny_runs import question_rows
 
@@ -30,7 +33,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node on the loopback address, behind a token."""
+    """A cluster of three nodes, all of this machine on loopback addresses, behind a token."""
 
     gcs_port: int
     dashboard_port: int
@@ -61,19 +64,28 @@ def head() -> Iterator[Head]:
         "PATH": f"{BIN}{os.pathsep}{inherited['PATH']}",
     }
     live = Head(free_port(), free_port(), env)
-    ports = [f"--port={live.gcs_port}", f"--dashboard-port={live.dashboard_port}"]
-    ports.append(f"--dashboard-agent-listen-port={free_port()}")
-    where = ["--node-ip-address=127.0.0.2", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
-    size = ["--num-cpus=4", "--object-store-memory=200000000", "--include-dashboard=true"]
-    command = [str(BIN / "ray"), "start", "--head", "--block", *ports, *where, *size]
-    with (folder / "start.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    first = ["--head", f"--port={live.gcs_port}", f"--dashboard-port={live.dashboard_port}"]
+    first += ["--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+    later = [f"--address=127.0.0.2:{live.gcs_port}"]
+    nodes = [start_node(folder / "2", first, env)]
     try:
-        wait_for(live.dashboard_port, process, folder / "start.log")
+        wait_for(live.dashboard_port, nodes[0], folder / "2.log")
+        nodes += [start_node(folder / name, later, env) for name in ("3", "4")]
         yield live
     finally:
-        stop(process)
+        for process in reversed(nodes):
+            stop(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_node(folder: Path, part: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A raylet on 127.0.0.<the folder's name>. Each has a folder of its own, as on machines of their own: an agent
+    clears what its node no longer uses."""
+    where = [f"--node-ip-address=127.0.0.{folder.name}", f"--temp-dir={folder}"]
+    size = ["--num-cpus=1", "--object-store-memory=200000000", f"--dashboard-agent-listen-port={free_port()}"]
+    command = [str(BIN / "ray"), "start", "--block", *part, *where, *size]
+    with folder.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -117,7 +129,7 @@ def where():
 
 print("arguments", sys.argv[1:])
 with session(ClusterConfig(), num_cpus=1) as live:  # the default address: a job joins its own cluster
-    print("nodes", len(live.nodes()), "local", live.local)
+    print("nodes", 1 <= len(live.nodes()) <= 3, "local", live.local)
     there = ray.get(ray.remote(where).remote(), timeout=60)
 print("same", there == raylign.data.__file__, "shipped", "py_modules_files" in there)
 sys.exit(75)
@@ -157,7 +169,7 @@ def test_a_job_runs_from_the_folder_that_was_sent(head: Head, working_dir: Path)
     done = run_submit(head, working_dir, head.env)
     log = done.stdout + done.stderr
     assert "arguments ['run.seed=1', 'run.name=a b']" in log, log
-    assert "nodes 1 local False" in log, log
+    assert "nodes True local False" in log, log
     assert "same True shipped True" in log, log
     assert re.search(r"ray job logs --address http://127\.0\.0\.1:\d+ --follow raysubmit_\w+", log), log
     assert done.returncode == 75, log  # the run's own exit code
@@ -175,6 +187,46 @@ TRAIN_TIMEOUT_S = 600
 
 
 @pytest.mark.system
+@pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
+def test_a_first_day(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """examples/first_day.sh as it stands, in an empty folder: sent, watched, stopped, gone on with, reported, asked."""
+    folder, shared = tmp_path / "mine", tmp_path / "shared"
+    folder.mkdir()
+    shared.mkdir()
+    script = PROJECT / "examples" / "first_day.sh"
+    env = head.env | {"RAY_API_SERVER_ADDRESS": head.job_server}
+    done = subprocess.run(
+        ["bash", str(script), str(tiny_model_dir), str(shared)],
+        cwd=folder, env=env, capture_output=True, text=True, timeout=TRAIN_TIMEOUT_S,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert done.returncode == 0 and "Traceback" not in told, told
+    run = RunPaths(shared / "runs" / "first-day")
+    first, second = read_manifest(run.manifest).starts
+    (stopped,) = map(int, re.findall(r"^going on from step (\d+)$", told, re.MULTILINE))
+    assert second.resumed_step == stopped >= 2 and first.resumed_step is None
+    lines = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
+    assert lines == list(range(1, stopped + 4))  # every step once, over stop and resubmission
+
+    # What is the user's own was used: the file's function on the file's columns, the callback, all of it on record.
+    for row in read_samples(run.samples_file(stopped + 3)):
+        wish = 20 + int(re.findall(r"\d+", row.prompt)[-1])
+        assert row.reward == pytest.approx(max(0.0, 1 - abs(len(row.response) - wish) / wish), abs=1e-6)
+    assert {"reward.functions.close_to_wish/mine.py", "callbacks.mine.py", "data.train"} <= second.inputs.keys()
+
+    # What a person could follow: the job's id, roles on several nodes, steps, the exit code; and no secret.
+    assert re.search(r"^starting policy 2, reference 1, reward 1, rollout 2 on [23] nodes$", told, re.MULTILINE), told
+    assert {"policy", "reference", "reward", "rollout"} <= set(re.findall(r"^(\w+) is ready after", told, re.MULTILINE))
+    assert "first-day: training" in told and re.search(r"^step 2/500  reward ", told, re.MULTILINE), told
+    assert re.search(r"^job raysubmit_\w+ ended with exit code 0$", told, re.MULTILINE), told
+    assert run.report.is_file() and told.splitlines()[-1].strip()  # the last word is the model's
+    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+    assert token not in told and not any(token in p.read_text() for p in (run.manifest, run.resolved, run.overrides))
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.system
+@pytest.mark.thorough
 @pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
 def test_the_readme_trains_on_a_running_cluster(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
     """Its `ray job submit` as it stands, but for the place of the cluster and of the disk the machines share."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from raylign.app.launch.callbacks import Callback, CallbackSink, StepRecord, load_callbacks
+from raylign.app.launch.callbacks import Callback, CallbackSink, StepRecord, callback_files, load_callbacks
 from raylign.conf.errors import ConfigError, RunFailed
 
 
@@ -21,11 +22,14 @@ class Lines:
         self.lines.append((step, metrics))
 
 
-def sink(tmp_path: Path, source: str, name: str = "f") -> tuple[CallbackSink, Lines, list[str]]:
+def sink(
+    tmp_path: Path, source: str, name: str = "f", timeout_s: float = 30.0
+) -> tuple[CallbackSink, Lines, list[str]]:
     file = tmp_path / "mine.py"
     file.write_text(source)
     lines, told = Lines(), []
-    return CallbackSink(lines, load_callbacks([f"{file}:{name}"]), tmp_path, told.append), lines, told
+    loaded = load_callbacks([f"{file}:{name}"], 5)
+    return CallbackSink(lines, loaded, tmp_path, told.append, timeout_s=timeout_s), lines, told
 
 
 def test_called_after_the_step_is_written_and_asks_to_stop_once(tmp_path: Path) -> None:
@@ -41,7 +45,7 @@ def test_called_after_the_step_is_written_and_asks_to_stop_once(tmp_path: Path) 
     steps.log(2, {"reward/mean": 0.75})
     steps.log(3, {"reward/mean": 0.75})
     assert told == [f"callbacks: {tmp_path / 'mine.py'}:f asked to stop after step 2"] and steps.asked
-    (callback,) = load_callbacks([f"{tmp_path / 'mine.py'}:f"])
+    (callback,) = load_callbacks([f"{tmp_path / 'mine.py'}:f"], 5)
     assert callback.call.__globals__["seen"] == [(n, tmp_path) for n in (1, 2, 3)]  # type: ignore[attr-defined]
     assert [step for step, _ in lines.lines] == [1, 2, 3]
 
@@ -54,7 +58,7 @@ def test_a_record_cannot_be_changed(tmp_path: Path) -> None:
             record.metrics["policy/kl"] = 0.0  # type: ignore[index]
 
     lines = Lines()
-    CallbackSink(lines, [Callback("meddle", meddle)], tmp_path, print).log(1, {"policy/kl": 2.0})
+    CallbackSink(lines, [Callback("meddle", meddle)], tmp_path, print, timeout_s=30).log(1, {"policy/kl": 2.0})
     assert lines.lines == [(1, {"policy/kl": 2.0})]
 
 
@@ -64,9 +68,39 @@ def test_one_that_raises_ends_the_run_by_name_without_secrets(tmp_path: Path, mo
     with pytest.raises(RunFailed, match=r"callbacks: .*mine\.py:f failed after step 4: ValueError: no \*\*\*; mend it"):
         steps.log(4, {})
     assert lines.lines == [(4, {})]  # the step itself is kept
-    answering, _, _ = sink(tmp_path / "..", "def g(r): return 'stop'\n", "g")
+    both = "import sys\ndef h(r): sys.exit(0)\ndef g(r): return 'stop'\n"
+    leaving, _, _ = sink(tmp_path / "..", both, "h")
+    with pytest.raises(RunFailed, match="failed after step 4: SystemExit: 0; mend it"):
+        leaving.log(4, {})
+    answering, _, _ = sink(tmp_path / "..", both, "g")
     with pytest.raises(RunFailed, match="returned a str after step 4; return True to save and stop"):
         answering.log(4, {})
+
+
+def test_one_that_hangs_ends_the_run_by_name_and_a_slow_one_does_not(tmp_path: Path) -> None:
+    hanging, lines, _ = sink(tmp_path, "import time\ndef f(r): time.sleep(60)\n", timeout_s=0.2)
+    began = time.monotonic()
+    with pytest.raises(RunFailed, match=r"mine\.py:f was not done 0\.2 s after step 7; .*callback_timeout_s"):
+        hanging.log(7, {})
+    assert time.monotonic() - began < 10 and lines.lines == [(7, {})]  # the step itself is kept
+    (tmp_path / "slow").mkdir()
+    slow, _, _ = sink(tmp_path / "slow", "import time\ndef f(r): time.sleep(0.3)\n")
+    slow.log(7, {})
+
+
+def test_a_file_that_hangs_when_imported_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(60)\ndef f(r): ...\n")
+    with pytest.raises(ConfigError, match=r"endless\.py was not imported within 0\.2 s; do less at import"):
+        load_callbacks([f"{tmp_path}/endless.py:f"], 0.2)
+
+
+def test_the_manifest_gets_the_file_and_what_it_can_import(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import beside\ndef f(r): ...\n")
+    (tmp_path / "beside.py").write_text("")
+    assert callback_files([f"{tmp_path}/mine.py:f", "os.path:join"]) == {
+        "callbacks.mine.py": tmp_path / "mine.py",
+        "callbacks.beside.py": tmp_path / "beside.py",
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,7 +129,7 @@ def test_what_cannot_be_used_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(source)
     with pytest.raises(ConfigError) as told:
-        load_callbacks([path, path])
+        load_callbacks([path, path], 30)
     assert len(told.value.problems) == 2 and all(p.startswith("callbacks: ") for p in told.value.problems)
     assert sentence in told.value.problems[0] and told.value.problems[0].endswith(".")
 
@@ -104,5 +138,5 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.py").write_text(f"def f(record): return {folder!r}\n")
-    loaded = load_callbacks([f"{tmp_path}/a/same.py:f", f"{tmp_path}/b/same.py:f"])
+    loaded = load_callbacks([f"{tmp_path}/a/same.py:f", f"{tmp_path}/b/same.py:f"], 30)
     assert [callback.call(StepRecord(tmp_path, 1, {})) for callback in loaded] == ["a", "b"]

@@ -119,6 +119,14 @@ def test_train_without_arguments_prints_its_usage_alone(capsys: pytest.CaptureFi
     assert told.startswith("Usage: raylign train") and "--config FILE" in told and "has no value" not in told
 
 
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_multirun_is_refused_with_the_loop_there_is(flag: str, capsys: pytest.CaptureFixture[str]):
+    code, _, told = call(capsys, "train", flag, "algorithm=sft", "seed=1,2")
+    assert code == 2 and told.startswith("-m: there is no multirun;") and "for v in a b; do raylign train" in told
+    told = call(capsys, "train", "algorithm=sft", "seed=1,2")[2]
+    assert "seed=1,2 is several values" in told and "raylign train ... seed=$v name=try-$v; done" in told
+
+
 def test_own_files_are_read_by_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

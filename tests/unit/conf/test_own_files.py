@@ -101,6 +101,13 @@ def test_a_folder_of_ones_own_adds_choices_to_every_group(home: Path):
     assert told.startswith("+experiment=mine2 is not known; did you mean mine? Choices: demo_ppo")
 
 
+def test_an_experiment_of_ones_own_builds_on_a_shipped_one_by_its_name(home: Path):
+    (home / "settings" / "experiment").mkdir(parents=True)
+    (home / "settings" / "experiment" / "mine.yaml").write_text("defaults: [grpo_tiny_cpu]\nseed: 7\n" + PATHS)
+    config = compose(["--config-dir=settings", "+experiment=mine", "reward.rules=[{rule: finished}]"]).config
+    assert (config.algorithm.name, config.seed, config.num_steps) == ("grpo", 7, 20)
+
+
 def test_a_mistake_is_reported_with_its_file_and_line(home: Path):
     (home / "my.yaml").write_text(
         f"defaults:\n  - algorithm: rloo\n{PATHS}policy.optim:\n  lrr: 1\n  betas: 3\nalgorithm:\n  gae_lambda: 1\n"

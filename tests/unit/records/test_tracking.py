@@ -183,3 +183,13 @@ def test_online_without_a_key_is_refused_instead_of_prompting(config: TrackingCo
 def test_a_resumed_run_keeps_its_wandb_run(tmp_path: Path) -> None:
     first = RunPaths(tmp_path).wandb_run_id()
     assert RunPaths(tmp_path).wandb_run_id() == first and len(first) == 12
+
+
+def test_a_run_of_a_sweep_takes_the_id_that_the_agent_gives_it(tmp_path: Path) -> None:
+    agent = {"WANDB_SWEEP_ID": "sweep", "WANDB_RUN_ID": "of-the-agent"}
+    for number, environ in enumerate([agent, {"WANDB_RUN_ID": "left-over"}]):
+        folder = RunPaths(tmp_path / str(number))
+        folder.path.mkdir()
+        run_config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=OFF)
+        Tracker(folder, run_config, resumed_step=None, environ=environ).finish(exit_code=0)
+        assert (folder.wandb_run_id() == environ["WANDB_RUN_ID"]) is (number == 0)

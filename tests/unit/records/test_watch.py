@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from raylign.app.commands.watch import watch
+from raylign.app.commands.watch import awaited, watch
 from raylign.conf.errors import UserError
 from raylign.data.types import (
     Completion,
@@ -38,6 +38,35 @@ def line(step: int, seconds: float = 4.0, **more: float | None) -> str:
 def append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+def test_a_run_that_is_not_there_yet_is_waited_for_and_watched_until_a_step(tmp_path: Path) -> None:
+    tries = iter([UserError("no such run"), UserError("no such run"), tmp_path / "mine"])
+
+    def find() -> Path:
+        found = next(tries)
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    folder = awaited(find, 60.0, wait=lambda _: None)
+    with pytest.raises(UserError, match="no such run"):
+        awaited(lambda: (_ for _ in ()).throw(UserError("no such run")), 0.0)
+    with RunFolder.open(tmp_path, "mine", resume=False) as live:
+        live.resolved.write_text(RESOLVED)
+        append(live.metrics, line(1))
+        out = io.StringIO()
+        steps = iter([2, 3, 4])
+        watch(
+            folder,
+            Console(file=out),
+            once=False,
+            every_s=0.1,
+            until=3,
+            wait=lambda _: append(live.metrics, line(next(steps))),
+        )
+    shown = [text.split()[1] for text in out.getvalue().splitlines() if text.startswith("step")]
+    assert shown == ["1/10", "2/10", "3/10"]
 
 
 def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:

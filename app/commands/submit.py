@@ -1,0 +1,75 @@
+"""What `raylign submit` refuses before anything is sent: settings, files that would stay behind, unset secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from raylign.app.configuration import compose, needs
+from raylign.app.launch.inputs import run_inputs
+from raylign.app.launch.remotes import remote_problems
+from raylign.cluster.submit import shipped_files
+from raylign.conf.errors import ConfigError, UserError
+from raylign.conf.schema import RunConfig
+from raylign.records.wandb_login import key_source, server_url
+
+
+def checked(arguments: Sequence[str], working_dir: Path) -> RunConfig:
+    """The run as the job will find it. Raises ConfigError with every problem that can be seen from here.
+
+    Relative paths are of `working_dir`, which goes along; absolute ones are looked at where the job runs.
+    """
+    if not working_dir.is_dir():
+        raise UserError(f"working_dir={working_dir}: there is no such folder; name the one that holds the code")
+    with contextlib.chdir(working_dir):
+        config = compose(arguments, elsewhere=True).config
+        problems = [*_run_root(config), *_left_behind(config)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def tokens(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
+    """The environment variables that the settings name, each of which goes with the job.
+
+    Raises ConfigError for those that are not set, and for addresses that no token should be sent to.
+    """
+    if not needs(config).reward:
+        return []
+    if problems := remote_problems(config.reward, environ):
+        raise ConfigError(problems)
+    named = (given.token_env for given in (*config.reward.remote, *config.reward.judges))
+    return sorted({name for name in named if name})
+
+
+def login_notice(environ: Mapping[str, str]) -> str:
+    """A sentence where this machine's `wandb login` will not be the job's; else empty."""
+    source = key_source(environ, server_url(environ))
+    if source is None or source in environ:
+        return ""
+    return f"Weights & Biases: the key in {source} stays on this machine; `export WANDB_API_KEY=...` to send it along"
+
+
+def _run_root(config: RunConfig) -> Iterator[str]:
+    if not os.path.isabs(os.path.expanduser(config.run_root)):
+        yield (
+            f"run_root={config.run_root}: a job's working folder is thrown away after the job, and the run with it; "
+            "give an absolute path on a disk that the nodes share."
+        )
+
+
+def _left_behind(config: RunConfig) -> Iterator[str]:
+    """Of the current folder: what the settings name by a relative path and the job will not have."""
+    here = Path.cwd()
+    sent = list(shipped_files(here))
+    for key, path in run_inputs(config).items():
+        if path.is_absolute():
+            continue
+        real = Path(os.path.normpath(here / path))
+        if not any(file == real or real in file.parents for file in sent):
+            yield (
+                f"{key}: {path} is not sent with the job (it is outside of {here}, or an exclusion, .gitignore or "
+                ".rayignore names it); name it there, or give an absolute path on a disk that the nodes share."
+            )
