@@ -40,8 +40,8 @@ def tokens(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
         return []
     if problems := remote_problems(config.reward, environ):
         raise ConfigError(problems)
-    named = (given.token_env for given in (*config.reward.remote, *config.reward.judges))
-    return sorted({name for name in named if name})
+    named = {given.token_env for given in config.reward.remote} | {given.token_env for given in config.reward.judges}
+    return sorted(named - {""})
 
 
 def login_notice(environ: Mapping[str, str]) -> str:

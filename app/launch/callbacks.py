@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Protocol, TypeVar
@@ -68,7 +69,7 @@ class CallbackSink:
         for callback in self._callbacks:
             record = StepRecord(self._run, step, MappingProxyType(dict(metrics)))
             try:
-                answer = _within(self._timeout_s, lambda call=callback.call, given=record: call(given))
+                answer = _within(self._timeout_s, partial(callback.call, record))
             except _TooLong as error:
                 raise RunFailed(
                     f"callbacks: {callback.path} was not done {self._timeout_s:g} s after step {step}; make it "
