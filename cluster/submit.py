@@ -39,6 +39,14 @@ a job that has ended is not waited for any longer."""
 ACCEPT_TIMEOUT_S = 60.0
 _STARTING = "No available agent"  # Ray's words for a node whose agent is not up yet
 
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Ray's loggers of what is uploaded, and of a socket that closes."""
+
 INTERRUPTED = 130  # as shells have it: Ctrl-C
 
 LOST_TIMEOUT_S = 300.0
@@ -66,6 +74,7 @@ def submit(
     Raises UserError for a folder that should not be sent, ClusterError when no cluster takes the job.
     """
     check_working_dir(working_dir)
+    elsewhere = f"{ADDRESS}={address} " if address and os.environ.get(ADDRESS, address) != address else ""
     client = _connect(address)
     command = shlex.join([*entrypoint, *overrides])
     sizes = [path.stat().st_size for path in shipped_files(working_dir)]
@@ -78,8 +87,10 @@ def submit(
     tell(f"job {job_id} is submitted")
     if env_vars:
         tell(f"environment sent along: {', '.join(sorted(env_vars))}")
-    tell(f"follow it: ray job logs{where} --follow {job_id}")
-    tell(f"stop it: ray job stop{where} {job_id}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)")
+    tell(f"follow it: {elsewhere}ray job logs{where} --follow {job_id}")
+    tell(
+        f"stop it: {elsewhere}ray job stop{where} {job_id}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)"
+    )
     tell("resume it: the same `raylign submit` command again, with the same name= and run_root=")
     if not wait:
         return 0
@@ -192,7 +203,7 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
         await asyncio.sleep(_POLL_S)
     info = client.get_job_info(job_id)
     if status is not JobStatus.SUCCEEDED:
-        tell(f"job {job_id} {status.value.lower()}: {_first_line(info.message or 'no reason given')}")
+        tell(f"job {job_id} {status.value.lower()}: {_reason(info.message)}")
     code = info.driver_exit_code if info.driver_exit_code is not None else _FINISHED_EXIT[status]
     tell(f"job {job_id} ended with exit code {code}")
     return code
@@ -200,10 +211,12 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
 
 def _connect(address: str | None) -> JobSubmissionClient:
     ray_process_env(token_path=None)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if address:
+        os.environ[ADDRESS] = address  # Ray takes the variable before what it is told
     try:
-        client = JobSubmissionClient(address)
-        logging.getLogger("ray").setLevel(logging.WARNING)  # what it uploads, and when a socket closes
-        return client
+        return JobSubmissionClient(address)
     except AuthenticationError as error:
         raise ClusterError(
             f"{_where(address)} refused this process ({_first_line(error)}); set RAY_AUTH_MODE=token and put the "
@@ -230,6 +243,11 @@ def _has_ignore(folder: Path) -> bool:
 
 def _mib(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
+
+
+def _reason(message: str | None) -> str:
+    """Of a job that did not end well; its log has been told."""
+    return _first_line(message or "no reason given").partition(", last available logs")[0]
 
 
 def _first_line(error: object) -> str:

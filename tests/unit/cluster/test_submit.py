@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.job_submission import JobStatus
 from raylign.cluster import submit
 from raylign.conf.errors import ClusterError, UserError
 
@@ -38,9 +43,40 @@ def test_a_folder_too_large_is_refused_with_what_is_large(tmp_path: Path) -> Non
         submit.check_working_dir(tmp_path / "nothing")
 
 
-def test_no_cluster_is_said_with_how_to_start_one(tmp_path: Path) -> None:
+def test_no_cluster_is_said_with_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:2")  # Ray would take this one without a word
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 does not answer.*ray start --head"):
         submit.submit([], address="http://127.0.0.1:1", working_dir=tmp_path, wait=False)
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:1"
+
+
+def test_a_broken_connection_is_made_again_and_no_line_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job server that drops the log after two lines, then once more, then gives all of it."""
+    told: list[str] = []
+
+    class Client:
+        reads, statuses = [2, 3, 5], [JobStatus.RUNNING, JobStatus.FAILED]
+
+        async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
+            count = self.reads.pop(0)
+            for number in range(count):
+                yield f"line {number}\n"
+            if count == 2:
+                raise ConnectionError("gone")
+
+        def get_job_status(self, _: str) -> JobStatus:
+            return self.statuses.pop(0)
+
+        def get_job_info(self, _: str) -> SimpleNamespace:
+            message = (
+                "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\nx"
+            )
+            return SimpleNamespace(message=message, driver_exit_code=2)
+
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    code = asyncio.run(submit._follow(Client(), "j", told.append))  # type: ignore[arg-type]
+    assert code == 2 and told[:5] == [f"line {number}" for number in range(5)]
+    assert told[5:] == ["job j failed: Job entrypoint command failed with exit code 2", "job j ended with exit code 2"]
 
 
 def test_the_ignore_file_keeps_files_from_being_counted(tmp_path: Path) -> None:
