@@ -88,9 +88,8 @@ def submit(
     if env_vars:
         tell(f"environment sent along: {', '.join(sorted(env_vars))}")
     tell(f"follow it: {elsewhere}ray job logs{where} --follow {job_id}")
-    tell(
-        f"stop it: {elsewhere}ray job stop{where} {job_id}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)"
-    )
+    stop = f"{elsewhere}ray job stop{where} {job_id}"
+    tell(f"stop it: {stop}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)")
     tell("resume it: the same `raylign submit` command again, with the same name= and run_root=")
     if not wait:
         return 0

@@ -68,9 +68,7 @@ def test_a_broken_connection_is_made_again_and_no_line_told_twice(monkeypatch: p
             return self.statuses.pop(0)
 
         def get_job_info(self, _: str) -> SimpleNamespace:
-            message = (
-                "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\nx"
-            )
+            message = "Job entrypoint command failed with exit code 2, last available logs (20,000 chars):\nx"
             return SimpleNamespace(message=message, driver_exit_code=2)
 
     monkeypatch.setattr(submit, "_POLL_S", 0.0)
