@@ -55,12 +55,17 @@ RAY_CPUS = 4.0
 
 DEADLINE_S = 300.0
 
+MINUTES = "six to eight"
+"""As measured on two cores (docs/measurements.md), conversion of the model and first imports included."""
+
 
 def run(*, seed: int, run_root: Path) -> int:
     """Play all acts; returns the exit code. Raises RaylignError when one cannot be played."""
     console = Console()
     started = time.monotonic()
     stage = run_root.absolute() / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
+    told = f"three acts, {MINUTES} minutes on two cores that nothing else uses"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
     model = prepare_sample_model()
     common = [f"run_root={stage}", f"seed={seed}", f"policy.model={model}"]
     cluster = ClusterConfig(object_store_gb=1.0)
