@@ -374,8 +374,8 @@ class RolloutConfig:
 class SyncConfig:
     """The weight transaction."""
 
-    bucket_mb: int = 256
-    """Bytes sent at once."""
+    bucket_mb: int = 64
+    """Megabytes sent at once; an engine loads one bucket while the next is written to its memory."""
     timeout_s: float = 300.0
     """Deadline of each phase."""
     max_canary_gap: float = 0.2
@@ -383,8 +383,9 @@ class SyncConfig:
     0.5, so the mean is compared); in float32 1e-3 holds, set it there."""
     canary_prompts: int = 2
     """Fixed prompts whose log-probs engine and trainer compare after every publication."""
-    verify_columns: int = 0
-    """Columns read back from each packed layer of a CPU engine, chosen anew every version; 0: all of them."""
+    verify_columns: int = 32
+    """Columns read back from each packed layer of a CPU engine, chosen anew every version; 0: all of them. An engine's
+    first version, and the one after a refused one, is read whole; so is everything that is not packed, as on a GPU."""
 
 
 @dataclass(kw_only=True)

@@ -35,6 +35,7 @@ class WeightReceiver:
 
     raylign_transaction: WeightTransaction | None = None
     raylign_native = False
+    raylign_read_whole = False  # once every column of every packed layer has been read back and was right
     raylign_pages: KeptPages | None = None
 
     def raylign_begin(self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool) -> None:
@@ -51,6 +52,7 @@ class WeightReceiver:
             )
         self._raylign_abandon(model)
         modules = list(served_modules(model, self.model_runner.model_config.dtype))  # type: ignore[attr-defined]
+        columns = columns if self.raylign_read_whole else 0
         transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
         self.raylign_transaction = transaction
         self.raylign_native = native
@@ -100,6 +102,7 @@ class WeightReceiver:
         self.raylign_repack_head(model)
         report = self._raylign_open().verify()
         self.raylign_transaction = None
+        self.raylign_read_whole = not report.mismatched and not report.missing
         self.raylign_pages = self.raylign_pages or KeptPages()
         self.raylign_pages.after_step()
         return [

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from raylign.cluster.collector import collector_paused
 from raylign.cluster.rank import keep_log, last_error
-from raylign.cluster.weights import shared_memory_file
+from raylign.cluster.weights import Pieces, shared_memory_file
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, RolloutMeta
 from raylign.rollout import environment
@@ -95,9 +93,9 @@ class RolloutWorker:
         """Pause and announce."""
         await self._engine.begin_update(manifest, native=native)
 
-    async def load_bucket(self, payload: NDArray[np.uint8]) -> None:
-        """Load one bucket of safetensors bytes, mapped from the object store."""
-        with shared_memory_file(payload) as path:
+    async def load_bucket(self, pieces: Pieces) -> None:
+        """Load one bucket of safetensors bytes, mapped from the object store. Two may be under way at once."""
+        async with shared_memory_file(pieces) as path:
             await self._engine.load_bucket(path)
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:

@@ -79,10 +79,14 @@ def _cut(total: int, size: int) -> list[slice]:
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
 
 
-def _targets_in(targets: Tensor, slab: slice) -> tuple[Tensor, Tensor]:
-    """Rows whose target lies in the slab, and its place there. Two [K] int64."""
-    rows = ((targets >= slab.start) & (targets < slab.stop)).nonzero()[:, 0]
-    return rows, targets[rows] - slab.start
+def _targets_in(targets: Tensor, slab: slice) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Which targets lie in the slab, [C] bool, and an entry of its block for every row, two [C] int64: the target's, or
+    any where it lies elsewhere. Which rows those are is never asked: a GPU's host would wait for the answer.
+    """
+    place = targets - slab.start
+    inside = (place >= 0) & (place < slab.stop - slab.start)
+    rows = torch.arange(targets.shape[0], device=targets.device)
+    return inside, (rows, place.clamp(0, slab.stop - slab.start - 1))
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -98,8 +102,8 @@ class _LinearLogprobs(torch.autograd.Function):
         for s, slab in enumerate(blocks.slabs):
             for chunk in blocks.chunks:
                 logits = logits_into(blocks.buffer, hidden[chunk], weight[slab])
-                at, place = _targets_in(targets[chunk], slab)
-                target[chunk][at] = tempered(logits[at, place], temperature)
+                inside, at = _targets_in(targets[chunk], slab)
+                target[chunk] = torch.where(inside, tempered(logits[at], temperature), target[chunk])
                 for part in softmax_by_tiles(logits, temperature):
                     sums = part.sums()
                     for kept, found in zip((log_sums, means, highest), sums, strict=True):
@@ -146,8 +150,8 @@ class _LinearLogprobs(torch.autograd.Function):
                         grad[part.rows] = part.times(-share[own] * upstream[own])
                     else:
                         grad[part.rows] = part.times_linear(share[own] * slope[own], share[own] * constant[own])
-                at, place = _targets_in(targets[chunk], slab)
-                grad[at, place] = of_target[chunk][at].to(grad.dtype)
+                inside, at = _targets_in(targets[chunk], slab)
+                grad[at] = torch.where(inside, of_target[chunk].to(grad.dtype), grad[at])
                 if grad_hidden is not None:
                     grad_hidden[chunk] += grad @ weight[slab]
                 if grad_weight is not None:

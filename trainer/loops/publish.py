@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from raylign.conf.errors import RunFailed
+from raylign.rollout.gate import gather_or_cancel
 from raylign.rollout.interfaces import Canary, EngineDead, Ref, VerifyReport, WeightManifest, WeightUpdateError
 from raylign.trainer.loops.interfaces import PublishResult, WeightSource
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BUCKETS_UNDER_WAY = 2
+"""Calls of `load_bucket` to one worker at a time."""
 NAMES_SHOWN = 4
 """Tensor names in one error message; the rest is counted."""
 
@@ -135,8 +138,14 @@ class WeightPublisher:
         buckets = await self._from_source(self._source.buckets(), "weights")
 
         async def load(sink: WeightSink) -> None:
-            for bucket in buckets:
-                await sink.load_bucket(bucket)
+            left = iter(buckets)
+
+            async def one_by_one() -> None:
+                for bucket in left:
+                    await sink.load_bucket(bucket)
+
+            # One is written to memory that the engine can map while the engine loads the other.
+            await gather_or_cancel([one_by_one() for _ in range(BUCKETS_UNDER_WAY)])
 
         loaded = alive(await phase(begun, load, "load_bucket"))
         reports = await phase(loaded, lambda sink: sink.finish_update(shipment.canaries), "finish_update")
