@@ -26,6 +26,7 @@ from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.fitting import of_rows, refuse_unfit
 from raylign.app.launch.inputs import run_inputs
+from raylign.app.launch.machine import object_store_gb
 from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
@@ -170,9 +171,8 @@ def open_session(config: RunConfig, given: Session | None) -> Iterator[Session]:
         yield given
         return
     algorithm = algorithm_of(config.algorithm)
-    with session(
-        config.cluster, num_cpus=total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))
-    ) as own:
+    cluster = replace(config.cluster, object_store_gb=object_store_gb(config, algorithm.roles))
+    with session(cluster, num_cpus=total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))) as own:
         yield own
 
 

@@ -432,8 +432,10 @@ class ClusterConfig:
     """Deadline of one call to a learner."""
     num_cpus: int = 0
     """Ray CPUs when Ray is started here; 0: the cores, or what the roles ask for when more (they take turns)."""
-    object_store_gb: float = 2.0
-    """Ray object store when Ray is started here."""
+    object_store_gb: float = 0.0
+    """Ray object store when Ray is started here; 0: 2, or 1.2 times the published model and 1 more."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of every learner, engine and reward model, as {NCCL_SOCKET_IFNAME: eth0}; no secrets."""
 
 
 @dataclass(kw_only=True)

@@ -260,6 +260,7 @@ class _Builder:
         threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
         local = self._stage.session.local
         env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
+        env |= config.cluster.env
         handle = spawn_worker(
             WorkerSpec(
                 f"rollout/{index}",

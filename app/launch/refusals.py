@@ -10,6 +10,7 @@ from raylign.app.launch.callbacks import read_callbacks
 from raylign.app.launch.components import components, name_problems, time_left
 from raylign.app.launch.functions import read_functions
 from raylign.app.launch.judges import read_rubrics
+from raylign.app.launch.machine import env_problems
 from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError, DataError, ModelLoadError
@@ -27,6 +28,7 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
+    problems += [*env_problems(config.cluster.env)]
     problems += read_callbacks(config.callbacks, config.callback_timeout_s)[1]
     if problems:
         raise ConfigError(problems)

@@ -34,6 +34,7 @@ async def start_rewards(
         options=[reservation.options(slot) for slot in slots],
         env_vars=[
             RoleEnv(config.cluster.device, n, loopback=stage.session.local, keeps_pages=True).variables()
+            | config.cluster.env
             for n in threads
         ],
         timeout_s=config.cluster.start_timeout_s,

@@ -70,6 +70,7 @@ class Stage:
             step_timeout_s=cluster.step_timeout_s,
             log_dir=str(self.folder.logs),
             loopback=self.session.local,
+            env=dict(cluster.env),
             run_folder=self.shared,
         )
 

@@ -107,6 +107,7 @@ async def start_roles(model: Path, reservation: Reservation, cluster: Session, l
             step_timeout_s=120.0,
             log_dir=logs,
             loopback=True,
+            env={},
             run_folder=shared,
         )
         return asyncio.ensure_future(LearnerGroup.start(spec, settings, reservation=reservation, cores=cores))

@@ -35,6 +35,7 @@ class GroupSettings:
     step_timeout_s: float
     log_dir: str
     loopback: bool  # the whole run is on this machine
+    env: Mapping[str, str]  # of the run's own choice (cluster.env): it wins over ours
     run_folder: SharedFolder  # where ranks write: proved to be the driver's before a model is loaded
 
 
@@ -178,4 +179,4 @@ def rank_environment(
     env = RoleEnv(
         settings.device, threads, loopback=settings.loopback, keeps_pages=True, grows=True, own_cores=own_cores
     )
-    return env.variables()
+    return {**env.variables(), **settings.env}

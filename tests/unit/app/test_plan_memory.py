@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,12 @@ def test_plan_for_a_cluster_that_is_not_there(folders: Path, capsys: pytest.Capt
         assert all(word in said.out + said.err for word in words)
     with pytest.raises(UserError, match="as 2x8x80"):
         SuppliedCluster.parse("2x8")
+
+
+def test_the_sizing_table_in_the_docs_is_the_planners() -> None:
+    root = Path(__file__).resolve().parents[3]
+    spec = spec_from_file_location("sizing", root / "benchmarks" / "sizing.py")
+    assert spec is not None and spec.loader is not None
+    sizing = module_from_spec(spec)
+    spec.loader.exec_module(sizing)
+    assert sizing.table() in (root / "docs" / "gpu.md").read_text(encoding="utf-8"), "python benchmarks/sizing.py"

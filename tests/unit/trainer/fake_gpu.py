@@ -1,7 +1,7 @@
 """A pretended GPU: tensors that say they lie on a device "fakegpu" and are computed on the CPU, with real values.
 
 Inside `FakeGPU()` an operation on tensors of both devices is an error, as on a GPU, and every point where the host
-would wait for the device is noted with the line of ours that asked. What it cannot show: speed, memory, what kernels round.
+would wait for the device is noted with the line of ours that asked. It cannot show speed, memory or kernels' rounding.
 
 torch offers the device (`_setup_privateuseone_for_python_backend`), a wrapper subclass the values. The fused kernel for
 packed attention, which only GPUs have, is the definition here, segment by segment.

@@ -28,11 +28,21 @@ def test_threads_spin_where_the_cores_are_the_roles_own(roles: dict[str, int], t
     nodes = [NodeSupply("1", "10.0.0.1", 4, 0)]
     placement = plan_placement([RoleRequest(role, count, 1, 0) for role, count in roles.items()], SHARED, nodes)
     nowhere = SharedFolder("", "")
-    settings = GroupSettings("policy", Device.cpu, threads, 1024, 60, 60, "", loopback=True, run_folder=nowhere)
+    settings = GroupSettings("policy", Device.cpu, threads, 1024, 60, 60, "", loopback=True, env={}, run_folder=nowhere)
     for slot in placement.of("policy"):
         variables = rank_environment(settings, placement, slot, {"1": 4})
         assert (int(variables["GOMP_SPINCOUNT"]) > 0) == spins
         assert int(variables["OMP_NUM_THREADS"]) == (threads or 4 // roles["policy"])
+
+
+def test_variables_of_the_runs_own_choice_win() -> None:
+    placement = plan_placement([RoleRequest("policy", 1, 1, 0)], SHARED, [NodeSupply("1", "10.0.0.1", 4, 0)])
+    own = {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "INFO"}
+    settings = GroupSettings(
+        "policy", Device.cpu, 1, 1024, 60, 60, "", loopback=True, env=own, run_folder=SharedFolder("", "")
+    )
+    variables = rank_environment(settings, placement, placement.of("policy")[0], {"1": 4})
+    assert variables | own == variables and variables["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_role_on_a_node_of_its_own_does_not_mind_others_elsewhere() -> None:
