@@ -1,9 +1,10 @@
-"""How the default feedback build grows: time and peak memory at 10k, 100k and 1M events.
+"""How the default feedback build grows: time and peak memory at 10k, 100k and 1M events of 1.3 KB.
 
-    python benchmarks/feedback_scale.py [--sizes 10000,100000,1000000] [--json out.json]
+    python benchmarks/feedback_scale.py [--sizes 10000,100000,1000000] [--longer 2.5] [--json out.json]
 
-Each build runs in a process of its own, so that its peak memory is its own. Goal: 1M events in under 5 minutes and
-4 GB on 2 cores, and linear growth.
+Each build runs in a process of its own, so that its peak memory is its own. `--longer` makes answers so many times
+longer (2.5: 1.3 KB an event; 1: 0.8 KB). Goal: 1M events of 1.3 KB in under 5 minutes and 4 GB on 2 cores, and linear
+growth.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ class Measured:
     cpu_seconds: float  # of all cores: what is left of `seconds` on a busy machine
     peak_gb: float
     steps: dict[str, float]  # CPU seconds by step of the build
+    peaks: dict[str, float]  # GB: the highest memory until the end of each step
     rows: int  # of all kinds
     growth: float = 0.0  # log(ratio of CPU time) / log(ratio of size) to the size before; 1 is linear
 
 
-def write_log(path: Path, events: int, seed: int = 0) -> None:
+def write_log(path: Path, events: int, longer: float, seed: int = 0) -> None:
     """A product's log: mostly thumbs, some choices, ratings and corrections; repeats, near repeats, e-mail addresses.
 
     One user has twenty events on average, a conversation two; one question in ten was asked before in other words.
@@ -55,11 +57,16 @@ def write_log(path: Path, events: int, seed: int = 0) -> None:
     words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "ou") for c in ends]
     with path.open("w") as log:
         for start in range(0, events, CHUNK):
-            lines = [json.dumps(event) for event in _events(draw, words, start, min(events, start + CHUNK), events)]
+            lines = [
+                json.dumps(event) for event in _events(draw, words, start, min(events, start + CHUNK), events, longer)
+            ]
             log.write("\n".join(lines) + "\n")
 
 
-def _events(draw: random.Random, words: list[str], first: int, last: int, total: int) -> Iterator[dict[str, object]]:
+def _events(
+    draw: random.Random, words: list[str], first: int, last: int, total: int, longer: float
+) -> Iterator[dict[str, object]]:
+    shortest, longest = round(10 * longer), round(80 * longer)
     recent: list[str] = []
     for number in range(first, last):
         prompt = " ".join(draw.choices(words, k=draw.randint(6, 25)))
@@ -77,7 +84,7 @@ def _events(draw: random.Random, words: list[str], first: int, last: int, total:
             "event_id": f"event-{number}",
             "kind": kind,
             "prompt": turns,
-            "response_a": " ".join(draw.choices(words, k=draw.randint(10, 80))),
+            "response_a": " ".join(draw.choices(words, k=draw.randint(shortest, longest))),
             "conversation_id": f"conversation-{number // 2}",
             "user_id": f"user-{draw.randrange(max(1, total // 20))}",
             "time": (START + timedelta(seconds=number)).isoformat(),
@@ -85,7 +92,7 @@ def _events(draw: random.Random, words: list[str], first: int, last: int, total:
             "persona": f"persona-{number % 5}",
             "locale": "en-GB",
         }
-        other = " ".join(draw.choices(words, k=draw.randint(10, 80)))
+        other = " ".join(draw.choices(words, k=draw.randint(shortest, longest)))
         if kind == "thumb":
             event["thumb"] = draw.choice((1, -1))
         elif kind == "rating":
@@ -105,21 +112,38 @@ def build_here(log: Path, out: Path) -> None:
 
     begun, begun_cpu = time.perf_counter(), time.process_time()
     marks: list[tuple[str, float]] = []
-    watch = Watch(on_step=lambda step: marks.append((step, time.process_time())))
+    highest: list[float] = []  # until each step began
+
+    def at_step(step: str) -> None:
+        marks.append((step, time.process_time()))
+        highest.append(_highest_gb())
+
+    watch = Watch(on_step=at_step)
     result = build(Source(logs=(log,)), out, watch=watch)
     end, end_cpu = time.perf_counter(), time.process_time()
     ends = [at for _, at in marks[1:]] + [end_cpu]
     steps = {step: round(stop - at, 2) for (step, at), stop in zip(marks, ends, strict=True)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = _highest_gb()
+    peaks = {step: round(high, 2) for (step, _), high in zip(marks, [*highest[1:], peak], strict=True)}
     rows = sum(file.rows for file in result.produced)
-    figures = {"seconds": end - begun, "cpu_seconds": end_cpu - begun_cpu, "peak_gb": peak, "steps": steps}
+    figures = {
+        "seconds": end - begun,
+        "cpu_seconds": end_cpu - begun_cpu,
+        "peak_gb": peak,
+        "steps": steps,
+        "peaks": peaks,
+    }
     sys.stdout.write(json.dumps({**figures, "rows": rows}))
 
 
-def measure(events: int, folder: Path) -> Measured:
+def _highest_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure(events: int, folder: Path, longer: float) -> Measured:
     """Write a log, build it in a child, remove both."""
     log, out = folder / f"{events}.jsonl", folder / f"built-{events}"
-    write_log(log, events)
+    write_log(log, events, longer)
     command = [sys.executable, __file__, "--child", str(log), "--out", str(out)]
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -138,6 +162,7 @@ def main() -> None:
     """Measure every size, print the table, say whether the goal is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser.add_argument("--longer", type=float, default=2.5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -148,17 +173,27 @@ def main() -> None:
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in map(int, given.sizes.split(",")):
-            now = measure(size, Path(folder))
+            now = measure(size, Path(folder), given.longer)
             if measured:
                 before = measured[-1]
                 rate = math.log(now.cpu_seconds / before.cpu_seconds) / math.log(now.events / before.events)
                 now = Measured(**{**asdict(now), "growth": round(rate, 2)})
             measured.append(now)
     table = Table(title="feedback build, default settings")
-    for head in ("events", "log MB", "seconds", "CPU s", "us/event", "peak GB", "growth", "rows", "by step"):
-        table.add_column(head, justify="right" if head != "by step" else "left")
+    for head in (
+        "events",
+        "log MB",
+        "seconds",
+        "CPU s",
+        "us/event",
+        "peak GB",
+        "growth",
+        "rows",
+        "by step, peak so far",
+    ):
+        table.add_column(head, justify="right" if not head.startswith("by step") else "left")
     for m in measured:
-        steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in m.steps.items())
+        steps = ", ".join(f"{step} {seconds:.1f} s, {m.peaks[step]:.2f} GB" for step, seconds in m.steps.items())
         table.add_row(
             f"{m.events:,}", f"{m.log_mb:,.0f}", f"{m.seconds:.1f}", f"{m.cpu_seconds:.1f}",
             f"{m.cpu_seconds / m.events * 1e6:.0f}",

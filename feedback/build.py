@@ -12,7 +12,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -36,10 +36,12 @@ from raylign.feedback.tombstones import FILE as TOMBSTONES
 from raylign.feedback.tombstones import Tombstones, read_tombstones
 from raylign.feedback.trust.noise import noise
 from raylign.feedback.weights import balanced, choices_of, with_vote_weights
-from raylign.feedback.working import public_events, working_frame
+from raylign.feedback.working import REST, public_events, working_frame_of
 from raylign.feedback.writing import file_hash, with_ids, write_kind
 
 STEPS = ("reading", "redacting", "cleaning", "splitting", "making rows", "writing", "reporting")
+
+_PART = 25_000  # events of a log that become working rows at a time
 
 OnStep = Callable[[str], None]
 OnRows = Callable[[int], None]
@@ -84,7 +86,7 @@ class _Opened:
     """Logs that have been read and redacted. What is as it was read, is in `rest` alone, without texts."""
 
     work: pl.DataFrame  # the working frame, without what is forgotten
-    rest: pl.DataFrame  # columns of the event frame that the working frame has not
+    rest: pl.DataFrame  # REST of the event frame
     quarantined: pl.DataFrame
     num_events: int
     num_rows: int
@@ -155,8 +157,12 @@ def _open(
     log = read(source, settings, watch.on_rows)
     private = settings.privacy
     events = hide_ids(log.events, private.user_salt) if private.redact else log.events
+    rest, num_events = events.select(REST), events.height
+    parts = list(events.iter_slices(_PART)) or [events]
+    # The events as read are let go part by part: kept beside the working frame, all texts would be there twice.
+    log, events = replace(log, events=events.clear()), events.clear()
     gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}
-    work = ledger.events(drop_forgotten(working_frame(events), forgotten.users, frozenset(gone)))
+    work = ledger.events(drop_forgotten(working_frame_of(parts), forgotten.users, frozenset(gone)))
     watch.on_step("redacting")
     redacted = redact_frame(work, private.regions) if private.redact else Redacted(work, {})
     hide = len(forgotten) > 0
@@ -165,9 +171,9 @@ def _open(
         _write_quarantine(folder / "quarantine-companion.jsonl", log.companion_quarantined, hide=hide)
     return _Opened(
         work=redacted.frame,
-        rest=events.drop("prompt", "response_a", "response_b", "corrected", "comment", "reasons"),
+        rest=rest,
         quarantined=log.quarantined,
-        num_events=log.events.height,
+        num_events=num_events,
         num_rows=log.rows_in,
         format=log.format,
         redactions=redacted.counts,

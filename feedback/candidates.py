@@ -36,7 +36,7 @@ def merge(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     Margin and weight are the largest. Events are in order of time.
     """
     rows = pl.concat(frames, how="vertical").sort("row_order", maintain_order=True)
-    key = pl.struct("prompt_id", "answer", "other", "label").hash()
+    key = pl.struct("prompt_id", "label", pl.col("answer", "other").hash()).hash()
     rows = rows.with_columns(key=key)
     repeated = rows.filter(pl.col("key").is_duplicated())
     if repeated.is_empty():

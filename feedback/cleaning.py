@@ -11,7 +11,7 @@ from raylign.feedback.clean.repeats import drop_above_caps, drop_near_duplicates
 from raylign.feedback.clean.similarity import clusters_and_stories
 from raylign.feedback.clean.unusable import drop_repeated_events, drop_second_thoughts, drop_unusable
 from raylign.feedback.corrections import find_corrections, find_edits
-from raylign.feedback.filtering import apply_rules
+from raylign.feedback.filtering import apply_row_rules
 from raylign.feedback.ledger import Ledger
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.splits import add_split, drop_overlap
@@ -84,7 +84,7 @@ def clean_rows(kind: str, rows: pl.DataFrame, settings: BuildSettings, ledger: L
             max_chars=settings.sft.max_chars,
             min_distinct_words=settings.sft.min_distinct_words,
         )
-    rows = ledger.rows(kind, apply_rules(rows, rules))
+    rows = ledger.rows(kind, apply_row_rules(rows, rules))
     rows = rows.sort("weight", "row_order", descending=[True, False], maintain_order=True)
     if chosen.near_duplicates:
         rows = ledger.rows(kind, drop_near_duplicates(rows))

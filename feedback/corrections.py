@@ -10,9 +10,11 @@ from __future__ import annotations
 import polars as pl
 from raylign.feedback.correction_rules import ASKS_AGAIN, ASKS_ON, CORRECTS, DOES_NOT, RETRY, TELLS_ANSWER
 from raylign.feedback.events import EventKind
+from raylign.feedback.filtering import of_each_row
 from raylign.feedback.turns import ROLE, TURN
 from raylign.feedback.working import IN_CONVERSATION, normalised
 
+_PART = 20_000  # conversations taken into their turns at a time
 _COMPLAINT = (
     r"(?i)^(?:(?:no|nope|nah|sorry|wait|hmm+|well|ok(?:ay)?|wrong|incorrect|not quite|actually|"
     r"(?:that|this|it)(?:'s| is| was) (?:wrong|not right|not correct|incorrect|"
@@ -56,8 +58,15 @@ def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
 
     Accepted means: thumbed up, rated `good_rating` or better, edited into shape by the person, or thanked for.
     """
-    turns = _turns(work, good_rating=good_rating)
-    window = turns.filter(
+    long = work.filter(pl.col("prompt").str.count_matches(TURN) >= 2)
+    parts = [_in_part(part, good_rating) for part in long.iter_slices(_PART)] or [_in_part(long, good_rating)]
+    found = pl.concat(parts)
+    return _without_liked(work, _as_events(work, found, pl.col("content_1")), good_rating)
+
+
+def _in_part(long: pl.DataFrame, good_rating: float) -> pl.DataFrame:
+    """The turns of a part of the conversations at which a correction was found; all turns at once would be large."""
+    window = _turns(long, good_rating=good_rating).filter(
         (pl.col("role") == "user")
         & (pl.col("role_1") == "assistant")
         & (pl.col("role_2") == "user")
@@ -66,8 +75,7 @@ def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
         & ~_asks(pl.col("content_1"))  # what follows a question of the assistant's answers it
         & (pl.col("accepted") | _thanks(pl.col("content_4")))
     )
-    found = window.with_columns(intent=_intent(), corrected=without_apology(pl.col("content_3")))
-    return _without_liked(work, _as_events(work, found, pl.col("content_1")), good_rating)
+    return window.with_columns(intent=_intent(), corrected=without_apology(pl.col("content_3")))
 
 
 def _without_liked(work: pl.DataFrame, found: pl.DataFrame, good_rating: float) -> pl.DataFrame:
@@ -86,25 +94,24 @@ def find_edits(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
     its words; never where it is a beginning or a shorter form of the logged one, and never against a liked answer.
     """
     asked = work.filter(pl.col("conversation_id").is_not_null())
+    turn = rf"(?s)^(.*){TURN}assistant{ROLE}([^{TURN}]*){TURN}user{ROLE}[^{TURN}]*$"
+    later = _later(asked, turn)
+    asked = asked.join(
+        later.select("conversation_id").unique(), on="conversation_id", how="semi", maintain_order="left"
+    )
     liked, disliked = (pl.col("thumb") == 1) | (pl.col("rating") >= good_rating), pl.col("thumb") == -1
     logged = asked.select(
         "conversation_id",
         "event_id",
-        at="prompt",
+        at_hash=pl.col("prompt").hash(),
         original="answer_a",
         first="row_order",
-        liked=liked.fill_null(False).any().over("conversation_id", "prompt", "answer_a"),
+        liked=liked.fill_null(False).any().over("conversation_id", pl.col("prompt").hash(), pl.col("answer_a").hash()),
         disliked=disliked.fill_null(False),
     )
-    turn = rf"(?s)^(.*){TURN}assistant{ROLE}([^{TURN}]*){TURN}user{ROLE}[^{TURN}]*$"
-    later = asked.select(
-        "conversation_id",
-        at=pl.col("prompt").str.extract(turn, 1),
-        corrected=pl.col("prompt").str.extract(turn, 2),
-        later_event=pl.col("event_id"),
-        later_order="row_order",
-    ).drop_nulls("at")
-    both = logged.join(later, on=["conversation_id", "at"], how="inner").filter(
+    joined = logged.join(later, on=["conversation_id", "at_hash"], how="inner")
+    both = joined.with_columns(at=pl.col("whole").str.extract(turn, 1), corrected=pl.col("whole").str.extract(turn, 2))
+    both = both.filter(
         (pl.col("original").str.strip_chars() != pl.col("corrected").str.strip_chars())
         & (normalised(pl.col("original")) != normalised(pl.col("corrected")))
         & (pl.col("later_order") > pl.col("first"))
@@ -124,6 +131,18 @@ def find_edits(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
         )
         .select(work.columns)
     )
+
+
+def _later(asked: pl.DataFrame, turn: str) -> pl.DataFrame:
+    """Events whose prompt goes on after an answer; `at_hash` is of the prompt that the answer was given to."""
+    long = asked.filter(pl.col("prompt").str.contains(f"{TURN}assistant{ROLE}"))
+    return long.select(
+        "conversation_id",
+        at_hash=of_each_row(long, pl.col("prompt").str.extract(turn, 1).hash()),
+        whole="prompt",
+        later_event=pl.col("event_id"),
+        later_order="row_order",
+    ).filter(pl.col("whole").str.contains(turn))
 
 
 def _asks(text: pl.Expr) -> pl.Expr:
@@ -146,13 +165,13 @@ def _keeps_most(original: pl.Expr, later: pl.Expr) -> pl.Expr:
     return old.list.set_intersection(new).list.len() * 2 >= old.list.set_union(new).list.len()
 
 
-def _turns(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
-    """One row a turn of every conversation long enough, with the four turns after it; the answer is the last."""
+def _turns(long: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
+    """One row a turn of every conversation, with the four turns after it; the answer is the last."""
     edited = pl.col("kind") == EventKind.CORRECTION.value
     liked = edited | (pl.col("thumb") == 1) | (pl.col("rating") >= good_rating)
     judged = pl.col("kind") != EventKind.SIDE_BY_SIDE.value
     answer = pl.when(edited).then(pl.col("corrected")).otherwise(pl.col("answer_a"))
-    long = work.filter(pl.col("prompt").str.count_matches(TURN) >= 2).select(
+    split = long.select(
         "event_id",
         "row_order",
         liked=liked.fill_null(False) & judged,
@@ -161,7 +180,7 @@ def _turns(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
         .otherwise(pl.col("prompt"))
         .str.split(TURN),
     )
-    turns = long.explode("turn_list").with_columns(
+    turns = split.explode("turn_list").with_columns(
         role=pl.col("turn_list").str.extract(f"^([a-z]+){ROLE}"),
         content=pl.col("turn_list").str.replace(f"^[a-z]+{ROLE}", ""),
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+_PART = 25_000
+
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
@@ -16,10 +18,28 @@ class Filtered:
     dropped: pl.DataFrame
 
 
+def of_each_row(frame: pl.DataFrame, value: pl.Expr) -> pl.Series:
+    """An expression over one row at a time, some thousand rows at a time: what it makes of texts is large."""
+    parts = frame.iter_slices(_PART) if frame.height else [frame]
+    return pl.concat([part.with_columns(_value=value)["_value"] for part in parts])
+
+
+def apply_row_rules(frame: pl.DataFrame, rules: Mapping[str, pl.Expr]) -> Filtered:
+    """`apply_rules` for rules that look at one row at a time."""
+    return _told(frame.with_columns(rule=of_each_row(frame, _first_broken(rules))))
+
+
 def apply_rules(frame: pl.DataFrame, rules: Mapping[str, pl.Expr]) -> Filtered:
     """Drop the rows for which one of the rules is true; the first that is names the drop. Null counts as false."""
+    return _told(frame.with_columns(rule=_first_broken(rules)))
+
+
+def _first_broken(rules: Mapping[str, pl.Expr]) -> pl.Expr:
     named = [pl.when(broken.fill_null(False)).then(pl.lit(rule)) for rule, broken in rules.items()]
-    told = frame.with_columns(rule=pl.coalesce(named) if named else pl.lit(None, pl.String))
+    return pl.coalesce(named) if named else pl.lit(None, pl.String)
+
+
+def _told(told: pl.DataFrame) -> Filtered:
     return Filtered(told.filter(pl.col("rule").is_null()).drop("rule"), told.filter(pl.col("rule").is_not_null()))
 
 

@@ -127,7 +127,9 @@ def _thumb_pairs(judged: pl.DataFrame, *, cap: float) -> pl.DataFrame:
 def _rating_pairs(work: pl.DataFrame, *, gap: float, scale: float) -> pl.DataFrame:
     """The best-rated answer of a question beside each one rated lower by `gap` or more."""
     rated = work.filter(is_kind(EventKind.RATING)).sort("row_order")
-    answers = rated.group_by(pl.struct("prompt_id", "answer_a").hash().alias("key"), maintain_order=True).agg(
+    answers = rated.group_by(
+        pl.struct("prompt_id", pl.col("answer_a").hash()).hash().alias("key"), maintain_order=True
+    ).agg(
         *(pl.col(name).first() for name in ABOUT),
         answer=pl.col("answer_a").first(),
         weight=pl.col("rating").mean(),
@@ -143,7 +145,8 @@ def _rating_pairs(work: pl.DataFrame, *, gap: float, scale: float) -> pl.DataFra
 
 def _unordered() -> pl.Expr:
     """The same for (x over y) and (y over x)."""
-    low, high = pl.min_horizontal("answer", "other"), pl.max_horizontal("answer", "other")
+    texts = pl.col("answer").hash(), pl.col("other").hash()
+    low, high = pl.min_horizontal(*texts), pl.max_horizontal(*texts)
     return pl.struct("prompt_id", low.alias("low"), high.alias("high")).hash()
 
 

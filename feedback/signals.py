@@ -73,7 +73,7 @@ def make_kto(work: pl.DataFrame, verdicts: pl.DataFrame, settings: KtoSettings) 
 
 def judge(verdicts: pl.DataFrame) -> Filtered:
     """One row a question and answer: `label` by majority, `weight` the margin of the vote from 0 to 1."""
-    key = pl.struct("prompt_id", "answer").hash()
+    key = pl.struct("prompt_id", pl.col("answer").hash()).hash()
     vote = pl.when("label").then(1).otherwise(-1)
     # Sorted here, so that `first` is the event that came first.
     ordered = verdicts.sort("row_order", maintain_order=True).with_columns(key=key, vote=vote)

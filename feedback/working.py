@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 from raylign.feedback.events import EVENT_SCHEMA, EventKind
-from raylign.feedback.turns import ROLE, TURN, TURNS_TYPE, pack, unpack
+from raylign.feedback.turns import ROLE, TURN, pack
 
 IN_CONVERSATION = "in_conversation"
 """`kind` of what feedback/corrections.py finds; every other kind is an EventKind."""
@@ -22,6 +22,18 @@ def working_frame(events: pl.DataFrame) -> pl.DataFrame:
 
     Sorted by time, then event id; events without a time come last.
     """
+    return working_frame_of([events])
+
+
+def working_frame_of(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """`working_frame` of a log in parts, which are taken from the list: its texts are in memory once, not twice."""
+    packed = []
+    while parts:
+        packed.append(_packed(parts.pop(0)))
+    return pl.concat(packed, rechunk=False).sort("time", "event_id", nulls_last=True, maintain_order=True)
+
+
+def _packed(events: pl.DataFrame) -> pl.DataFrame:
     clean = {name: pl.col(name).str.replace_all(f"[{TURN}{ROLE}]", " ") for name in ("response_a", "response_b")}
     return events.select(
         *_KEPT,
@@ -30,28 +42,22 @@ def working_frame(events: pl.DataFrame) -> pl.DataFrame:
         clean["response_b"].alias("answer_b"),
         pl.col("corrected").str.replace_all(f"[{TURN}{ROLE}]", " "),
         pl.concat_list("event_id").alias("events"),
-    ).sort("time", "event_id", nulls_last=True, maintain_order=True)
+    )
+
+
+REST = ("event_id", "source", "shown_left", "seconds_taken", "surface")
+"""What a report needs of an event that no row is made of."""
 
 
 def public_events(rest: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
-    """An event frame (EVENT_SCHEMA) of the events in `work`, with its texts and labels: what a report may show.
+    """The events in `work` as a report reads them: EVENT_SCHEMA, but prompts packed, and null what it does not read.
 
-    `rest` has the other columns of the event frame as read. Comments and reasons are left out: nobody has redacted
-    them.
+    `rest` has REST of the events as read. Comments and reasons are left out: nobody has redacted them.
     """
-    texts = work.select(
-        "event_id",
-        unpack(pl.col("prompt")).cast(TURNS_TYPE).alias("prompt"),
-        pl.col("answer_a").alias("response_a"),
-        pl.col("answer_b").alias("response_b"),
-        "corrected",
-        "persona",
-        "topic",
-    )
-    others = rest.select(pl.exclude("persona", "topic"))
-    joined = others.join(texts, on="event_id", how="inner", maintain_order="right")
-    blank = {"comment": pl.lit(None, pl.String), "reasons": pl.lit([], pl.List(pl.String))}
-    return joined.with_columns(**blank).select(EVENT_SCHEMA.names())
+    texts = work.select(*_KEPT, "prompt", "corrected", response_a="answer_a", response_b="answer_b")
+    joined = rest.join(texts, on="event_id", how="inner", maintain_order="right")
+    missing = [pl.lit(None, kind).alias(name) for name, kind in EVENT_SCHEMA.items() if name not in joined.columns]
+    return joined.with_columns(missing).select(EVENT_SCHEMA.names())
 
 
 def is_kind(kind: EventKind) -> pl.Expr:

@@ -10,22 +10,25 @@ from raylign.feedback.build_result import SPLITS, Produced
 from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
 from raylign.feedback.turns import TURN, turn, unpack
 
+_PART = 20_000  # rows whose texts are in memory once more at a time
 _SCHEMAS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 
 
 def with_ids(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
     """Candidate rows with `id`: a BLAKE2b hash of kind, question, answers and label. Sorted by it."""
-    texts = rows.select(
-        pl.concat_str(
-            "prompt",
-            "answer",
-            pl.col("other").fill_null(""),
-            pl.col("label").cast(pl.String).fill_null(""),
-            separator="\x1d",
-        )
-    ).to_series()
+    text = pl.concat_str(
+        "prompt",
+        "answer",
+        pl.col("other").fill_null(""),
+        pl.col("label").cast(pl.String).fill_null(""),
+        separator="\x1d",
+    )
     prefix = f"{kind}\x1d".encode()
-    ids = [hashlib.blake2b(prefix + text.encode(), digest_size=10).hexdigest() for text in texts]
+    ids = [
+        hashlib.blake2b(prefix + whole.encode(), digest_size=10).hexdigest()
+        for part in rows.iter_slices(_PART)
+        for whole in part.select(text).to_series()
+    ]
     return rows.with_columns(id=pl.Series(ids, dtype=pl.String)).sort("id")
 
 
@@ -52,7 +55,9 @@ def write_kind(folder: Path, kind: str, rows: pl.DataFrame) -> list[Produced]:
     for split in SPLITS:
         part = rows.filter(pl.col("split") == split)
         path = folder / kind / f"{split}.jsonl"
-        training_columns(kind, part).write_ndjson(path)
+        with path.open("wb") as file:
+            for rows_of_it in part.iter_slices(_PART):
+                training_columns(kind, rows_of_it).write_ndjson(file)
         digest, size = file_hash(path)
         produced.append(
             Produced(

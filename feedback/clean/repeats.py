@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
-from raylign.feedback.filtering import Filtered, apply_rules, keep_first
+from raylign.feedback.filtering import Filtered, apply_rules, keep_first, of_each_row
 from raylign.feedback.working import normalised
 
 
@@ -12,10 +12,9 @@ def drop_near_duplicates(rows: pl.DataFrame) -> Filtered:
 
     Answers are equal when only case, spaces and punctuation tell them apart.
     """
-    key = pl.struct(
-        "cluster", normalised(pl.col("answer")).alias("a"), normalised(pl.col("other")).alias("b"), "label"
-    ).hash()
-    return keep_first(rows, key, "near_duplicate")
+    answer, other = normalised(pl.col("answer")).hash(), normalised(pl.col("other")).hash()
+    key = pl.struct("cluster", "label", answer, other.alias("b")).hash()
+    return keep_first(rows, pl.lit(of_each_row(rows, key)), "near_duplicate")
 
 
 def drop_above_caps(rows: pl.DataFrame, *, per_user: int, per_prompt: int) -> Filtered:

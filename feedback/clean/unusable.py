@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 from raylign.feedback.events import EventKind
-from raylign.feedback.filtering import Filtered, apply_rules, keep_first
+from raylign.feedback.filtering import Filtered, apply_row_rules, apply_rules, keep_first
 from raylign.feedback.turns import ROLE, TURN
 from raylign.feedback.working import TEXTS, normalised
 
@@ -43,13 +43,13 @@ def drop_unusable(work: pl.DataFrame, *, trivial_edits: bool) -> Filtered:
     if trivial_edits:
         rules["trivial_edit"] = correction & (normalised(original) == normalised(corrected))
         rules["instruction_not_answer"] = correction & corrected.str.contains(_INSTRUCTION)
-    return apply_rules(work, rules)
+    return apply_row_rules(work, rules)
 
 
 def drop_repeated_events(work: pl.DataFrame) -> Filtered:
     """Keep the first of what one person said about the same answers; without a known person, of one conversation."""
     someone = pl.coalesce("annotator_hash", "user_hash", "conversation_id")
-    said = pl.struct(someone, "kind", *TEXTS, "choice", "thumb", "rating").hash()
+    said = pl.struct(someone, "kind", *(pl.col(t).hash() for t in TEXTS), "choice", "thumb", "rating").hash()
     # Events of nobody in particular may come from many people: only the same moment makes them one.
     key = pl.when(someone.is_null()).then(pl.struct("time", said.alias("said")).hash()).otherwise(said)
     return keep_first(work, key, "duplicate_event")
@@ -61,18 +61,25 @@ def drop_second_thoughts(work: pl.DataFrame) -> Filtered:
     Needs times: of two judgements of one moment neither is the later. A thumb without a known person is the
     conversation's own user's.
     """
-    kind, a, b = pl.col("kind"), pl.col("answer_a"), pl.col("answer_b")
+    kind, a = pl.col("kind"), pl.col("answer_a").hash()
+    b = pl.when(pl.col("answer_b").is_not_null()).then(pl.col("answer_b").hash()).otherwise(a)
     verdict = kind.is_in([EventKind.THUMB.value, EventKind.RATING.value])
     someone = pl.coalesce("annotator_hash", "user_hash", pl.when(verdict).then("conversation_id"))
     about = pl.when(verdict).then(pl.lit("verdict")).otherwise(kind)
-    chosen = pl.when(pl.col("choice") == "a").then(a).when(pl.col("choice") == "b").then(b).otherwise("choice")
+    chosen = (
+        pl.when(pl.col("choice") == "a")
+        .then(a)
+        .when(pl.col("choice") == "b")
+        .then(b)
+        .otherwise(pl.col("choice").hash())
+    )
     texts = [pl.min_horizontal(a, b).alias("low"), pl.max_horizontal(a, b).alias("high")]
     told = work.select(
         place=pl.int_range(pl.len()),
         time=pl.coalesce("updated", "time"),
         known=someone.is_not_null(),
-        group=pl.struct(someone.alias("who"), about.alias("about"), "prompt", "score", *texts).hash(),
-        said=pl.struct(kind, "thumb", "rating", "corrected", chosen.alias("chosen")).hash(),
+        group=pl.struct(someone.alias("who"), about.alias("about"), pl.col("prompt").hash(), "score", *texts).hash(),
+        said=pl.struct(kind, "thumb", "rating", pl.col("corrected").hash(), chosen.alias("chosen")).hash(),
     ).filter(pl.col("known") & pl.col("time").is_not_null())
     told = told.sort("time", maintain_order=True)
     changed = (pl.col("said") != pl.col("said").shift(1)).fill_null(False).cum_sum().over("group")

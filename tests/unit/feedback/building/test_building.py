@@ -100,6 +100,23 @@ def test_the_same_input_and_settings_give_the_same_bytes(make, run_build):
     assert first.rows("pairs") and first.rows("sft") and first.rows("kto")
 
 
+def test_parts_of_a_log_are_no_borders(make, run_build, monkeypatch):
+    """Texts are worked on some thousand rows at a time; the bytes do not say how many."""
+    talk = [("user", "What is the capital of Australia?"), ("assistant", "Sydney."), ("user", "No, that's wrong.")]
+    found = [make(500 + n, "thumb", talk, response_a=f"Canberra, {n}.", thumb=1, user_id=f"v{n}") for n in range(9)]
+    edited = [
+        make(600, "thumb", "Name a prime.", response_a="Nine is one.", thumb=-1, conversation_id="edited"),
+        make(601, "thumb", [("user", "Name a prime."), ("assistant", "Seven is one."), ("user", "Next?")],
+             response_a="Eleven.", thumb=1, conversation_id="edited"),
+    ]  # fmt: skip
+    events = [*mixed(make), *found, *edited]
+    whole = run_build(events)
+    assert {"in_conversation"} <= {rule for row in whole.rows("sft") for rule in row["rules"]}
+    for module in ("build", "corrections", "filtering", "writing"):
+        monkeypatch.setattr(f"raylign.feedback.{module}._PART", 7)
+    assert run_build(events).everything() == whole.everything()
+
+
 def test_the_files_are_what_the_trainers_and_the_schemas_say(make, run_build):
     built = run_build(mixed(make))
     for kind in KINDS:
