@@ -106,8 +106,8 @@ def _build_into(
     ledger = Ledger()
     opened = _open(folder, source, settings, watch, forgotten, ledger)
     watch.on_step("cleaning")
-    agreed = opened.work.filter(pl.col("consent").fill_null(True))
-    noisy = noise(choices_of(agreed))
+    agreed = pl.col("consent").fill_null(True)
+    noisy = noise(choices_of(opened.work.filter(agreed)))
     work = clean_events(opened.work, settings, ledger)
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
@@ -145,7 +145,7 @@ def _build_into(
         del work, rows
         gc.collect()
         watch.on_step("reporting")
-        write_report(folder, result, public_events(opened.rest, agreed))
+        write_report(folder, result, public_events(opened.rest, opened.work.filter(agreed)))
     return result
 
 
@@ -200,9 +200,10 @@ def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[
     """Finished rows by kind, and the ids of events they name."""
     signals = make_rows(with_vote_weights(work, settings.trust.weights), settings)
     candidates = {"sft": signals.sft, "pairs": signals.pairs, "kto": signals.kto}
+    del signals
     rows = {}
     for kind in KINDS:
-        made = with_cut_flags(ledger.rows(kind, candidates[kind]), work)
+        made = with_cut_flags(ledger.rows(kind, candidates.pop(kind)), work)
         rows[kind] = with_ids(kind, balanced(clean_rows(kind, made, settings, ledger), settings.trust))
     used = pl.concat([rows[kind]["events"].explode() for kind in KINDS]).drop_nulls().unique()
     ledger.close(work, used, unused(work))
