@@ -12,6 +12,7 @@ from raylign.feedback.build_result import BuildResult
 from raylign.feedback.report.built import built
 from raylign.feedback.report.incoming import incoming
 from raylign.feedback.report.models import slices, tables
+from raylign.feedback.report.tallies import thumbs_over_time, win_matrix
 from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows
 from raylign.feedback.report.verdict import advice, judge
 from raylign.feedback.trust.summary import Trust, measure_trust
@@ -46,6 +47,8 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
         "length_rows": length_rows(trust.length),
         "flagged": flagged_people(trust.annotators),
         "tables": tables(trust),
+        "wins": win_matrix(events),
+        "thumbs": thumbs_over_time(events),
         "slices": slices(trust),
         "advice": advice(trust),
     }
