@@ -44,8 +44,9 @@ _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
 )
-"""Ray's loggers of what is uploaded, and of a socket that closes."""
+"""Ray's loggers of what is uploaded and left out, and of a socket that closes."""
 
 INTERRUPTED = 130  # as shells have it: Ctrl-C
 
@@ -211,7 +212,7 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
 def _connect(address: str | None) -> JobSubmissionClient:
     ray_process_env(token_path=None)
     for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     if address:
         os.environ[ADDRESS] = address  # Ray takes the variable before what it is told
     try:
