@@ -13,7 +13,7 @@ from raylign.feedback.report.built import built
 from raylign.feedback.report.incoming import incoming
 from raylign.feedback.report.models import slices, tables
 from raylign.feedback.report.tallies import thumbs_over_time, win_matrix
-from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows
+from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows, people_rows
 from raylign.feedback.report.verdict import advice, judge
 from raylign.feedback.trust.summary import Trust, measure_trust
 from raylign.pages.frame import render_page
@@ -46,6 +46,7 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
         "cards": cards(trust),
         "length_rows": length_rows(trust.length),
         "flagged": flagged_people(trust.annotators),
+        "people": people_rows(trust.annotators),
         "tables": tables(trust),
         "wins": win_matrix(events),
         "thumbs": thumbs_over_time(events),

@@ -200,6 +200,34 @@ def flagged_people(found: Annotators) -> tuple[FlaggedPerson, ...]:
     )
 
 
+_MOST_PEOPLE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRow:
+    """One line of the table of annotators."""
+
+    name: str
+    events: str
+    agree: str
+    speed: str
+    flags: str
+
+
+def people_rows(found: Annotators) -> tuple[PersonRow, ...]:
+    """Everybody who judged often enough, those with a flag first; at most fifty."""
+    return tuple(
+        PersonRow(
+            name=person.rater,
+            events=f"{person.events:,}",
+            agree=words(person.agree) if person.agree else "not known",
+            speed="not known" if person.median_seconds is None else f"{short(person.median_seconds, 2)} s",
+            flags="; ".join(_FLAG_WORDS[flag] for flag in person.flags) or "\u2013",
+        )
+        for person in found.people[:_MOST_PEOPLE]
+    )
+
+
 def _evidence(person: Annotator, flag: Flag, found: Annotators) -> str:
     if flag is Flag.POSITION and person.left:
         return f"left {words(person.left)}"

@@ -208,6 +208,18 @@ def test_the_planted_lazy_annotators_are_the_ones_to_look_at(page: str):
     assert "2 people judge in a way that should be looked at" in Page(page).words
 
 
+def test_the_table_of_annotators_has_everybody_and_their_figures(page: str, events: pl.DataFrame):
+    table = page[page.index("Everybody who judged 20 times or more") :].split("</table>")[0]
+    rows = re.findall(r"<tr><th scope=\"row\"><code>([^<]*)</code></th><td[^>]*>([^<]*)</td>(.*?)</tr>", table)
+    by_person = events.group_by(pl.coalesce("annotator_hash", "user_hash").alias("who")).len()
+    enough = {who: n for who, n in by_person.drop_nulls().iter_rows() if n >= 20}
+    assert {who: int(n) for who, n, _ in rows} == enough
+    assert ["picks one side" in rest for who, _, rest in rows] == sorted(
+        ("picks one side" in rest for who, _, rest in rows), reverse=True
+    )
+    assert any("picks one side" in rest for _, _, rest in rows)
+
+
 def test_a_log_alone_makes_a_page_without_any_of_its_text(events: pl.DataFrame):
     words = Page(render(None, events)).words
     asked = events["prompt"].list.last().struct.field("content").unique()
