@@ -5,7 +5,7 @@ BIN := .venv/bin
 # it each of them compiles every file anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint check test test-all gpu-check demo docs lock clean
+.PHONY: help setup lint check test test-all soak gpu-check demo docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,13 @@ test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and Deep
 
 test-all: lint ## everything `make test` runs, and what is long by nature: whole matrices, soak runs (over an hour)
 	$(BIN)/pytest tests/unit tests/system -m "not gpu"
+
+SEED ?= 7
+FAULTS ?= 60
+STEPS ?= 240
+
+soak: setup ## a run under seeded faults, then the same in peace (twenty minutes; SEED, FAULTS and STEPS may be given)
+	$(BIN)/python -m tests.soak.soak --seed $(SEED) --faults $(FAULTS) --steps $(STEPS) --folder $$(mktemp -d)/soak
 
 gpu-check: ## does this machine's GPU compute what the CPU does, and how fast (ten minutes; needs a card)
 	$(BIN)/raylign doctor --gpu

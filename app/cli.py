@@ -53,6 +53,9 @@ ConfigFolders = Annotated[
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under --run-root.")]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")]
+Retries = Annotated[
+    int, typer.Option(min=0, help="Start the driver again when it dies; it goes on from its last checkpoint.")
+]
 RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
 
 
@@ -61,6 +64,7 @@ def train(
     overrides: Overrides = None,
     config: ConfigFiles = None,
     config_dir: ConfigFolders = None,
+    retries: Retries = 0,
     show_help: Annotated[bool, typer.Option("--help", help="Show every setting and exit.")] = False,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", hidden=True)] = False,
 ) -> None:
@@ -81,6 +85,10 @@ def train(
     from raylign.app.configuration import compose
 
     composed = compose(given)
+    if retries:
+        from raylign.app.commands.retrying import keep_training, run_paths
+
+        raise typer.Exit(keep_training(given, run_paths(composed), retries, lambda said: typer.echo(said, err=True)))
     with collector_paused():
         from raylign.app.main import train as run
 
@@ -131,6 +139,15 @@ def report(
     from raylign.records.report import write_comparison, write_report
 
     typer.echo(str(write_report(folders[0]) if len(folders) == 1 else write_comparison(folders, to.expanduser())))
+
+
+@app.command()
+def ledger(run: RunArgument, run_root: RunRoot = Path("runs")) -> None:
+    """Verify that every sample of an online run ended exactly once, and that its metrics and samples say the same."""
+    folder = _run_folder(run, run_root)
+    from raylign.app.commands.ledger import verify
+
+    raise typer.Exit(verify(folder, typer.echo))
 
 
 @app.command()
@@ -255,6 +272,7 @@ def submit(
         list[str] | None,
         typer.Option(metavar="NAME", help="An environment variable to send along; W&B's key goes without being named."),
     ] = None,
+    retries: Retries = 0,
     wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit code.")] = True,
 ) -> None:
     """Run `train` with these settings as a job on a running Ray cluster."""
@@ -272,6 +290,7 @@ def submit(
     sent = forwarded([*(env or []), *tokens(checked_config, os.environ)], os.environ)
     if told := login_notice(os.environ):
         typer.echo(told)
+    given = [*([f"--retries={retries}"] if retries else []), *given]
     raise typer.Exit(send(given, address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo))
 
 

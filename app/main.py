@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-import random
 import shlex
 import signal
 import sys
@@ -16,8 +16,6 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import torch
 from raylign.app.configuration import needs
 from raylign.app.launch.artifacts import read_artifacts, written_artifacts
 from raylign.app.launch.callbacks import CallbackSink, load_callbacks
@@ -32,7 +30,7 @@ from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import refuse_unreachable
 from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
-from raylign.app.launch.stage import ShownMetrics, Stage
+from raylign.app.launch.stage import ShownMetrics, Stage, seed_process
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models, untried_models
 from raylign.cluster.own_code import send_by_value
@@ -60,6 +58,8 @@ from raylign.trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm, R
 from raylign.trainer.checkpoint import Checkpoint
 from raylign.trainer.models.loading import read_head
 from rich.console import Console
+
+_DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 
 def train(composed: Composed) -> int:
@@ -241,13 +241,6 @@ def read_rows(config: RunConfig, today: date, quarantine: Path | None = None) ->
     return read_offline(config, cast("OfflineAlgorithm", algorithm).needs, today, quarantine)
 
 
-def seed_process(seed: int) -> None:
-    """Python's, numpy's and torch's streams of this process, which are part of every checkpoint."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def settled(config: RunConfig) -> RunConfig:
     """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path absolute.
 
@@ -301,7 +294,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
 def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
     """Add the last good step and the command that goes on to the last line of whatever ended the run.
 
-    A dead engine becomes RunFailed, and an interruption Stopped.
+    A dead engine becomes RunFailed; an interruption, and a disk that refuses what the run writes, Stopped.
     """
     try:
         yield
@@ -312,6 +305,13 @@ def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
         raise
     except EngineDead as error:
         raise RunFailed(f"rollout: {error}; {how_to_go_on(folder, composed)}") from error
+    except OSError as error:
+        if error.errno not in _DISK_REFUSES:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise Stopped(
+            f"the disk refuses what the run writes: {error.strerror}{where}; {how_to_go_on(folder, composed)}"
+        ) from error
     except KeyboardInterrupt as error:
         raise Stopped(f"interrupted; {how_to_go_on(folder, composed)}") from error
 

@@ -25,11 +25,27 @@ class FailureKind(Enum):
 class RoleError(RunFailed):
     """A rank of a role failed; the message names role, rank, what it was doing and why."""
 
-    def __init__(self, *, role: str, ranks: tuple[int, ...], verb: str, kind: FailureKind, cause: str) -> None:
+    def __init__(
+        self,
+        *,
+        role: str,
+        ranks: tuple[int, ...],
+        verb: str,
+        kind: FailureKind,
+        cause: str,
+        silent: tuple[int, ...] = (),
+    ) -> None:
+        """`silent`: other ranks that had not answered either when this one's failure was known."""
         noun = "rank" if len(ranks) == 1 else "ranks"
-        super().__init__(f"{role} {noun} {', '.join(map(str, ranks))} {kind.value} during {verb}: {cause}")
+        who = f" {noun} {', '.join(map(str, ranks))}" if ranks else ""
+        super().__init__(f"{role}{who} {kind.value} during {verb}: {cause}")
         self.role = role
         self.ranks = ranks
         self.verb = verb
         self.kind = kind
         self.cause = cause
+        self.silent = silent
+
+
+class HolderLost(RunFailed):
+    """A result could not be read, because the process that held it is gone."""

@@ -86,6 +86,11 @@ class WorkerGroup:
         task = _awaited(each(self.actors[rank], rank))
         return (await self._collect([task], (rank,), verb=verb, timeout_s=timeout_s))[0]
 
+    @property
+    def broken(self) -> bool:
+        """Whether a call has failed: the ranks are only good for `stop`."""
+        return self._broken is not None
+
     def stop(self) -> None:
         """Kill every rank. Idempotent."""
         for actor in self.actors:
@@ -118,7 +123,10 @@ class WorkerGroup:
             raised = tasks[ranks.index(rank)].exception()
             if (refused := refusal(raised)) is not None:
                 return refused
-            error = RoleError(role=self.role, ranks=(rank,), verb=verb, kind=kind, cause=cause)
+            silent = tuple(r for r, task in zip(ranks, tasks, strict=True) if not task.done())
+            if silent and kind is FailureKind.RAISED:
+                cause = f"{cause}; no answer from rank {', '.join(map(str, silent))}"
+            error = RoleError(role=self.role, ranks=(rank,), verb=verb, kind=kind, cause=cause, silent=silent)
             error.__cause__ = raised
             return error
         late = tuple(rank for rank, task in zip(ranks, tasks, strict=True) if not task.done())

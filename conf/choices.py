@@ -160,6 +160,13 @@ class Sink(Enum):
     trackio = "trackio"
 
 
+class JournalKeep(Enum):
+    """Which batches of finished steps stay on disk."""
+
+    needed = "needed"  # those that a resume from a kept checkpoint would train again
+    all = "all"  # every one of the run
+
+
 class PlacementStrategy(Enum):
     """How roles share machines."""
 

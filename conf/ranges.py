@@ -50,8 +50,9 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus", "object_store_gb")),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
+        (_NOT_NEGATIVE, ("max_failed_saves",)),
         (_NOT_NEGATIVE, ("clip", "truncation_penalty", "overlong_penalty", "overlong_window")),
-        (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills")),
+        (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills", "max_rebuilds")),
         (_NOT_NEGATIVE, ("policy.lora.rank", "critic.lora.rank")),
         (_POSITIVE, ("policy.lora.alpha", "critic.lora.alpha")),
         (_NOT_NEGATIVE, ("evaluation.temperature", "evaluation.samples")),  # 0: the most likely token

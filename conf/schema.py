@@ -18,6 +18,7 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     ImportanceMode,
     InFlight,
     IPONormalisation,
+    JournalKeep,
     KLController,
     KLEstimator,
     LossAggregation,
@@ -430,6 +431,8 @@ class ClusterConfig:
     """Deadline for every role to be ready."""
     step_timeout_s: float = 3600.0
     """Deadline of one call to a learner."""
+    max_rebuilds: int = 3
+    """Times that dead or hung learners are started again from the last checkpoint without a new step between."""
     num_cpus: int = 0
     """Ray CPUs when Ray is started here; 0: the cores, or what the roles ask for when more (they take turns)."""
     object_store_gb: float = 0.0
@@ -474,6 +477,10 @@ class CheckpointConfig:
     """Steps between checkpoints; 0: only at the end."""
     keep: int = 2
     """Newest checkpoints kept."""
+    max_failed_saves: int = 2
+    """Saves in a row that may fail (a full disk) before the run stops; the checkpoint before stays in force."""
+    journal: JournalKeep = JournalKeep.needed
+    """Online: batches are on disk before they are trained; needed: until no checkpoint goes back before them; all."""
     resume: str = "auto"
     """auto: from LATEST of the run folder when there is one; none: refuse a used folder; or a checkpoint's path."""
 

@@ -65,6 +65,11 @@ class AlertWatch:
             records = tuple(self._records)
         self._raise(records, Moment(disk_free_bytes=self._free()))
 
+    def rewind(self, keep_to_step: int) -> None:
+        """Later steps are done again; what was told of them stays told."""
+        with self._lock:
+            self._records = [record for record in self._records if record.step <= keep_to_step]
+
     def close(self) -> None:
         """Stop looking."""
         self._closed.set()

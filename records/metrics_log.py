@@ -113,6 +113,14 @@ class MetricsLog:
         self._last = row
         return row
 
+    def rewind(self, keep_to_step: int) -> None:
+        """Drop every later step: it is done again."""
+        self._file.close()
+        kept = [row for row in read_history(self._path).rows if row.step <= keep_to_step]
+        write_atomic(self._path, "".join(_line(row) for row in kept))
+        self._last = kept[-1] if kept else None
+        self._file = self._path.open("a", encoding="utf-8")
+
     def close(self) -> None:
         """Force everything to disk."""
         self._file.flush()

@@ -38,6 +38,8 @@ class RunPaths:
         self.overrides = path / "overrides.yaml"
         self.manifest = path / "manifest.json"
         self.metrics = path / "metrics.jsonl"
+        self.ledger = path / "ledger.jsonl"  # of an online run: how every sample ended
+        self.journal = path / "journal"  # of an online run: batches that are trained again after a crash
         self.summary = path / "summary.json"
         self.report = path / "report.html"
         self.samples = path / "samples"

@@ -58,6 +58,7 @@ class Tracker:
             dropped = self._log.dropped_steps, self._log.dropped_lines
             _log.info("metrics.jsonl: dropped %d steps that will be done again and %d torn lines", *dropped)
         self._warned_names: set[str] = set()
+        self._shown = -1  # the furthest step the sinks were given: one that is done again is not drawn twice
         self._finished = False
         self._watch = AlertWatch(folder.alerts, keep_to_step=keep_to, tell=self._alert)
         if SinkName.wandb in tracking.sinks:
@@ -83,8 +84,16 @@ class Tracker:
         self._show(row)
         self._watch.step(step_record(row, gold=self._gold, samples=self._samples))
 
+    def rewind(self, step: int) -> None:
+        """Steps after `step` are done again in this process: their lines are dropped and written anew."""
+        self._log.rewind(step)
+        self._watch.rewind(step)
+
     def _show(self, row: MetricRow) -> None:
         """Numbers that are none are left out: W&B would draw them as 0 or refuse the line."""
+        if row.step < self._shown:
+            return
+        self._shown = row.step
         values = {name: value for name, value in row.values.items() if value is not None}
         for sink in self._sinks:
             sink.put(lambda opened: opened.log(row.step, values))

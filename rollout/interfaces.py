@@ -28,6 +28,22 @@ class GroupHandle:
     metas: tuple[RolloutMeta, ...]
 
 
+def metas_of(group: RolloutGroup) -> tuple[RolloutMeta, ...]:
+    """What the controller keeps of each completion of a group."""
+    return tuple(
+        RolloutMeta(
+            key=answer.key,
+            prompt_tokens=len(group.prompt.token_ids),
+            response_tokens=len(answer.response_ids),
+            finish_reason=answer.finish_reason,
+            min_policy_version=answer.min_policy_version,
+            max_policy_version=answer.max_policy_version,
+            mean_policy_version=answer.mean_policy_version,
+        )
+        for answer in group.completions
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt to be sampled `len(keys)` times."""

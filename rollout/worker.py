@@ -19,7 +19,6 @@ from raylign.cluster.collector import collector_paused
 from raylign.cluster.rank import keep_log, last_error
 from raylign.cluster.weights import Pieces, shared_memory_file
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
-from raylign.data.types import Completion, RolloutGroup, RolloutMeta
 from raylign.rollout import environment
 from raylign.rollout.interfaces import (
     Canary,
@@ -30,6 +29,7 @@ from raylign.rollout.interfaces import (
     VerifyReport,
     WeightManifest,
     WeightUpdateError,
+    metas_of,
 )
 
 STOP_S = 30.0
@@ -82,7 +82,7 @@ class RolloutWorker:
     async def generate(self, requests: Sequence[GenerationRequest]) -> tuple[Any, ...]:
         """(metadata of every group, group 0, group 1, ...): one return value each."""
         groups = await self._engine.generate(requests)
-        metas = [tuple(_meta(group, completion) for completion in group.completions) for group in groups]
+        metas = [metas_of(group) for group in groups]
         return (metas, *groups)
 
     async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
@@ -241,15 +241,3 @@ def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: M
 def _one_line(error: BaseException) -> str:
     """Type and first line: Ray's own errors go on with pages of ids and advice, and a run's last line is one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def _meta(group: RolloutGroup, completion: Completion) -> RolloutMeta:
-    return RolloutMeta(
-        key=completion.key,
-        prompt_tokens=len(group.prompt.token_ids),
-        response_tokens=len(completion.response_ids),
-        finish_reason=completion.finish_reason,
-        min_policy_version=completion.min_policy_version,
-        max_policy_version=completion.max_policy_version,
-        mean_policy_version=completion.mean_policy_version,
-    )

@@ -27,6 +27,8 @@ from raylign.trainer.verified_folder import find_damage, sync_folder, write_atom
 STATE = "state.json"
 LATEST = "LATEST"
 _TMP_PREFIX = ".tmp-"
+_ROOM = 1.2
+"""Room that is asked for before a save, over the size of the last one."""
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -164,6 +166,26 @@ class CheckpointStore:
         if skipped:
             raise CheckpointError(f"no checkpoint in {self._root} can be used: {'; '.join(skipped)}")
         return None
+
+    def missing_room(self) -> str | None:
+        """Why the disk has no room for one more checkpoint, by the size of the newest; None when it has."""
+        saved = self._saved(up_to=self._named_by_latest())
+        if not saved:
+            return None
+        needed = int(sum(p.stat().st_size for p in saved[0].rglob("*") if p.is_file()) * _ROOM)
+        free = shutil.disk_usage(self._root).free
+        if free >= needed:
+            return None
+        return f"{self._root} has {free / 1e6:.1f} MB left and a checkpoint wants {needed / 1e6:.1f} MB"
+
+    def drop(self, draft: Draft) -> None:
+        """Give up a draft and its room."""
+        shutil.rmtree(draft.path, ignore_errors=True)
+
+    def oldest_step(self) -> int | None:
+        """The step of the oldest checkpoint that is kept; None when there is none."""
+        saved = self._saved(up_to=self._named_by_latest())
+        return _step_of(saved[-1]) if saved else None
 
     def _named_by_latest(self) -> int | None:
         pointer = self._root / LATEST

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from raylign.app.launch.export import export_step, mark_best
-from raylign.conf.errors import UserError
+from raylign.conf.errors import Stopped, UserError
 from raylign.conf.schema import CheckpointConfig, KLController
+from raylign.records.journal import retire
 from raylign.records.model_card import ModelCard
 from raylign.records.run_folder import RunPaths
 from raylign.reward.interfaces import ShapingState
@@ -48,35 +49,86 @@ class RewardState(Protocol):
     def restore(self, state: ShapingState) -> None: ...
 
 
-class OnlineSaver:
-    """A loops.CheckpointSaver: policy, critic, data position, KL state and reward statistics."""
+class Saving:
+    """Writes the checkpoints of one run. A disk that refuses one costs no step, unless it goes on refusing."""
 
     def __init__(
         self,
         store: CheckpointStore,
-        policy: Stateful,
-        critic: Stateful | None,
-        reward: RewardState,
+        journal: Path | None,
         *,
         run_generation: int,
+        max_failed: int,
+        tell: Callable[[str], None],
     ) -> None:
-        self._store = store
+        """`journal`: where batches are removed that no checkpoint goes back before; None: they all stay."""
+        self.store, self.run_generation = store, run_generation
+        self._journal, self._max_failed, self._tell = journal, max_failed, tell
+        self._failed = 0
+
+    async def save(self, roles: Mapping[str, Stateful], state: RunState) -> str | None:
+        """Why the disk refused it; None when it is saved.
+
+        Raises RoleError when a rank is lost, and Stopped after more than `max_failed` refusals in a row.
+        """
+        refused = await self._attempt(roles, state)
+        if refused is None:
+            self._failed = 0
+            oldest = self.store.oldest_step()
+            if self._journal is not None and oldest is not None:
+                retire(self._journal, up_to=oldest)
+            return None
+        self._failed += 1
+        if self._failed > self._max_failed:
+            raise Stopped(
+                f"step {state.step} could not be saved, {self._failed} times in a row: {refused}; free some space "
+                "(checkpoint.max_failed_saves allows more)"
+            )
+        self._tell(
+            f"warning: step {state.step} could not be saved: {refused}; the checkpoint before stays in force "
+            f"({self._failed} of {self._max_failed} allowed in a row)"
+        )
+        return refused
+
+    async def _attempt(self, roles: Mapping[str, Stateful], state: RunState) -> str | None:
+        if missing := self.store.missing_room():
+            return missing
+        draft = None
+        try:
+            draft = self.store.begin(state.step)
+            saves = [role.save(str(draft.role(name))) for name, role in roles.items()]
+            for problem in await asyncio.gather(*saves, return_exceptions=True):  # all have ended: none writes on
+                if problem is not None:
+                    raise problem
+            num_ranks = {name: role.num_ranks for name, role in roles.items()}
+            await asyncio.to_thread(lambda: self.store.commit(draft, state, num_ranks=num_ranks))
+        except (CheckpointError, OSError) as error:
+            if draft is not None:
+                self.store.drop(draft)
+            return str(error)
+        return None
+
+
+class OnlineSaver:
+    """A loops.CheckpointSaver: policy, critic, data position, KL state and reward statistics."""
+
+    def __init__(self, saving: Saving, policy: Stateful, critic: Stateful | None, reward: RewardState) -> None:
+        self._saving = saving
         self._roles = {_POLICY: policy} | ({_CRITIC: critic} if critic else {})
         self._reward = reward
-        self._run_generation = run_generation
 
-    async def save(self, progress: OnlineProgress) -> None:
-        """Raises RoleError when a rank cannot write, CheckpointError when what was written does not read back."""
+    async def save(self, progress: OnlineProgress) -> str | None:
+        """As Saving.save."""
         kl = {**asdict(progress.kl), "controller": progress.kl.controller.value}
         state = RunState(
             step=progress.step,
-            run_generation=self._run_generation,
+            run_generation=self._saving.run_generation,
             data=dict(progress.data),
             kl=kl,
             reward=asdict(self._reward.state),
             rng=RngState.capture(),
         )
-        await _save(self._store, self._roles, state)
+        return await self._saving.save(self._roles, state)
 
 
 class ExportingModel(Stateful, Protocol):
@@ -88,29 +140,20 @@ class ExportingModel(Stateful, Protocol):
 class OfflineRunSaver:
     """A loops.offline.OfflineSaver: the model in training, the data position, the best step, and the exports."""
 
-    def __init__(
-        self,
-        store: CheckpointStore,
-        learner: ExportingModel,
-        folder: RunPaths,
-        card: ModelCard,
-        *,
-        run_generation: int,
-    ) -> None:
-        self._store = store
+    def __init__(self, saving: Saving, learner: ExportingModel, folder: RunPaths, card: ModelCard) -> None:
+        self._saving = saving
         self._learner = learner
         self._folder = folder
         self._card = card
-        self._run_generation = run_generation
 
-    async def save(self, progress: OfflineProgress) -> None:
+    async def save(self, progress: OfflineProgress) -> str | None:
         """As OnlineSaver.save; the best step's checkpoint does not retire."""
         best = asdict(progress.best) if progress.best else {}
         state = RunState(
-            progress.step, self._run_generation, dict(progress.data), {}, {}, RngState.capture(), best=best
+            progress.step, self._saving.run_generation, dict(progress.data), {}, {}, RngState.capture(), best=best
         )
-        self._store.protect(progress.best.step if progress.best else None)
-        await _save(self._store, {_POLICY: self._learner}, state)
+        self._saving.store.protect(progress.best.step if progress.best else None)
+        return await self._saving.save({_POLICY: self._learner}, state)
 
     async def export(self, progress: OfflineProgress) -> None:
         """`export/step-N`, and `export/BEST` when this step is the best one."""
@@ -168,13 +211,6 @@ async def restore_offline(checkpoint: Checkpoint, learner: Stateful) -> OfflineP
         _position(checkpoint.state.data),
         BestStep(int(best["step"]), best["value"]) if best else None,
     )
-
-
-async def _save(store: CheckpointStore, roles: Mapping[str, Stateful], state: RunState) -> None:
-    draft = store.begin(state.step)
-    await asyncio.gather(*(role.save(str(draft.role(name))) for name, role in roles.items()))
-    num_ranks = {name: role.num_ranks for name, role in roles.items()}
-    await asyncio.to_thread(lambda: store.commit(draft, state, num_ranks=num_ranks))
 
 
 def _numbers(state: Mapping[str, Json]) -> dict[str, float]:

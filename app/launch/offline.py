@@ -10,14 +10,18 @@ from contextlib import ExitStack
 
 from raylign.app.launch.checkpoints import OfflineRunSaver, restore_offline
 from raylign.app.launch.demand import role_requests
+from raylign.app.launch.rebuild import Rebuilds, not_rebuilt
 from raylign.app.launch.reference import with_reference
 from raylign.app.launch.rows import TRAIN, OfflineRows
 from raylign.app.launch.stage import Stage
+from raylign.cluster.errors import HolderLost, RoleError
+from raylign.cluster.reserve import Reservation
 from raylign.conf.derive import offline_steps
 from raylign.conf.schema import RunConfig
 from raylign.data.row_feed import FeedSettings, RowFeed
 from raylign.data.row_kinds import TrainRows
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm, OfflineNeeds, Role
+from raylign.trainer.checkpoint import Checkpoint
 from raylign.trainer.loops.best import BestRule
 from raylign.trainer.loops.offline import OfflineLoop, OfflineProgress, OfflineSettings
 from raylign.trainer.workers.feeder import Feeder
@@ -39,13 +43,41 @@ async def run_offline(
     )
     stage.progress.expect(num_steps)
     with ExitStack() as stack:
-        group = await _start_model(stage, algorithm, num_steps, read.template, stack)
-        progress = OfflineProgress(0, {})
-        if stage.resumed is not None:
-            progress = await restore_offline(stage.resumed, group)
+        reservation, cores = stage.reserve(role_requests(config, frozenset({Role.POLICY})))
+        stack.callback(reservation.release)
+        spec = model_spec(config, algorithm.needs, num_steps, read.template)
+        rebuilds = Rebuilds(config.cluster.max_rebuilds, stage.progress.notice)
+        found, group = stage.resumed, await _start_model(stage, algorithm, spec, reservation, cores, stack)
+        while True:
+            try:
+                return await _train(stage, group, rows, num_steps, found, should_stop)
+            except (RoleError, HolderLost) as error:
+                rebuilds.allow(error, step=stage.newest_step())
+            group.stop()
+            try:
+                group = await _start_model(stage, algorithm, spec, reservation, cores, stack)
+            except RoleError as error:
+                raise not_rebuilt(error) from error
+            found = stage.go_back()
+
+
+async def _train(
+    stage: Stage,
+    group: OfflineModelGroup,
+    rows: Mapping[str, TrainRows],
+    num_steps: int,
+    found: Checkpoint | None,
+    should_stop: Callable[[], bool],
+) -> OfflineProgress:
+    """From `found`, or the start, to the last step or the loss of a rank."""
+    config = stage.config
+    progress = OfflineProgress(0, {})
+    if found is not None:
+        progress = await restore_offline(found, group)
+    best = config.evaluation.best
+    with ExitStack() as stack:
         feeder = Feeder(_feed(config, rows, progress), timeout_s=config.cluster.step_timeout_s)
         stack.callback(feeder.stop)
-        best = config.evaluation.best
         loop = OfflineLoop(
             feeder,
             group,
@@ -57,9 +89,7 @@ async def run_offline(
             ),
             progress=progress,
             sink=stage.steps,
-            saver=OfflineRunSaver(
-                stage.store(), group, stage.folder, stage.model_card(), run_generation=stage.run_generation
-            ),
+            saver=OfflineRunSaver(stage.saving(), group, stage.folder, stage.model_card()),
             should_stop=should_stop,
         )
         stage.progress.phase("training")
@@ -67,14 +97,15 @@ async def run_offline(
 
 
 async def _start_model(
-    stage: Stage, algorithm: OfflineAlgorithm, num_steps: int, template: str, stack: ExitStack
+    stage: Stage,
+    algorithm: OfflineAlgorithm,
+    spec: LearnerSpec,
+    reservation: Reservation,
+    cores: Mapping[str, int],
+    stack: ExitStack,
 ) -> OfflineModelGroup:
     """The ranks of the model in training, placed; the stack takes them down."""
-    config = stage.config
-    reservation, cores = stage.reserve(role_requests(config, frozenset({Role.POLICY})))
-    stack.callback(reservation.release)
-    spec = model_spec(config, algorithm.needs, num_steps, template)
-    settings = stage.group_settings("policy", config.policy)
+    settings = stage.group_settings("policy", stage.config.policy)
     starting = LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
     learners = await stage.ready("policy", starting)
     stack.callback(learners.stop)

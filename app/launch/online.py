@@ -1,68 +1,37 @@
-"""Builds the roles of an online run, hands them to the loop, and takes them down whatever happens."""
+"""Plays an online run: its roles to the loop, again where its learners were lost, and all of them down at the end."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
-from raylign.app.launch.demand import reference_is_shared, role_requests, wanted_roles
 from raylign.app.launch.export import export_step
+from raylign.app.launch.online_roles import RoleBuilder, StartedRoles, old_logprobs_of
 from raylign.app.launch.prompts import SampledPrompts
-from raylign.app.launch.reference import reference_spec
-from raylign.app.launch.rewards import start_rewards
+from raylign.app.launch.rebuild import Rebuilds, not_rebuilt
 from raylign.app.launch.rows import OnlineRows
 from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
-from raylign.cluster.placement import Slot
-from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RolloutConfig, RunConfig
+from raylign.cluster.errors import HolderLost, RoleError
+from raylign.conf.schema import OldLogprobs, RunConfig
 from raylign.data.types import SamplingParams
+from raylign.records.ledger import Ledger
 from raylign.records.metrics_log import read_history
-from raylign.records.scale_order import clear_order, read_order
-from raylign.reward.server import RewardPool
-from raylign.rollout.fleet import Fleet
-from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
-from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
-from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
+from raylign.reward.interfaces import ShapingState
+from raylign.trainer.algorithms.base import OnlineAlgorithm
 from raylign.trainer.algorithms.online import OnlineConfig
+from raylign.trainer.checkpoint import Checkpoint
 from raylign.trainer.loops.evaluate import Evaluator
 from raylign.trainer.loops.held_out import HeldOutHook
 from raylign.trainer.loops.hooks import LoopHook, OnlineProgress
 from raylign.trainer.loops.ledger import LedgerHook
-from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
+from raylign.trainer.loops.online import OnlineLoop, OnlineSettings
 from raylign.trainer.loops.pass_at_k import PassEvaluator
-from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.scaling import ScalingHook
 from raylign.trainer.loops.stream import StreamSettings
-from raylign.trainer.workers.critic import CriticGroup
-from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
-from raylign.trainer.workers.learner_group import LearnerGroup
-from raylign.trainer.workers.policy import PolicyGroup
-from raylign.trainer.workers.reference import ReferenceGroup
-from raylign.trainer.workers.specs import PolicySpec, ScalarSpec
-
-
-@dataclass(frozen=True, slots=True)
-class _Roles:
-    """What the builder started, by what each really is: the loop knows the same ones by its Protocols."""
-
-    rollouts: RolloutPool
-    policy: PolicyGroup
-    reward: RewardPool
-    assembler: Assembler
-    publisher: WeightPublisher
-    critic: CriticGroup | None
-    reference: ReferenceGroup | None
-
-    def for_loop(self) -> OnlineRoles:
-        """As the loop holds them."""
-        return OnlineRoles(
-            self.rollouts, self.policy, self.reward, self.assembler, self.publisher, self.critic, self.reference
-        )
+from raylign.trainer.workers.experience import ObjectReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,229 +45,81 @@ class OnlineOutcome:
 async def run_online(
     stage: Stage, algorithm: OnlineAlgorithm, rows: OnlineRows, should_stop: Callable[[], bool]
 ) -> OnlineOutcome:
-    """Train to the last step. Raises what the roles, the data and the loop raise; every actor is gone afterwards."""
-    config = stage.config
-    settings = _online_config(config.algorithm)
+    """Train to the last step. Raises what the roles, the data and the loop raise; every actor is gone afterwards.
+
+    A learner that dies or hangs costs the steps since the last checkpoint: they are done again on the same samples.
+    """
+    settings = _online_config(stage.config.algorithm)
+    rebuilds = Rebuilds(stage.config.cluster.max_rebuilds, stage.progress.notice)
     with ExitStack() as stack:
-        builder = _Builder(stage, algorithm, settings, rows.template, stack)
+        builder = RoleBuilder(stage, algorithm, settings, rows.template, stack)
         parts = await builder.start()
-        progress = OnlineProgress(0, settings.initial_kl(), {})
-        if stage.resumed is not None:
-            progress = await restore_online(stage.resumed, parts.policy, parts.critic, parts.reward)
-        source = SampledPrompts.open(rows.train, seed=config.seed, shuffle=config.data.shuffle, state=progress.data)
+        play = _Play(stage, settings, rows, should_stop, builder.scaling_hook(parts.rollouts), parts.reward.state)
+        found = stage.resumed
+        while True:
+            try:
+                return await play.run(parts, found)
+            except (RoleError, HolderLost) as error:
+                rebuilds.allow(error, step=stage.newest_step())
+            try:
+                parts = await builder.rebuild(parts)
+            except RoleError as error:
+                raise not_rebuilt(error) from error
+            found = stage.go_back()
+
+
+@dataclass(frozen=True, slots=True)
+class _Play:
+    """One life of a run's learners: from a checkpoint to the end, or to their death."""
+
+    stage: Stage
+    settings: OnlineConfig
+    rows: OnlineRows
+    should_stop: Callable[[], bool]
+    scaling: ScalingHook
+    unshaped: ShapingState  # the reward statistics before the first step
+
+    async def run(self, parts: StartedRoles, found: Checkpoint | None) -> OnlineOutcome:
+        """As `run_online`, without a second chance. `found`: what to go on from; None: the start."""
+        stage, config, rows = self.stage, self.stage.config, self.rows
+        progress = OnlineProgress(0, self.settings.initial_kl(), {})
+        if found is None:
+            parts.reward.restore(self.unshaped)
+        else:
+            progress = await restore_online(found, parts.policy, parts.critic, parts.reward)
+        position = parts.journal.resume(progress.step, stage.progress.notice) or progress.data
         hook = _held_out_hook(stage, parts, rows)
-        reader = ObjectReader(config.cluster.step_timeout_s)
+        serving = read_history(stage.folder.metrics).latest()
         hooks: list[LoopHook] = [
-            builder.scaling_hook(parts.rollouts),
-            LedgerHook(lambda: parts.rollouts.counts().serving, read_history(stage.folder.metrics).latest()),
+            self.scaling,
+            LedgerHook(Ledger(stage.folder.ledger), lambda: parts.rollouts.counts().serving, serving),
             *([hook] if hook else []),
-            SamplesHook(reader, stage.folder, stage.tracker, every=config.tracking.samples_every),
+            SamplesHook(
+                ObjectReader(config.cluster.step_timeout_s),
+                stage.folder,
+                stage.tracker,
+                every=config.tracking.samples_every,
+            ),
         ]
         loop = OnlineLoop(
             parts.for_loop(),
-            _loop_settings(stage, settings, rows, vocab_size=await parts.policy.vocab_size()),
-            prompts=source,
+            _loop_settings(stage, self.settings, rows, vocab_size=await parts.policy.vocab_size()),
+            prompts=SampledPrompts.open(rows.train, seed=config.seed, shuffle=config.data.shuffle, state=position),
             progress=progress,
             hooks=hooks,
             sink=stage.steps,
-            saver=OnlineSaver(
-                stage.store(), parts.policy, parts.critic, parts.reward, run_generation=stage.run_generation
-            ),
-            should_stop=should_stop,
+            saver=OnlineSaver(stage.saving(), parts.policy, parts.critic, parts.reward),
+            should_stop=self.should_stop,
         )
         stage.progress.phase("training")
         finished = await loop.run()
         await export_step(stage.folder.export, finished.step, parts.policy.export, stage.model_card())
-    return OnlineOutcome(finished, hook)
-
-
-class _Builder:
-    """Starts every role the run needs, side by side; what has been started is stopped by the stack."""
-
-    def __init__(
-        self, stage: Stage, algorithm: OnlineAlgorithm, settings: OnlineConfig, template: str, stack: ExitStack
-    ) -> None:
-        self._stage = stage
-        self._config = stage.config
-        self._algorithm = algorithm
-        self._settings = settings
-        self._template = template
-        self._stack = stack
-        self._roles = wanted_roles(stage.config, algorithm.roles)
-        self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
-        stack.callback(self._reservation.release)
-
-    async def start(self) -> _Roles:
-        """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
-        config = self._config
-        pool, reward, policy, critic, reference = await asyncio.gather(
-            self._stage.ready("rollout", self._start_rollouts()),
-            self._stage.ready("reward", start_rewards(self._stage, self._reservation, self._cores, self._stack)),
-            self._stage.ready("policy", self._start_policy()),
-            self._optional(Role.CRITIC, self._start_critic),
-            self._optional(Role.REFERENCE, self._start_reference),
-        )
-        if reference_is_shared(config, self._roles):
-            reference = ReferenceGroup(policy.learners, without_adapters=True)
-        assembler = Assembler.start(
-            self._algorithm,
-            policy=self._shards(config.policy),
-            critic=self._shards(config.critic) if critic else None,
-            timeout_s=config.cluster.step_timeout_s,
-            own_logprobs=_old_logprobs(config, self._settings) is OldLogprobs.update,
-            mask_truncated=self._settings.mask_truncated,
-            log_dir=str(self._stage.folder.logs),
-        )
-        self._stack.callback(assembler.stop)
-        publisher = WeightPublisher(
-            policy, pool.members, timeout_s=config.sync.timeout_s, max_canary_gap=config.sync.max_canary_gap
-        )
-        return _Roles(
-            rollouts=pool,
-            policy=policy,
-            reward=reward,
-            assembler=assembler,
-            publisher=publisher,
-            critic=critic,
-            reference=reference,
-        )
-
-    async def _optional(self, role: Role, start: Callable[[], Awaitable[Any]]) -> Any:
-        wanted = role in self._roles and not (role is Role.REFERENCE and reference_is_shared(self._config, self._roles))
-        return await self._stage.ready(role.value, start()) if wanted else None
-
-    async def _start_policy(self) -> PolicyGroup:
-        config = self._config
-        spec = PolicySpec(
-            config.policy.model,
-            config.policy,
-            config.cluster.device,
-            self._optimizer_steps(),
-            config.cluster.step_timeout_s,
-            adapter_seed=config.seed,
-            chat_template=self._template,
-        )
-        learners = await self._learners("policy", config.policy, spec)
-        return PolicyGroup(
-            learners,
-            self._algorithm,
-            config.sync,
-            temperature=config.rollout.temperature,
-            entropy_gradient=self._settings.entropy_coef > 0,
-        )
-
-    async def _start_critic(self) -> CriticGroup:
-        config = self._config
-        spec = ScalarSpec(
-            config.critic.model or config.reward.model,
-            config.critic,
-            config.cluster.device,
-            self._optimizer_steps(),
-            config.cluster.step_timeout_s,
-            new_head_seed=config.seed,  # used only where the folder has no head
-            adapter_seed=config.seed,
-        )
-        # Only an algorithm with a value loss asks for this role.
-        algorithm = cast("ActorCriticAlgorithm", self._algorithm)
-        return CriticGroup(await self._learners("critic", config.critic, spec), algorithm)
-
-    async def _start_reference(self) -> ReferenceGroup:
-        config = self._config
-        spec = reference_spec(config)
-        return ReferenceGroup(await self._learners("reference", config.reference, spec))
-
-    async def _learners(self, role: str, config: Any, spec: Any) -> LearnerGroup:
-        settings = self._stage.group_settings(role, config)
-        learners = await LearnerGroup.start(spec, settings, reservation=self._reservation, cores=self._cores)
-        self._stack.callback(learners.stop)
-        return learners
-
-    async def _start_rollouts(self) -> RolloutPool:
-        config = self._config
-        handles = [self._spawn_worker(slot.rank) for slot in self._reservation.placement.of("rollout")]
-        await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
-        given = config.rollout.max_concurrent * QUEUE_FACTOR
-        return RolloutPool(handles, max_concurrent=given, timeout_s=self._rollout_settings().timeout_s)
-
-    def _rollout_settings(self) -> RolloutConfig:
-        """Steps that are made ahead share the engines: each may take as long as all of them together."""
-        rollout = self._config.rollout
-        return replace(rollout, timeout_s=rollout.timeout_s * (1 + rollout.max_staleness))
-
-    def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
-        """Keeps the pool at the size of the settings, or of a later `raylign scale`."""
-        folder, config = self._stage.folder.path, self._config
-        clear_order(folder)
-        fleet = Fleet(
-            pool,
-            self._spawn_late_worker,
-            first_index=config.rollout.num_workers,
-            start_timeout_s=config.cluster.start_timeout_s,
-        )
-        self._stack.callback(fleet.close)
-        return ScalingHook(lambda: read_order(folder, otherwise=config.rollout.num_workers), fleet.adjust)
-
-    def _spawn_late_worker(self, index: int) -> RayWorkerHandle:
-        """Where there is room; on one machine, where CPUs only count, beside the others."""
-        rollout, cluster = self._config.rollout, self._config.cluster
-        learners = ("policy", "critic", "reference")
-        options = self._reservation.late_options(
-            "rollout",
-            cpus=0.0 if self._stage.session.local else rollout.cpus_per_worker,
-            gpus=rollout.gpus_per_worker,
-            avoid=() if cluster.placement is PlacementStrategy.shared else learners,
-        )
-        return self._spawn(index, self._reservation.placement.of("rollout")[0], options)
-
-    def _spawn_worker(self, index: int) -> RayWorkerHandle:
-        slot = self._reservation.placement.of("rollout")[index]
-        return self._spawn(index, slot, self._reservation.options(slot))
-
-    def _spawn(self, index: int, slot: Slot, options: Mapping[str, object]) -> RayWorkerHandle:
-        """`slot`: whose share of its node's cores the worker's threads are cut to."""
-        config, placement = self._config, self._reservation.placement
-        threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
-        local = self._stage.session.local
-        env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
-        env |= config.cluster.env
-        handle = spawn_worker(
-            WorkerSpec(
-                f"rollout/{index}",
-                config.policy.model,
-                self._rollout_settings(),
-                config.sync,
-                config.cluster.device,
-                config.seed,
-                str(self._stage.folder.logs),
-            ),
-            options=options,
-            env_vars=env,
-        )
-        self._stack.callback(handle.kill)
-        return handle
-
-    def _shards(self, config: LearnerConfig) -> ShardSettings:
-        return ShardSettings(
-            num_ranks=config.num_ranks,
-            micro_batch_tokens=config.micro_batch_tokens,
-            units_per_update=self._settings.units_per_update,
-            epochs=self._settings.passes_per_step,
-        )
-
-    def _optimizer_steps(self) -> int:
-        config = self._config
-        sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
-        windows = -(-sequences // self._settings.units_per_update)
-        return config.num_steps * windows * self._settings.passes_per_step
+        return OnlineOutcome(finished, hook)
 
 
 def _online_config(config: object) -> OnlineConfig:
     assert isinstance(config, OnlineConfig), f"{config!r} is not an online algorithm's"
     return config
-
-
-def _old_logprobs(config: RunConfig, settings: OnlineConfig) -> OldLogprobs:
-    return settings.old_logprobs_source(config.rollout.prompts_per_step * config.rollout.samples_per_prompt)
 
 
 def _loop_settings(stage: Stage, settings: OnlineConfig, rows: OnlineRows, *, vocab_size: int) -> OnlineSettings:
@@ -319,7 +140,7 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, rows: OnlineRows, *, vo
             chunks=config.rollout.scoring_chunks,
             max_refills=config.rollout.max_refills,
         ),
-        recompute_logprobs=_old_logprobs(config, settings) is OldLogprobs.recompute,
+        recompute_logprobs=old_logprobs_of(config, settings) is OldLogprobs.recompute,
         max_failed_fraction=config.reward.max_failed_fraction,
         save_every=config.checkpoint.every,
         seed=config.seed,
@@ -331,7 +152,7 @@ def _stop_token_ids(config: RunConfig, rows: OnlineRows) -> tuple[int, ...]:
     return tuple(sorted({*rows.stop_token_ids, *config.rollout.stop_token_ids}))
 
 
-def _held_out_hook(stage: Stage, parts: _Roles, rows: OnlineRows) -> HeldOutHook | None:
+def _held_out_hook(stage: Stage, parts: StartedRoles, rows: OnlineRows) -> HeldOutHook | None:
     if rows.held_out is None:
         return None
     config = stage.config.evaluation

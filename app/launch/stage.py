@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+import torch
 from raylign.app.launch.callbacks import CallbackSink
+from raylign.app.launch.checkpoints import Saving
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
 from raylign.cluster.session import Session
 from raylign.cluster.shared_folder import SharedFolder
-from raylign.conf.schema import LearnerConfig, ReferenceConfig, RunConfig
+from raylign.conf.errors import Stopped
+from raylign.conf.schema import JournalKeep, LearnerConfig, ReferenceConfig, RunConfig
+from raylign.records.metrics_log import read_history
 from raylign.records.model_card import ModelCard, model_card
 from raylign.records.progress import RunProgress, duration
 from raylign.records.run_folder import RunFolder
 from raylign.records.tracking import Tracker
 from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import Role
-from raylign.trainer.checkpoint import Checkpoint, CheckpointStore
+from raylign.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from raylign.trainer.workers.learner_group import GroupSettings
 
 T = TypeVar("T")
+
+
+def seed_process(seed: int) -> None:
+    """Python's, numpy's and torch's streams of this process, which are part of every checkpoint."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,35 @@ class Stage:
     def store(self) -> CheckpointStore:
         """Where the run's checkpoints lie."""
         return CheckpointStore(self.folder.checkpoints, keep=self.config.checkpoint.keep)
+
+    def saving(self) -> Saving:
+        """What writes them."""
+        checkpoint = self.config.checkpoint
+        return Saving(
+            self.store(),
+            self.folder.journal if checkpoint.journal is JournalKeep.needed else None,
+            run_generation=self.run_generation,
+            max_failed=checkpoint.max_failed_saves,
+            tell=self.progress.notice,
+        )
+
+    def newest_step(self) -> int:
+        """The furthest step whose numbers are written; -1 when there is none."""
+        rows = read_history(self.folder.metrics).rows
+        return rows[-1].step if rows else -1
+
+    def go_back(self) -> Checkpoint | None:
+        """Make the newest usable checkpoint the run's present, in this process; None: its start."""
+        try:
+            found = self.store().latest() or self.resumed
+        except CheckpointError as error:
+            raise Stopped(str(error)) from error
+        if found is None:
+            seed_process(self.config.seed)
+        for sentence in found.skipped if found else ():
+            self.progress.notice(f"warning: {sentence}; is the disk failing?")
+        self.tracker.rewind(found.state.step if found else -1)
+        return found
 
     def model_card(self) -> ModelCard:
         """What the run's exports say of themselves."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
 from raylign.records.atomic import write_atomic
-from raylign.records.report.evidence import checks
+from raylign.records.report.evidence import checks, ledger_checks
 from raylign.records.report.facts import AnswerPair, RunFacts, read_run
 from raylign.records.report.next_steps import next_steps
 from raylign.records.report.origin import origin, when
@@ -59,7 +59,8 @@ class Command:
 def write_report(run_dir: Path) -> Path:
     """Write `<run_dir>/report.html` and return its path. Raises UserError when the folder holds no steps."""
     facts = read_run(run_dir if run_dir.name else run_dir.resolve())
-    found, curves = checks(facts.history), questions(facts.history, facts.gold)
+    found = (*checks(facts.history), *ledger_checks(facts.paths.path))
+    curves = questions(facts.history, facts.gold)
     verdict = judge(facts, checks=found, questions=curves)
     values = {
         "name": facts.paths.path.name,

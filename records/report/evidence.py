@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from raylign.pages.numbers import short
 from raylign.records.glossary import describe
+from raylign.records.ledger_check import check_ledger
 from raylign.records.metrics_log import MetricHistory
 from raylign.records.report.tone import Tone
 
@@ -35,6 +37,18 @@ def checks(history: MetricHistory) -> tuple[Check, ...]:
         _complete(history),
     )
     return (*found, *_ledger(history))
+
+
+def ledger_checks(folder: Path) -> list[Check]:
+    """What the run's ledger says when it is held against metrics and samples; nothing for a run without one."""
+    report = check_ledger(folder)
+    if report is None:
+        return []
+    meaning = "Every (epoch, prompt, k) ended once, as trained, filtered or failed; metrics and samples say the same."
+    if report.problems:
+        return [Check("Ledger", f"{len(report.problems)} problems; first: {report.problems[0]}", Tone.WARNING, meaning)]
+    again = f", {report.done_again} steps done again after a crash" if report.done_again else ""
+    return [Check("Ledger", f"{report.samples:,} samples, each ended once{again}", Tone.GOOD, meaning)]
 
 
 def _values(history: MetricHistory, name: str) -> list[float]:

@@ -128,9 +128,11 @@ class ZeroEngine:
                 yield from ((name, p.detach()) for name, p in bucket)
 
     def save_state(self, folder: Path) -> None:
-        """Write this rank's float32 masters and moments. Collective."""
-        save_masters(folder, self._header(), self._masters(), self._adamw)
-        self.barrier()
+        """Write this rank's float32 masters and moments. Collective, also where a rank's disk refuses its file."""
+        try:
+            save_masters(folder, self._header(), self._masters(), self._adamw)
+        finally:
+            self.barrier()
 
     def load_state(self, folder: Path) -> None:
         """Restore masters and moments and rebuild the working weights from them. Collective."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from raylign.data.types import Reward, RewardFailure, RewardOutcome, RolloutMeta
+from raylign.data.types import Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
 
@@ -32,13 +32,18 @@ class StepReport:
     critic: UpdateResult | None
     published: PublishResult
     seconds: Mapping[str, float]
-    filtered: int = 0  # samples left out because their group's rewards were all equal
+    filtered: Sequence[SampleKey] = ()  # samples left out because their group's rewards were all equal
     ready: int = 0  # finished steps of rollouts that wait for the training
 
     @property
     def failed(self) -> int:
         """Samples without a reward."""
         return sum(isinstance(outcome, RewardFailure) for outcome in self.outcomes)
+
+    def _speed(self, sampled: int) -> Mapping[str, float]:
+        """A step that came from the journal was not generated now."""
+        seconds = self.seconds.get("time/generation")
+        return {} if seconds is None else {"rollout/tokens_per_s": sampled / seconds}
 
     def metrics(self) -> Mapping[str, float]:
         """The step's line in metrics.jsonl."""
@@ -58,8 +63,8 @@ class StepReport:
             "rollout/staleness": self.progress.step - 1 - _mean_version(metas),
             "rollout/mixed_versions": sum(m.min_policy_version < m.max_policy_version for m in metas) / len(metas),
             "rollout/steps_ready": float(self.ready),
-            "rollout/filtered": float(self.filtered),
-            "rollout/tokens_per_s": sampled / self.seconds["time/generation"],
+            "rollout/filtered": float(len(self.filtered)),
+            **self._speed(sampled),
             "perf/tokens_per_s": trained / self.seconds["time/step"],
             "policy/kl_coef": self.progress.kl.coef,
             "sync/seconds": self.published.seconds,
@@ -97,7 +102,9 @@ class MetricSink(Protocol):
 class CheckpointSaver(Protocol):
     """Makes a step resumable: every learner's state and the loop's own, in one verified folder."""
 
-    async def save(self, progress: OnlineProgress) -> None: ...
+    async def save(self, progress: OnlineProgress) -> str | None:
+        """None when it is saved; else why not, where the run may go on without."""
+        ...
 
 
 def due(step: int, every: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from raylign.data.types import Prompt, RewardOutcome, RolloutGroup, SamplingParams
+from raylign.data.types import Prompt, RewardOutcome, RolloutGroup, SampleKey, SamplingParams
 from raylign.rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
 from torch import Tensor
 
@@ -139,6 +139,33 @@ class WeightSource(Protocol):
     async def manifest(self, version: int) -> WeightManifest: ...
     async def canaries(self) -> Sequence[Canary]: ...
     async def buckets(self) -> Sequence[Ref]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """What a step trains on before any model has seen it: enough to do the step again."""
+
+    groups: tuple[GroupHandle, ...]
+    outcomes: tuple[RewardOutcome, ...]  # raw, one a completion, in the order of `groups`
+    data: Mapping[str, int | str]  # the prompts' position after this step
+    filtered: tuple[SampleKey, ...]  # samples that left because their group's rewards were all equal
+
+
+class BatchJournal(Protocol):
+    """Keeps the batch of a step on disk before it is trained."""
+
+    @property
+    def last(self) -> int:
+        """The last step that can be done again from the journal; 0 or the resumed step when none can."""
+        ...
+
+    async def write(self, step: int, batch: StepBatch) -> None:
+        """On disk when this returns."""
+        ...
+
+    async def read(self, step: int) -> StepBatch:
+        """As it was written; steps up to `last` only."""
+        ...
 
 
 class TensorReader(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from raylign.conf.errors import Preempted, RunFailed
+from raylign.conf.errors import Preempted, RunFailed, Stopped
 from raylign.trainer.loops.best import BestRule, BestStep
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.hooks import MetricSink, due
@@ -56,8 +56,8 @@ class OfflineLearner(Protocol):
 class OfflineSaver(Protocol):
     """Makes a step resumable."""
 
-    async def save(self, progress: OfflineProgress) -> None:
-        """The state of `progress.best` is kept however old it gets."""
+    async def save(self, progress: OfflineProgress) -> str | None:
+        """As hooks.CheckpointSaver. The state of `progress.best` is kept however old it gets."""
         ...
 
     async def export(self, progress: OfflineProgress) -> None:
@@ -108,7 +108,9 @@ class OfflineLoop:
             found_best = await self._advance(held_out, last=last)
             stopping = self._should_stop() and not last
             if last or stopping or found_best or due(self._progress.step, self._settings.save_every):
-                await self._saver.save(self._progress)
+                refused = await self._saver.save(self._progress)
+                if refused and (last or stopping):
+                    raise Stopped(f"step {self._progress.step} is trained and could not be saved: {refused}")
             if found_best and not last:
                 await self._saver.export(self._progress)
             if stopping:

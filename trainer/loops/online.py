@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from raylign.cluster.errors import RoleError
-from raylign.conf.errors import Preempted, RunFailed
+from raylign.conf.errors import Preempted, RunFailed, Stopped
 from raylign.data.types import RewardFailure, RewardOutcome
 from raylign.rollout.interfaces import EngineDead
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
 from raylign.trainer.loops.interfaces import (
+    BatchJournal,
     CriticGroup,
     ExperienceAssembler,
     ExperienceHandles,
@@ -40,8 +42,10 @@ from raylign.trainer.loops.interfaces import (
     UpdateResult,
 )
 from raylign.trainer.loops.publish import PublishError
-from raylign.trainer.loops.stream import RolloutStream, StreamSettings
+from raylign.trainer.loops.stream import RolloutStream, StepRollouts, StreamSettings
 from raylign.trainer.loops.watch import LearningWatch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class OnlineRoles:
     reward: RewardPool
     assembler: ExperienceAssembler
     publisher: Publisher
+    journal: BatchJournal
     critic: CriticGroup | None
     reference: ReferenceGroup | None
 
@@ -92,7 +97,9 @@ class OnlineLoop:
     ) -> None:
         self._roles = roles
         self._settings = settings
-        self._stream = RolloutStream(roles.rollouts, roles.reward, roles.reference, prompts, settings.stream)
+        self._stream = RolloutStream(
+            roles.rollouts, roles.reward, roles.reference, prompts, settings.stream, roles.journal
+        )
         self._progress = progress
         self._hooks = hooks
         self._sink = sink
@@ -121,7 +128,9 @@ class OnlineLoop:
             self._watch.check(report.progress.step, report.metrics())  # a destroyed policy replaces no checkpoint
             stopping = self._should_stop() and not last
             if last or stopping or due(report.progress.step, self._settings.save_every):
-                await self._saver.save(report.progress)
+                refused = await self._saver.save(report.progress)
+                if refused and (last or stopping):
+                    raise Stopped(f"step {report.progress.step} is trained and could not be saved: {refused}")
             if stopping:
                 raise Preempted(f"stopped on request after step {report.progress.step}; its state is saved")
         return self._progress
@@ -141,11 +150,11 @@ class OnlineLoop:
         kl = self._progress.kl
         with clock.phase("rollout_wait"):
             rollouts = await self._stream.take(step, last=settings.num_steps)
-        groups = rollouts.groups
-        outcomes = roles.reward.shape(groups, rollouts.outcomes)
+        groups = rollouts.batch.groups
+        outcomes = roles.reward.shape(groups, rollouts.batch.outcomes)
         self._check_rewards(step, outcomes)
         with clock.phase("scoring"):
-            logprobs, values = await self._passes(groups, clock)
+            logprobs, values = await self._journaled(step, rollouts, self._passes(groups, clock))
         with clock.phase("advantages"):
             experience = await roles.assembler.assemble(
                 groups,
@@ -165,7 +174,7 @@ class OnlineLoop:
             published = await roles.publisher.publish(step)
         kl = kl if math.isnan(experience.mean_kl) else kl.update(experience.mean_kl, experience.num_sequences)
         return StepReport(
-            progress=replace(self._progress, step=step, kl=kl, data=rollouts.data),
+            progress=replace(self._progress, step=step, kl=kl, data=rollouts.batch.data),
             groups=groups,
             outcomes=outcomes,
             experience=experience,
@@ -173,9 +182,19 @@ class OnlineLoop:
             critic=critic,
             published=published,
             seconds={**rollouts.seconds, **clock.seconds()},
-            filtered=rollouts.filtered,
+            filtered=rollouts.batch.filtered,
             ready=self._stream.ready,
         )
+
+    async def _journaled(self, step: int, rollouts: StepRollouts, passes: Awaitable[T]) -> T:
+        """`passes`, while the step's batch goes to disk; it is there afterwards, also where the passes fail."""
+        if rollouts.journaled:
+            return await passes
+        writing = asyncio.create_task(self._roles.journal.write(step, rollouts.batch))
+        try:
+            return await passes
+        finally:
+            await writing
 
     async def _passes(
         self, groups: Sequence[GroupHandle], clock: PhaseClock

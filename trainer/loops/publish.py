@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from raylign.cluster.errors import FailureKind, RoleError
 from raylign.conf.errors import RunFailed
 from raylign.rollout.gate import gather_or_cancel
 from raylign.rollout.interfaces import Canary, EngineDead, Ref, VerifyReport, WeightManifest, WeightUpdateError
@@ -173,7 +174,8 @@ class WeightPublisher:
             async with asyncio.timeout(self._timeout_s):
                 return await call
         except TimeoutError as error:
-            raise PublishError(f"the learner did not give its {what} within {self._timeout_s:g} s") from error
+            cause = f"no answer within sync.timeout_s={self._timeout_s:g} s"
+            raise RoleError(role="policy", ranks=(), verb=what, kind=FailureKind.LATE, cause=cause) from error
 
 
 def _describe(report: VerifyReport, max_gap: float) -> str:

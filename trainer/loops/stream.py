@@ -6,7 +6,7 @@
 A step's answers are scored in fixed chunks of prompts, each as soon as its last answer is in: no call waits for an
 answer that it does not need, and what is packed together does not depend on which answer came first, so the numbers
 are the same in every run. Step s is started when version s - 1 - max_staleness is published: no sample is ever older
-than that, and none is thrown away for its age.
+than that, and none is thrown away for its age. Steps that the journal holds are taken from there.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from raylign.data.types import Prompt, Reward, RewardOutcome, SamplingParams
 from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.interfaces import (
+    BatchJournal,
     PromptDraw,
     PromptSource,
     ReferenceGroup,
     RewardPool,
     RolloutPool,
+    StepBatch,
     TensorShards,
 )
 
@@ -45,12 +47,10 @@ class StreamSettings:
 class StepRollouts:
     """One step's samples with everything that does not depend on the weights in training."""
 
-    groups: tuple[GroupHandle, ...]
-    outcomes: tuple[RewardOutcome, ...]  # raw, one a completion, in the order of `groups`
+    batch: StepBatch
     ref_logprobs: TensorShards | None
-    data: Mapping[str, int | str]  # the prompts' position after this step
-    filtered: int  # samples that left because their group's rewards were all equal
     seconds: Mapping[str, float]  # time/generation, time/reward, time/reference
+    journaled: bool = False  # it comes from the journal: an earlier life of the run made it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,11 @@ class RolloutStream:
         reference: ReferenceGroup | None,
         prompts: PromptSource,
         settings: StreamSettings,
+        journal: BatchJournal,
     ) -> None:
+        """`prompts`: at the position after `journal.last`."""
         self._rollouts, self._reward, self._reference = rollouts, reward, reference
-        self._prompts, self._settings = prompts, settings
+        self._prompts, self._settings, self._journal = prompts, settings, journal
         self._steps: dict[int, asyncio.Task[StepRollouts]] = {}
         self._drawn: asyncio.Future[None] | None = None  # with refills: the step before has all its prompts
         self._scoring, self._referring = asyncio.Lock(), asyncio.Lock()
@@ -83,7 +85,7 @@ class RolloutStream:
         """The rollouts of `step`; version `step - 1` is published. Steps up to `last` may be started meanwhile."""
         for ahead in range(step, min(step + self._settings.max_staleness, last) + 1):
             if ahead not in self._steps:
-                self._steps[ahead] = self._start()
+                self._steps[ahead] = self._start(ahead)
         return await self._steps.pop(step)
 
     @property
@@ -99,7 +101,9 @@ class RolloutStream:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self) -> asyncio.Task[StepRollouts]:
+    def _start(self, step: int) -> asyncio.Task[StepRollouts]:
+        if step <= self._journal.last:
+            return asyncio.create_task(self._again(step))
         if self._settings.max_refills:
             before, self._drawn = self._drawn, asyncio.get_running_loop().create_future()
             return asyncio.create_task(self._with_contrast(before, self._drawn))
@@ -111,7 +115,19 @@ class RolloutStream:
         chunks = await self._sampled(draws, clock, reference=True)
         groups = [group for chunk in chunks for group in chunk.groups]
         outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
-        return StepRollouts(tuple(groups), tuple(outcomes), _joined(chunks), position, 0, clock.phases())
+        batch = StepBatch(tuple(groups), tuple(outcomes), position, ())
+        return StepRollouts(batch, _joined(chunks), clock.phases())
+
+    async def _again(self, step: int) -> StepRollouts:
+        """From the journal; the reference sees the same chunks as the first time, so it says the same."""
+        clock = PhaseClock()
+        batch = await self._journal.read(step)
+        chunks = 1 if self._settings.max_refills else self._settings.chunks
+        parts = [
+            _Chunk(list(groups), [], await self._refer(groups, clock))
+            for groups in (batch.groups[part.start : part.stop] for part in _ranges(len(batch.groups), chunks))
+        ]
+        return StepRollouts(batch, _joined(parts), clock.phases(), journaled=True)
 
     async def _with_contrast(self, before: asyncio.Future[None] | None, drawn: asyncio.Future[None]) -> StepRollouts:
         """Groups whose rewards differ (dynamic sampling, DAPO, arXiv:2503.14476 section 3.2).
@@ -140,14 +156,13 @@ class RolloutStream:
         step, left_out = kept + equal[:missing], equal[missing:]
         groups = [group for group, _ in step]
         ref_logprobs = await self._refer(groups, clock)
-        return StepRollouts(
+        batch = StepBatch(
             groups=tuple(groups),
             outcomes=tuple(outcome for _, outcomes in step for outcome in outcomes),
-            ref_logprobs=ref_logprobs,
             data=position,
-            filtered=sum(len(outcomes) for _, outcomes in left_out),
-            seconds=clock.phases(),
+            filtered=tuple(outcome.key for _, outcomes in left_out for outcome in outcomes),
         )
+        return StepRollouts(batch, ref_logprobs, clock.phases())
 
     async def _sampled(self, draws: Sequence[PromptDraw], clock: PhaseClock, *, reference: bool) -> list[_Chunk]:
         """Every draw answered and scored, in chunks in the order of `draws`."""
@@ -201,12 +216,11 @@ class _Arrivals:
     """Groups as they come, and who waits for which of them."""
 
     def __init__(self, size: int, chunks: int) -> None:
-        width = -(-size // max(1, min(chunks, size))) if size else 1
-        self._ranges = [range(start, min(start + width, size)) for start in range(0, size, width)]
+        self._ranges = _ranges(size, chunks)
         self._groups: dict[int, GroupHandle] = {}
         self._complete = [asyncio.Event() for _ in self._ranges]
         self._missing = [len(numbers) for numbers in self._ranges]
-        self._width = width
+        self._width = len(self._ranges[0]) if self._ranges else 1
 
     @property
     def num_chunks(self) -> int:
@@ -222,6 +236,12 @@ class _Arrivals:
     async def chunk(self, number: int) -> list[GroupHandle]:
         await self._complete[number].wait()
         return [self._groups[index] for index in self._ranges[number]]
+
+
+def _ranges(size: int, chunks: int) -> list[range]:
+    """`size` numbers in at most `chunks` parts of one width, the last one perhaps shorter."""
+    width = -(-size // max(1, min(chunks, size))) if size else 1
+    return [range(start, min(start + width, size)) for start in range(0, size, width)]
 
 
 async def _nothing() -> None:

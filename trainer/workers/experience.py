@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from raylign.cluster.errors import HolderLost
+from raylign.cluster.rank import RankInfo
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.worker_group import WorkerGroup, classify
-from raylign.conf.errors import RunFailed
 from raylign.conf.schema import Device
 from raylign.data.batching import shard
 from raylign.data.experience import Experience, StageOutputs, assemble
 from raylign.data.types import RewardOutcome, RolloutGroup
+from raylign.records.journal import Batch, write_batch
 from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.algorithms.base import OnlineAlgorithm
-from raylign.trainer.loops.interfaces import ExperienceHandles, TensorShards
+from raylign.trainer.loops.interfaces import ExperienceHandles, StepBatch, TensorShards
 from torch import Tensor
 
 
@@ -53,7 +56,9 @@ class AssemblerWorker:
         fetch_timeout_s: float,
         own_logprobs: bool,
         mask_truncated: bool,
+        log_dir: str,
     ) -> None:
+        RankInfo("assembler", 0, 1, log_dir).open_log()
         self._mask_truncated = mask_truncated
         self._algorithm = algorithm
         self._policy = policy
@@ -86,6 +91,17 @@ class AssemblerWorker:
             mask_truncated=self._mask_truncated,
         )
         return self._handles(experience, seed)
+
+    def journal(
+        self, folder: str, step: int, settings: str, refs: Sequence[ray.ObjectRef], batch: StepBatch
+    ) -> str | None:
+        """Write the step's batch; the reason when the disk refuses it."""
+        groups = tuple(ray.get(list(refs), timeout=self._fetch_timeout_s))
+        try:
+            write_batch(Path(folder), Batch(step, settings, batch.data, batch.filtered, groups, batch.outcomes))
+        except OSError as error:
+            return str(error)
+        return None
 
     def _handles(self, experience: Experience, seed: int) -> ExperienceHandles:
         critic: tuple[Ref, ...] = ()
@@ -131,7 +147,7 @@ class Assembler:
             role="assembler",
             options=[{"num_cpus": 0}],
             env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
-            args=[(algorithm, policy, critic, timeout_s, own_logprobs, mask_truncated)],
+            args=[(algorithm, policy, critic, timeout_s, own_logprobs, mask_truncated, log_dir)],
         )
         return cls(worker, timeout_s)
 
@@ -154,6 +170,15 @@ class Assembler:
 
         return (await self._worker.call(call, verb="advantages", timeout_s=self._timeout_s))[0]
 
+    async def journal(self, folder: str, step: int, settings: str, batch: StepBatch) -> str | None:
+        """Write the step's batch to `folder`; the reason when the disk refuses it."""
+        refs, about = [g.ref for g in batch.groups], replace(batch, groups=())
+
+        def call(actor: ActorHandle, _: int) -> ray.ObjectRef:
+            return actor.journal.remote(folder, step, settings, refs, about)
+
+        return (await self._worker.call(call, verb="journal", timeout_s=self._timeout_s))[0]
+
     def stop(self) -> None:
         """Kill the actor; shards it put and nobody fetched are lost with it."""
         self._worker.stop()
@@ -161,7 +186,7 @@ class Assembler:
 
 @dataclass(frozen=True, slots=True)
 class ObjectReader:
-    """Small reads back to the controller: a loops.TensorReader. Each raises RunFailed for what cannot be read."""
+    """Small reads back to the controller: a loops.TensorReader. Each raises HolderLost for what cannot be read."""
 
     timeout_s: float
 
@@ -179,13 +204,13 @@ class ObjectReader:
         return await self._get(handles.advantages)
 
     async def _get(self, ref: Any) -> Any:
-        """Raises RunFailed when the process that made it is gone, or it does not come in time."""
+        """Raises HolderLost when the process that made it is gone, or it does not come in time."""
         try:
             return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.timeout_s)
         except (RayError, TimeoutError) as error:
             kind, cause = classify(error)
             why = cause or f"nothing came within {self.timeout_s:g} s"
-            raise RunFailed(
+            raise HolderLost(
                 f"a result of this step could not be read, because the role that holds it {kind.value}: {why}; logs/ "
                 "in the run folder has each role's last words (too little memory is the usual cause of a silent death)"
             ) from error

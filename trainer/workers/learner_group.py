@@ -15,6 +15,7 @@ from raylign.cluster.worker_group import WorkerGroup
 from raylign.conf.schema import Device
 from raylign.data.types import TokenBatch
 from raylign.rollout.interfaces import Canary, GroupHandle, Ref
+from raylign.trainer.checkpoint import CheckpointError
 from raylign.trainer.learner import Objective
 from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
 from raylign.trainer.workers.forward_plan import RankPass, plan_group_passes
@@ -82,6 +83,11 @@ class LearnerGroup:
         """Ranks of the role."""
         return len(self._group)
 
+    @property
+    def broken(self) -> bool:
+        """Whether a rank has failed: the group is only good for `stop`."""
+        return self._group.broken
+
     async def logprobs(
         self, groups: Sequence[GroupHandle], *, temperature: float, without_adapters: bool = False
     ) -> TensorShards:
@@ -136,8 +142,11 @@ class LearnerGroup:
         return (await self._all(lambda a, _: a.vocab_size.remote(), verb="vocabulary"))[0]
 
     async def save(self, folder: str) -> None:
-        """One file a rank under `folder`."""
-        await self._all(lambda a, _: a.save.remote(folder), verb="save")
+        """One file a rank under `folder`. Raises CheckpointError when a rank cannot write its own."""
+        refused = await self._all(lambda a, _: a.save.remote(folder), verb="save")
+        for rank, why in enumerate(refused):
+            if why:
+                raise CheckpointError(f"{self._settings.role} rank {rank}: {why}")
 
     async def restore(self, folder: str) -> None:
         """Continue from `save`."""

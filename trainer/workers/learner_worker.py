@@ -29,6 +29,7 @@ from raylign.trainer.models.loading import export_hf
 from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
 from raylign.trainer.workers.specs import LearnerSpec
+from safetensors import SafetensorError
 from torch import Tensor
 
 _EXPORT_BUCKET_BYTES = 256 << 20
@@ -132,9 +133,16 @@ class LearnerWorker:
         """Token ids the model knows."""
         return int(self._model.hf.config.get_text_config().vocab_size)
 
-    def save(self, folder: str) -> None:
-        """Write this rank's weights and optimizer state into `folder`, which all ranks can reach."""
-        self._ready.engine.save_state(Path(folder))
+    def save(self, folder: str) -> str | None:
+        """Write this rank's weights and optimizer state into `folder`, which all ranks can reach.
+
+        The reason when the disk refuses them: training may go on, so this rank has not failed.
+        """
+        try:
+            self._ready.engine.save_state(Path(folder))
+        except (OSError, SafetensorError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def restore(self, folder: str) -> None:
         """Continue where `save` left off."""

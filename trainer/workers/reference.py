@@ -23,6 +23,11 @@ class ReferenceGroup:
         """Of the weights the run started from."""
         return await self._learners.logprobs(groups, temperature=temperature, without_adapters=self._without_adapters)
 
+    @property
+    def broken(self) -> bool:
+        """Whether a replica has failed."""
+        return self._learners.broken
+
     def stop(self) -> None:
         """Kill every replica."""
         self._learners.stop()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from raylign.app.launch.chain import came_from, chain_group, named_runs, with_model_folders
-from raylign.app.launch.checkpoints import OfflineRunSaver, restore_offline
+from raylign.app.launch.checkpoints import OfflineRunSaver, Saving, restore_offline
 from raylign.conf.errors import ConfigError, RunFailed
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.model_folder import model_folder
@@ -107,7 +107,8 @@ def test_the_best_checkpoint_and_export_outlive_newer_ones(tmp_path: Path) -> No
     paths, model = RunPaths(tmp_path), Model()
     paths.export.mkdir()
     store = CheckpointStore(paths.checkpoints, keep=1)
-    saver = OfflineRunSaver(store, model, paths, model_card(CONFIG, with_reference=True), run_generation=1)
+    saving = Saving(store, None, run_generation=1, max_failed=0, tell=print)
+    saver = OfflineRunSaver(saving, model, paths, model_card(CONFIG, with_reference=True))
 
     async def play() -> OfflineProgress:
         for step, best in ((2, BestStep(2, 1.0)), (4, BestStep(4, 0.5)), (6, BestStep(4, 0.5)), (8, BestStep(4, 0.5))):

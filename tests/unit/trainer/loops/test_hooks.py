@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raylign.conf.schema import KLController
 from raylign.data.types import FinishReason, Reward, RewardFailure, RolloutMeta, SampleKey
+from raylign.records.ledger import Ledger
 from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.hooks import OnlineProgress, StepReport
@@ -38,8 +41,9 @@ def test_age_and_speed_of_a_step():
     assert report(7, versions=(6, 6)).metrics()["rollout/staleness_max"] == 0.0
 
 
-async def test_totals_go_on_after_a_resume():
-    hook = LedgerHook(lambda: 2, {})
+async def test_totals_go_on_after_a_resume(tmp_path: Path):
+    book = Ledger(tmp_path / "ledger.jsonl")
+    hook = LedgerHook(book, lambda: 2, {})
     await hook.after_step(report(1, (0, 0, 0)), last=False)
     before = await hook.after_step(report(2, (1, 1, 1)), last=False)
     assert before == {
@@ -49,7 +53,7 @@ async def test_totals_go_on_after_a_resume():
         "data/masks_checked": 4.0,
         "rollout/workers": 2.0,
     }
-    resumed = LedgerHook(lambda: 1, before)
+    resumed = LedgerHook(book, lambda: 1, before)
     after = await resumed.after_step(report(3, (2, 2)), last=True)
     assert after == {
         "ledger/trained": 5.0,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from raylign.conf.errors import Preempted, RunFailed
+from raylign.conf.errors import Preempted, RunFailed, Stopped
 from raylign.conf.schema import KLController
 from raylign.data.types import (
     FinishReason,
@@ -32,6 +32,8 @@ from raylign.trainer.loops.interfaces import (
 )
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
 from raylign.trainer.loops.stream import StreamSettings
+
+from tests.unit.trainer.loops.memory_journal import MemoryJournal
 
 SAMPLES = 2
 
@@ -124,10 +126,13 @@ class World:
         self.events.append(f"log {step}")
         self.lines[step] = metrics
 
-    async def save(self, progress: OnlineProgress) -> None:
+    refuses_saves: bool = False
+
+    async def save(self, progress: OnlineProgress) -> str | None:
         assert progress.step in self.lines, "a checkpoint may not be ahead of metrics.jsonl"
         self.events.append(f"save {progress.step}")
         self.saved.append(progress)
+        return "the disk is full" if self.refuses_saves else None
 
     async def on_start(self, progress: OnlineProgress) -> Mapping[str, float]:
         return {"eval/held_out/reward": 0.0} if progress.step == 0 else {}
@@ -168,7 +173,13 @@ class Learner:
 
 
 def make_loop(
-    world: World, *, num_steps: int = 3, start: OnlineProgress | None = None, stop_at: int = 10**9, full: bool = True
+    world: World,
+    *,
+    num_steps: int = 3,
+    start: OnlineProgress | None = None,
+    stop_at: int = 10**9,
+    full: bool = True,
+    journal: MemoryJournal | None = None,
 ) -> OnlineLoop:
     kl = KLState(KLController.adaptive, coef=0.1, target=1.0, horizon=100.0)
     roles = OnlineRoles(
@@ -177,6 +188,7 @@ def make_loop(
         reward=world,
         assembler=world,
         publisher=world,
+        journal=journal or MemoryJournal(events=world.events),
         critic=Learner(world, "critic") if full else None,
         reference=Learner(world, "reference") if full else None,
     )
@@ -213,7 +225,10 @@ def test_a_step_scores_before_it_updates_and_publishes_before_the_next_rollouts(
         "policy update",
         "critic update",
     ]
-    assert world.events == ["publish 0", "log 0", *step, "publish 1", "log 1", *step, "publish 2", "log 2", "save 2"]
+    journaled = [event for event in world.events if not event.startswith("journal")]
+    assert journaled == ["publish 0", "log 0", *step, "publish 1", "log 1", *step, "publish 2", "log 2", "save 2"]
+    for number in (1, 2):  # on disk before a weight moves
+        assert world.events.index(f"journal {number}") < world.events.index(f"publish {number}") - 2
 
 
 def test_roles_an_algorithm_does_not_ask_for_are_never_called() -> None:
@@ -260,6 +275,25 @@ def test_the_kl_coefficient_follows_the_measured_kl() -> None:
     world = World(mean_kl=3.0)
     end = asyncio.run(make_loop(world, num_steps=2).run())
     assert end.kl.coef == pytest.approx(0.1 * (1 + 0.2 * 6 / 100) ** 2)
+
+
+def test_a_save_that_may_fail_costs_nothing_and_the_last_one_may_not() -> None:
+    world = World(refuses_saves=True)
+    with pytest.raises(Stopped, match="step 3 is trained and could not be saved: the disk is full"):
+        asyncio.run(make_loop(world).run())
+    assert [progress.step for progress in world.saved] == [2, 3]
+
+
+def test_steps_of_the_journal_are_trained_again_and_not_sampled_again() -> None:
+    whole, journal = World(), MemoryJournal()
+    asyncio.run(make_loop(whole, num_steps=4, journal=journal).run())
+    journal.last = 3
+    again = World(position=int(journal.batches[3].data["position"]))
+    start = OnlineProgress(1, whole.saved[0].kl, {"position": 3})
+    end = asyncio.run(make_loop(again, num_steps=4, start=start, journal=journal).run())
+    assert again.events.count("generate") == 1 and again.drawn == whole.drawn[9:]
+    assert list(again.lines) == [2, 3, 4] and end.data == {"position": 12}
+    assert "rollout/tokens_per_s" not in again.lines[2] and "rollout/tokens_per_s" in again.lines[4]
 
 
 def test_a_stop_request_saves_and_a_resumed_run_draws_the_next_prompts() -> None:

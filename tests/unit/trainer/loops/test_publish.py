@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from raylign.cluster.errors import RoleError
 from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
@@ -153,7 +154,7 @@ async def test_a_failing_worker_is_named_with_its_cause(error: Exception) -> Non
 @pytest.mark.parametrize(("slow", "what"), [("manifest", "manifest"), ("canaries", "canary"), ("buckets", "weights")])
 async def test_a_late_learner_is_named(slow: str, what: str) -> None:
     log: list[str] = []
-    with pytest.raises(PublishError, match=f"the learner did not give its {what}"):
+    with pytest.raises(RoleError, match=f"policy late during {what}"):
         await publisher(Learner(log, slow), Sink("r0", log)).publish(5)
 
 

@@ -13,6 +13,8 @@ from raylign.rollout.interfaces import EngineDead, GroupHandle, Ref
 from raylign.trainer.loops.interfaces import PromptDraw, TensorShards
 from raylign.trainer.loops.stream import RolloutStream, StepRollouts, StreamSettings
 
+from tests.unit.trainer.loops.memory_journal import MemoryJournal
+
 SAMPLING = SamplingParams(temperature=0.7, max_new_tokens=8)
 
 
@@ -85,12 +87,13 @@ class World:
                                                                   tuple(range(len(names)))[1::2]))  # fmt: skip
 
 
-def stream(world: World, *, chunks: int = 2, **settings: int) -> RolloutStream:
-    return RolloutStream(world, world, world, world, StreamSettings(4, 2, SAMPLING, chunks=chunks, **settings))
+def stream(world: World, *, chunks: int = 2, journal: MemoryJournal | None = None, **settings: int) -> RolloutStream:
+    given = StreamSettings(4, 2, SAMPLING, chunks=chunks, **settings)
+    return RolloutStream(world, world, world, world, given, journal or MemoryJournal())
 
 
 def names(step: StepRollouts) -> list[str]:
-    return [str(group.ref) for group in step.groups]
+    return [str(group.ref) for group in step.batch.groups]
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 3])
@@ -101,7 +104,9 @@ async def test_no_sample_is_older_than_allowed_and_generation_is_as_far_ahead_as
         rollouts = await made.take(step, last=last)
         for _ in range(50):
             await asyncio.sleep(0)  # the training takes longer than all generation
-        oldest.append(step - 1 - min(meta.min_policy_version for group in rollouts.groups for meta in group.metas))
+        oldest.append(
+            step - 1 - min(meta.min_policy_version for group in rollouts.batch.groups for meta in group.metas)
+        )
         assert made.ready == min(staleness, last - step)
         world.version = step  # published
     assert max(oldest) == staleness and oldest[-1] == staleness
@@ -117,7 +122,7 @@ async def test_a_resumed_run_draws_what_was_ahead_again_and_nothing_twice(stalen
         trained += names(rollouts)
     await made.close()
     assert first.running == 0, "what was under way is given up"
-    second = World(position=int(rollouts.data["position"]))
+    second = World(position=int(rollouts.batch.data["position"]))
     again = stream(second, max_staleness=staleness)
     for step in (3, 4, 5):
         trained += names(await again.take(step, last=5))
@@ -133,7 +138,7 @@ async def test_a_chunk_is_scored_when_its_own_last_answer_is_there_and_never_in_
         compositions |= set(world.scored)
         assert sorted(world.scored) == sorted(world.referred)
         assert names(rollouts) == ["p0", "p1", "p2", "p3"]
-        assert [o.key.prompt_id for o in rollouts.outcomes] == ["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3"]
+        assert [o.key.prompt_id for o in rollouts.batch.outcomes] == ["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3"]
         assert rollouts.ref_logprobs is not None
         by_group = {
             g: name
@@ -148,11 +153,30 @@ async def test_a_chunk_is_scored_when_its_own_last_answer_is_there_and_never_in_
     assert world.missing_when_scored == [2, 0], "the first chunk waited for answers of the second"
 
 
+@pytest.mark.parametrize("refills", [0, 3])
+async def test_a_step_of_the_journal_is_taken_from_there_and_the_next_one_is_drawn_after_it(refills: int) -> None:
+    first = World(equal=frozenset({1}))
+    made, journal = stream(first, chunks=3, max_refills=refills), MemoryJournal()
+    for step in (1, 2):
+        await journal.write(step, (await made.take(step, last=3)).batch)
+    after = await made.take(3, last=3)
+
+    journal.last = 2
+    second = World(equal=frozenset({1}), position=int(journal.batches[2].data["position"]))
+    again = stream(second, chunks=3, max_refills=refills, journal=journal)
+    steps = [await again.take(step, last=3) for step in (1, 2, 3)]
+    assert [step.batch for step in steps[:2]] == [journal.batches[1], journal.batches[2]]
+    assert names(steps[2]) == names(after) and steps[2].batch.data == after.batch.data
+    assert [step.journaled for step in steps] == [True, True, False]
+    assert second.referred == first.referred, "what the reference packs together decides its last bits"
+    assert len(second.scored) < len(first.scored)
+
+
 async def test_groups_without_contrast_are_replaced_and_counted() -> None:
     world = World(equal=frozenset({1, 2, 5}))
     rollouts = await stream(world, max_refills=5).take(1, last=1)
     assert names(rollouts) == ["p0", "p3", "p4", "p6"]
-    assert rollouts.filtered == 3 * 2 and rollouts.data == {"position": 7}
+    assert len(rollouts.batch.filtered) == 3 * 2 and rollouts.batch.data == {"position": 7}
     assert world.referred == [("p0", "p3", "p4", "p6")], "no pass over what is not trained on"
 
 
@@ -160,7 +184,7 @@ async def test_when_the_refills_are_used_up_the_step_keeps_its_size() -> None:
     world = World(equal=frozenset(range(100)) - {0})
     rollouts = await stream(world, max_refills=2).take(1, last=1)
     assert names(rollouts) == ["p0", "p1", "p2", "p3"] and world.position == 4 + 3 + 3
-    assert rollouts.filtered == 6 * 2
+    assert len(rollouts.batch.filtered) == 6 * 2
 
 
 async def test_refills_of_a_step_come_before_the_prompts_of_the_next() -> None:
@@ -170,7 +194,7 @@ async def test_refills_of_a_step_come_before_the_prompts_of_the_next() -> None:
     assert [names(step) for step in steps] == [
         ["p1", "p2", "p3", "p5"], ["p6", "p7", "p8", "p10"], ["p11", "p12", "p13", "p14"]
     ]  # fmt: skip
-    assert [step.data["position"] for step in steps] == [6, 11, 15], "a resume would skip or repeat prompts"
+    assert [step.batch.data["position"] for step in steps] == [6, 11, 15], "a resume would skip or repeat prompts"
 
 
 async def test_a_role_that_fails_ahead_is_raised_at_its_step_and_leaves_nothing_running() -> None:

@@ -1,0 +1,279 @@
+"""Starts the roles of an online run, side by side, and starts its learners again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from raylign.app.launch.demand import reference_is_shared, role_requests, wanted_roles
+from raylign.app.launch.rebuild import step_settings
+from raylign.app.launch.reference import reference_spec
+from raylign.app.launch.rewards import start_rewards
+from raylign.app.launch.stage import Stage
+from raylign.cluster.placement import Slot
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RolloutConfig, RunConfig
+from raylign.records.scale_order import clear_order, read_order
+from raylign.reward.server import RewardPool
+from raylign.rollout.fleet import Fleet
+from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
+from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
+from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
+from raylign.trainer.algorithms.online import OnlineConfig
+from raylign.trainer.loops.online import OnlineRoles
+from raylign.trainer.loops.publish import WeightPublisher
+from raylign.trainer.loops.scaling import ScalingHook
+from raylign.trainer.workers.critic import CriticGroup
+from raylign.trainer.workers.experience import Assembler, ShardSettings
+from raylign.trainer.workers.journal import RunJournal
+from raylign.trainer.workers.learner_group import LearnerGroup
+from raylign.trainer.workers.policy import PolicyGroup
+from raylign.trainer.workers.reference import ReferenceGroup
+from raylign.trainer.workers.specs import PolicySpec, ScalarSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRoles:
+    """What the builder started, by what each really is: the loop knows the same ones by its Protocols."""
+
+    rollouts: RolloutPool
+    policy: PolicyGroup
+    reward: RewardPool
+    assembler: Assembler
+    publisher: WeightPublisher
+    journal: RunJournal
+    critic: CriticGroup | None
+    reference: ReferenceGroup | None
+
+    def for_loop(self) -> OnlineRoles:
+        """As the loop holds them."""
+        return OnlineRoles(
+            self.rollouts,
+            self.policy,
+            self.reward,
+            self.assembler,
+            self.publisher,
+            self.journal,
+            self.critic,
+            self.reference,
+        )
+
+
+class RoleBuilder:
+    """Starts every role the run needs, side by side; what has been started is stopped by the stack."""
+
+    def __init__(
+        self, stage: Stage, algorithm: OnlineAlgorithm, settings: OnlineConfig, template: str, stack: ExitStack
+    ) -> None:
+        self._stage = stage
+        self._config = stage.config
+        self._algorithm = algorithm
+        self._settings = settings
+        self._template = template
+        self._stack = stack
+        self._roles = wanted_roles(stage.config, algorithm.roles)
+        self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
+        stack.callback(self._reservation.release)
+
+    async def start(self) -> StartedRoles:
+        """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
+        pool, reward, policy, critic, reference = await asyncio.gather(
+            self._stage.ready("rollout", self._start_rollouts()),
+            self._stage.ready("reward", start_rewards(self._stage, self._reservation, self._cores, self._stack)),
+            self._stage.ready("policy", self._start_policy()),
+            self._optional(Role.CRITIC, self._start_critic),
+            self._optional(Role.REFERENCE, self._start_reference),
+        )
+        return self._assembled(pool, reward, policy, critic, reference)
+
+    async def rebuild(self, parts: StartedRoles) -> StartedRoles:
+        """The same run with new learners; rollout workers and rewards stay. Raises as `start`."""
+        parts.policy.stop()
+        parts.assembler.stop()
+        if parts.critic is not None:
+            parts.critic.stop()
+        reference, lost = parts.reference, parts.reference is not None and parts.reference.broken
+        if reference is not None and lost:
+            reference.stop()
+        policy, critic, started = await asyncio.gather(
+            self._stage.ready("policy", self._start_policy()),
+            self._optional(Role.CRITIC, self._start_critic),
+            self._optional(Role.REFERENCE, self._start_reference) if lost else _nothing(),
+        )
+        return self._assembled(parts.rollouts, parts.reward, policy, critic, started if lost else reference)
+
+    def _assembled(
+        self,
+        pool: RolloutPool,
+        reward: RewardPool,
+        policy: PolicyGroup,
+        critic: CriticGroup | None,
+        reference: ReferenceGroup | None,
+    ) -> StartedRoles:
+        """The roles that are there, and those that only join them."""
+        config = self._config
+        if reference_is_shared(config, self._roles):
+            reference = ReferenceGroup(policy.learners, without_adapters=True)
+        assembler = Assembler.start(
+            self._algorithm,
+            policy=self._shards(config.policy),
+            critic=self._shards(config.critic) if critic else None,
+            timeout_s=config.cluster.step_timeout_s,
+            own_logprobs=old_logprobs_of(config, self._settings) is OldLogprobs.update,
+            mask_truncated=self._settings.mask_truncated,
+            log_dir=str(self._stage.folder.logs),
+        )
+        self._stack.callback(assembler.stop)
+        publisher = WeightPublisher(
+            policy, pool.members, timeout_s=config.sync.timeout_s, max_canary_gap=config.sync.max_canary_gap
+        )
+        return StartedRoles(
+            rollouts=pool,
+            policy=policy,
+            reward=reward,
+            assembler=assembler,
+            publisher=publisher,
+            journal=RunJournal(self._stage.folder.journal, assembler, step_settings(config)),
+            critic=critic,
+            reference=reference,
+        )
+
+    async def _optional(self, role: Role, start: Callable[[], Awaitable[Any]]) -> Any:
+        wanted = role in self._roles and not (role is Role.REFERENCE and reference_is_shared(self._config, self._roles))
+        return await self._stage.ready(role.value, start()) if wanted else None
+
+    async def _start_policy(self) -> PolicyGroup:
+        config = self._config
+        spec = PolicySpec(
+            config.policy.model,
+            config.policy,
+            config.cluster.device,
+            self._optimizer_steps(),
+            config.cluster.step_timeout_s,
+            adapter_seed=config.seed,
+            chat_template=self._template,
+        )
+        learners = await self._learners("policy", config.policy, spec)
+        return PolicyGroup(
+            learners,
+            self._algorithm,
+            config.sync,
+            temperature=config.rollout.temperature,
+            entropy_gradient=self._settings.entropy_coef > 0,
+        )
+
+    async def _start_critic(self) -> CriticGroup:
+        config = self._config
+        spec = ScalarSpec(
+            config.critic.model or config.reward.model,
+            config.critic,
+            config.cluster.device,
+            self._optimizer_steps(),
+            config.cluster.step_timeout_s,
+            new_head_seed=config.seed,  # used only where the folder has no head
+            adapter_seed=config.seed,
+        )
+        # Only an algorithm with a value loss asks for this role.
+        algorithm = cast("ActorCriticAlgorithm", self._algorithm)
+        return CriticGroup(await self._learners("critic", config.critic, spec), algorithm)
+
+    async def _start_reference(self) -> ReferenceGroup:
+        config = self._config
+        spec = reference_spec(config)
+        return ReferenceGroup(await self._learners("reference", config.reference, spec))
+
+    async def _learners(self, role: str, config: Any, spec: Any) -> LearnerGroup:
+        settings = self._stage.group_settings(role, config)
+        learners = await LearnerGroup.start(spec, settings, reservation=self._reservation, cores=self._cores)
+        self._stack.callback(learners.stop)
+        return learners
+
+    async def _start_rollouts(self) -> RolloutPool:
+        config = self._config
+        handles = [self._spawn_worker(slot.rank) for slot in self._reservation.placement.of("rollout")]
+        await asyncio.gather(*(handle.start(config.cluster.start_timeout_s) for handle in handles))
+        given = config.rollout.max_concurrent * QUEUE_FACTOR
+        return RolloutPool(handles, max_concurrent=given, timeout_s=self._rollout_settings().timeout_s)
+
+    def _rollout_settings(self) -> RolloutConfig:
+        """Steps that are made ahead share the engines: each may take as long as all of them together."""
+        rollout = self._config.rollout
+        return replace(rollout, timeout_s=rollout.timeout_s * (1 + rollout.max_staleness))
+
+    def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
+        """Keeps the pool at the size of the settings, or of a later `raylign scale`."""
+        folder, config = self._stage.folder.path, self._config
+        clear_order(folder)
+        fleet = Fleet(
+            pool,
+            self._spawn_late_worker,
+            first_index=config.rollout.num_workers,
+            start_timeout_s=config.cluster.start_timeout_s,
+        )
+        self._stack.callback(fleet.close)
+        return ScalingHook(lambda: read_order(folder, otherwise=config.rollout.num_workers), fleet.adjust)
+
+    def _spawn_late_worker(self, index: int) -> RayWorkerHandle:
+        """Where there is room; on one machine, where CPUs only count, beside the others."""
+        rollout, cluster = self._config.rollout, self._config.cluster
+        learners = ("policy", "critic", "reference")
+        options = self._reservation.late_options(
+            "rollout",
+            cpus=0.0 if self._stage.session.local else rollout.cpus_per_worker,
+            gpus=rollout.gpus_per_worker,
+            avoid=() if cluster.placement is PlacementStrategy.shared else learners,
+        )
+        return self._spawn(index, self._reservation.placement.of("rollout")[0], options)
+
+    def _spawn_worker(self, index: int) -> RayWorkerHandle:
+        slot = self._reservation.placement.of("rollout")[index]
+        return self._spawn(index, slot, self._reservation.options(slot))
+
+    def _spawn(self, index: int, slot: Slot, options: Mapping[str, object]) -> RayWorkerHandle:
+        """`slot`: whose share of its node's cores the worker's threads are cut to."""
+        config, placement = self._config, self._reservation.placement
+        threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
+        local = self._stage.session.local
+        env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
+        env |= config.cluster.env
+        handle = spawn_worker(
+            WorkerSpec(
+                f"rollout/{index}",
+                config.policy.model,
+                self._rollout_settings(),
+                config.sync,
+                config.cluster.device,
+                config.seed,
+                str(self._stage.folder.logs),
+            ),
+            options=options,
+            env_vars=env,
+        )
+        self._stack.callback(handle.kill)
+        return handle
+
+    def _shards(self, config: LearnerConfig) -> ShardSettings:
+        return ShardSettings(
+            num_ranks=config.num_ranks,
+            micro_batch_tokens=config.micro_batch_tokens,
+            units_per_update=self._settings.units_per_update,
+            epochs=self._settings.passes_per_step,
+        )
+
+    def _optimizer_steps(self) -> int:
+        config = self._config
+        sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+        windows = -(-sequences // self._settings.units_per_update)
+        return config.num_steps * windows * self._settings.passes_per_step
+
+
+async def _nothing() -> None:
+    """A role that need not be started again."""
+    return None
+
+
+def old_logprobs_of(config: RunConfig, settings: OnlineConfig) -> OldLogprobs:
+    return settings.old_logprobs_source(config.rollout.prompts_per_step * config.rollout.samples_per_prompt)

@@ -1,0 +1,72 @@
+"""Whether a run that has lost a learner goes on: its ranks are started again from the last checkpoint, in the same job.
+
+A rank cannot be replaced alone: its peers share its collectives and hold parts of one optimizer state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from json import dumps
+
+from raylign.cluster.errors import FailureKind, HolderLost, RoleError
+from raylign.conf.errors import RaylignError, Stopped
+from raylign.conf.schema import RunConfig
+from raylign.records.run_folder import plain
+
+LEARNER_ROLES = frozenset({"policy", "critic", "reference", "assembler", "feeder"})
+_NO_MATTER = {
+    "": ("name", "run_root", "callbacks", "callback_timeout_s", "cluster", "tracking", "checkpoint", "evaluation"),
+    "rollout": ("num_workers", "timeout_s", "health_timeout_s", "max_concurrent"),
+}
+"""Settings that decide nothing of what a step computes, by section."""
+
+
+class Rebuilds:
+    """Counts them: at most `most` without a new step between."""
+
+    def __init__(self, most: int, tell: Callable[[str], None]) -> None:
+        """`tell` gets one sentence a rebuild."""
+        self._most, self._tell = most, tell
+        self._count, self._furthest = 0, -1
+
+    def allow(self, error: RoleError | HolderLost, *, step: int) -> None:
+        """Raises `error` when what failed is no loss of a learner, or there were too many. `step`: the newest done."""
+        if not is_loss(error):
+            raise error
+        if step > self._furthest:
+            self._count, self._furthest = 0, step
+        self._count += 1
+        what = error.problems[-1]
+        if self._count > self._most:
+            error.problems = (
+                f"{what}; cluster.max_rebuilds={self._most} rebuilds brought no new step"
+                if self._most
+                else f"{what}; cluster.max_rebuilds=0",
+            )
+            raise error
+        self._tell(f"{what}; the learners are started again ({self._count} of {self._most} without a new step)")
+
+
+def is_loss(error: RoleError | HolderLost) -> bool:
+    """True for a rank that is gone or hangs; false for one that raised by itself and would raise again."""
+    if isinstance(error, HolderLost):
+        return True
+    return error.role in LEARNER_ROLES and (error.kind is not FailureKind.RAISED or bool(error.silent))
+
+
+def not_rebuilt(error: RaylignError) -> Stopped:
+    """What a run ends with whose learners do not start again, say because their node is gone: a new start may help."""
+    return Stopped(f"the learners could not be started again: {error}")
+
+
+def step_settings(config: RunConfig) -> str:
+    """Digest of everything in the settings that decides what a step computes."""
+    settings = plain(config)
+    assert isinstance(settings, dict)
+    for section, names in _NO_MATTER.items():
+        place: Mapping[str, object] = settings[section] if section else settings
+        assert isinstance(place, dict)
+        for name in names:
+            place.pop(name, None)
+    return sha256(dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

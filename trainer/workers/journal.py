@@ -1,0 +1,60 @@
+"""The run's journal on Ray: written by the assembler's process, which has the batch anyway, read by the controller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ray
+from raylign.conf.errors import RunFailed, Stopped
+from raylign.records.journal import Batch, JournalError, read_batch, replayable, void
+from raylign.rollout.interfaces import GroupHandle, Ref, metas_of
+from raylign.trainer.loops.interfaces import StepBatch
+from raylign.trainer.workers.experience import Assembler
+
+
+class RunJournal:
+    """A loops.BatchJournal in a run's folder."""
+
+    def __init__(self, folder: Path, assembler: Assembler, settings: str) -> None:
+        """`settings`: digest of everything that decides what a step computes; other batches are not trained again."""
+        self._folder = folder
+        self._assembler = assembler
+        self._settings = settings
+        self._last = 0
+
+    def resume(self, step: int, tell: Callable[[str], None]) -> Mapping[str, int | str] | None:
+        """Find what can be done again after the checkpoint of `step`; the prompts' position after it.
+
+        None when nothing can; then, and where the chain breaks, batches that will not be used are removed. `tell` gets
+        a sentence of what is done again, and of what is not.
+        """
+        self._last, position, why = replayable(self._folder, after=step, settings=self._settings)
+        void(self._folder, after=self._last)
+        if self._last > step:
+            again = f"step {step + 1} is" if self._last == step + 1 else f"steps {step + 1} to {self._last} are"
+            tell(f"{again} trained again on the samples that the run had drawn")
+        if why:
+            tell(f"warning: samples of later steps are drawn anew: {why}")
+        return position
+
+    @property
+    def last(self) -> int:
+        """The last step that can be done again."""
+        return self._last
+
+    async def write(self, step: int, batch: StepBatch) -> None:
+        """Raises Stopped when the disk refuses it: nothing was trained on the batch."""
+        refused = await self._assembler.journal(str(self._folder), step, self._settings, batch)
+        if refused:
+            raise Stopped(f"step {step}: its samples could not be written to {self._folder}: {refused}")
+
+    async def read(self, step: int) -> StepBatch:
+        """Raises RunFailed when it is damaged since `resume` looked."""
+        try:
+            batch: Batch = await asyncio.to_thread(read_batch, self._folder, step)
+        except JournalError as error:
+            raise RunFailed(f"step {step}: {error}; start again: it is left out then") from error
+        groups = tuple(GroupHandle(Ref(ray.put(group)), metas_of(group)) for group in batch.groups)
+        return StepBatch(groups, batch.outcomes, batch.data, batch.filtered)
