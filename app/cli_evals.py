@@ -1,0 +1,115 @@
+"""The commands that ask a model suites, compare it with another, and let it replace that one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from raylign.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from raylign.app.commands.evaluate import EvalSettings
+
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite", metavar="SUITE", help="A shipped suite's name, or a yaml file; may be given several times."
+    ),
+]
+Results = Annotated[Path, typer.Option(help="Where results are kept; what is there is not asked again.")]
+RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
+RegistryFolder = Annotated[Path, typer.Option("--registry", help="Where aliases are kept.")]
+PrecisionName = Annotated[
+    str | None, typer.Option(help="float32 or bfloat16; bfloat16 on a GPU and float32 on a CPU if not given.")
+]
+Deadline = Annotated[float, typer.Option(min=1.0, help="Seconds that one model may take for all suites.")]
+Again = Annotated[bool, typer.Option("--again", help="Ask also what is in the results already.")]
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")],
+    suite: Suites = None,
+    against: Annotated[str | None, typer.Option(help="Another model, asked the same.")] = None,
+    results: Results = Path("eval-results"),
+    run_root: RunRoot = Path("runs"),
+    precision: PrecisionName = None,
+    deadline: Deadline = 7200.0,
+    again: Again = False,
+) -> None:
+    """Ask a model suites of prompts and show what it scores, beside another model with --against."""
+    from raylign.app.commands.evaluate import compare, evaluate
+    from raylign.app.commands.evaluate_table import table
+    from raylign.evals.suites import shipped_names
+
+    if not suite:
+        raise UserError(f"--suite: name at least one; shipped are {', '.join(shipped_names())}.")
+    settings = _settings(results, run_root, precision, deadline, again)
+    found = evaluate(model, suite, settings, _tell)
+    others = evaluate(against, suite, settings, _tell) if against else None
+    typer.echo(table(compare(found, others), model, against, results))
+
+
+def gate(
+    candidate: Annotated[str, typer.Argument(help="The model that is to go out.")],
+    policy: Annotated[Path, typer.Option(help="The conditions, a yaml file.")],
+    against: Annotated[str | None, typer.Option(help="The model it would replace: a model, or an alias.")] = None,
+    results: Results = Path("eval-results"),
+    run_root: RunRoot = Path("runs"),
+    registry: RegistryFolder = Path("registry"),
+    precision: PrecisionName = None,
+    record: Annotated[Path, typer.Option(help="Where the decision is written, for `raylign promote`.")] = Path(
+        "gate.json"
+    ),
+) -> None:
+    """May this model replace that one? Ends with 0: pass, 1: fail, 3: not enough data."""
+    from raylign.app.commands.gate import decide
+
+    settings = _settings(results, run_root, precision)
+    raise typer.Exit(decide(candidate, against, policy, settings, registry, record, _tell))
+
+
+def promote(
+    alias: Annotated[str, typer.Argument(help="The name that shall stand for the model, as production.")],
+    candidate: Annotated[str | None, typer.Argument(help="The model; not with --rollback or --history.")] = None,
+    record: Annotated[Path, typer.Option(help="The decision that `raylign gate` wrote.")] = Path("gate.json"),
+    registry: RegistryFolder = Path("registry"),
+    run_root: RunRoot = Path("runs"),
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the release before.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="List the alias's releases.")] = False,
+    first: Annotated[
+        bool, typer.Option("--first", help="The first release of an alias: there is no gate yet.")
+    ] = False,
+) -> None:
+    """Let an alias stand for a model that has passed its gate, or go back."""
+    from raylign.app.commands.gate import promote as let_in
+    from raylign.app.commands.gate import releases, roll_back
+
+    if history:
+        typer.echo(releases(registry, alias))
+    elif rollback:
+        typer.echo(roll_back(registry, alias))
+    elif candidate is None:
+        raise UserError("promote: name the model that the alias shall stand for, or --rollback or --history.")
+    else:
+        typer.echo(let_in(registry, alias, candidate, run_root, None if first else record))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this file under `app`."""
+    app.command("eval")(evaluate)
+    app.command()(gate)
+    app.command()(promote)
+
+
+def _settings(
+    results: Path, run_root: Path, precision: str | None, deadline: float = 7200.0, again: bool = False
+) -> EvalSettings:
+    from raylign.app.commands.evaluate import EvalSettings
+    from raylign.app.commands.serve_reward import precision_of
+
+    return EvalSettings(results, run_root, precision_of(precision), deadline, again)

@@ -1,0 +1,210 @@
+"""One model answers suites, in a process of its own: `python -m raylign.app.commands.answer` with a job on stdin.
+
+A process a model: an engine holds its memory and its threads until its process ends, and vLLM reads its environment
+when it is imported. What it finds goes to the result store, so a later call asks only what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from raylign.app.cli import run_command
+from raylign.app.launch.functions import function_files, reward_functions
+from raylign.app.launch.judges import judge_rubrics, rubric_files
+from raylign.conf.errors import DataError, RunFailed
+from raylign.conf.model_folder import model_folder
+from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from raylign.conf.suites import SuiteKind
+from raylign.data.end_tokens import EndTokens
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.types import Prompt, RolloutGroup
+from raylign.evals.asking import answers, graded, text_losses
+from raylign.evals.results import PromptScore, ResultStore, SuiteResult, model_digest, result_key
+from raylign.evals.suites import TODAY, Suite, Text, open_suite, prompts_of, suite_digest, texts_of
+from raylign.records.manifest import digest
+from raylign.reward.scorer import ComposedScorer
+from raylign.reward.sources import RewardSources
+from raylign.rollout.interfaces import EngineDead, RolloutEngine
+
+SAID, RESULT = "said ", "result "
+"""How the lines on standard output begin that are for the caller; the engine's own do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerJob:
+    """What one process is to do."""
+
+    model: str  # folder
+    name: str  # as the user called it
+    suites: tuple[str, ...]
+    results: str  # folder of the store
+    precision: str
+    threads: int
+    device: str
+    again: bool  # also what is in the store already
+
+    def to_json(self) -> str:
+        """For the process's standard input."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> AnswerJob:
+        """As `to_json` wrote it."""
+        given = json.loads(text)
+        return cls(**{**given, "suites": tuple(given["suites"])})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A suite with its rows in this model's tokens, and where its result belongs."""
+
+    suite: Suite
+    prompts: tuple[Prompt, ...]
+    texts: tuple[Text, ...]
+    digest: str
+    key: str
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row with its answer."""
+        rows = [len(p.token_ids) + self.suite.config.max_new_tokens for p in self.prompts]
+        return max([*rows, *(len(text.token_ids) + 1 for text in self.texts)])
+
+    def __len__(self) -> int:
+        return len(self.prompts) or len(self.texts)
+
+
+def answer(job: AnswerJob) -> list[str]:
+    """The keys of all results, in the order of the job's suites; missing ones are made.
+
+    Raises DataError, ConfigError, ModelLoadError, and RunFailed when the engine does not answer.
+    """
+    folder, store = Path(job.model), ResultStore(Path(job.results))
+    tokenizer = load_tokenizer(job.model)
+    weights = model_digest(folder)
+    asked = [_asked(job, open_suite(name), weights) for name in job.suites]
+    missing = [one for one in asked if job.again or store.find(one.key) is None]
+    if missing:
+        stops = tuple(sorted(EndTokens(tokenizer).ids))
+        try:
+            said = asyncio.run(_ask(job, missing, stops))
+        except EngineDead as error:
+            raise RunFailed(f"{job.name}: {error}") from error
+        for one, (groups, rows, seconds) in zip(missing, said, strict=True):
+            found = _graded(one.suite, groups, job) if groups else rows
+            store.keep(one.key, _result(job, one, weights, found, seconds))
+    return [one.key for one in asked]
+
+
+def _asked(job: AnswerJob, suite: Suite, weights: str) -> _Asked:
+    tokenizer = load_tokenizer(job.model)
+    loss = suite.config.kind is SuiteKind.text_loss
+    prompts: tuple[Prompt, ...] = () if loss else prompts_of(suite, tokenizer)
+    texts = texts_of(suite, tokenizer) if loss else ()
+    told = suite_digest(suite, texts or prompts, _graders(suite))
+    key = result_key(suite.name, {"model": weights, "suite": told, "precision": job.precision, "device": job.device})
+    return _Asked(suite, prompts, texts, told, key)
+
+
+def _graders(suite: Suite) -> dict[str, str]:
+    reward = suite.config.reward
+    files = {**function_files(reward), **rubric_files(reward)}
+    found = {name: digest(path) for name, path in files.items()}
+    if reward.model:
+        found["model"] = model_digest(Path(model_folder(reward.model).path))
+    return found
+
+
+async def _ask(
+    job: AnswerJob, asked: Sequence[_Asked], stops: tuple[int, ...]
+) -> list[tuple[list[RolloutGroup], list[PromptScore], float]]:
+    """Of each suite the answers (or, of texts, the losses) and the seconds they took."""
+    engine = _engine(job, asked)
+    await engine.start()
+    try:
+        said = []
+        for one in asked:
+            sys.stdout.write(f"{SAID}{job.name}: {one.suite.name}, {len(one)} rows\n")
+            sys.stdout.flush()
+            started = time.monotonic()
+            groups = await answers(engine, one.suite.config, one.prompts, stops) if one.prompts else []
+            rows = await text_losses(engine, one.texts) if one.texts else []
+            said.append((groups, rows, time.monotonic() - started))
+        return said
+    finally:
+        await engine.stop()
+
+
+def _engine(job: AnswerJob, asked: Sequence[_Asked]) -> RolloutEngine:
+    """Raises DataError when a row with its answer is longer than the model reads."""
+    longest = max(one.longest for one in asked)
+    limit = _context(Path(job.model))
+    if limit is not None and longest > limit:
+        which = next(one.suite for one in asked if one.longest > limit)
+        raise DataError(
+            f"suite {which.name}: a row takes {longest} tokens with its answer (max_new_tokens="
+            f"{which.config.max_new_tokens}), and {job.name} reads {limit}; shorten it, or leave the suite out."
+        )
+    from raylign.rollout import environment
+
+    device = Device(job.device)
+    config = RolloutConfig(
+        precision=Precision(job.precision),
+        max_model_len=longest,
+        threads_per_worker=job.threads,
+        timeout_s=3600.0,
+        max_concurrent=64,
+    )
+    environment.prepare(config, device)
+    from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
+
+    return VLLMEngine(job.model, config, SyncConfig(timeout_s=3600.0), name=job.name, device=device)
+
+
+def _context(folder: Path) -> int | None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = config.get("max_position_embeddings")
+    return int(found) if found else None
+
+
+def _graded(suite: Suite, groups: list[RolloutGroup], job: AnswerJob) -> list[PromptScore]:
+    reward = suite.config.reward
+    sources = RewardSources(
+        functions=reward_functions(reward),
+        rubrics=judge_rubrics(reward),
+        judged_folder=str(Path(job.results).absolute() / "judged"),
+        today=TODAY,
+        policy_model=job.model,
+    )
+    scorer = ComposedScorer(reward, Device(job.device), sources)
+    return graded(suite.config, groups, scorer.score(groups))
+
+
+def _result(job: AnswerJob, one: _Asked, weights: str, rows: Sequence[PromptScore], seconds: float) -> SuiteResult:
+    suite = one.suite
+    return SuiteResult(
+        suite=suite.name,
+        about=suite.config.about,
+        model=job.name,
+        model_digest=weights,
+        suite_digest=one.digest,
+        unit=suite.unit,
+        possible=suite.possible,
+        seconds=seconds,
+        rows=tuple(rows),
+    )
+
+
+def _main() -> None:
+    for key in answer(AnswerJob.from_json(sys.stdin.read())):
+        sys.stdout.write(f"{RESULT}{key}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

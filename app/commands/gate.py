@@ -1,0 +1,144 @@
+"""`raylign gate` and `raylign promote`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from raylign.app.commands.evaluate import EvalSettings, evaluate
+from raylign.app.commands.serve import causal_export
+from raylign.conf.errors import UserError
+from raylign.conf.suites import Demand, read_gate
+from raylign.evals.gate import Checked, GateResult, Verdict, judge
+from raylign.evals.registry import Registry, Release
+from raylign.evals.results import model_digest
+from raylign.evals.suites import open_suite
+from raylign.records.atomic import write_atomic
+
+
+def decide(
+    candidate: str,
+    against: str | None,
+    policy_file: Path,
+    settings: EvalSettings,
+    registry: Path,
+    record: Path,
+    tell: Callable[[str], None],
+) -> int:
+    """Ask both models, say what holds, write the record; the exit code. Raises UserError for what cannot be asked."""
+    policy = read_gate(policy_file)
+    suites = [str(open_suite(one.suite, policy_file.parent).path) for one in policy.conditions]
+    compares = any(one.must is not Demand.at_least for one in policy.conditions)
+    if compares and against is None:
+        raise UserError("--against: the policy compares with the current model; name it, or an alias.")
+    if not record.parent.is_dir():
+        raise UserError(f"--record {record}: there is no folder {record.parent}.")
+    current = _current(against, registry) if against else None
+    found = evaluate(candidate, suites, settings, tell)
+    others = evaluate(current, suites, settings, tell) if current else [None] * len(suites)
+    result = judge(policy, found, others)
+    tell(told(result, candidate, against))
+    digests = {
+        "candidate": model_digest(causal_export(candidate, settings.run_root)),
+        "current": model_digest(causal_export(current, settings.run_root)) if current else None,
+    }
+    write_atomic(record, json.dumps(_record(result, candidate, against, digests), ensure_ascii=False, indent=1) + "\n")
+    tell(f"written to {record}")
+    return result.verdict.value
+
+
+def told(result: GateResult, candidate: str, against: str | None) -> str:
+    """The decision in lines."""
+    lines = [f"{one.verdict.words:>15}  {one.suite}: {one.asked}; {_found(one)}" for one in result.checked]
+    lines.append(f"{candidate}{f' against {against}' if against else ''}: {result.verdict.words}")
+    return "\n".join(lines)
+
+
+def promote(registry: Path, alias: str, candidate: str, run_root: Path, record: Path | None) -> str:
+    """What was done. `record`: None for the first release of an alias.
+
+    Raises UserError without a passed gate of exactly this model against exactly what the alias stands for.
+    """
+    folder = causal_export(candidate, run_root)
+    digest = model_digest(folder)
+    aliases = Registry(registry)
+    current = aliases.current(alias)
+    gate: Mapping[str, object] = {}
+    if record is None:
+        if current is not None:
+            raise UserError(f"{alias} stands for {current.model} already: --first is for an alias without a release.")
+    else:
+        gate = _passed(record, digest, current, alias)
+    aliases.promote(alias, folder, digest, gate)
+    return f"{alias} stands for {folder} now" + (f"; before: {current.model}" if current else "")
+
+
+def roll_back(registry: Path, alias: str) -> str:
+    """What was done. Raises UserError when there is nothing to go back to."""
+    return f"{alias} stands for {Registry(registry).roll_back(alias).model} again"
+
+
+def releases(registry: Path, alias: str) -> str:
+    """One line a release, the present one last. Raises UserError for an alias without one."""
+    found = Registry(registry).history(alias)
+    if not found:
+        raise UserError(f"{alias}: there is no release of that name in {registry}/.")
+    return "\n".join(f"{one.when}  {one.model}  {_how(one)}" for one in found)
+
+
+def _how(release: Release) -> str:
+    return f"gate of {release.gate['when']}" if release.gate else "without a gate"
+
+
+def _current(against: str, registry: Path) -> str:
+    """The model that an alias stands for, else `against` itself."""
+    if Path(against).exists() or not (registry / f"{against}.json").is_file():
+        return against
+    release = Registry(registry).current(against)
+    return release.model if release else against
+
+
+def _passed(record: Path, digest: str, current: Release | None, alias: str) -> Mapping[str, object]:
+    try:
+        gate = json.loads(record.read_text(encoding="utf-8"))
+        verdict, candidate, against = gate["verdict"], gate["digests"]["candidate"], gate["digests"]["current"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--record {record}: there is no decision of `raylign gate`; run it first, or give --first for an alias "
+            "that has no release yet."
+        ) from error
+    if verdict != Verdict.PASSED.words:
+        raise UserError(f"--record {record}: the gate said {verdict!r}; a model that has not passed is not promoted.")
+    if candidate != digest:
+        raise UserError(f"--record {record}: it is about another model; run the gate for this one.")
+    if current is not None and against != current.digest:
+        raise UserError(
+            f"--record {record}: the model was not compared with what {alias} stands for ({current.model}); run the "
+            f"gate with --against {alias}."
+        )
+    assert isinstance(gate, dict)
+    return gate
+
+
+def _found(one: Checked) -> str:
+    if one.found is None:
+        return one.reason
+    low = "not known" if one.found.low is None else f"at least {one.found.low:+.3f}"
+    text = f"found {one.found.value:+.3f}, {low} ({one.found.count} prompts)"
+    return f"{text}; {one.reason}" if one.reason else text
+
+
+def _record(
+    result: GateResult, candidate: str, against: str | None, digests: Mapping[str, str | None]
+) -> dict[str, object]:
+    return {
+        "verdict": result.verdict.words,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "candidate": candidate,
+        "against": against,
+        "digests": dict(digests),
+        "conditions": [{**asdict(one), "verdict": one.verdict.words} for one in result.checked],
+    }

@@ -1,0 +1,179 @@
+"""The yaml files of `raylign eval` and `raylign gate`, read into typed settings with every problem named at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from raylign.conf.errors import ConfigError
+from raylign.conf.nearest import nearest
+from raylign.conf.schema import RewardConfig
+
+T = TypeVar("T")
+
+
+class SuiteKind(Enum):
+    """What is asked of the model."""
+
+    answers = "answers"  # answer every prompt; the answers are graded
+    text_loss = "text_loss"  # log-prob of given texts, nats a token: what the model still knows of ordinary text
+
+
+class Demand(Enum):
+    """What a gate asks of one suite."""
+
+    not_worse = "not_worse"  # than the current model, by more than `by`
+    better = "better"  # than the current model, by more than `by`
+    at_least = "at_least"  # `value`, whatever the current model does
+
+
+@dataclass(kw_only=True)
+class SuiteConfig:
+    """One suite of prompts and how its answers are graded."""
+
+    about: str = ""
+    """A sentence for the reader of the result."""
+    kind: SuiteKind = SuiteKind.answers
+    """answers, or text_loss: rows with `text`."""
+    prompts: str = ""
+    """Rows, as data.train of a run has them; a path beside the suite's file."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns of your own by the standard ones, as data.columns."""
+    reward: RewardConfig = field(default_factory=lambda: RewardConfig(clip=0.0))
+    """What grades an answer: rules, functions, servers, judges, a reward model, as in a run."""
+    right_at: float | None = None
+    """Score from which an answer counts as right: the suite's figure is a share. null: the mean score."""
+    low: float | None = None
+    """Lowest possible score, where it is known; with `high` it bounds what answers not seen may score."""
+    high: float | None = None
+    """Highest possible score."""
+    samples: int = 1
+    """Answers drawn for each prompt."""
+    temperature: float = 0.0
+    """0: the likeliest token."""
+    max_new_tokens: int = 256
+    """Longest answer, tokens."""
+    system_prompt: str = ""
+    """Put before prompts that have no system message."""
+
+
+@dataclass(kw_only=True)
+class ConditionConfig:
+    """What a gate asks of one suite."""
+
+    suite: str = ""
+    """A shipped suite's name, or a file beside the policy."""
+    must: Demand = Demand.not_worse
+    """not_worse or better (than the current model), or at_least (a value)."""
+    by: float = 0.0
+    """not_worse: the loss that is accepted; better: the gain that is asked for. In the suite's own unit."""
+    value: float | None = None
+    """at_least: the figure."""
+
+
+@dataclass(kw_only=True)
+class GateConfig:
+    """When a model may replace another."""
+
+    conditions: list[ConditionConfig] = field(default_factory=list)
+    """All of them must hold."""
+    confidence: float = 0.95
+    """One-sided, of each statement."""
+
+
+def read_suite(path: Path) -> SuiteConfig:
+    """Raises ConfigError with every problem of the file."""
+    config = _read(path, SuiteConfig)
+    problems = _suite_problems(config)
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    return config
+
+
+def read_gate(path: Path) -> GateConfig:
+    """Raises ConfigError with every problem of the file."""
+    config = _read(path, GateConfig)
+    problems = list(_gate_problems(config))
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    return config
+
+
+def _suite_problems(config: SuiteConfig) -> list[str]:
+    reward = config.reward
+    graded = bool(reward.model or reward.rules or reward.functions or reward.remote or reward.judges)
+    checks = [
+        (not config.prompts, "prompts: it is empty; name the file with the suite's rows."),
+        (config.kind is SuiteKind.answers and not graded, "reward: nothing grades the answers; give rules, functions, "
+         "a server, a judge or a model, as in a run."),
+        (config.kind is SuiteKind.text_loss and graded, "reward: kind text_loss is not graded; leave it out."),
+        (config.kind is SuiteKind.text_loss and config.right_at is not None, "right_at: kind text_loss has no right "
+         "answers; leave it out."),
+        (config.samples < 1, f"samples={config.samples}: give 1 or more."),
+        (config.samples > 1 and config.temperature == 0, f"samples={config.samples} at temperature=0: every answer is "
+         "the same; give a temperature, or 1 sample."),
+        (config.temperature < 0, f"temperature={config.temperature:g}: give 0 or more."),
+        (config.max_new_tokens < 1, f"max_new_tokens={config.max_new_tokens}: give 1 or more."),
+        ((config.low is None) != (config.high is None), "low and high: give both, or neither."),
+        (config.low is not None and config.high is not None and config.low >= config.high,
+         f"low={config.low} is not below high={config.high}."),
+        (reward.normalize, "reward.normalize: a grade must not depend on earlier answers; leave it out."),
+    ]  # fmt: skip
+    return [problem for wrong, problem in checks if wrong]
+
+
+def _gate_problems(config: GateConfig):  # type: ignore[no-untyped-def]
+    if not config.conditions:
+        yield "conditions: there are none; a gate that asks for nothing lets everything pass."
+    if not 0.5 < config.confidence < 1:
+        yield f"confidence={config.confidence:g}: give a number between 0.5 and 1, as 0.95."
+    for number, condition in enumerate(config.conditions):
+        key = f"conditions[{number}]"
+        if not condition.suite:
+            yield f"{key}.suite: it is empty; name a suite."
+        if condition.must is Demand.at_least and condition.value is None:
+            yield f"{key}.value: must=at_least needs the figure that is asked for."
+        if condition.must is not Demand.at_least and condition.value is not None:
+            yield f"{key}.value: it belongs to must=at_least; with {condition.must.value} use `by`."
+        if condition.by < 0 or not math.isfinite(condition.by):
+            yield f"{key}.by={condition.by:g}: give 0 or more."
+    named = [(c.suite, c.must) for c in config.conditions]
+    yield from (f"conditions: {s} is asked {m.value} twice." for s, m in set(named) if named.count((s, m)) > 1)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be read ({error.strerror}).") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: it is not yaml: {' '.join(str(error).split())}.") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: it holds no settings; write them as key: value.")
+    tree, problems = OmegaConf.structured(kind), []
+    for key, value in given.items():
+        problems += _assign(tree, str(key), value)
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    config = OmegaConf.to_object(tree)
+    assert isinstance(config, kind)
+    return config
+
+
+def _assign(tree: Any, key: str, value: object) -> list[str]:
+    """Set one top-level key; what OmegaConf says against it, with the full key."""
+    if key not in tree:
+        near = nearest(key, [str(name) for name in tree])
+        hint = f"did you mean {near}?" if near else f"it has {', '.join(str(name) for name in tree)}."
+        return [f"{key}: there is no such setting; {hint}"]
+    try:
+        tree.merge_with({key: value})
+    except OmegaConfBaseException as error:
+        return [f"{error.full_key or key}: {str(error).splitlines()[0]}."]
+    return []

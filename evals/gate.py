@@ -1,0 +1,123 @@
+"""May this model replace that one? Pass, fail, or not enough data, each condition with its interval.
+
+All conditions must hold, so each is tested at the full confidence: the chance that a model that violates one of them
+passes is at most 1 - confidence (intersection-union test, Berger 1982). One violated condition fails the model, so
+what fails is tested at a confidence shared by the conditions (Bonferroni).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from raylign.conf.suites import ConditionConfig, Demand, GateConfig
+from raylign.evals.results import SuiteResult, paired
+from raylign.evals.statistics import Figure, Floats, difference, figure, prompts_needed
+
+MANY = 100_000
+"""More prompts than this are not asked for by number."""
+
+
+class Verdict(Enum):
+    """Of one condition, or of the gate; the value is the command's exit code."""
+
+    PASSED = 0
+    FAILED = 1
+    NOT_ENOUGH = 3
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        return {0: "pass", 1: "fail", 3: "not enough data"}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One condition and what was found."""
+
+    suite: str
+    asked: str  # "not worse by more than 0.02"
+    verdict: Verdict
+    found: Figure | None  # the interval that decides a pass: its low end is a one-sided bound
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """All conditions, in the policy's order."""
+
+    checked: tuple[Checked, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Failed when one failed, passed when all passed."""
+        found = {one.verdict for one in self.checked}
+        if Verdict.FAILED in found:
+            return Verdict.FAILED
+        return Verdict.NOT_ENOUGH if Verdict.NOT_ENOUGH in found else Verdict.PASSED
+
+
+def judge(policy: GateConfig, candidates: Sequence[SuiteResult], currents: Sequence[SuiteResult | None]) -> GateResult:
+    """One result of each model a condition, in the policy's order; the current model's may be None for at_least."""
+    checked = [
+        _check(condition, candidate, current, policy.confidence, len(policy.conditions))
+        for condition, candidate, current in zip(policy.conditions, candidates, currents, strict=True)
+    ]
+    return GateResult(tuple(checked))
+
+
+def _check(
+    condition: ConditionConfig, candidate: SuiteResult, current: SuiteResult | None, confidence: float, conditions: int
+) -> Checked:
+    strict = 1 - (1 - confidence) / conditions
+    line, asked = _line(condition)
+    if condition.must is Demand.at_least:
+        values = candidate.scores()
+        found, failing = (figure(values, candidate.possible, confidence=2 * c - 1) for c in (confidence, strict))
+    else:
+        if current is None:
+            raise ValueError(f"suite {condition.suite}: must={condition.must.value} needs the current model's result")
+        new, old = paired(candidate, current)
+        values = new - old
+        found, failing = (difference(new, old, candidate.possible, confidence=2 * c - 1) for c in (confidence, strict))
+    if candidate.failed > 0.05 * len(candidate.rows):
+        why = next(row.failure for row in candidate.rows if row.value is None)
+        told = f"{candidate.failed} of {len(candidate.rows)} prompts have no grade: {why}"
+        return Checked(condition.suite, asked, Verdict.NOT_ENOUGH, found, told)
+    if found is None or failing is None:
+        return Checked(condition.suite, asked, Verdict.NOT_ENOUGH, found, "no prompt has a grade")
+    verdict = _verdict(condition, found, failing, line)
+    return Checked(condition.suite, asked, verdict, found, _reason(verdict, found, values, line, confidence))
+
+
+def _line(condition: ConditionConfig) -> tuple[float, str]:
+    """The figure the truth must lie above, and the condition in words."""
+    if condition.must is Demand.at_least:
+        assert condition.value is not None
+        return condition.value, f"at least {condition.value:g}"
+    if condition.must is Demand.better:
+        return condition.by, f"better by more than {condition.by:g}" if condition.by else "better"
+    return -condition.by, f"not worse by more than {condition.by:g}" if condition.by else "not worse at all"
+
+
+def _verdict(condition: ConditionConfig, found: Figure, failing: Figure, line: float) -> Verdict:
+    if found.low is None or failing.high is None:
+        return Verdict.NOT_ENOUGH
+    if found.low > line or (condition.must is Demand.at_least and found.low >= line):
+        return Verdict.PASSED
+    return Verdict.FAILED if failing.high < line else Verdict.NOT_ENOUGH
+
+
+def _reason(verdict: Verdict, found: Figure, values: Floats, line: float, confidence: float) -> str:
+    if verdict is not Verdict.NOT_ENOUGH:
+        return ""
+    if found.low is None:
+        return (
+            "too few prompts were scored differently, and the suite does not say what scores are possible (low, high)"
+        )
+    needed = prompts_needed(float(np.std(values)), found.value - line, confidence=confidence)
+    if needed is None or needed > MANY:
+        return f"the figure lies on the line: more than {MANY:,} prompts would be needed"
+    return f"about {max(1, needed - found.count):,} prompts more would decide, if the figure stays"

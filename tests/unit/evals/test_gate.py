@@ -1,0 +1,190 @@
+"""The gate: its decisions on planted truth, how often a bad model passes, and the aliases behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raylign.app.commands.gate import promote, releases, roll_back
+from raylign.conf.errors import ConfigError, DataError, UserError
+from raylign.conf.suites import ConditionConfig, Demand, GateConfig, read_gate
+from raylign.evals.gate import Verdict, judge
+from raylign.evals.registry import Registry
+from raylign.evals.results import PromptScore, ResultStore, SuiteResult, model_digest, paired
+from raylign.evals.statistics import Range
+
+
+def result(scores: list[float | None], *, digest: str = "d", failure: str = "") -> SuiteResult:
+    rows = tuple(PromptScore(f"p{i}", "q", ("a",), (score,), failure) for i, score in enumerate(scores))
+    return SuiteResult("facts", "", "m", "w", digest, "share right", Range(0, 1), 1.0, rows)
+
+
+def shares(rng: np.random.Generator, n: int, right: float) -> list[float | None]:
+    return [float(x) for x in rng.random(n) < right]
+
+
+def policy(*conditions: ConditionConfig) -> GateConfig:
+    return GateConfig(conditions=list(conditions))
+
+
+NOT_WORSE = ConditionConfig(suite="facts", must=Demand.not_worse, by=0.05)
+
+
+def test_a_better_model_passes_a_worse_one_fails_and_few_prompts_decide_nothing():
+    right, wrong = [1.0] * 80 + [0.0] * 20, [1.0] * 40 + [0.0] * 60
+
+    better = judge(policy(NOT_WORSE), [result([*right])], [result([*wrong])])
+    worse = judge(policy(NOT_WORSE), [result([*wrong])], [result([*right])])
+    few = judge(policy(NOT_WORSE), [result([1.0, 0.0, 1.0])], [result([1.0, 1.0, 0.0])])
+
+    assert better.verdict is Verdict.PASSED
+    assert worse.verdict is Verdict.FAILED
+    assert few.verdict is Verdict.NOT_ENOUGH
+    assert "more would decide" in few.checked[0].reason
+
+
+def test_a_model_that_is_worse_by_the_accepted_loss_passes_as_rarely_as_said():
+    rng, passed, runs = np.random.default_rng(5), 0, 600
+    for _ in range(runs):
+        both = rng.multinomial(300, [0.05, 0.10, 0.60, 0.25])  # gains, losses, both right, both wrong: 0.05 worse
+        current = [0.0] * both[0] + [1.0] * both[1] + [1.0] * both[2] + [0.0] * both[3]
+        candidate = [1.0] * both[0] + [0.0] * both[1] + [1.0] * both[2] + [0.0] * both[3]
+        passed += judge(policy(NOT_WORSE), [result(candidate)], [result(current)]).verdict is Verdict.PASSED
+
+    assert passed / runs <= 0.075  # 0.05, and three standard errors of this count
+
+
+def test_one_good_suite_of_many_does_not_fail_by_chance():
+    rng, failed, runs = np.random.default_rng(6), 0, 200
+    conditions = policy(*[ConditionConfig(suite=f"s{i}", must=Demand.not_worse, by=0.0) for i in range(10)])
+    for _ in range(runs):
+        pairs = [(result(shares(rng, 100, 0.5)), result(shares(rng, 100, 0.5))) for _ in range(10)]
+        verdict = judge(conditions, [new for new, _ in pairs], [old for _, old in pairs]).verdict
+        failed += verdict is Verdict.FAILED
+
+    assert failed / runs <= 0.11  # 0.05 over ten suites together, not 0.4; three standard errors
+
+
+def test_a_floor_needs_no_other_model():
+    floor = ConditionConfig(suite="facts", must=Demand.at_least, value=0.9)
+
+    assert judge(policy(floor), [result([1.0] * 100)], [None]).verdict is Verdict.PASSED
+    assert judge(policy(floor), [result([0.0] * 100)], [None]).verdict is Verdict.FAILED
+    assert judge(policy(floor), [result([1.0] * 10)], [None]).verdict is Verdict.NOT_ENOUGH
+
+
+def test_grades_that_failed_are_not_zeros_and_hold_the_gate():
+    half = result([1.0] * 50 + [None] * 50, failure="the judge did not answer")
+
+    found = judge(policy(NOT_WORSE), [half], [result([1.0] * 100)]).checked[0]
+
+    assert found.verdict is Verdict.NOT_ENOUGH
+    assert found.found is not None and found.found.value == 0.0
+    assert "the judge did not answer" in found.reason
+
+
+def test_results_of_different_suites_are_not_compared():
+    with pytest.raises(DataError, match="asked different things"):
+        paired(result([1.0]), result([1.0], digest="other"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("conditions: []", "asks for nothing"),
+        ("conditions: [{suite: facts, must: at_least}]", "needs the figure"),
+        ("conditions: [{suite: facts, value: 0.5}]", "belongs to must=at_least"),
+        ("conditions: [{suite: facts, by: -1}]", "give 0 or more"),
+        ("conditions: [{must: better}]", r"conditions\[0\].suite: it is empty"),
+        ("conditions: [{suite: a}, {suite: a}]", "asked not_worse twice"),
+        ("confidence: 95", "between 0.5 and 1"),
+        ("condition: []", "did you mean conditions"),
+        ("conditions: [{suite: a, must: improve}]", "must"),
+        ("a: [", "it is not yaml"),
+        ("3", "no settings"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str):
+    file = tmp_path / "gate.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=told):
+        read_gate(file)
+
+
+def test_a_result_comes_back_as_it_was_kept_and_damage_is_no_result(tmp_path: Path):
+    store, kept = ResultStore(tmp_path), result([1.0, None], failure="late")
+    path = store.keep("facts-1", kept)
+
+    assert store.find("facts-1") == kept
+    path.write_text(path.read_text()[:-40])
+    assert store.find("facts-1") is None
+    assert store.find("facts-2") is None
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    folders = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+        (folder / "model.safetensors").write_bytes(name.encode())
+        folders.append(folder)
+    return folders
+
+
+def test_models_of_one_size_have_digests_of_their_own(models: list[Path]):
+    one, two = models
+
+    assert model_digest(one) != model_digest(two)
+    (two / "model.safetensors").write_bytes(b"one")
+    assert model_digest(one) == model_digest(two)
+    (two / "README.md").write_text("a card says nothing of the answers")
+    assert model_digest(one) == model_digest(two)
+
+
+def record(folder: Path, verdict: str, candidate: str, current: str | None) -> Path:
+    path = folder / "gate.json"
+    told = {"verdict": verdict, "when": "2026-01-01", "digests": {"candidate": candidate, "current": current}}
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_a_release_needs_its_own_gate_and_can_be_taken_back(tmp_path: Path, models: list[Path]):
+    one, two = models
+    registry = tmp_path / "registry"
+    first, second = model_digest(one), model_digest(two)
+
+    assert "stands for" in promote(registry, "production", str(one), tmp_path, None)
+    with pytest.raises(UserError, match="already"):
+        promote(registry, "production", str(two), tmp_path, None)
+    with pytest.raises(UserError, match="said 'fail'"):
+        promote(registry, "production", str(two), tmp_path, record(tmp_path, "fail", second, first))
+    with pytest.raises(UserError, match="another model"):
+        promote(registry, "production", str(two), tmp_path, record(tmp_path, "pass", first, first))
+    with pytest.raises(UserError, match="not compared with what production"):
+        promote(registry, "production", str(two), tmp_path, record(tmp_path, "pass", second, "older"))
+    with pytest.raises(UserError, match="no decision"):
+        promote(registry, "production", str(two), tmp_path, tmp_path / "missing.json")
+
+    promote(registry, "production", str(two), tmp_path, record(tmp_path, "pass", second, first))
+    assert [line.split()[1] for line in releases(registry, "production").splitlines()] == [str(one), str(two)]
+    assert str(one) in roll_back(registry, "production")
+    with pytest.raises(UserError, match="no earlier release"):
+        roll_back(registry, "production")
+
+
+@pytest.mark.parametrize("alias", ["../up", "", "a/b", ".hidden"])
+def test_an_alias_cannot_leave_its_folder(tmp_path: Path, alias: str):
+    with pytest.raises(UserError, match="is no alias"):
+        Registry(tmp_path).current(alias)
+
+
+def test_a_damaged_registry_is_said(tmp_path: Path):
+    (tmp_path / "production.json").write_text("{")
+
+    with pytest.raises(UserError, match="damaged"):
+        Registry(tmp_path).current("production")
