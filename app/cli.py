@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from raylign.app.cli_evals import add_commands
 from raylign.app.cli_feedback import feedback_app
 from raylign.app.commands.wandb_workspace import wandb_app
 from raylign.cluster.collector import collector_paused
@@ -319,6 +320,8 @@ def doctor(
         typer.echo(str(finding))
     raise typer.Exit(UserError.exit_code if any(finding.fatal for finding in findings) else 0)
 
+
+add_commands(app)
 
 app.add_typer(feedback_app, name="feedback")
 

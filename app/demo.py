@@ -157,7 +157,7 @@ def picking(seed: int) -> Simulation:
 def _became(result: BuildResult) -> str:
     pairs = {file.split: file.rows for file in result.produced if file.kind == "pairs"}
     kept = f"{pairs['train']} pairs to learn from, {pairs['eval']} held out by person"
-    return f"{result.rows_in} picks became {kept}; {result.events_dropped} say nothing"
+    return f"{result.rows_in} preferences became {kept}; {result.events_dropped} say nothing"
 
 
 def demo_questions() -> list[str]:

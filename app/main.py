@@ -19,7 +19,7 @@ from typing import cast
 from raylign.app.configuration import needs
 from raylign.app.launch.artifacts import read_artifacts, written_artifacts
 from raylign.app.launch.callbacks import CallbackSink, load_callbacks
-from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, named_runs, with_model_folders
+from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, hub_models, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.fitting import of_rows, refuse_unfit
@@ -70,14 +70,18 @@ def train(composed: Composed) -> int:
 
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
     """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
-    config = settled(composed.config)
+
+    def say(told: str) -> None:
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+    config = settled(composed.config, fetch=say)
     refuse_impossible(config, needs(config))
     if needs(config).reward:
         refuse_unreachable(config.reward)
     require_sinks(config.tracking.sinks)
     trained_models(config)  # refuses what cannot be trained of its models before anything is started
     for told in [*untried_models(config), *named_runs(composed.config)]:
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        say(told)
     redactor = Redactor.from_environ(os.environ)
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
         resumed = find_resume(config.checkpoint, folder)
@@ -90,19 +94,20 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             resumed_step=step,
             skipped=skipped,
             came_from=came_from(composed.config),
+            hub_models=hub_models(composed.config, config),
         )
         for told in start_notices(step, skipped, changed):
-            console.print(told, markup=False, highlight=False, soft_wrap=True)
+            say(told)
         rows = read_rows(config, manifest.today, folder.path / "quarantine.jsonl")
         refuse_unfit(config, of_rows(config, rows))
         for told in rows.notices:
-            console.print(told, markup=False, highlight=False, soft_wrap=True)
+            say(told)
         tracker = Tracker(
             folder,
             config,
             resumed_step=step,
             environ=os.environ,
-            say=lambda told: console.print(told, markup=False, highlight=False, soft_wrap=True),
+            say=say,
             start=manifest.current,
         )
         tracker.log_artifacts(read_artifacts(config, manifest.current))
@@ -115,7 +120,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         except BaseException:
             tracker.finish(exit_code=1)  # where Ray did not start; else it is finished already
             for name, where in tracker.where.items():
-                console.print(f"{name}: {where}", markup=False, highlight=False, soft_wrap=True)
+                say(f"{name}: {where}")
             raise
         left = whereabouts(folder, write_report(folder.path), summary)
         show_ending(console, config.name, figures_of(summary), {**left, **tracked(tracker.where)})
@@ -241,10 +246,11 @@ def read_rows(config: RunConfig, today: date, quarantine: Path | None = None) ->
     return read_offline(config, cast("OfflineAlgorithm", algorithm).needs, today, quarantine)
 
 
-def settled(config: RunConfig) -> RunConfig:
+def settled(config: RunConfig, *, fetch: Callable[[str], None]) -> RunConfig:
     """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path absolute.
 
-    Ranks on other nodes work in other directories, where a relative path is another one.
+    A model of a hub is downloaded, told by `fetch`. Ranks on other nodes work in other directories, where a relative
+    path is another one.
     """
 
     def home(path: str) -> str:
@@ -252,7 +258,7 @@ def settled(config: RunConfig) -> RunConfig:
         return os.path.abspath(given) if os.path.exists(given) else given  # else the name of a dataset
 
     name = run_name(config, datetime.now(UTC).astimezone())
-    resolved = with_model_folders(config)
+    resolved = with_model_folders(config, fetch=fetch)
     resolved = replace(
         resolved,
         **{role: replace(getattr(resolved, role), model=home(getattr(resolved, role).model)) for role in MODEL_ROLES},

@@ -22,7 +22,7 @@ LOOPBACK_IP = "127.0.0.1"
 other, 127.0.0.2 included."""
 
 _OFFLINE = {
-    "HF_HUB_OFFLINE": "1",  # models are folders: a role that reaches for a hub is a bug, and would hang behind a wall
+    "HF_HUB_OFFLINE": "1",  # models are folders: a role that asks a hub is a bug, and would hang behind a firewall
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -30,14 +30,14 @@ _OFFLINE = {
     "PYTHONFAULTHANDLER": "1",  # a native crash leaves a stack in the role's log
 }
 
-_PATIENT = {
+_PASSIVE_WAIT = {
     # Roles take turns on the cores: a thread pool that spins while it waits burns the cores of the role whose turn it
     # is (37 ms of CPU a token against 5 ms, measured with two engine threads).
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
     "KMP_BLOCKTIME": "0",
 }
-_AWAKE = {
+_SPINNING_WAIT = {
     # Threads that sleep at once have to be woken for each of a step's ten thousand small operations: with some
     # microseconds of spinning a learner alone on its cores is 1.6 times as fast, and two on the same cores half as fast
     # (docs/log.md).
@@ -87,8 +87,8 @@ class RoleEnv:
         threads = str(max(1, self.threads))
         variables = {
             **_OFFLINE,
-            **_PATIENT,
-            **(_AWAKE if self.own_cores else {}),
+            **_PASSIVE_WAIT,
+            **(_SPINNING_WAIT if self.own_cores else {}),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
-from raylign.conf.model_folder import model_folder
+from raylign.conf.model_folder import is_hub_name, model_folder
 from raylign.conf.nearest import nearest
 from raylign.conf.problems import Problem
 from raylign.conf.ranges import check_numbers, leaves
@@ -228,8 +228,10 @@ def _models(config: RunConfig, needs: Needs) -> Iterator[Problem]:
 
 def _model_problem(named: str) -> str | None:
     """What is wrong with a model's folder, by itself; None when nothing is."""
+    if is_hub_name(named):
+        return None  # looked for when the run starts, or is planned
     if not Path(named).expanduser().is_dir():
-        return "there is no such folder; give a Hugging Face model folder, or a finished run's."
+        return "there is no such folder; give a Hugging Face model folder, a finished run's, or owner/name on the hub."
     try:
         path = Path(model_folder(named).path)
     except ValueError as error:

@@ -38,6 +38,7 @@ class RemoteProtocol(Enum):
     """What a reward server is asked, and how it answers (reward/remote.py)."""
 
     openrlhf = "openrlhf"  # /get_reward
+    classify = "classify"  # vLLM's /classify, as verl asks it
     slime = "slime"  # one answer a request, the reply is the number
     raylign = "raylign"  # docs/remote-rewards.md
 

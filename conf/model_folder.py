@@ -1,7 +1,8 @@
-"""Where a model lies that a setting names: a Hugging Face folder itself, or a finished run. Standard library only."""
+"""Where a model lies that a setting names: a folder, a finished run, or a name on a hub. Standard library only."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,15 @@ class ModelFolder:
 
     path: str
     note: str  # empty for a plain folder, else a sentence's end: which export of the run, and why
+
+
+_HUB_NAME = re.compile(r"(?!models--)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def is_hub_name(named: str) -> bool:
+    """True for `owner/name` and `owner/name@revision`, unless it leads into a folder that is here."""
+    given = Path(named).expanduser()
+    return bool(_HUB_NAME.fullmatch(named)) and not given.exists() and not given.parent.exists()
 
 
 def is_run(folder: Path) -> bool:

@@ -133,7 +133,8 @@ class LearnerConfig:
     """One DeepSpeed learner group: the policy, the critic, or a reward model in training."""
 
     model: str = ""
-    """Hugging Face folder, or the folder of a finished run. Empty for the critic: start from the reward model."""
+    """Hugging Face folder, finished run, or owner/name[@revision] on the hub. Empty critic: start from the reward
+    model."""
     precision: Precision = Precision.bfloat16
     """Weights and activations; the optimizer's copy is always float32."""
     zero_stage: int = 2
@@ -163,8 +164,8 @@ class ReferenceConfig:
     """The frozen reference (absent when no KL term needs it)."""
 
     model: str = ""
-    """Hugging Face folder or finished run; empty: the policy's start. Online with policy.lora and equal precision the
-    policy without its adapters answers for it, and no process is started."""
+    """Hugging Face folder, finished run or hub name; empty: the policy's start. Online with policy.lora and equal
+    precision the policy without its adapters answers for it, and no process is started."""
     sharded: bool = False
     """Its ranks hold parts of one model (ZeRO-3) instead of a whole one each: for models larger than a card."""
     cache: str = ""
@@ -486,6 +487,20 @@ class CheckpointConfig:
 
 
 @dataclass(kw_only=True)
+class HeldOutMetricConfig:
+    """A metric of one's own over all held-out answers together (docs/own-metric.md)."""
+
+    path: str
+    """FILE.py:NAME, or module:NAME of an installed module."""
+    name: str = ""
+    """Its name in metrics; empty: the function's."""
+    timeout_s: float = 60.0
+    """Seconds one evaluation's call may take; then there is no value."""
+    start_timeout_s: float = 120.0
+    """Seconds its file may take to import."""
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """Online: held-out prompts answered by the present policy. Offline: held-out loss and figures by set."""
 
@@ -509,6 +524,8 @@ class EvalConfig:
     """Online: answers drawn for each held-out prompt at rollout.temperature, for pass@1, 2, 4, ... of them; 0: none."""
     pass_score: float = 1.0
     """An answer counts as right for pass@k when its evaluation.gold component, or else its reward, is at least this."""
+    metrics: list[HeldOutMetricConfig] = field(default_factory=list)
+    """Online: metrics of one's own over the held-out answers, as [{path: my.py:distinct_words}]."""
     fluency: bool = False
     """Also measure the answers' mean token log-prob under the reference; keeps a reference even when KL is off."""
 

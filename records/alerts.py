@@ -107,7 +107,7 @@ def _not_finite(records: Sequence[StepRecord]) -> Alert | None:
     return Alert(
         AlertKind.NOT_FINITE,
         last.step,
-        f"{names} is NaN or infinite: go on from an earlier checkpoint with a lower learning rate.",
+        f"{names} is NaN or infinite: resume from an earlier checkpoint with a lower learning rate.",
         serious=True,
     )
 

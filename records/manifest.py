@@ -43,6 +43,7 @@ class Start:
     resumed_step: int | None = None  # None: from the beginning
     skipped: tuple[str, ...] = ()  # newer checkpoints that could not be used, one sentence each
     came_from: Mapping[str, str] = field(default_factory=dict)  # role -> folder of the run whose model it started from
+    hub_models: Mapping[str, str] = field(default_factory=dict)  # role -> owner/name@commit of a model of a hub
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,12 +122,14 @@ class RunFolder(RunPaths):
         resumed_step: int | None = None,
         skipped: Sequence[str] = (),
         came_from: Mapping[str, str] | None = None,
+        hub_models: Mapping[str, str] | None = None,
     ) -> tuple[Manifest, tuple[str, ...]]:
         """Add this start to manifest.json.
 
         `inputs` names what the run reads ("data.train", "policy.model", ...); `skipped` says which newer checkpoints
-        than `resumed_step`'s could not be used; `came_from` names the run folders its models are of, by role. Returns
-        the manifest, whose last start is this one, and the names whose content differs from the start before.
+        than `resumed_step`'s could not be used; `came_from` names the run folders its models are of, by role,
+        `hub_models` those of a hub with their revision. Returns the manifest, whose last start is this one, and the
+        names whose content differs from the start before.
         """
         before = read_manifest(self.manifest) if self.manifest.exists() else None
         earlier = before.starts if before else ()
@@ -136,6 +138,7 @@ class RunFolder(RunPaths):
             resumed_step=resumed_step,
             skipped=tuple(skipped),
             came_from=dict(came_from or {}),
+            hub_models=dict(hub_models or {}),
         )
         today = before.first_date if before else date.today().isoformat()
         manifest = Manifest(name=self.path.name, starts=(*earlier, start), first_date=today)

@@ -26,7 +26,7 @@ class RunState(Enum):
     STARTING = "starting: no step yet"
     TRAINING = "training"
     DONE = "finished"
-    ENDED = "not running: it was stopped or it failed; the same command goes on from its last checkpoint"
+    ENDED = "not running: it was stopped or it failed; the same command resumes it from its last checkpoint"
     UNKNOWN = "held by a process on another machine"
 
 

@@ -13,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raylign.records.redaction import Redactor
-from raylign.reward.function_messages import Done, FunctionError, Started, Style
+from raylign.reward.function_messages import Done, Figures, FunctionError, Started, Style
 from raylign.reward.samples import NotScored, Sample, Score, as_score
 
 _MAX_REASON = 300
+_FIGURE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_AT_ONCE = 64  # calls of an async verl function under way
 
 
@@ -115,6 +117,25 @@ class Caller:
             for row, sample in enumerate(samples):
                 tell(Started((row,)))
                 tell(Done((row,), (self._one(sample),)))
+
+    def measure(self, samples: Sequence[Sample]) -> Figures:
+        """Call once for the whole set, in TRL's form. Never raises for what the function does."""
+        missing = {name: [None] * len(samples) for name in self._columns}
+        try:
+            answer = self._awaited(self._function(**_accepted(self._function, missing | _trl(samples))))
+        except Exception as error:
+            return NotScored(f"it raised {said(error)}")
+        found = {
+            str(name): as_score(v) for name, v in (answer if isinstance(answer, Mapping) else {"": answer}).items()
+        }
+        for name, value in found.items():
+            if not isinstance(value, float):
+                why = "it gave None" if value is None else value.reason
+                where = f" for {name!r}" if name else ""
+                return NotScored(f"{why}{where}; return a number, or a mapping of names to numbers")
+            if name and not _FIGURE.fullmatch(name):
+                return NotScored(f"it named a number {name!r}; use A-Z a-z 0-9 . _ -")
+        return {n: v for n, v in found.items() if isinstance(v, float)} or NotScored("it gave an empty mapping")
 
     def _batch(self, samples: Sequence[Sample], tell: Tell) -> None:
         rows = tuple(range(len(samples)))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.reward.function_call import Caller, columns_needed, recognised, said
-from raylign.reward.function_messages import Ask, FunctionCode, FunctionError, Hello, Loaded
+from raylign.reward.function_messages import Ask, FunctionCode, FunctionError, Hello, Loaded, Measure
 
 
 def main() -> None:
@@ -38,11 +38,14 @@ def main() -> None:
     caller = Caller(function, style)
     while True:
         try:
-            ask: Ask = pipe.recv()
+            ask: Ask | Measure = pipe.recv()
         except EOFError:  # it may have ended without a word
             shutil.rmtree(folder, ignore_errors=True)
             return
-        caller.score(ask.samples, pipe.send)
+        if isinstance(ask, Measure):
+            pipe.send(caller.measure(ask.samples))
+        else:
+            caller.score(ask.samples, pipe.send)
 
 
 def _load(code: FunctionCode, folder: Path) -> Callable[..., Any]:

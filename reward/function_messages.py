@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from raylign.reward.samples import Sample, Score
+from raylign.reward.samples import NotScored, Sample, Score
 
 
 class Style(Enum):
@@ -53,6 +53,17 @@ class Ask:
     """A batch to score."""
 
     samples: Sequence[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A whole set to measure together."""
+
+    samples: Sequence[Sample]
+
+
+Figures = Mapping[str, float] | NotScored
+"""What a metric says of a set: a number by name ("": the metric's own), or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)

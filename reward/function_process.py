@@ -24,10 +24,12 @@ from raylign.records.redaction import Redactor
 from raylign.reward.function_messages import (
     Ask,
     Done,
+    Figures,
     FunctionCode,
     FunctionError,
     Hello,
     Loaded,
+    Measure,
     Started,
 )  # fmt: skip
 from raylign.reward.samples import NotScored, Sample, Score
@@ -100,6 +102,23 @@ class FunctionProcess:
         except FunctionError as error:
             batch.fail(batch.left(), str(error))
         return [batch.scores[row] for row in range(len(samples))]
+
+    def measure(self, samples: Sequence[Sample]) -> Figures:
+        """What the function says of the whole set. Never raises for what it does; one that hangs is ended."""
+        try:
+            running = self._ready(self._start_timeout_s)
+            running.pipe.send(Measure(samples))
+            if running.pipe.poll(self._timeout_s):
+                answer: Figures = running.pipe.recv()
+                return answer
+        except FunctionError as error:
+            return NotScored(str(error))
+        except (EOFError, OSError):
+            code = _exit_code(running.process)
+            self.stop()
+            return NotScored(f"its process ended{'' if code is None else f' with code {code}'}")
+        self.stop()
+        return NotScored(f"it did not answer within {self._timeout_s:g} s")
 
     def stop(self) -> None:
         """End the process; the next call starts another."""

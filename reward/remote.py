@@ -1,6 +1,7 @@
 """Rewards from a server over HTTP: batches of answers out, one number each back.
 
 openrlhf  POST {"query": [prompt and answer], "prompts": [...], "labels": [...]} -> {"rewards": [...]}
+classify  POST {"input": [prompt and answer], "activation": false}              -> {"data": [{"probs": [score]}]}
 slime     POST {"prompt": messages or text, "response": text, "label": ...}     -> a number, one answer a request
 raylign   POST {"protocol": "raylign/1", "samples": [{...}]} -> {"scores": [...], "errors": [...]}  (ours)
 """
@@ -79,6 +80,31 @@ def _openrlhf_scores(reply: object, count: int) -> list[Score]:
     return [_number(value) for value in _list_of(reply, "rewards", count, hint)]
 
 
+def _classify_body(samples: Sequence[Sample]) -> object:
+    """Both names of the switch, vLLM's of today and verl's: a sigmoid would squeeze the scores into 0 to 1."""
+    return {"input": [s.templated_query for s in samples], "activation": False, "use_activation": False}
+
+
+def _classify_scores(reply: object, count: int) -> list[Score]:
+    """The last probability of each, as verl takes it. Raises EndpointError for a classifier of several labels."""
+    rows = sorted(_list_of(reply, "data", count, ""), key=_place)
+    found = []
+    for row in rows:
+        probs = row.get("probs") if isinstance(row, Mapping) else None
+        if not isinstance(probs, list) or not probs:
+            raise EndpointError("an entry of its list 'data' has no 'probs'")
+        if len(probs) > 1:
+            raise EndpointError(f"it gives {len(probs)} probabilities an answer; a reward model has one label")
+        found.append(_number(probs[0]))
+    return found
+
+
+def _place(row: object) -> int:
+    """Where an answer belongs, as the server numbers them; equal where it does not."""
+    place = row.get("index") if isinstance(row, Mapping) else None
+    return place if isinstance(place, int) else 0
+
+
 def _slime_body(samples: Sequence[Sample]) -> object:
     [sample] = samples
     turns = [{"role": role, "content": content} for role, content in sample.messages]
@@ -119,6 +145,7 @@ def _raylign_scores(reply: object, count: int) -> list[Score]:
 
 WIRES: Mapping[RemoteProtocol, Wire] = {
     RemoteProtocol.openrlhf: Wire(_openrlhf_body, _openrlhf_scores),
+    RemoteProtocol.classify: Wire(_classify_body, _classify_scores),
     RemoteProtocol.slime: Wire(_slime_body, _slime_scores, most=1),
     RemoteProtocol.raylign: Wire(_raylign_body, _raylign_scores),
 }

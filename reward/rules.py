@@ -50,7 +50,7 @@ def number_match(prompt: Prompt, completion: Completion) -> float:
 
 
 def finished(prompt: Prompt, completion: Completion) -> float:
-    """1 when the answer came to its own end, 0 when it was cut by length."""
+    """1 when the answer ended with an end token, 0 when it was cut by length."""
     return float(completion.finish_reason is FinishReason.STOP)
 
 
@@ -79,6 +79,36 @@ def matches(argument: str) -> RewardRule:
             return float(pattern.search(completion.text, timeout=REGEX_TIMEOUT_S) is not None)
         except TimeoutError as error:
             raise RewardRuleError(f"pattern {argument!r} did not finish within {REGEX_TIMEOUT_S:g} s") from error
+
+    return rule
+
+
+def truth_pattern(prompt: Prompt, completion: Completion) -> float:
+    """1 when the row's ground truth, a regular expression, is found anywhere in the answer, else 0.
+
+    Raises RewardRuleError for a ground truth that is no pattern, or that takes too long.
+    """
+    pattern = _truth(prompt)
+    try:
+        return float(regex.search(pattern, completion.text, timeout=REGEX_TIMEOUT_S) is not None)
+    except regex.error as error:
+        raise RewardRuleError(
+            f"prompt {prompt.prompt_id}: its ground truth {pattern!r} is no regular expression: {error}"
+        ) from error
+    except TimeoutError as error:
+        raise RewardRuleError(
+            f"prompt {prompt.prompt_id}: pattern {pattern!r} did not finish within {REGEX_TIMEOUT_S:g} s"
+        ) from error
+
+
+def distinct(argument: str) -> RewardRule:
+    """Share of the answer's runs of `argument` words that are different from all others; 0 for fewer words."""
+    size = _positive_int(argument)
+
+    def rule(prompt: Prompt, completion: Completion) -> float:
+        words = completion.text.casefold().split()
+        runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+        return len(set(runs)) / len(runs) if runs else 0.0
 
     return rule
 
@@ -126,10 +156,12 @@ RULES: Mapping[str, RuleKind] = {
     "exact_match": RuleKind(_plain_rule(exact_match), "", "answer equals the ground truth"),
     "number_match": RuleKind(_plain_rule(number_match), "", "last number equals the ground truth's"),
     "math": RuleKind(lambda argument: MathRule(argument), "seconds (optional)", "symbolically equal, by math-verify"),
-    "finished": RuleKind(_plain_rule(finished), "", "came to its own end"),
+    "finished": RuleKind(_plain_rule(finished), "", "ended with an end token, not cut by length"),
     "length_target": RuleKind(length_target, "tokens", "how near to a length"),
     "contains": RuleKind(contains, "text", "contains a text"),
     "matches": RuleKind(matches, "pattern", "matches a regular expression"),
+    "truth_pattern": RuleKind(_plain_rule(truth_pattern), "", "matches the ground truth, a regular expression"),
+    "distinct": RuleKind(distinct, "words", "share of runs of so many words that are not repeated"),
     "letter_share": RuleKind(letter_share, "character", "share of characters"),
     "concise": RuleKind(_plain_rule(concise), "", "short, direct, finished, no filler: a stated taste"),
     "low_token_share": RuleKind(low_token_share, "id", "share of token ids below a number"),

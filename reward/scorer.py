@@ -88,7 +88,7 @@ class ComposedScorer:
         self._add_judges(config, sources)
         self._writer: PreTrainedTokenizerBase | None = None
         reads = [source.style is Style.openrlhf for source in sources.functions]
-        reads += [remote.protocol is RemoteProtocol.openrlhf for remote in config.remote]
+        reads += [remote.protocol in (RemoteProtocol.openrlhf, RemoteProtocol.classify) for remote in config.remote]
         if any(reads):
             from raylign.data.tokenize import load_tokenizer
 
@@ -148,7 +148,7 @@ class ComposedScorer:
 
     def _ask_judges(self, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
         """All of them side by side: they wait for other processes and machines."""
-        asked = [_sample(prompt, completion, self._writer) for prompt, completion in samples]
+        asked = [sample_of(prompt, completion, self._writer) for prompt, completion in samples]
         with ThreadPoolExecutor(len(self._judges)) as threads:
             answers = threads.map(lambda judge: judge[1].score(asked), self._judges.values())
             for (name, (what, _)), scores in zip(self._judges.items(), answers, strict=True):
@@ -187,7 +187,7 @@ def _endpoint(what: str, url: str, given: RemoteRewardConfig | JudgeRewardConfig
         raise ConfigError([f"{what}: {error}."]) from error
 
 
-def _sample(prompt: Prompt, completion: Completion, writer: PreTrainedTokenizerBase | None) -> Sample:
+def sample_of(prompt: Prompt, completion: Completion, writer: PreTrainedTokenizerBase | None = None) -> Sample:
     """What a judge may be told. `writer`: the policy's tokenizer, when somebody reads the text with its template."""
     turns = tuple((message.role, message.content) for message in prompt.messages)
     before = turns[-1][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)

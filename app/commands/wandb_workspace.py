@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-wandb_app = typer.Typer(help="What concerns Weights & Biases.", no_args_is_help=True, rich_markup_mode=None)
+wandb_app = typer.Typer(help="Weights & Biases: saved workspaces.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @wandb_app.callback()
 def wandb_options() -> None:
-    """What concerns Weights & Biases."""
+    """Weights & Biases: saved workspaces."""
 
 
 @wandb_app.command("workspace")

@@ -1,28 +1,52 @@
-"""The chain of runs: wherever a model is named, a finished run may stand, and its export is meant."""
+"""The chain of runs: wherever a model is named, a finished run may stand, whose export is meant, or a hub's model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
+from raylign.app.launch.hub import hub_model
 from raylign.conf.errors import ConfigError
-from raylign.conf.model_folder import ModelFolder, is_run, model_folder
+from raylign.conf.model_folder import ModelFolder, is_hub_name, is_run, model_folder
 from raylign.conf.schema import RunConfig
+from raylign.records.manifest import read_manifest
 
 MODEL_ROLES = ("policy", "critic", "reference", "reward")
 
 
-def with_model_folders(config: RunConfig) -> RunConfig:
+def with_model_folders(config: RunConfig, *, fetch: Callable[[str], None] | None = None) -> RunConfig:
     """The configuration with a Hugging Face folder in every place where a model is named.
 
-    Raises ConfigError for a run that has no export.
+    `fetch`: told before a model is downloaded; None: none is. Raises ConfigError for a run that has no export, and for
+    a hub's model that cannot be had.
     """
-    found = dict(_folders(config))
-    return replace(
-        config, **{role: replace(getattr(config, role), model=folder.path) for role, folder in found.items()}
-    )
+    pinned = _pinned(config)
+    found = {role: folder.path for role, folder in _folders(config)}
+    for role, named in found.items():
+        if is_hub_name(named):
+            model = hub_model(f"{role}.model", named, pinned=pinned.get(role, ""), fetch=fetch)
+            found[role] = model.folder
+    return replace(config, **{role: replace(getattr(config, role), model=folder) for role, folder in found.items()})
+
+
+def hub_models(given: RunConfig, settled: RunConfig) -> dict[str, str]:
+    """`owner/name@commit` for each role whose model `given` names on a hub; its folder's name is the commit."""
+    named = {role: getattr(given, role).model for role in MODEL_ROLES}
+    return {
+        role: f"{name.partition('@')[0]}@{Path(getattr(settled, role).model).name}"
+        for role, name in named.items()
+        if is_hub_name(name)
+    }
+
+
+def _pinned(config: RunConfig) -> Mapping[str, str]:
+    """What the run's last start used of a hub: a resumed run goes on with the same revisions."""
+    manifest = Path(config.run_root).expanduser() / config.name / "manifest.json"
+    if config.checkpoint.resume == "none" or not manifest.is_file():
+        return {}
+    return read_manifest(manifest).current.hub_models
 
 
 def named_runs(config: RunConfig) -> list[str]:

@@ -175,7 +175,7 @@ def find_resume(config: CheckpointConfig, folder: RunPaths) -> Checkpoint | None
         return open_checkpoint(Path(config.resume).expanduser())
     except (CheckpointError, OSError) as error:
         raise UserError(
-            f"checkpoint.resume={config.resume}: {error}; name another checkpoint, or start anew under another name="
+            f"checkpoint.resume={config.resume}: {error}; name another checkpoint, or give the run another name="
         ) from error
 
 

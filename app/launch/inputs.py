@@ -8,6 +8,7 @@ from raylign.app.configuration import needs
 from raylign.app.launch.callbacks import callback_files
 from raylign.app.launch.functions import function_files
 from raylign.app.launch.judges import rubric_files
+from raylign.app.launch.own_metrics import metric_files
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.own_code import files_of
 from raylign.conf.schema import RunConfig
@@ -32,4 +33,5 @@ def run_inputs(config: RunConfig) -> dict[str, Path]:
     found = {key: Path(value) for key, value in named_paths.items() if value and Path(value).exists()}
     found |= {f"algorithm/{file.name}": file for file in files_of(type(algorithm_of(config.algorithm)).__module__)}
     found |= callback_files(config.callbacks)
+    found |= metric_files(config.evaluation)
     return found | (function_files(config.reward) | rubric_files(config.reward) if needs(config).reward else {})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
 from raylign.app.launch.export import export_step
 from raylign.app.launch.online_roles import RoleBuilder, StartedRoles, old_logprobs_of
+from raylign.app.launch.own_metrics import OwnMetrics
 from raylign.app.launch.prompts import SampledPrompts
 from raylign.app.launch.rebuild import Rebuilds, not_rebuilt
 from raylign.app.launch.rows import OnlineRows
@@ -54,7 +55,9 @@ async def run_online(
     with ExitStack() as stack:
         builder = RoleBuilder(stage, algorithm, settings, rows.template, stack)
         parts = await builder.start()
-        play = _Play(stage, settings, rows, should_stop, builder.scaling_hook(parts.rollouts), parts.reward.state)
+        play = _Play(
+            stage, settings, rows, should_stop, builder.scaling_hook(parts.rollouts), parts.reward.state, stack
+        )
         found = stage.resumed
         while True:
             try:
@@ -78,6 +81,7 @@ class _Play:
     should_stop: Callable[[], bool]
     scaling: ScalingHook
     unshaped: ShapingState  # the reward statistics before the first step
+    stack: ExitStack  # of what must end with the run
 
     async def run(self, parts: StartedRoles, found: Checkpoint | None) -> OnlineOutcome:
         """As `run_online`, without a second chance. `found`: what to go on from; None: the start."""
@@ -88,7 +92,7 @@ class _Play:
         else:
             progress = await restore_online(found, parts.policy, parts.critic, parts.reward)
         position = parts.journal.resume(progress.step, stage.progress.notice) or progress.data
-        hook = _held_out_hook(stage, parts, rows)
+        hook = _held_out_hook(stage, parts, rows, self.stack)
         serving = read_history(stage.folder.metrics).latest()
         hooks: list[LoopHook] = [
             self.scaling,
@@ -152,10 +156,13 @@ def _stop_token_ids(config: RunConfig, rows: OnlineRows) -> tuple[int, ...]:
     return tuple(sorted({*rows.stop_token_ids, *config.rollout.stop_token_ids}))
 
 
-def _held_out_hook(stage: Stage, parts: StartedRoles, rows: OnlineRows) -> HeldOutHook | None:
+def _held_out_hook(stage: Stage, parts: StartedRoles, rows: OnlineRows, stack: ExitStack) -> HeldOutHook | None:
     if rows.held_out is None:
         return None
     config = stage.config.evaluation
+    own = OwnMetrics.start(config, stage.progress.notice) if config.metrics else None
+    if own is not None:
+        stack.callback(own.stop)
     evaluator = Evaluator(
         rollouts=parts.rollouts,
         reward=parts.reward,
@@ -169,6 +176,7 @@ def _held_out_hook(stage: Stage, parts: StartedRoles, rows: OnlineRows) -> HeldO
             stop=tuple(stage.config.rollout.stop),
             stop_token_ids=_stop_token_ids(stage.config, rows),
         ),
+        own=own,
     )
     passes = PassEvaluator(
         rollouts=parts.rollouts,

@@ -67,7 +67,7 @@ def hold_keys(record: Path, keys: Mapping[str, CacheKey]) -> None:
         before = {name: CacheKey(**parts) for name, parts in json.loads(record.read_text(encoding="utf-8")).items()}
         problems = [
             f"reference log-probs of {name}: this run began with key {before[name].name} and would go on with "
-            f"{key.name}: {'; '.join(key.differences(before[name]))}; resume with what it began with, or start anew "
+            f"{key.name}: {'; '.join(key.differences(before[name]))}; resume with what it began with, or start again "
             "under another name="
             for name, key in keys.items()
             if name in before and before[name] != key

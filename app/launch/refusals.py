@@ -11,6 +11,7 @@ from raylign.app.launch.components import components, name_problems, time_left
 from raylign.app.launch.functions import read_functions
 from raylign.app.launch.judges import read_rubrics
 from raylign.app.launch.machine import env_problems
+from raylign.app.launch.own_metrics import metric_problems
 from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
 from raylign.conf.errors import ConfigError, DataError, ModelLoadError
@@ -30,6 +31,7 @@ def refuse_impossible(config: RunConfig, needs: Needs) -> None:
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
     problems += [*env_problems(config.cluster.env)]
     problems += read_callbacks(config.callbacks, config.callback_timeout_s)[1]
+    problems += metric_problems(config, online=needs.rollout)
     if problems:
         raise ConfigError(problems)
 

@@ -40,7 +40,7 @@ def seed_process(seed: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a run plays: everything the composition of roles needs besides the algorithm."""
+    """A run's context: everything the composition of roles needs besides the algorithm."""
 
     config: RunConfig
     folder: RunFolder

@@ -24,6 +24,8 @@ from raylign.records.summary import RunSummary
 
 _HERE = Path(__file__).parent
 _MOST_RUNS = 8  # as many colours as the pages have
+_ROLES = {"critic": "critic", "rollout": "rollout", "reward": "reward"}
+"""Sections of roles that not every run starts -> the metrics that only such a run logs."""
 _OWN = frozenset({"name", "run_root", "tracking", "checkpoint"})  # differ between any two runs and mean nothing
 
 
@@ -160,16 +162,24 @@ def _share_rows(runs: Sequence[RunFacts]) -> list[Row]:
 
 
 def settings(runs: Sequence[RunFacts]) -> tuple[Row, ...]:
-    """Settings that all runs have and that are not the same; where results go and when they are saved is left out."""
+    """Settings that all runs have and use and that are not the same.
+
+    Where results go and when they are saved is left out, and so are roles that one of the runs does not start.
+    """
     flat = [dict(_leaves(yaml.safe_load(run.config_text) if run.config_text else {})) for run in runs]
     shared = set.intersection(*(set(one) for one in flat)) if all(flat) else set()
-    keys = sorted(key for key in shared if key.partition(".")[0] not in _OWN)
+    idle = {section for run in runs for section, group in _ROLES.items() if not _logs(run, group)}
+    keys = sorted(key for key in shared if key.partition(".")[0] not in _OWN | idle)
     rows = []
     for key in keys:
         values = [one[key] for one in flat]
         if len(set(values)) > 1:
             rows.append(_texts(key, [short_model(value) if value.startswith("/") else value for value in values]))
     return tuple(rows)
+
+
+def _logs(run: RunFacts, group: str) -> bool:
+    return any(name.startswith(f"{group}/") for name in run.history.names())
 
 
 def _leaves(value: object, prefix: str = "") -> list[tuple[str, str]]:

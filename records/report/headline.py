@@ -32,7 +32,9 @@ def headline_of(facts: RunFacts, summary: RunSummary | None, shares: Sequence[Sh
         return _preference(facts, summary, summary.preference_vs_start)
     if shares:
         return _agreement(shares[0])
-    return Headline(f"Trained for {summary.steps:,} steps{_loss_moved(facts)}.", Tone.PLAIN)
+    return Headline(
+        f"Trained for {summary.steps:,} {'step' if summary.steps == 1 else 'steps'}{_loss_moved(facts)}.", Tone.PLAIN
+    )
 
 
 def _loss_moved(facts: RunFacts) -> str:

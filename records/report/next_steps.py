@@ -29,7 +29,7 @@ def next_steps(
     """At most five sentences. A run with nothing against it is told how to have people judge it."""
     found = [f"{alert.kind.value.capitalize()} (step {alert.step}): {alert.text}" for alert in alerts if alert.serious]
     if summary is None:
-        found.append("Let the run end, or go on from its last checkpoint with the command below.")
+        found.append("Let the run end, or resume it from its last checkpoint with the command below.")
     elif verdict.tone is Tone.WARNING:
         found.append("Do not use this model in place of the one it started from.")
     found += [f"{panel.title}: {panel.warning}" for question in questions for panel in question.panels if panel.warning]

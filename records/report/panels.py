@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -114,6 +114,9 @@ def _questions(gold: str | None) -> tuple[tuple[str, tuple[tuple[str, ...], ...]
     )
 
 
+_MOST_BESIDES = 8
+
+
 def headline_names(history: MetricHistory, gold: str | None) -> tuple[str, ...]:
     """The metrics that the page draws for this run, in its order."""
     logged = set(history.names())
@@ -130,7 +133,20 @@ def questions(history: MetricHistory, gold: str | None) -> tuple[Question, ...]:
         panels = [_panel(history, name, gold) for name in names if name is not None]
         if panels:
             result.append(Question(heading, tuple(panels)))
+    if besides := _measured_besides(logged, gold):
+        panels = [_panel(history, name, gold) for name in besides]
+        result.append(Question("What else was measured on held-out prompts?", tuple(panels)))
     return tuple(result)
+
+
+def _measured_besides(logged: Collection[str], gold: str | None) -> list[str]:
+    """Of an online run: its own metrics and the parts of the reward on held-out answers."""
+    if "eval/held_out/reward" not in logged:
+        return []
+    found = sorted(name for name in logged if name.startswith("eval/held_out/"))
+    entries = {name: describe(name) for name in found}
+    named = [name for name, entry in entries.items() if entry is not None and "<metric>" in entry.pattern]
+    return [name for name in named if name.rsplit("/", 1)[-1] != gold][:_MOST_BESIDES]
 
 
 def _panel(history: MetricHistory, name: str, gold: str | None) -> Panel:
@@ -150,7 +166,7 @@ def _panel(history: MetricHistory, name: str, gold: str | None) -> Panel:
     return Panel(
         title=heading,
         name=name,
-        unit=entry.unit if entry else "",
+        unit=entry.unit if entry and entry.unit.lower() != heading.lower() else "",
         first=first,
         last=last,
         chart=line_chart(series, label=heading, band=Band(entry.low, entry.high) if entry and bounded else None),

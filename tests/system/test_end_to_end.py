@@ -148,7 +148,7 @@ def test_generation_ahead_of_training_learns_as_much_and_no_sample_is_older_than
     assert not unknown, f"names that docs/metrics.md does not explain: {unknown}"
 
 
-def test_a_reward_function_and_a_reward_server_of_ones_own_score_the_answers(
+def test_a_reward_function_a_reward_server_and_held_out_metrics_of_ones_own(
     ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
     """It fails for one answer of each batch by name, and the run goes on with the others."""
@@ -160,7 +160,13 @@ def test_a_reward_function_and_a_reward_server_of_ones_own_score_the_answers(
         "    values = [float(len(c[0]['content'] if isinstance(c, list) else c)) + 0.001 * l\n"
         "              for c, l in zip(completions, level)]\n"
         "    return [None, *values[1:]]\n"
+        "def seen(prompts, completions, level):\n"
+        "    return {'answers': len(set(map(str, completions))), 'levels': sum(level)}\n"
+        "def hangs(completions):\n    import time; time.sleep(60)\n"
     )
+    hanging = f"{{path: '{tmp_path}/mine.py:hangs', timeout_s: 0.5}}"
+    measured = f"evaluation.metrics=[{{path: '{tmp_path}/mine.py:seen'}}, {hanging}]"
+    held_out = [f"data.eval={asked}", "evaluation.prompts=4", "evaluation.max_new_tokens=4", measured]
     settings = [s for s in run_settings("grpo", tiny_model_dir, asked, tmp_path) if not s.startswith("reward.rules")]
     given = f"reward.functions=[{{path: '{tmp_path}/mine.py:length_of_mine'}}]"
     (tmp_path / "rubric.md").write_text("Rate {{answer}} as an answer to {{prompt}}.")
@@ -173,9 +179,14 @@ def test_a_reward_function_and_a_reward_server_of_ones_own_score_the_answers(
     with serving(answer) as server:
         served = f"reward.remote=[{{url: '{server.url}', weight: 0, name: served}}]"
         judge = f"reward.judges=[{{url: '{server.url}', model: wise, rubric: '{tmp_path}/rubric.md', weight: 0}}]"
-        run = play([*settings, given, served, judge, "num_steps=2", "name=own"], ray_session)
+        run = play([*settings, *held_out, given, served, judge, "num_steps=2", "name=own"], ray_session)
     history = read_history(run.metrics)
     assert min(column(history, "reward/length_of_mine")) > 0
+    evaluated = [row.values for row in history.rows if "eval/held_out/reward" in row.values]
+    assert [row["eval/held_out/seen/levels"] for row in evaluated] == [0 + 1 + 2 + 3] * 2  # before and after
+    assert all("eval/held_out/hangs" not in row and row["eval/held_out/metrics_failed"] == 1 for row in evaluated)
+    assert "eval/held_out/seen/answers" in run.report.read_text()
+    assert "evaluation.metrics.seen/mine.py" in read_manifest(run.manifest).current.inputs
     assert min(column(history, "reward/served")) > min(column(history, "reward/length_of_mine"))
     queries = [query for body in server.bodies for query in body.get("query", [])]
     assert queries and all("<|im_start|>" in query for query in queries)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from raylign.data.types import FinishReason, Prompt, Reward, SamplingParams
+from raylign.data.types import Completion, FinishReason, Prompt, Reward, SamplingParams
 from raylign.trainer.loops.interfaces import GroupHandle, ReferenceGroup, RewardScorer, RolloutPool, TensorReader
 
 
@@ -24,6 +25,14 @@ class JudgedAnswer:
     fluency: float | None  # None: there is no reference
 
 
+class SetMetrics(Protocol):
+    """Metrics of a user's own over all held-out answers together."""
+
+    async def measure(self, answers: Sequence[tuple[Prompt, Completion]]) -> Mapping[str, float]:
+        """Numbers by name. What fails is told by its name and has no number; nothing is raised for it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """Answers `prompts` once each under `sampling` and judges the answers."""
@@ -34,16 +43,18 @@ class Evaluator:
     reader: TensorReader
     prompts: Sequence[Prompt]
     sampling: SamplingParams
+    own: SetMetrics | None = None
 
-    async def run(self) -> list[JudgedAnswer]:
-        """One JudgedAnswer a prompt, in the order of `prompts`."""
+    async def run(self) -> tuple[list[JudgedAnswer], Mapping[str, float]]:
+        """One JudgedAnswer a prompt, in the order of `prompts`, and the user's own metrics of all of them."""
         groups = await self.rollouts.generate(self.prompts, epoch=-1, samples_per_prompt=1, sampling=self.sampling)
         outcomes = await self.reward.score(groups)
         fluency = await self._fluency(groups)
-        answers = []
+        answers, said = [], []
         for handle, outcome, fluent in zip(groups, outcomes, fluency, strict=True):
             group = await self.reader.rollout_group(handle)
             completion = group.completions[0]
+            said.append((group.prompt, completion))
             scored = outcome if isinstance(outcome, Reward) else None
             answers.append(
                 JudgedAnswer(
@@ -57,7 +68,7 @@ class Evaluator:
                     fluency=fluent,
                 )
             )
-        return answers
+        return answers, await self.own.measure(said) if self.own else {}
 
     async def _fluency(self, groups: Sequence[GroupHandle]) -> list[float | None]:
         """Under the untempered reference, whatever the sampling temperature was."""

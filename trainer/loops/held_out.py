@@ -68,11 +68,11 @@ class HeldOutHook:
         )
 
     async def _evaluate(self, step: int) -> Mapping[str, float]:
-        answers = await self._evaluator.run()
+        answers, own = await self._evaluator.run()
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = [{**asdict(a), "finish_reason": a.finish_reason.value} for a in answers]
         self._write(self._folder / f"step-{step:06d}.jsonl", rows)
-        figures = {**summarise(answers), **(await self._passes.run() if self._passes else {})}
+        figures = {**summarise(answers), **own, **(await self._passes.run() if self._passes else {})}
         return {f"eval/held_out/{name}": value for name, value in figures.items()}
 
     def _write_pairs(self, last_step: int) -> None:

@@ -36,7 +36,7 @@ class LearningWatch:
         if self._zeros >= ZERO_GRADIENT_STEPS:
             raise RunFailed(
                 f"{self._group}, step {step}: the gradient has been exactly 0 for {self._zeros} steps though there was "
-                f"something to learn from: the model is saturated or destroyed and learns no more; go on from an "
+                f"something to learn from: the model is saturated or destroyed and learns no more; resume from an "
                 f"earlier checkpoint (checkpoint.resume=<folder>) with a lower {self._lr_key}"
             )
 
@@ -46,7 +46,7 @@ class LearningWatch:
         if self._was_shaped and entropy >= _FLAT * self._max_entropy:
             raise RunFailed(
                 f"{self._group}, step {step}: the policy is destroyed: its entropy is {entropy:.3f} nats a token, that "
-                f"of a uniform draw ({self._max_entropy:.3f}); go on from an earlier checkpoint "
+                f"of a uniform draw ({self._max_entropy:.3f}); resume from an earlier checkpoint "
                 f"(checkpoint.resume=<folder>) with a lower {self._lr_key}"
             )
         self._was_shaped = self._was_shaped or entropy < _SHAPED * self._max_entropy

@@ -138,7 +138,8 @@ def test_own_files_are_read_by_the_command(
         assert told.splitlines() == [
             "my.yaml:4: policy.optim.lrr is not a setting; did you mean policy.optim.lr?",
             "data.train=/nowhere.jsonl: there is no such file or folder.",
-            "policy.model=/nowhere: there is no such folder; give a Hugging Face model folder, or a finished run's.",
+            "policy.model=/nowhere: there is no such folder; give a Hugging Face model folder, a finished run's, or "
+            "owner/name on the hub.",
         ]
 
 

@@ -22,6 +22,8 @@ def make_run(root: Path, name: str, *, lr: float, won: tuple[float, float, float
     config.policy.optim.lr = lr
     config.policy.model = str(root / "base")
     config.evaluation.gold = gold
+    config.critic.optim.lr = lr  # no critic ran, so this is no difference
+    config.reward.clip = 1e4 * lr
     with RunFolder.open(root, name, resume=False) as folder:
         folder.write_config(config, [], Redactor())
         log = MetricsLog(folder.metrics, keep_to_step=-1)
@@ -51,6 +53,7 @@ def test_figures_settings_and_curves_stand_in_the_order_given(tmp_path: Path) ->
     assert "b-run is preferred most to its start model, beyond its interval." in text
     assert re.search(r"Preferred to its start share\s*84 %\s*73 % to 91 % \(64 prompts\)\s*55 %", text)
     assert re.search(r"policy.optim.lr\s+0.0002\s+0.0001", text)
+    assert "critic.optim.lr" not in text and re.search(r"reward.clip\s+2.0\s+1.0", text)
     assert "algorithm.name" not in text and str(tmp_path) not in text, "only what differs, and no path of this machine"
     assert page.open == [] and page.tags.count("svg") == 2
     assert not [n for n, _ in page.attributes if n in {"src", "href"} or n.startswith("on")]

@@ -49,6 +49,30 @@ def test_openrlhfs_protocol_sends_what_openrlhf_sends_and_keeps_the_order() -> N
     assert set(asked.tokens) == {"Bearer t0ken"}
 
 
+def test_classify_asks_for_the_raw_score_and_reads_it_by_its_index() -> None:
+    def answer(body: object, _: int) -> Reply:
+        rows = [{"index": i, "probs": [float(q[3]) - 2]} for i, q in enumerate(body["input"])]  # type: ignore[index]
+        return Reply({"data": rows[::-1]})
+
+    with serving(answer) as asked:
+        assert scorer(asked.url, RemoteProtocol.classify).score(SAMPLES) == [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert {body["activation"] for body in asked.bodies} == {body["use_activation"] for body in asked.bodies} == {False}
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ({"data": [{"index": 0, "probs": [0.1, 0.9]}]}, "2 probabilities an answer; a reward model has one label"),
+        ({"data": [{"index": 0}]}, "has no 'probs'"),
+        ({"data": []}, "0 values for 1 answers"),
+        ({"data": [{"probs": ["high"]}]}, "it gave str, not a number"),
+    ],
+)
+def test_a_classifier_that_is_no_reward_model_fails_by_name(reply: object, told: str) -> None:
+    with serving(lambda *_: Reply(reply)) as asked:
+        assert told in reasons(scorer(asked.url, RemoteProtocol.classify).score(SAMPLES[:1])).pop()
+
+
 def test_slimes_protocol_is_one_answer_a_request_and_the_body_is_the_reward() -> None:
     with serving(lambda body, _: Reply(float(body["response"]))) as asked:
         assert scorer(asked.url, RemoteProtocol.slime).score(SAMPLES) == [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -106,7 +106,7 @@ def rollout(policy: Path) -> RolloutGroup:
     return RolloutGroup(Prompt("p", turns, prompt), SamplingParams(1.0, 8), tuple(completions))
 
 
-@pytest.mark.parametrize("protocol", [RemoteProtocol.openrlhf, RemoteProtocol.raylign])
+@pytest.mark.parametrize("protocol", [RemoteProtocol.openrlhf, RemoteProtocol.classify, RemoteProtocol.raylign])
 def test_a_run_that_asks_the_server_gets_the_scores_of_the_model_itself(
     protocol: RemoteProtocol, server: str, folder: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_run_that_asks_the_server_gets_the_scores_of_the_model_itself(
     monkeypatch.setenv("RM_TOKEN", TOKEN)
     group = rollout(policy)
     local = RewardConfig(model=str(folder), precision=Precision.float32)
-    path = {RemoteProtocol.openrlhf: "get_reward", RemoteProtocol.raylign: "score"}[protocol]
+    path = {"openrlhf": "get_reward", "classify": "classify", "raylign": "score"}[protocol.value]
     given = RemoteRewardConfig(url=f"{server}/{path}", protocol=protocol, token_env="RM_TOKEN", batch_size=3)
     remote = RewardConfig(remote=[given])
     expected = ComposedScorer(local, Device.cpu).score([group])
