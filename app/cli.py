@@ -247,15 +247,15 @@ def watch(
 @app.command()
 def scale(
     run: RunArgument,
-    rollout: Annotated[int, typer.Option(help="Rollout workers the run should have from now on.")],
+    workers: Annotated[list[str], typer.Argument(metavar="ROLE=N...", help="rollout=N, reward=N or both.")],
     run_root: RunRoot = Path("runs"),
 ) -> None:
-    """Give a live run more or fewer rollout workers; it follows after the present step and goes on training."""
+    """Give a live run more or fewer rollout workers or reward replicas; it follows after the present step."""
     folder = _run_folder(run, run_root)
-    from raylign.records.scale_order import give_order
+    from raylign.records.scale_order import give_order, parse_order
 
-    give_order(folder, rollout=rollout)
-    typer.echo(f"{folder.name} is asked for {rollout} rollout workers; see rollout/workers in its metrics")
+    give_order(folder, parse_order(workers))
+    typer.echo(f"{folder.name} is asked for {' '.join(workers)}; rollout/workers and reward/replicas show it follow")
 
 
 @app.command()

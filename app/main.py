@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -37,6 +38,7 @@ from raylign.cluster.own_code import send_by_value
 from raylign.cluster.runtime_env import in_ray_job
 from raylign.cluster.session import Session, session
 from raylign.cluster.shared_folder import SharedFolder
+from raylign.cluster.stacks import StallWatch, dump_run
 from raylign.conf.compose import Composed
 from raylign.conf.derive import run_name
 from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
@@ -206,8 +208,9 @@ class Play:
                 self.console, total_steps=config.num_steps, first_step=first, gold=config.evaluation.gold
             ) as progress,
             stop_signal() as should_stop,
+            StallWatch(config.cluster.stall_s, partial(self._stalled, progress)) as stall,
         ):
-            shown = ShownMetrics(self.tracker, progress)
+            shown = ShownMetrics(self.tracker, progress, stall.beat)
             patience = config.callback_timeout_s
             callbacks = load_callbacks(config.callbacks, patience)
             steps = CallbackSink(shown, callbacks, self.folder.path, progress.notice, timeout_s=patience)
@@ -233,6 +236,13 @@ class Play:
             finished = asyncio.run(run_offline(stage, cast("OfflineAlgorithm", algorithm), self.rows, stopping))
             counts = {name: len(rows) for name, rows in self.rows.sets.items() if name != TRAIN}
             return offline_summary(config, finished, self._history(), time.monotonic() - started, counts)
+
+    def _stalled(self, progress: RunProgress, silent_s: float) -> None:
+        into = self.folder.path / "stacks" / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        lines = dump_run(self.folder.logs, into)
+        stopped = [line for line in lines if "(stopped)" in line or "(disk sleep)" in line]
+        found = f"; {'; '.join(stopped)}" if stopped else ""
+        progress.notice(f"no step has ended for {silent_s:.0f} s; where every process is: {into}{found}")
 
     def _history(self) -> MetricHistory:
         return read_history(self.folder.metrics)

@@ -6,7 +6,7 @@ The refusal comes before anything is started, and states demand against supply b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from raylign.conf.errors import ClusterError
@@ -33,6 +33,7 @@ class RoleRequest:
     side: Side = Side.TRAIN
     elastic: bool = False  # may come and go during the run: never part of the fixed reservation
     spread: bool = False  # over as many nodes as possible (expendable workers) instead of as few (collectives)
+    labels: tuple[tuple[str, str], ...] = ()  # Ray's node labels, all of which a node must have
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class NodeSupply:
     address: str
     cpus: float
     gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, labels: Sequence[tuple[str, str]]) -> bool:
+        """Whether it is of the kind that a role wants."""
+        return all(self.labels.get(name) == value for name, value in labels)
 
 
 @dataclass(slots=True)
@@ -123,6 +129,7 @@ def plan_placement(
     supply.
     """
     _check_totals(requests, nodes)
+    _check_labels(requests, nodes)
     for offer in _offers(strategy, nodes):
         for ordered in _orders(requests):
             slots = _fill(ordered, offer)
@@ -166,7 +173,7 @@ def _fill(requests: Sequence[RoleRequest], offer: Mapping[Side, Sequence[NodeSup
     for request in requests:
         used: dict[str, int] = {}
         for rank in range(request.count):
-            node_id = _choose(request, [n.node_id for n in offer[request.side]], free, used)
+            node_id = _choose(request, [n.node_id for n in offer[request.side] if n.has(request.labels)], free, used)
             if node_id is None:
                 return None
             free[node_id].take(request)
@@ -202,6 +209,21 @@ def _check_totals(requests: Sequence[RoleRequest], nodes: Sequence[NodeSupply]) 
             "the roles do not fit in the cluster; " + "; ".join(problems) + f"; nodes: {_supply(nodes)}; "
             "lower the number of ranks, workers or replicas, or what each asks for, or add nodes"
         )
+
+
+def _check_labels(requests: Sequence[RoleRequest], nodes: Sequence[NodeSupply]) -> None:
+    """A mistyped label reads as a full cluster otherwise."""
+    for request in requests:
+        if request.count and not any(node.has(request.labels) for node in nodes):
+            wanted = ", ".join(f"{name}={value}" for name, value in request.labels)
+            there = sorted(
+                {f"{k}={v}" for node in nodes for k, v in node.labels.items() if not k.startswith("ray.io/")}
+            )
+            raise ClusterError(
+                f"cluster.{'learner' if request.side is Side.TRAIN else 'serving'}_labels: no node has {wanted}, which "
+                f"{request.role} asks for; labels of the nodes: {', '.join(there) or 'none'}; start a node with "
+                f"`ray start --labels={wanted.replace(', ', ',')}`"
+            )
 
 
 def _shares(demands: Mapping[RoleRequest, float], unit: str) -> str:

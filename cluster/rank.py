@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from raylign.cluster.stacks import answer_when_asked
 
 _TAIL_BYTES = 1 << 16
 _NAMED_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b: \S.*$")
@@ -41,7 +42,10 @@ class RankInfo:
 
 
 def keep_log(path: Path) -> None:
-    """Log records of this process go to `path`, and so does what native code and child processes print."""
+    """Log records of this process go to `path`, and so does what native code and child processes print.
+
+    Asked for its stacks (cluster/stacks.py), the process writes them beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -51,6 +55,7 @@ def keep_log(path: Path) -> None:
     with path.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    answer_when_asked(path)
 
 
 def last_error(log: Path) -> str:

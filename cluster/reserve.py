@@ -1,7 +1,12 @@
-"""The Ray half of placement: reserve what was planned, and say where an actor goes."""
+"""The Ray half of placement: reserve what was planned, and say where an actor goes.
+
+Roles that stand and fall together share one placement group; every worker that may come and go has one of its own, so
+that nothing of the others is touched when it does, and an autoscaler sees what is missing.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,30 +19,64 @@ from raylign.conf.errors import ClusterError
 _NODE_LABEL = "ray.io/node-id"
 
 
+_NO_CPU_BYTES = 1 << 20
+"""Memory that a worker counts which asks for no CPU and no GPU: Ray refuses an empty bundle, and a thousandth of a CPU
+may be missing where all CPUs are counted out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Room for one elastic worker: a placement group of its own, which may still wait for a node."""
+
+    group: PlacementGroup
+    cpus: float
+    gpus: float
+
+    @property
+    def options(self) -> dict[str, object]:
+        """`Actor.options(**...)` that puts the worker here."""
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=0),
+        }
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Whether the cluster has the room, after at most `timeout_s` seconds."""
+        return await asyncio.to_thread(self.group.wait, timeout_s)
+
+    def release(self) -> None:
+        """Give the room back; who is in it dies. Idempotent."""
+        remove_placement_group(self.group)
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """One atomic reservation of all fixed roles. Elastic workers ask for their resources one by one."""
+    """One atomic reservation of all fixed roles; elastic workers get places one by one."""
 
     placement: Placement
     group: PlacementGroup | None
     bundles: Mapping[tuple[str, int], int]  # (role, rank) -> bundle index
 
     def options(self, slot: Slot) -> dict[str, object]:
-        """`Actor.options(**...)` that puts an actor where its slot is."""
-        options: dict[str, object] = {"num_cpus": slot.cpus, "num_gpus": slot.gpus}
-        if slot.elastic or self.group is None:
-            return options | {"label_selector": {_NODE_LABEL: slot.node_id}}
-        return options | {
+        """`Actor.options(**...)` that puts an actor of a fixed role where its slot is."""
+        assert self.group is not None, "a reservation with fixed slots has a group"
+        return {
+            "num_cpus": slot.cpus,
+            "num_gpus": slot.gpus,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self.group, placement_group_bundle_index=self.bundles[slot.role, slot.rank]
-            )
+            ),
         }
 
-    def late_options(self, role: str, *, cpus: float, gpus: float, avoid: tuple[str, ...]) -> dict[str, object]:
-        """Options of an elastic worker that joins a live run: anywhere but on the nodes of the roles to `avoid`."""
-        away = sorted({node for other in avoid if other != role for node in self.placement.nodes_of(other)})
-        options: dict[str, object] = {"num_cpus": cpus, "num_gpus": gpus}
-        return options | ({"label_selector": {_NODE_LABEL: f"!in({','.join(away)})"}} if away else {})
+    def place(self, slot: Slot) -> Place:
+        """Of an elastic worker of the start, on the node planned for it."""
+        return _place(slot.cpus, slot.gpus, {_NODE_LABEL: slot.node_id})
+
+    def late_place(self, *, cpus: float, gpus: float, labels: Mapping[str, str], avoid: tuple[str, ...] = ()) -> Place:
+        """Of an elastic worker that joins a live run: any node with `labels`, but none of the roles to `avoid`."""
+        away = sorted({node for other in avoid for node in self.placement.nodes_of(other)})
+        return _place(cpus, gpus, {**labels, **({_NODE_LABEL: f"!in({','.join(away)})"} if away else {})})
 
     def release(self) -> None:
         """Give the reservation back; its actors die with it."""
@@ -69,6 +108,12 @@ def reserve(placement: Placement, *, timeout_s: float) -> Reservation:
             f"{free.get('GPU', 0.0):g} GPU; wait for the other jobs (`ray list actors`), or ask for less"
         )
     return Reservation(placement, group, bundles)
+
+
+def _place(cpus: float, gpus: float, selector: Mapping[str, str]) -> Place:
+    amounts = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0}
+    bundle: dict[str, float] = amounts or {"memory": _NO_CPU_BYTES}
+    return Place(placement_group([bundle], bundle_label_selector=[dict(selector)]), cpus, gpus)
 
 
 def _bundle(slot: Slot) -> dict[str, float]:

@@ -43,6 +43,7 @@ class Session:
                 address=node["NodeManagerAddress"],
                 cpus=node["Resources"].get("CPU", 0.0),
                 gpus=node["Resources"].get("GPU", 0.0),
+                labels=dict(node.get("Labels") or {}),
             )
             for node in ray.nodes()
             if node["Alive"]

@@ -271,6 +271,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             f"answers to one prompt with each other and needs at least {fewest}.",
         )
     yield from _ahead(config)
+    yield from _fleet(config)
     if data.max_prompt_tokens + rollout.max_new_tokens > rollout.max_model_len:
         yield Problem(
             ("data.max_prompt_tokens", "rollout.max_new_tokens", "rollout.max_model_len"),
@@ -295,6 +296,25 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             ("algorithm.sequences_per_update", "policy.num_ranks"),
             f"algorithm.sequences_per_update={per_update} gives some of policy.num_ranks={ranks} nothing to do; "
             "raise the first or lower the second.",
+        )
+
+
+def _fleet(config: RunConfig) -> Iterator[Problem]:
+    """Workers that come and go."""
+    rollout, autoscale = config.rollout, config.rollout.autoscale
+    low, high = autoscale.min_workers, autoscale.max_workers
+    if high and not low <= rollout.num_workers <= high:
+        yield Problem(
+            ("rollout.num_workers", "rollout.autoscale.min_workers", "rollout.autoscale.max_workers"),
+            f"rollout.num_workers={rollout.num_workers} is not between rollout.autoscale.min_workers={low} and "
+            f"rollout.autoscale.max_workers={high}, where it has to stay.",
+        )
+    if rollout.health_timeout_s >= rollout.timeout_s:
+        yield Problem(
+            ("rollout.health_timeout_s", "rollout.timeout_s"),
+            f"rollout.health_timeout_s={rollout.health_timeout_s:g} is not below rollout.timeout_s="
+            f"{rollout.timeout_s:g}: an engine that hangs would end the step before another could do its work; set it "
+            f"to {rollout.timeout_s / 3:g}.",
         )
 
 

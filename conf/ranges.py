@@ -41,11 +41,8 @@ _RANGES: Mapping[str, Range] = {
         (_COUNT, ("max_model_len", "max_new_tokens", "max_prompt_tokens", "max_length", "max_concurrent")),
         (_COUNT, ("prompts_per_step", "samples_per_prompt", "prompts", "canary_prompts", "keep", "samples_every")),
         (_COUNT, ("bucket_mb", "batch_size", "scoring_chunks")),
-        (
-            _POSITIVE,
-            ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature"),
-        ),
-        (_POSITIVE, ("request_timeout_s", "callback_timeout_s", "kv_cache_gb", "max_canary_gap")),
+        (_POSITIVE, ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature")),
+        (_POSITIVE, ("stall_s", "request_timeout_s", "callback_timeout_s", "kv_cache_gb", "max_canary_gap")),
         (_NOT_NEGATIVE, ("num_steps", "num_epochs", "every", "seed", "weight_decay", "max_grad_norm", "warmup_steps")),
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus", "object_store_gb")),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
@@ -53,6 +50,9 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("max_failed_saves",)),
         (_NOT_NEGATIVE, ("clip", "truncation_penalty", "overlong_penalty", "overlong_window")),
         (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills", "max_rebuilds")),
+        (_COUNT, ("rollout.autoscale.min_workers", "rollout.autoscale.steps")),
+        (_NOT_NEGATIVE, ("rollout.autoscale.max_workers",)),
+        (Range(0, 1, above=True), ("rollout.autoscale.wait_share",)),
         (_NOT_NEGATIVE, ("policy.lora.rank", "critic.lora.rank")),
         (_POSITIVE, ("policy.lora.alpha", "critic.lora.alpha")),
         (_NOT_NEGATIVE, ("evaluation.temperature", "evaluation.samples")),  # 0: the most likely token

@@ -319,11 +319,27 @@ class RewardConfig:
 
 
 @dataclass(kw_only=True)
+class AutoscaleConfig:
+    """A number of rollout workers that follows the load (docs/reliability.md)."""
+
+    max_workers: int = 0
+    """Most workers; 0: their number changes only by `raylign scale`."""
+    min_workers: int = 1
+    """Fewest workers."""
+    wait_share: float = 0.2
+    """Share of a step's time that the learner may wait for rollouts; without max_staleness it waits for all of it."""
+    steps: int = 5
+    """Steps that are measured before each change."""
+
+
+@dataclass(kw_only=True)
 class RolloutConfig:
     """vLLM rollout workers and how responses are drawn."""
 
     num_workers: int = 1
-    """vLLM engines."""
+    """vLLM engines at the start."""
+    autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
+    """More or fewer engines as the load wants it."""
     tensor_parallel_size: int = 1
     """GPUs (or CPU processes) one engine's layers are split over."""
     precision: Precision = Precision.bfloat16
@@ -428,12 +444,18 @@ class ClusterConfig:
     """Where every role computes."""
     placement: PlacementStrategy = PlacementStrategy.shared
     """How roles share machines."""
+    learner_labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that learners may use (`ray start --labels`), as {market: on-demand}; {}: any node."""
+    serving_labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes for rollout workers and reward replicas, which may be lost at any time: {market: spot}."""
     start_timeout_s: float = 300.0
     """Deadline for every role to be ready."""
     step_timeout_s: float = 3600.0
     """Deadline of one call to a learner."""
     max_rebuilds: int = 3
     """Times that dead or hung learners are started again from the last checkpoint without a new step between."""
+    stall_s: float = 600.0
+    """Without a finished step for so many seconds, where every role on this machine is goes to RUN/stacks/."""
     num_cpus: int = 0
     """Ray CPUs when Ray is started here; 0: the cores, or what the roles ask for when more (they take turns)."""
     object_store_gb: float = 0.0

@@ -13,6 +13,7 @@ from pathlib import Path
 from raylign.records.alerts import Alert, AlertKind, Moment, StepRecord, find_alerts
 from raylign.records.atomic import write_atomic
 
+_END_S = 10.0
 _LOOK_EVERY_S = 30.0
 _KEPT_STEPS = 2000
 """Enough to know where a run began in any run that a person still looks at; older records fall out of the middle."""
@@ -73,7 +74,7 @@ class AlertWatch:
     def close(self) -> None:
         """Stop looking."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(_END_S)  # it may be asking a disk that does not answer
 
     def _look(self) -> None:
         while not self._closed.wait(_LOOK_EVERY_S):

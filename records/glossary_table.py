@@ -46,6 +46,7 @@ _REWARD = (
         "Look at reward_failure in the samples file; past reward.max_failed_fraction the run ends.", high=0,
         goal=Goal.DOWN,
     ),
+    MetricHelp("reward/replicas", "Reward replicas", "replicas", "Replicas that scored this step."),
     MetricHelp(
         "reward/unreadable", "Unreadable judgements", "samples",
         "Of the failed rewards, those for which a judge replied and no score could be read from what it said.",
@@ -205,6 +206,14 @@ _ROLLOUT = (
     ),
     MetricHelp("rollout/workers", "Rollout workers", "workers", "Workers that served this step.",
                "Falling: a worker died; the run goes on with the rest. See logs/."),
+    MetricHelp("rollout/wanted", "Rollout workers wanted", "workers", "By the settings, `raylign scale` or "
+               "rollout.autoscale.", "Above rollout/workers for long: the cluster has no room, or starts fail; see "
+               "logs/."),
+    MetricHelp(
+        "rollout/idle_share", "Engines without work", "share",
+        "Share of the rollout workers' time, in this step, without a prompt to answer.",
+        "High: fewer workers do (rollout.autoscale), or let generation run ahead (rollout.max_staleness).",
+    ),
     MetricHelp("sync/seconds", "Weight publication", "s", "Time from the end of the update until every engine serves "
                "the new weights.", "Long: raise sync.bucket_mb.", goal=Goal.DOWN),
     MetricHelp("sync/bytes", "Weights sent", "bytes", "Size of the published weights."),

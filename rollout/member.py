@@ -17,6 +17,7 @@ from raylign.rollout.interfaces import (
     VerifyReport,
     WeightManifest,
 )
+from raylign.rollout.load import LoadClock
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,12 @@ class MemberState(Enum):
 class Member:
     """A worker in the pool: its state follows its weight updates (trainer.loops.publish drives them)."""
 
-    def __init__(self, handle: WorkerHandle, moved: Callable[[], None] = lambda: None) -> None:
-        """`moved` is called whenever the state changes or a call has ended."""
+    def __init__(
+        self, handle: WorkerHandle, moved: Callable[[], None] = lambda: None, load: LoadClock | None = None
+    ) -> None:
+        """`moved` is called whenever the state changes or a call has ended; `load` counts workers with work."""
         self._handle = handle
+        self._load = load or LoadClock()
         self._moved = moved
         self.state = MemberState.JOINING
         self.reason = "no verified publication yet"
@@ -75,12 +79,15 @@ class Member:
         tokens, samples = sum(map(_tokens, requests)), sum(len(r.keys) for r in requests)
         self.outstanding_tokens += tokens
         self.outstanding_samples += samples
+        if self.idle.is_set():
+            self._load.change(1)
         self.idle.clear()
 
         def release(_: object) -> None:
             self.outstanding_tokens -= tokens
             self.outstanding_samples -= samples
-            if not self.outstanding_samples:
+            if not self.outstanding_samples and not self.idle.is_set():
+                self._load.change(-1)
                 self.idle.set()
             self._moved()
 

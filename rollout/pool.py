@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from raylign.data.types import Prompt, SampleKey, SamplingParams
 from raylign.rollout.interfaces import EngineDead, GenerationRequest, GroupHandle, WeightUpdateError
+from raylign.rollout.load import Load, LoadClock
 from raylign.rollout.member import Member, MemberState, WorkerHandle
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class RolloutPool:
     ) -> None:
         """`max_concurrent`: samples given to one worker at a time; `timeout_s`: of one `generate`, retries included."""
         self._listeners: set[_Events] = set()
-        self._members = [Member(worker, self._notify) for worker in workers]
+        self._load = LoadClock()
+        self._members = [Member(worker, self._notify, self._load) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
         self._probe_every_s = probe_every_s
         self._requeued = 0
@@ -116,11 +118,15 @@ class RolloutPool:
         serving = sum(member.state is MemberState.SERVING for member in self._members)
         return PoolCounts(len(self.members()), serving, self._requeued, self._departed_dead + len(self._dead()))
 
+    def load(self) -> Load:
+        """How long the workers have had something to do since the pool was made."""
+        return self._load.total()
+
     def add_worker(self, worker: WorkerHandle) -> None:
         """It serves after the next verified publication. Raises ValueError for a name that is taken."""
         if any(member.name == worker.name for member in self.members()):
             raise ValueError(f"a rollout worker named {worker.name} is in the pool already; give the new one another")
-        self._members.append(Member(worker, self._notify))
+        self._members.append(Member(worker, self._notify, self._load))
 
     async def remove_worker(self, name: str) -> None:
         """Let it finish what it has, then stop it. Raises KeyError for no such name."""
@@ -133,7 +139,8 @@ class RolloutPool:
                 await member.idle.wait()
         except TimeoutError:
             logger.warning("%s is stopped with %d samples running", name, member.outstanding_samples)
-        self._members.remove(member)
+        if member in self._members:  # else it died meanwhile, and take_dead has it
+            self._members.remove(member)
         await member.stop()
 
     async def probe(self) -> None:

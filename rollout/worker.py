@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from raylign.cluster.collector import collector_paused
 from raylign.cluster.rank import keep_log, last_error
+from raylign.cluster.reserve import Place
 from raylign.cluster.weights import Pieces, shared_memory_file
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
 from raylign.rollout import environment
@@ -143,8 +144,13 @@ class RayWorkerHandle:
         update_s: float,
         ping_s: float = 60.0,
         native: bool = False,
+        place: Place | None = None,
     ) -> None:
-        """Deadlines in seconds: of a generation call, of each update call, and of a health check."""
+        """Deadlines in seconds: of a generation call, of each update call, and of a health check.
+
+        `place`: the worker's own room in the cluster, given back at its end.
+        """
+        self._place = place
         self._name, self.actor, self._ping_s = name, actor, ping_s
         self._generate_s, self._update_s, self._native = generate_s, update_s, native
 
@@ -152,6 +158,10 @@ class RayWorkerHandle:
     def name(self) -> str:
         """The worker's name."""
         return self._name
+
+    async def placed(self, timeout_s: float) -> bool:
+        """Whether the cluster has room for it, after at most `timeout_s` seconds."""
+        return self._place is None or await self._place.ready(timeout_s)
 
     async def start(self, timeout_s: float) -> None:
         """Wait until the model is loaded."""
@@ -194,11 +204,13 @@ class RayWorkerHandle:
         except EngineDead:
             pass  # it is gone, or about to be
         finally:
-            ray.kill(self.actor)
+            self.kill()
 
     def kill(self) -> None:
-        """End the actor at once. Idempotent."""
+        """End the actor at once and give its room back. Idempotent."""
         ray.kill(self.actor)
+        if self._place is not None:
+            self._place.release()
 
     async def _call(self, ref: Any, verb: str, timeout_s: float) -> Any:
         try:
@@ -219,14 +231,21 @@ class RayWorkerHandle:
             raise EngineDead(f"{self._name}: {verb}: {_one_line(error)}") from error
 
 
-def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: Mapping[str, str]) -> RayWorkerHandle:
-    """Start the actor of one worker (not awaited; call `start`). Ray never restarts it: the pool replaces workers.
+def spawn_worker(
+    spec: WorkerSpec,
+    *,
+    env_vars: Mapping[str, str],
+    place: Place | None = None,
+    options: Mapping[str, object] | None = None,
+) -> RayWorkerHandle:
+    """Start the actor of one worker (not awaited; call `start`). Ray never restarts it: the fleet replaces workers.
 
-    `options`: where it goes (from a reservation); `env_vars`: as cluster.runtime_env gives them for an engine.
+    `place`: where it goes; else `options` say it. `env_vars`: as cluster.runtime_env gives them for an engine.
     """
+    where = place.options if place is not None else options or {}
     actor = (
         ray.remote(RolloutWorker)
-        .options(max_restarts=0, max_task_retries=0, runtime_env={"env_vars": dict(env_vars)}, **options)
+        .options(max_restarts=0, max_task_retries=0, runtime_env={"env_vars": dict(env_vars)}, **where)
         .remote(spec)
     )
     return RayWorkerHandle(
@@ -235,6 +254,7 @@ def spawn_worker(spec: WorkerSpec, *, options: Mapping[str, object], env_vars: M
         generate_s=spec.rollout.timeout_s,
         update_s=spec.sync.timeout_s,
         ping_s=spec.rollout.health_timeout_s,
+        place=place,
     )
 
 

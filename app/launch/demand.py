@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raylign.cluster.placement import RoleRequest, Side
 from raylign.conf.derive import shares_reference
 from raylign.conf.schema import Device, LearnerConfig, RunConfig
@@ -20,7 +22,13 @@ def reference_is_shared(config: RunConfig, roles: frozenset[Role]) -> bool:
 
 
 def role_requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest]:
-    """Processes, CPUs and GPUs of every role the run starts."""
+    """Processes, CPUs, GPUs and kind of node of every role the run starts."""
+    cluster = config.cluster
+    kinds = {Side.TRAIN: cluster.learner_labels, Side.SERVE: cluster.serving_labels}
+    return [replace(r, labels=tuple(sorted(kinds[r.side].items()))) for r in _requests(config, roles)]
+
+
+def _requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest]:
     requests = [_learner("policy", config.policy)]
     if Role.CRITIC in roles:
         requests.append(_learner("critic", config.critic))
@@ -34,8 +42,9 @@ def role_requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest
                 "reward",
                 reward.num_replicas,
                 reward.cpus_per_replica,
-                reward.gpus_per_replica if reward.model else 0.0,  # rules compute on the CPU
+                gpus_per_replica(config),
                 Side.SERVE,
+                elastic=True,
                 spread=True,
             )
         )
@@ -60,6 +69,11 @@ def gpus_per_worker(config: RunConfig) -> float:
     if config.cluster.device is Device.cpu:
         return 0.0
     return config.rollout.gpus_per_worker or float(config.rollout.tensor_parallel_size)
+
+
+def gpus_per_replica(config: RunConfig) -> float:
+    """Cards of one reward replica; rules compute on the CPU."""
+    return config.reward.gpus_per_replica if config.reward.model else 0.0
 
 
 def total_cpus(requests: list[RoleRequest]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
 from raylign.app.launch.export import export_step
+from raylign.app.launch.fleets import scaling_hook
 from raylign.app.launch.online_roles import RoleBuilder, StartedRoles, old_logprobs_of
 from raylign.app.launch.own_metrics import OwnMetrics
 from raylign.app.launch.prompts import SampledPrompts
@@ -55,9 +56,8 @@ async def run_online(
     with ExitStack() as stack:
         builder = RoleBuilder(stage, algorithm, settings, rows.template, stack)
         parts = await builder.start()
-        play = _Play(
-            stage, settings, rows, should_stop, builder.scaling_hook(parts.rollouts), parts.reward.state, stack
-        )
+        scaling = scaling_hook(stage, parts.rollouts, builder.late_worker, parts.reward, builder.rewards.late, stack)
+        play = _Play(stage, settings, rows, should_stop, scaling, parts.reward.state, stack)
         found = stage.resumed
         while True:
             try:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from raylign.app.launch.demand import reference_is_shared, role_requests, wanted_roles
+from raylign.app.launch.fleets import LatePlaces
 from raylign.app.launch.rebuild import step_settings
 from raylign.app.launch.reference import reference_spec
-from raylign.app.launch.rewards import start_rewards
+from raylign.app.launch.rewards import RewardSide
 from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
+from raylign.cluster.reserve import Place
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.schema import LearnerConfig, OldLogprobs, PlacementStrategy, RolloutConfig, RunConfig
-from raylign.records.scale_order import clear_order, read_order
-from raylign.reward.server import RewardPool
-from raylign.rollout.fleet import Fleet
+from raylign.conf.schema import LearnerConfig, OldLogprobs, RolloutConfig, RunConfig
+from raylign.reward.pool import RewardPool
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
 from raylign.trainer.algorithms.online import OnlineConfig
 from raylign.trainer.loops.online import OnlineRoles
 from raylign.trainer.loops.publish import WeightPublisher
-from raylign.trainer.loops.scaling import ScalingHook
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ShardSettings
 from raylign.trainer.workers.journal import RunJournal
@@ -77,12 +76,14 @@ class RoleBuilder:
         self._roles = wanted_roles(stage.config, algorithm.roles)
         self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
         stack.callback(self._reservation.release)
+        self._late = LatePlaces(stage, self._reservation)
+        self.rewards = RewardSide(stage, self._reservation, self._cores, self._late.reward)
 
     async def start(self) -> StartedRoles:
         """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
         pool, reward, policy, critic, reference = await asyncio.gather(
             self._stage.ready("rollout", self._start_rollouts()),
-            self._stage.ready("reward", start_rewards(self._stage, self._reservation, self._cores, self._stack)),
+            self._stage.ready("reward", self.rewards.start(self._stack)),
             self._stage.ready("policy", self._start_policy()),
             self._optional(Role.CRITIC, self._start_critic),
             self._optional(Role.REFERENCE, self._start_reference),
@@ -203,36 +204,15 @@ class RoleBuilder:
         rollout = self._config.rollout
         return replace(rollout, timeout_s=rollout.timeout_s * (1 + rollout.max_staleness))
 
-    def scaling_hook(self, pool: RolloutPool) -> ScalingHook:
-        """Keeps the pool at the size of the settings, or of a later `raylign scale`."""
-        folder, config = self._stage.folder.path, self._config
-        clear_order(folder)
-        fleet = Fleet(
-            pool,
-            self._spawn_late_worker,
-            first_index=config.rollout.num_workers,
-            start_timeout_s=config.cluster.start_timeout_s,
-        )
-        self._stack.callback(fleet.close)
-        return ScalingHook(lambda: read_order(folder, otherwise=config.rollout.num_workers), fleet.adjust)
-
-    def _spawn_late_worker(self, index: int) -> RayWorkerHandle:
-        """Where there is room; on one machine, where CPUs only count, beside the others."""
-        rollout, cluster = self._config.rollout, self._config.cluster
-        learners = ("policy", "critic", "reference")
-        options = self._reservation.late_options(
-            "rollout",
-            cpus=0.0 if self._stage.session.local else rollout.cpus_per_worker,
-            gpus=rollout.gpus_per_worker,
-            avoid=() if cluster.placement is PlacementStrategy.shared else learners,
-        )
-        return self._spawn(index, self._reservation.placement.of("rollout")[0], options)
+    def late_worker(self, index: int) -> RayWorkerHandle:
+        """One more for a live run (not awaited)."""
+        return self._spawn(index, self._reservation.placement.of("rollout")[0], self._late.rollout())
 
     def _spawn_worker(self, index: int) -> RayWorkerHandle:
         slot = self._reservation.placement.of("rollout")[index]
-        return self._spawn(index, slot, self._reservation.options(slot))
+        return self._spawn(index, slot, self._reservation.place(slot))
 
-    def _spawn(self, index: int, slot: Slot, options: Mapping[str, object]) -> RayWorkerHandle:
+    def _spawn(self, index: int, slot: Slot, place: Place) -> RayWorkerHandle:
         """`slot`: whose share of its node's cores the worker's threads are cut to."""
         config, placement = self._config, self._reservation.placement
         threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
@@ -249,7 +229,7 @@ class RoleBuilder:
                 config.seed,
                 str(self._stage.folder.logs),
             ),
-            options=options,
+            place=place,
             env_vars=env,
         )
         self._stack.callback(handle.kill)

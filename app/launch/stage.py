@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -132,8 +132,10 @@ class ShownMetrics:
 
     tracker: Tracker
     progress: RunProgress
+    beat: Callable[[], None] = lambda: None  # there is progress
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One step."""
+        self.beat()
         self.tracker.log(step, metrics)
         self.progress.step(step, metrics)

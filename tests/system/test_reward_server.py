@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
+from raylign.cluster.errors import RoleError
+from raylign.cluster.fleet import Fleet
 from raylign.cluster.placement import RoleRequest, plan_placement
-from raylign.cluster.reserve import reserve
+from raylign.cluster.reserve import Place, Reservation, reserve
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.session import Session, session
 from raylign.conf.errors import ModelLoadError
@@ -30,9 +34,10 @@ from raylign.data.types import (
     SamplingParams,
     VersionSpan,
 )
+from raylign.reward.pool import Replica, ReplicaSpec, RewardPool
 from raylign.reward.scorer import ComposedScorer
-from raylign.reward.server import RewardPool
 from raylign.reward.shaping import Shaping
+from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.engine.base import WRAPPER_PREFIX
 from raylign.trainer.models.loading import export_hf, load_scalar_model
@@ -59,16 +64,26 @@ def cluster() -> Iterator[Session]:
 
 
 async def start(cluster: Session, config: RewardConfig, replicas: int) -> RewardPool:
-    placement = plan_placement([RoleRequest("reward", replicas, 0.5, 0)], PlacementStrategy.shared, cluster.nodes())
-    reservation = reserve(placement, timeout_s=30)
-    return await RewardPool.start(
+    requests = [RoleRequest("reward", replicas, 0.5, 0, elastic=True)]
+    reservation = reserve(plan_placement(requests, PlacementStrategy.shared, cluster.nodes()), timeout_s=30)
+    pool = RewardPool(
+        [
+            replica(rank, config, reservation, reservation.place(slot))
+            for rank, slot in enumerate(reservation.placement.of("reward"))
+        ],
         config,
-        Device.cpu,
-        shaping=Shaping(normalize=False, truncation_penalty=0.0, clip=0.0),
-        options=[reservation.options(slot) for slot in placement.of("reward")],
-        env_vars=[RoleEnv(Device.cpu, threads=1).variables()] * replicas,
-        timeout_s=120.0,
+        Shaping(normalize=False, truncation_penalty=0.0, clip=0.0),
     )
+    await pool.start(120.0)
+    return pool
+
+
+def replica(rank: int, config: RewardConfig, reservation: Reservation, place: Place) -> Replica:
+    def another() -> Place:
+        return reservation.late_place(cpus=0.5, gpus=0.0, labels={})
+
+    spec = ReplicaSpec(config, Device.cpu, RewardSources(), start_timeout_s=120.0)
+    return Replica(rank, spec, place=place, another=another, env_vars=RoleEnv(Device.cpu, threads=1).variables())
 
 
 def rollouts(count: int) -> list[RolloutGroup]:
@@ -116,10 +131,53 @@ def test_batching_and_replicas_do_not_change_a_score_and_a_killed_replica_costs_
             assert scores(await pool.score(handles)) == pytest.approx(expected, abs=1e-5)
             parts = await asyncio.gather(*(pool.score([handle]) for handle in handles))  # concurrent calls are merged
             assert [s for part in parts for s in scores(part)] == pytest.approx(expected, abs=1e-5)
-            ray.kill(pool._replicas[0], no_restart=False)
+            kill(pool.members()[0])
             assert scores(await pool.score(handles)) == pytest.approx(expected, abs=1e-5)
             assert scores(await pool.score(handles)) == pytest.approx(expected, abs=1e-5)  # it is back
         finally:
+            pool.stop()
+
+    asyncio.run(scenario())
+
+
+def kill(replica: Replica) -> None:
+    pid = ray.get(replica.actor.__ray_call__.remote(lambda self: os.getpid()), timeout=30)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_the_only_replica_is_waited_for_and_replicas_come_and_go(cluster: Session, config: RewardConfig) -> None:
+    """R25: the step in which the only one dies is scored in full; then a second joins, and the first leaves."""
+    groups = rollouts(6)
+    expected = scores(ComposedScorer(config, Device.cpu).score(groups))
+
+    async def scenario() -> None:
+        handles = store(groups)
+        requests = [RoleRequest("reward", 1, 0.5, 0, elastic=True)]
+        reservation = reserve(plan_placement(requests, PlacementStrategy.shared, cluster.nodes()), timeout_s=30)
+        first = replica(0, config, reservation, reservation.place(reservation.placement.of("reward")[0]))
+        pool = RewardPool([first], config, Shaping(normalize=False, truncation_penalty=0.0, clip=0.0))
+
+        def spawn(rank: int) -> Replica:
+            return replica(rank, config, reservation, reservation.late_place(cpus=0.5, gpus=0.0, labels={}))
+
+        fleet = Fleet(pool, spawn, first_index=1, start_timeout_s=120.0, failures=(RoleError,))
+        try:
+            await pool.start(120.0)
+            kill(first)
+            assert scores(await pool.score(handles)) == pytest.approx(expected, abs=1e-5)
+            async with asyncio.timeout(120):
+                while len(pool.members()) < 2:
+                    fleet.adjust(2)
+                    await asyncio.sleep(0.2)
+            assert scores(await pool.score(handles)) == pytest.approx(expected, abs=1e-5)
+            under_way = asyncio.create_task(pool.score(handles))
+            await asyncio.sleep(0)
+            await pool.remove_worker("reward/0")  # while a step asks it
+            assert scores(await under_way) == pytest.approx(expected, abs=1e-5)
+            assert [member.name for member in pool.members()] == ["reward/1"]
+            assert scores(await pool.score(handles)) == pytest.approx(expected, abs=1e-5)
+        finally:
+            fleet.close()
             pool.stop()
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -82,7 +83,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def workers(folder: Path, cluster: None) -> list[RayWorkerHandle]:
     env = engine_environment(CONFIG, Device.cpu)
-    specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(2)]
+    specs = [WorkerSpec(f"rollout/{i}", str(folder), CONFIG, SYNC, Device.cpu) for i in range(3)]
     handles = [spawn_worker(spec, options={"num_cpus": 0.5}, env_vars=env) for spec in specs]
 
     async def start() -> None:
@@ -102,7 +103,7 @@ async def _publish_and_sample(learner: Learner, workers: list[RayWorkerHandle]) 
     for version, temperature in ((1, 0.7), (2, 1.0), (3, 1.3)):
         learner.train()
         published = await publisher.publish(version)
-        assert published.verified_workers == 2 and published.canary_gap < 1e-3
+        assert published.verified_workers == 3 and published.canary_gap < 1e-3
         sampling = SamplingParams(temperature=temperature, max_new_tokens=24, seed=11)
         handles = await pool.generate(prompts(6), epoch=0, samples_per_prompt=3, sampling=sampling)
         groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
@@ -188,10 +189,35 @@ async def _stops_cut_what_is_sampled_without_them(
     assert shorter
 
 
-async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
-    pool = RolloutPool(workers, max_concurrent=8, timeout_s=120)
+async def _stopped_engine_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+    """R17: the process in which the core runs is stopped; a health check finds it, long before the deadline."""
+    core = ray.get(workers[2].actor.__ray_call__.remote(lambda self: os.getpid()), timeout=30)
+    hasty = RayWorkerHandle("rollout/2", workers[2].actor, generate_s=120, update_s=60, ping_s=3.0)
+    pool = RolloutPool([*workers[:2], hasty], max_concurrent=8, timeout_s=120, probe_every_s=1.0)
     publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
     await publisher.publish(6)
+    sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=6)
+    os.kill(core, signal.SIGSTOP)
+    started = time.monotonic()
+    handles = await pool.generate(prompts(12), epoch=3, samples_per_prompt=2, sampling=sampling)
+    took = time.monotonic() - started
+    groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
+    assert [group.prompt.prompt_id for group in groups] == [f"p{i}" for i in range(12)]
+    assert Path(f"/proc/{core}/stat").read_text().rpartition(")")[2].split()[0] == "T", "the victim was not stopped"
+    counts = pool.counts()
+    assert counts.deaths == 1 and counts.requeued_prompts and took < 60, (counts, took)
+    [dead] = pool.take_dead()
+    assert dead.name == "rollout/2" and "no answer within 3 s" in dead.reason
+    await dead.stop()
+    async with asyncio.timeout(30):
+        while Path(f"/proc/{core}").exists():  # a stopped process ends by SIGKILL alone
+            await asyncio.sleep(0.1)
+
+
+async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+    pool = RolloutPool(workers[:2], max_concurrent=8, timeout_s=120)
+    publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
+    await publisher.publish(7)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=5)
     step = asyncio.create_task(pool.generate(prompts(10), epoch=2, samples_per_prompt=2, sampling=sampling))
     async with asyncio.timeout(10):
@@ -202,7 +228,7 @@ async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorker
     groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)  # finished ones outlive it
     assert [group.prompt.prompt_id for group in groups] == [f"p{i}" for i in range(10)]
     assert pool.counts().deaths == 1 and [member.name for member in pool.members()] == ["rollout/1"]
-    assert (await publisher.publish(7)).verified_workers == 1
+    assert (await publisher.publish(8)).verified_workers == 1
     await workers[1].stop()
 
 
@@ -211,6 +237,7 @@ def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorker
     asyncio.run(_publish_and_sample(Learner(folder), workers))
     asyncio.run(_end_token_is_part_of_the_response(Learner(folder), workers))
     asyncio.run(_stops_cut_what_is_sampled_without_them(Learner(folder), workers, folder))
+    asyncio.run(_stopped_engine_costs_nothing(Learner(folder), workers))
     asyncio.run(_killed_worker_costs_nothing(Learner(folder), workers))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]
 

@@ -45,6 +45,7 @@ HOMES = {
         "rollout/worker.py",
         "rollout/pool.py",
         "reward/server.py",
+        "reward/pool.py",
         "app/main.py",
         "evals/main.py",
     ),
@@ -242,6 +243,9 @@ DEADLINES = {
     "urllib.request.urlopen": ("timeout", 3),
     "urlopen": ("timeout", 3),
     "asyncio.wait_for": ("timeout", 2),
+    "socket.create_connection": ("timeout", 2),
+    "http.client.HTTPConnection": ("timeout", 3),
+    "http.client.HTTPSConnection": ("timeout", 3),
     "asyncio.wait": ("timeout", 99),
     "dist.init_process_group": ("timeout", 99),
     "torch.distributed.init_process_group": ("timeout", 99),
@@ -265,6 +269,45 @@ def test_no_wait_without_a_deadline():
     ]
 
     assert not endless, "\n".join(endless)
+
+
+# methods of queues, pipes, threads, events and processes that wait for ever when called without anything
+WAITING = frozenset({"get", "recv", "recv_bytes", "join", "communicate", "acquire", "wait"})
+BOUNDED_OTHERWISE = {
+    "cluster/reserve.py group.wait(timeout_seconds=timeout_s)": "Ray's name of the deadline",
+    "records/sinks.py self._calls.get()": "the writer's thread has nothing else to do; a None ends it",
+    "reward/function_host.py pipe.recv()": "the reward process has nothing else to do; it ends with the pipe",
+    "reward/function_process.py running.process.wait()": "after SIGKILL",
+    "reward/function_process.py running.pipe.recv()": "after poll(timeout)",
+    "reward/math_rule.py pipe.recv()": "after poll(timeout), and the comparing process, which ends with the pipe",
+    "reward/math_rule.py ours.recv()": "after poll(timeout)",
+    "reward/pool.py replica.unused.wait()": "inside asyncio.timeout",
+    "reward/server.py self._queue.get()": "the replica has nothing else to do; its callers have deadlines",
+    "reward/serving_batch.py self._queue.get()": "the server has nothing else to do; its callers have deadlines",
+    "rollout/pool.py member.idle.wait()": "inside asyncio.timeout",
+    "rollout/pool.py events.get()": "inside asyncio.wait_for",
+    "trainer/loops/stream.py self._complete[number].wait()": "given up when the generation it waits for ends or fails",
+}
+
+
+def endless_waits(source: str, tree: ast.Module) -> list[str]:
+    return [
+        f"{source} {ast.unparse(call)}"
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in WAITING
+        and not call.args
+        and not any(keyword.arg == "timeout" for keyword in call.keywords)
+    ]
+
+
+def test_no_queue_pipe_thread_or_process_is_waited_for_without_a_deadline():
+    assert endless_waits("x.py", ast.parse("queue.get()")) == ["x.py queue.get()"]
+    found = [wait for path in sources() for wait in endless_waits(name_of(path), parse(path))]
+
+    assert sorted(set(found) - set(BOUNDED_OTHERWISE)) == []
+    assert sorted(set(BOUNDED_OTHERWISE) - set(found)) == [], "no longer there"
 
 
 def test_the_lock_pins_everything_and_names_no_host():

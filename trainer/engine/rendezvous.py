@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +26,8 @@ class Rendezvous:
 def join(rendezvous: Rendezvous, device: Device) -> None:
     """Enter the process group: gloo on CPU, nccl on CUDA, by the explicit address (no environment, no MPI).
 
+    torch's own store listens on every interface of the node; ours listens on the address where the ranks meet.
+
     Must come before anything imports deepspeed: it picks its accelerator at import.
     """
     os.environ["DS_ACCELERATOR"] = device.value
@@ -35,8 +38,23 @@ def join(rendezvous: Rendezvous, device: Device) -> None:
         return
     dist.init_process_group(
         backend="gloo" if device is Device.cpu else "nccl",
-        init_method=f"tcp://{rendezvous.master_addr}:{rendezvous.master_port}",
+        store=_store(rendezvous),
         rank=rendezvous.rank,
         world_size=rendezvous.world_size,
         timeout=timedelta(seconds=rendezvous.timeout_s),
+    )
+
+
+def _store(meeting: Rendezvous) -> dist.TCPStore:
+    listening = None
+    if meeting.rank == 0:
+        server = socket.create_server((meeting.master_addr, meeting.master_port), backlog=meeting.world_size + 128)
+        listening = server.detach()  # the store closes it
+    return dist.TCPStore(
+        meeting.master_addr,
+        meeting.master_port,
+        meeting.world_size,
+        is_master=meeting.rank == 0,
+        timeout=timedelta(seconds=meeting.timeout_s),
+        master_listen_fd=listening,
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +110,18 @@ def test_a_placement_never_oversubscribes_and_forgets_nobody(
         here = [s for s in placement.slots if s.node_id == machine.node_id]
         assert sum(s.cpus for s in here) <= machine.cpus + 1e-6
         assert sum(s.gpus for s in here) <= machine.gpus + 1e-6
+
+
+def test_a_role_goes_to_nodes_of_its_kind_and_a_mistyped_label_is_named() -> None:
+    kinds = ("on-demand", "spot", "spot")
+    nodes = [replace(node(str(i)), labels={"market": kind}) for i, kind in enumerate(kinds)]
+    learners = replace(policy(4), labels=(("market", "on-demand"),))
+    workers = replace(rollout(4), labels=(("market", "spot"),))
+    placement = plan_placement([learners, workers], SHARED, nodes)
+    assert placement.nodes_of("policy") == ("0",) and set(placement.nodes_of("rollout")) == {"1", "2"}
+    with pytest.raises(
+        ClusterError,
+        match=r"^cluster\.serving_labels: no node has market=sopt, which rollout asks for; labels of the nodes: "
+        r"market=on-demand, market=spot; start a node with `ray start --labels=market=sopt`",
+    ):
+        plan_placement([replace(workers, labels=(("market", "sopt"),))], SHARED, nodes)

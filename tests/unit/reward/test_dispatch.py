@@ -9,7 +9,7 @@ import pytest
 from raylign.conf.schema import RemoteRewardConfig, RewardConfig
 from raylign.data.types import FinishReason, Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
 from raylign.reward.dispatch import PieceRefused, Ready, ReplicaDown, Score, dispatch
-from raylign.reward.server import piece_tokens
+from raylign.reward.pool import piece_tokens
 from raylign.rollout.interfaces import GroupHandle, Ref
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from raylign.rollout.fleet import MAX_FAILED_STARTS, Fleet
+from raylign.cluster.fleet import MAX_FAILED_STARTS, Fleet
 from raylign.rollout.interfaces import EngineDead
 from raylign.rollout.pool import RolloutPool
 
@@ -16,6 +16,11 @@ class Startable(SimulatedWorker):
 
     fails = False
     killed = False
+    room = True
+
+    async def placed(self, timeout_s: float) -> bool:
+        await asyncio.sleep(0.001)
+        return self.room
 
     async def start(self, timeout_s: float) -> None:
         await asyncio.sleep(0)
@@ -29,11 +34,11 @@ class Startable(SimulatedWorker):
 class Spawner:
     def __init__(self, *, fails: bool = False) -> None:
         self.made: list[Startable] = []
-        self.fails = fails
+        self.fails, self.room = fails, True
 
     def __call__(self, index: int) -> Startable:
         worker = Startable(f"rollout/{index}")
-        worker.fails = self.fails
+        worker.fails, worker.room = self.fails, self.room
         self.made.append(worker)
         return worker
 
@@ -43,7 +48,7 @@ async def play(pool: RolloutPool, fleet: Fleet, wanted: int, version: int) -> li
     for member in pool.members():
         await member.resume(version)
     assert keys(await run(pool)) == expected(12)
-    await fleet.adjust(wanted)
+    fleet.adjust(wanted)
     await asyncio.sleep(0.01)  # the next step's generation: starts go on meanwhile
     return [member.name for member in pool.members()]
 
@@ -51,7 +56,7 @@ async def play(pool: RolloutPool, fleet: Fleet, wanted: int, version: int) -> li
 def fleet_of_one(*, fails: bool = False) -> tuple[RolloutPool, Fleet, Spawner]:
     spawner = Spawner(fails=fails)
     pool = RolloutPool([SimulatedWorker("rollout/0")], max_concurrent=64, timeout_s=5.0)
-    return pool, Fleet(pool, spawner, first_index=1, start_timeout_s=1.0), spawner
+    return pool, Fleet(pool, spawner, first_index=1, start_timeout_s=1.0, failures=(EngineDead,)), spawner
 
 
 async def test_one_to_four_to_two_on_a_live_run() -> None:
@@ -88,7 +93,46 @@ async def test_starts_that_fail_are_not_repeated_for_ever_and_a_new_order_tries_
 
 async def test_the_last_worker_never_leaves_and_what_is_starting_is_called_off() -> None:
     pool, fleet, spawner = fleet_of_one()
-    await fleet.adjust(3)
-    await fleet.adjust(0)
+    fleet.adjust(3)
+    fleet.adjust(0)
     assert [member.name for member in pool.members()] == ["rollout/0"]
     assert len(spawner.made) == 2 and all(worker.killed for worker in spawner.made)
+
+
+async def test_waiting_for_room_is_no_failure_and_a_node_that_joins_is_used() -> None:
+    pool, fleet, spawner = fleet_of_one()
+    spawner.room = False
+    for version in range(1, 4 * MAX_FAILED_STARTS):
+        assert await play(pool, fleet, 2, version) == ["rollout/0"]
+    assert len(spawner.made) == 1, "one worker waits; none is started again and again"
+    spawner.made[0].room = True
+    await play(pool, fleet, 2, 90)
+    assert await play(pool, fleet, 2, 91) == ["rollout/0", "rollout/1"]
+
+
+async def test_a_worker_that_leaves_finishes_what_it_has_while_the_run_goes_on() -> None:
+    pool, fleet, spawner = fleet_of_one()
+    await play(pool, fleet, 2, 1)
+    await play(pool, fleet, 2, 2)
+    for member in pool.members():
+        await member.resume(3)
+    ahead = asyncio.create_task(run(pool))  # the next step's prompts are on their way to both
+    await asyncio.sleep(0)
+    fleet.adjust(1)
+    await asyncio.sleep(0)
+    assert [member.name for member in pool.members()] == ["rollout/0"]
+    assert keys(await ahead) == expected(12)
+    await asyncio.sleep(0.05)
+    assert spawner.made[0].stopped and pool.counts().deaths == 0
+
+
+async def test_one_that_dies_while_it_leaves_costs_nothing() -> None:
+    pool, fleet, _ = fleet_of_one()
+    await play(pool, fleet, 2, 1)
+    await play(pool, fleet, 2, 2)
+    fleet.adjust(1)
+    await asyncio.sleep(0)
+    for member in pool._members:
+        if member.name == "rollout/1":
+            member.die("killed while it left")
+    assert await play(pool, fleet, 1, 3) == ["rollout/0"]

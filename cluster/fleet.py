@@ -1,0 +1,157 @@
+"""How many workers of a kind a live run has: starts new ones, replaces dead ones, lets surplus ones go. No Ray here.
+
+Starting and draining happen beside the steps; a rollout worker that joins serves after the next verified publication.
+Nothing here touches the learner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Generic, Protocol, TypeVar
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STARTS = 5
+"""Starts that may fail one after another before the fleet goes on with what it has. Waiting for room is no failure."""
+
+ROOM_LOOK_S = 5.0
+"""How long one question takes whether the cluster has room for a worker."""
+
+
+class Startable(Protocol):
+    """A worker that is not up yet."""
+
+    @property
+    def name(self) -> str: ...
+    async def placed(self, timeout_s: float) -> bool: ...
+    async def start(self, timeout_s: float) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Present(Protocol):
+    """A worker of the crew."""
+
+    @property
+    def name(self) -> str: ...
+    async def stop(self) -> None: ...
+
+
+W = TypeVar("W", bound=Startable)
+_Joining = TypeVar("_Joining", bound=Startable, contravariant=True)
+
+
+class Crew(Protocol[_Joining]):
+    """The workers that serve: rollout.pool.RolloutPool, reward.pool.RewardPool."""
+
+    def members(self) -> Sequence[Present]:
+        """Alive and staying."""
+        ...
+
+    def take_dead(self) -> Sequence[Present]:
+        """Removes and returns the dead."""
+        ...
+
+    def add_worker(self, worker: _Joining, /) -> None: ...
+    async def remove_worker(self, name: str, /) -> None:
+        """It is no member any more at once; returns when it has finished what it has and is stopped."""
+        ...
+
+
+class Fleet(Generic[W]):
+    """Keeps `crew` at the wanted number of workers. Call `adjust` between two steps, in the event loop."""
+
+    def __init__(
+        self,
+        crew: Crew[W],
+        spawn: Callable[[int], W],
+        *,
+        first_index: int,
+        start_timeout_s: float,
+        failures: tuple[type[Exception], ...],
+    ) -> None:
+        """`spawn(index)`: a new worker named after `index`, counted from `first_index`: no name is used twice.
+
+        `failures`: what a start raises that did not succeed; anything else is a bug and raised by `adjust`.
+        """
+        self._crew, self._spawn, self._start_timeout_s, self._failures = crew, spawn, start_timeout_s, failures
+        self._next_index = first_index
+        self._starting: dict[asyncio.Task[None], W] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._failed = 0
+        self._wanted = 0
+
+    @property
+    def size(self) -> int:
+        """Members now."""
+        return len(self._crew.members())
+
+    def adjust(self, wanted: int) -> None:
+        """Take in who is ready, end who is dead, start or let go what is missing or too many. Waits for nobody."""
+        if wanted != self._wanted:
+            self._wanted, self._failed = wanted, 0
+        for member in self._crew.take_dead():
+            self._in_background(member.stop())  # its process may hang
+        self._take_in()
+        present = self.size
+        for _ in range(wanted - present - len(self._starting)):
+            if self._failed >= MAX_FAILED_STARTS:
+                break
+            self._begin_start()
+        for task, worker in list(self._starting.items())[max(0, wanted - present) :]:
+            self._give_up(task, worker)
+        for leaving in self._crew.members()[max(1, wanted) :]:
+            logger.warning("%s leaves: %d are wanted", leaving.name, wanted)
+            self._in_background(self._crew.remove_worker(leaving.name))
+
+    def close(self) -> None:
+        """End what is still starting, and wait for none that leaves."""
+        for task, worker in list(self._starting.items()):
+            self._give_up(task, worker)
+        for ending in self._ending:
+            ending.cancel()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("a worker that left did not end cleanly: %s", error)
+
+    def _begin_start(self) -> None:
+        worker = self._spawn(self._next_index)
+        self._next_index += 1
+        self._starting[asyncio.create_task(self._bring_up(worker))] = worker
+
+    async def _bring_up(self, worker: W) -> None:
+        said = False
+        while not await worker.placed(ROOM_LOOK_S):
+            if not said:
+                logger.warning("%s waits for room in the cluster", worker.name)
+            said = True
+        await worker.start(self._start_timeout_s)
+
+    def _give_up(self, task: asyncio.Task[None], worker: W) -> None:
+        del self._starting[task]
+        task.cancel()
+        worker.kill()
+
+    def _take_in(self) -> None:
+        for task in [task for task in self._starting if task.done()]:
+            worker = self._starting.pop(task)
+            error = task.exception()
+            if error is None:
+                self._failed = 0
+                self._crew.add_worker(worker)
+                logger.warning("%s joins", worker.name)
+                continue
+            if not isinstance(error, self._failures):
+                raise error
+            worker.kill()
+            self._failed += 1
+            going_on = "the run goes on without" if self._failed >= MAX_FAILED_STARTS else "another is started"
+            logger.warning("%s did not start (%s); %s", worker.name, error, going_on)
