@@ -104,8 +104,9 @@ class KTO:
         """
         if self.kl is None:
             raise ValueError("KTO's loss needs the step's KL; it was not measured")
-        config, kl = self.config, self.kl.to(torch.float64)
+        config = self.config
         logps, _ = answer_logps(outputs.logprobs, batch.tokens, None)
+        kl = self.kl.to(logps.device, torch.float64)  # an engine of one process adds it up on the CPU
         log_ratio = logps - _given(batch.ref_logps)
         per_row = kto_loss(log_ratio, kl, batch.desirable, config.beta)
         weight = torch.where(batch.desirable, config.desirable_weight, config.undesirable_weight) * batch.weight
