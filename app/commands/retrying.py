@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ UNEXPECTED = 1
 
 _PR_SET_PDEATHSIG = 1
 _PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
+_LOOK_S = 3600.0
 
 
 def keep_training(
@@ -79,8 +80,9 @@ def _once(command: Sequence[str]) -> tuple[int, bool]:
     """Exit code, and whether somebody asked for the stop. SIGTERM and Ctrl-C are passed on."""
     child = subprocess.Popen(command, preexec_fn=_end_with_parent, env=_environment(os.environ))
     with _passed_on(child) as asked:
-        code = child.wait()  # unbounded by design: a run may take weeks
-    return code, bool(asked)
+        while True:  # a run may take weeks
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(timeout=_LOOK_S), bool(asked)
 
 
 @contextmanager

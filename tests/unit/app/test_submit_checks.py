@@ -40,8 +40,8 @@ def test_what_only_the_cluster_has_is_not_missed_here(folder: Path) -> None:
 
 def test_what_goes_along_must_be_here(folder: Path) -> None:
     assert refused(folder, "data.train=prompt.csv") == ["data.train=prompt.csv: there is no such file or folder."]
-    told = refused(folder, "policy.model=models/mine")
-    assert len(told) == 1 and told[0].startswith("policy.model=models/mine: there is no such folder")
+    told = refused(folder, "policy.model=./models/mine")
+    assert len(told) == 1 and told[0].startswith("policy.model=./models/mine: there is no such folder")
 
 
 def test_a_typo_three_levels_deep_is_told_with_its_line(folder: Path) -> None:
