@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from raylign.cluster.rank import keep_log
 from raylign.data.types import Completion, FinishReason, RolloutGroup, SampleKey, VersionSpan
 from raylign.rollout import worker
@@ -54,9 +53,11 @@ class SimulatedWorker:
         """A publication may begin anew at any time."""
         self._manifest, self._digests = manifest, {}
 
-    async def load_bucket(self, payload: NDArray[np.uint8]) -> None:
+    async def load_bucket(self, pieces: Pieces) -> None:
         """Digest what came."""
-        self._digests |= {name: tensor_digest(tensor) for name, tensor in load(payload.tobytes()).items()}
+        self._digests |= {
+            name: tensor_digest(tensor) for name, tensor in load(np.concatenate(pieces).tobytes()).items()
+        }
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """Compared with what was announced."""

@@ -223,8 +223,8 @@ def test_a_step_trains_and_what_is_staged_is_what_is_exported(roles: Roles, tmp_
     exported = load_file(tmp_path / "export" / "model.safetensors")
     assert {t.name: t.digest for t in manifest.tensors} == {n: tensor_digest(t) for n, t in exported.items()}
     sent: dict[str, torch.Tensor] = {}
-    for payload in ray.get(buckets, timeout=60):
-        sent |= load(payload.tobytes())
+    for pieces in ray.get(buckets, timeout=60):
+        sent |= load(b"".join(piece.tobytes() for piece in pieces))
     assert {n: tensor_digest(t) for n, t in sent.items()} == {t.name: t.digest for t in manifest.tensors}
     assert manifest.tied_embeddings and "lm_head.weight" not in sent
     trained = load_causal_lm(tmp_path / "export", precision=Precision.float32)
