@@ -34,7 +34,16 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 RAYLIGN = Path(sys.executable).with_name("raylign")
 STEPS = 6
 DEADLINE_S = 600
-CLOCK = ("time/", "perf/", "sync/seconds", "policy/seconds", "critic/seconds", "train/seconds", "rollout/tokens_per_s")
+CLOCK = (
+    "time/",
+    "perf/",
+    "sync/seconds",
+    "policy/seconds",
+    "critic/seconds",
+    "train/seconds",
+    "rollout/tokens_per_s",
+    "rollout/idle_share",
+)
 
 
 def offline(algorithm: str, model: Path, rows: Path, root: Path) -> list[str]:

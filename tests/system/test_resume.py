@@ -22,7 +22,16 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 RAYLIGN = Path(sys.executable).with_name("raylign")
 DEADLINE_S = 400
-MEASURED = ("time/", "perf/", "sync/seconds", "policy/seconds", "critic/seconds", "rollout/tokens_per_s", "eval/")
+MEASURED = (
+    "time/",
+    "perf/",
+    "sync/seconds",
+    "policy/seconds",
+    "critic/seconds",
+    "rollout/tokens_per_s",
+    "rollout/idle_share",
+    "eval/",
+)
 """What no two runs share, and the evaluation that the stopped run was not asked for."""
 
 
