@@ -122,8 +122,14 @@ def suite_digest(suite: Suite, asked: Sequence[Prompt] | Sequence[Text], files: 
         else [one.prompt_id, [[m.role, m.content, m.extra] for m in one.messages], one.ground_truth, one.columns]
         for one in asked
     ]
-    graded = asdict(replace(suite.config, prompts="", about="", columns={}))
-    # Paths say nothing of content (their files' digests do), and how many replicas score changes no grade.
+    reward = suite.config.reward
+    by_content = replace(  # a path says nothing of what lies there: `files` does
+        reward,
+        model="",
+        functions=[replace(one, path=Path(one.path).name) for one in reward.functions],
+        judges=[replace(one, rubric="") for one in reward.judges],
+    )
+    graded = asdict(replace(suite.config, prompts="", about="", columns={}, reward=by_content))
     told = {"rows": rows, "config": graded, "files": dict(files)}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=_plain).encode()).hexdigest()
 

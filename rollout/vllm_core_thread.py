@@ -10,8 +10,8 @@ addresses instead of shaking hands.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,7 +76,7 @@ class CoreThread:
     def _run(self, loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[None]) -> None:
         try:
             # A copy: both sides write what they find into their configuration, and would add it up.
-            self._core = _LocalCore(pickle.loads(pickle.dumps(self._config)), self._addresses)
+            self._core = _LocalCore(copy.deepcopy(self._config), self._addresses)
         except BaseException as error:
             _tell(loop, loaded, error)
             return

@@ -31,6 +31,7 @@ from raylign.records.manifest import digest
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import EngineDead, RolloutEngine
+from transformers import PreTrainedTokenizerBase
 
 SAID, RESULT = "said ", "result "
 """How the lines on standard output begin that are for the caller; the engine's own do not."""
@@ -88,7 +89,7 @@ def answer(job: AnswerJob) -> list[str]:
     folder, store = Path(job.model), ResultStore(Path(job.results))
     tokenizer = load_tokenizer(job.model)
     weights = model_digest(folder)
-    asked = [_asked(job, open_suite(name), weights) for name in job.suites]
+    asked = [_asked(job, open_suite(name), tokenizer, weights) for name in job.suites]
     missing = [one for one in asked if job.again or store.find(one.key) is None]
     if missing:
         stops = tuple(sorted(EndTokens(tokenizer).ids))
@@ -102,8 +103,7 @@ def answer(job: AnswerJob) -> list[str]:
     return [one.key for one in asked]
 
 
-def _asked(job: AnswerJob, suite: Suite, weights: str) -> _Asked:
-    tokenizer = load_tokenizer(job.model)
+def _asked(job: AnswerJob, suite: Suite, tokenizer: PreTrainedTokenizerBase, weights: str) -> _Asked:
     loss = suite.config.kind is SuiteKind.text_loss
     prompts: tuple[Prompt, ...] = () if loss else prompts_of(suite, tokenizer)
     texts = texts_of(suite, tokenizer) if loss else ()

@@ -42,8 +42,8 @@ def decide(
     result = judge(policy, found, others)
     tell(told(result, candidate, against))
     digests = {
-        "candidate": model_digest(causal_export(candidate, settings.run_root)),
-        "current": model_digest(causal_export(current, settings.run_root)) if current else None,
+        "candidate": found[0].model_digest,
+        "current": others[0].model_digest if others[0] else None,
     }
     write_atomic(record, json.dumps(_record(result, candidate, against, digests), ensure_ascii=False, indent=1) + "\n")
     tell(f"written to {record}")

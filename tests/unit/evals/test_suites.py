@@ -198,3 +198,22 @@ def test_a_row_that_cannot_be_asked_refuses_the_suite(own: Path, tiny_model_dir:
 
     with pytest.raises(DataError):
         prompts_of(open_suite(str(own)), load_tokenizer(str(tiny_model_dir)))
+
+
+def test_a_suite_that_has_moved_is_the_same_suite(tmp_path: Path, tiny_model_dir: Path):
+    tokenizer = load_tokenizer(str(tiny_model_dir))
+    judge = "{url: http://127.0.0.1:1/v1, model: m, rubric: r.md}"
+    grading = f"reward: {{functions: [{{path: 'mine.py:score'}}], judges: [{judge}]}}\n"
+    digests = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mine.py").write_text("def score(completions, **columns):\n    return [0.0 for _ in completions]\n")
+        (folder / "r.md").write_text("Give a number.\n")
+        (folder / "rows.jsonl").write_text(ROWS)
+        (folder / "mine.yaml").write_text("prompts: rows.jsonl\n" + grading)
+        suite = open_suite(str(folder / "mine.yaml"))
+        assert suite.config.reward.functions[0].path.startswith(str(folder))
+        digests.append(suite_digest(suite, prompts_of(suite, tokenizer), {"f": "sha256:1"}))
+
+    assert digests[0] == digests[1]
