@@ -1,9 +1,12 @@
 """Weight publication as a transaction.
 
-    manifest ──► pause every worker ──► buckets ──► read back, canaries ──► resume at version v
-                        │                  │                 │
-                        └── a worker that fails is tried once more, then does not serve ──► the run goes on
-                            with the verified ones; with none, PublishError says worker, tensors and gap
+    manifest ──► health check, pause every worker ──► buckets ──► read back, canaries ──► resume at version v
+                              │                         │                 │
+                              └── a worker that fails is tried once more, then does not serve ──► the run goes on
+                                  with the verified ones; with none, PublishError says worker, tensors and gap
+
+A worker that answers no health check, or is late twice, or is refused in two publications one after another, is given
+up: the fleet ends it and starts another.
 
 Pure asyncio over Protocols: no Ray, no engine. Each phase has a deadline, and the error names who was late.
 """
@@ -42,6 +45,7 @@ class WeightSink(Protocol):
 
     @property
     def name(self) -> str: ...
+    async def ping(self) -> None: ...
     async def begin_update(self, manifest: WeightManifest) -> None: ...
     async def load_bucket(self, bucket: Ref) -> None: ...
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport: ...
@@ -71,6 +75,7 @@ class _Failure:
     sink: WeightSink
     reason: str
     dead: bool = False
+    late: bool = False
 
 
 class WeightPublisher:
@@ -87,6 +92,7 @@ class WeightPublisher:
         """`timeout_s`: deadline of each phase; `max_canary_gap`: nats."""
         self._source, self._members = source, members
         self._timeout_s, self._max_gap = timeout_s, max_canary_gap
+        self._refused: frozenset[str] = frozenset()  # who does not serve the version before
 
     async def publish(self, version: int) -> PublishResult:
         """Every worker that serves afterwards serves `version`, verified. Raises PublishError when none does."""
@@ -103,12 +109,9 @@ class WeightPublisher:
             retried, failed_again = await self._attempt([failure.sink for failure in again], shipment)
             gaps |= retried
             failures = [failure for failure in failures if failure.dead] + failed_again
-        for failure in failures:
-            (failure.sink.die if failure.dead else failure.sink.quarantine)(failure.reason)
+        self._judge(version, failures)
         if not gaps:
             raise PublishError(f"version {version} is served by no worker: {_sentences(failures)}")
-        if quarantined := [failure for failure in failures if not failure.dead]:
-            logger.warning("version %d goes on without: %s", version, _sentences(quarantined))
         return PublishResult(
             version=version,
             seconds=time.monotonic() - start,
@@ -116,6 +119,23 @@ class WeightPublisher:
             verified_workers=len(gaps),
             canary_gap=max(gaps.values()),
         )
+
+    def _judge(self, version: int, failures: Sequence[_Failure]) -> None:
+        """Who has failed twice now does not serve; who is hopeless is given up, so that the fleet replaces it."""
+        kept = []
+        for failure in failures:
+            sink = failure.sink
+            if failure.dead:
+                sink.die(failure.reason)
+            elif failure.late or sink.name in self._refused:
+                again = "twice" if failure.late else f"as before version {version}"
+                sink.die(f"{failure.reason}, {again}")
+            else:
+                kept.append(failure)
+                sink.quarantine(failure.reason)
+        self._refused = frozenset(failure.sink.name for failure in kept)
+        if kept:
+            logger.warning("version %d goes on without: %s", version, _sentences(kept))
 
     async def _attempt(
         self, sinks: Sequence[WeightSink], shipment: _Shipment
@@ -132,7 +152,9 @@ class WeightPublisher:
         def alive(done: Sequence[tuple[WeightSink, object]]) -> list[WeightSink]:
             return [sink for sink, _ in done]
 
-        begun = alive(await phase(sinks, lambda sink: sink.begin_update(shipment.manifest), "begin_update"))
+        # A worker that hangs would hold every later phase up until its deadline.
+        healthy = alive(await phase(sinks, lambda sink: sink.ping(), "health check"))
+        begun = alive(await phase(healthy, lambda sink: sink.begin_update(shipment.manifest), "begin_update"))
         if not begun:
             return {}, failures
         # After the pause, so that a transport that moves tensors itself finds every worker listening.
@@ -164,7 +186,8 @@ class WeightPublisher:
             async with asyncio.timeout(self._timeout_s):
                 return await call(sink)
         except TimeoutError:
-            return _Failure(sink, f"{sink.name} did not finish {verb} within sync.timeout_s={self._timeout_s:g} s")
+            reason = f"{sink.name} did not finish {verb} within sync.timeout_s={self._timeout_s:g} s"
+            return _Failure(sink, reason, late=True)
         except (EngineDead, WeightUpdateError) as error:
             reason = str(error) if sink.name in str(error) else f"{sink.name}: {verb}: {error}"
             return _Failure(sink, reason, dead=isinstance(error, EngineDead))

@@ -64,6 +64,9 @@ class Sink:
         if verb in self.fail:
             raise self.fail[verb]
 
+    async def ping(self) -> None:
+        await self._do("ping")
+
     async def begin_update(self, manifest: WeightManifest) -> None:
         self.serves = None
         await self._do("begin_update")
@@ -141,7 +144,33 @@ async def test_the_late_worker_is_named(verb: str) -> None:
     late, good = Sink("r0", log, hang=verb), Sink("r1", log)
     result = await publisher(Learner(log), late, good).publish(5)
     assert result.verified_workers == 1 and late.serves is None
-    assert late.quarantined == f"r0 did not finish {verb} within sync.timeout_s=0.2 s"
+    assert late.died == f"r0 did not finish {verb} within sync.timeout_s=0.2 s, twice" and not late.quarantined
+
+
+async def test_one_that_hangs_before_a_publication_is_given_up_by_its_health_check() -> None:
+    """Its deadline is the health check's, not that of two publications; and no later step waits for it again."""
+    log: list[str] = []
+    gone = EngineDead("r0: ping: no answer within 60 s")
+    hung, good = Sink("r0", log, hang="begin_update", fail={"ping": gone}), Sink("r1", log)
+    result = await publisher(Learner(log), hung, good).publish(5)
+    assert result.verified_workers == 1 and result.seconds < 0.1
+    assert hung.died == str(gone) and "r0 begin_update" not in log
+
+
+async def test_one_that_is_refused_in_two_publications_running_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    log: list[str] = []
+    bad = VerifyReport(5, {}, ("lm_head.weight",), (), 0.0)
+    wrong, right = Sink("r0", log, bad, bad, GOOD, bad, bad, bad, bad), Sink("r1", log)
+    publish = publisher(Learner(log), wrong, right).publish
+    await publish(5)
+    assert wrong.quarantined and not wrong.died
+    await publish(6)
+    assert wrong.serves == 6
+    await publish(7)
+    assert not wrong.died, "version 6 was served between the two"
+    await publish(8)
+    assert wrong.died == "r0: served weights differ from the learner's: lm_head.weight, as before version 8"
+    assert [r.message for r in caplog.records if "goes on without" in r.message and "version 8" in r.message] == []
 
 
 @pytest.mark.parametrize("error", [EngineDead("engine core died"), WeightUpdateError("r0: tensor x arrived twice")])
