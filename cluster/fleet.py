@@ -14,7 +14,8 @@ from typing import Generic, Protocol, TypeVar
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 5
-"""Starts that may fail one after another before the fleet goes on with what it has. Waiting for room is no failure."""
+"""Starts that may fail one after another before the fleet goes on with what it has. Waiting for room is no failure;
+to die before having served is one."""
 
 ROOM_LOOK_S = 5.0
 """How long one question takes whether the cluster has room for a worker."""
@@ -35,6 +36,11 @@ class Present(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def served(self) -> bool:
+        """It has done work, or is ready to: its start was worth something."""
+        ...
+
     async def stop(self) -> None: ...
 
 
@@ -79,6 +85,7 @@ class Fleet(Generic[W]):
         self._next_index = first_index
         self._starting: dict[asyncio.Task[None], W] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._unproven: set[str] = set()  # who has joined and not served yet
         self._failed = 0
         self._wanted = 0
 
@@ -92,7 +99,12 @@ class Fleet(Generic[W]):
         if wanted != self._wanted:
             self._wanted, self._failed = wanted, 0
         for member in self._crew.take_dead():
+            self._failed += member.name in self._unproven and not member.served
+            self._unproven.discard(member.name)
             self._in_background(member.stop())  # its process may hang
+        proven = {member.name for member in self._crew.members() if member.served} & self._unproven
+        if proven:
+            self._failed, self._unproven = 0, self._unproven - proven
         self._take_in()
         present = self.size
         for _ in range(wanted - present - len(self._starting)):
@@ -145,8 +157,8 @@ class Fleet(Generic[W]):
             worker = self._starting.pop(task)
             error = task.exception()
             if error is None:
-                self._failed = 0
                 self._crew.add_worker(worker)
+                self._unproven.add(worker.name)
                 logger.warning("%s joins", worker.name)
                 continue
             if not isinstance(error, self._failures):

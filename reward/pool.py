@@ -70,6 +70,11 @@ class Replica:
         """As the logs call it."""
         return f"reward/{self._rank}"
 
+    @property
+    def served(self) -> bool:
+        """From its start on it can score."""
+        return True
+
     async def placed(self, timeout_s: float) -> bool:
         """Whether the cluster has room for it, after at most `timeout_s` seconds."""
         return await self._place.ready(timeout_s)

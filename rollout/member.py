@@ -59,6 +59,7 @@ class Member:
         self._moved = moved
         self.state = MemberState.JOINING
         self.reason = "no verified publication yet"
+        self.served = False  # ever, a verified version
         self.outstanding_tokens = 0
         self.outstanding_samples = 0
         self.idle = asyncio.Event()
@@ -118,6 +119,7 @@ class Member:
     async def resume(self, version: int) -> None:
         """Serve `version`."""
         await self._handle.resume(version)
+        self.served = True
         self._move(MemberState.SERVING, "")
 
     def quarantine(self, reason: str) -> None:

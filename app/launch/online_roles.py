@@ -17,7 +17,7 @@ from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.schema import LearnerConfig, OldLogprobs, RolloutConfig, RunConfig
+from raylign.conf.schema import JournalKeep, LearnerConfig, OldLogprobs, RolloutConfig, RunConfig
 from raylign.reward.pool import RewardPool
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
@@ -27,7 +27,7 @@ from raylign.trainer.loops.online import OnlineRoles
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ShardSettings
-from raylign.trainer.workers.journal import RunJournal
+from raylign.trainer.workers.journal import UNSAVED_STEPS, RunJournal
 from raylign.trainer.workers.learner_group import LearnerGroup
 from raylign.trainer.workers.policy import PolicyGroup
 from raylign.trainer.workers.reference import ReferenceGroup
@@ -137,10 +137,16 @@ class RoleBuilder:
             reward=reward,
             assembler=assembler,
             publisher=publisher,
-            journal=RunJournal(self._stage.folder.journal, assembler, step_settings(config)),
+            journal=self._journal(assembler),
             critic=critic,
             reference=reference,
         )
+
+    def _journal(self, assembler: Assembler) -> RunJournal:
+        checkpoint = self._config.checkpoint
+        kept_for_ever = checkpoint.every == 0 and checkpoint.journal is JournalKeep.needed
+        most = UNSAVED_STEPS if kept_for_ever else None
+        return RunJournal(self._stage.folder.journal, assembler, step_settings(self._config), most=most)
 
     async def _optional(self, role: Role, start: Callable[[], Awaitable[Any]]) -> Any:
         wanted = role in self._roles and not (role is Role.REFERENCE and reference_is_shared(self._config, self._roles))

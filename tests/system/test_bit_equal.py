@@ -28,6 +28,7 @@ from rich.console import Console
 
 from tests.system.test_offline_modes import data  # noqa: F401  the rows
 from tests.system.tiny_runs import play, run_settings
+from tests.system.wandb_files import drawn
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
@@ -84,6 +85,18 @@ def numbers(run: RunPaths) -> dict[int, dict[str, float | None]]:
     return {row.step: {k: v for k, v in row.values.items() if not k.startswith(CLOCK)} for row in rows}
 
 
+def _wandb_has_every_number(run: RunPaths) -> None:
+    """One W&B run over all lives; what it draws at a step is what metrics.jsonl has."""
+    folders = list(run.path.glob("wandb/offline-run-*"))
+    assert len(folders) >= 2 and len({path.name.rpartition("-")[2] for path in folders}) == 1
+    curves, mine = drawn(run.path), numbers(run)
+    assert curves.keys() == mine.keys()
+    for step, values in mine.items():
+        assert {n: curves[step].get(n) for n, v in values.items() if v is not None} == {
+            n: v for n, v in values.items() if v is not None
+        }, step
+
+
 def play_through_kills(settings: list[str], run: RunPaths, log: Path, *, seed: int) -> int:
     """kill -9 of the driver, each time some steps further and a random moment later; the number of kills."""
     draw, kills = random.Random(seed), 0
@@ -122,9 +135,11 @@ def test_killed_and_resumed_is_the_run_that_was_never_killed(
     settings = make(algorithm, tiny_model_dir, rows, tmp_path)
     whole = play([*settings, "name=whole"])
     killed = RunPaths(tmp_path / "killed")
-    kills = play_through_kills([*settings, "name=killed"], killed, tmp_path / "log", seed=17)
+    told = [*settings, "name=killed", "tracking.wandb=offline"]
+    kills = play_through_kills(told, killed, tmp_path / "log", seed=17)
     assert kills >= 1, "the run was over before anything was killed: the test shows nothing"
     assert numbers(killed) == numbers(whole)
+    _wandb_has_every_number(killed)
     assert saved_bytes(killed) == saved_bytes(whole)
 
     other = play([*settings, "name=other", "seed=1"])  # the comparison can fail

@@ -14,15 +14,25 @@ from raylign.trainer.loops.interfaces import StepBatch
 from raylign.trainer.workers.experience import Assembler
 
 
+UNSAVED_STEPS = 100
+"""Steps after the one that a run went on from whose batches are kept where no checkpoint will retire them."""
+
+
 class RunJournal:
     """A loops.BatchJournal in a run's folder."""
 
-    def __init__(self, folder: Path, assembler: Assembler, settings: str) -> None:
-        """`settings`: digest of everything that decides what a step computes; other batches are not trained again."""
+    def __init__(self, folder: Path, assembler: Assembler, settings: str, *, most: int | None = None) -> None:
+        """`settings`: digest of everything that decides what a step computes; other batches are not trained again.
+
+        `most`: steps after the resumed one whose batches are kept; None: all, for checkpoints retire them.
+        """
         self._folder = folder
         self._assembler = assembler
         self._settings = settings
         self._last = 0
+        self._most = most
+        self._full_after: int | None = None
+        self._tell: Callable[[str], None] = lambda _: None
 
     def resume(self, step: int, tell: Callable[[str], None]) -> Mapping[str, int | str] | None:
         """Find what can be done again after the checkpoint of `step`; the prompts' position after it.
@@ -32,6 +42,7 @@ class RunJournal:
         """
         self._last, position, why = replayable(self._folder, after=step, settings=self._settings)
         void(self._folder, after=self._last)
+        self._tell, self._full_after = tell, None if self._most is None else step + self._most
         if self._last > step:
             again = f"step {step + 1} is" if self._last == step + 1 else f"steps {step + 1} to {self._last} are"
             tell(f"{again} trained again on the samples that the run had drawn")
@@ -45,7 +56,14 @@ class RunJournal:
         return self._last
 
     async def write(self, step: int, batch: StepBatch) -> None:
-        """Raises Stopped when the disk refuses it: nothing was trained on the batch."""
+        """Raises Stopped when the disk refuses it: nothing was trained on the batch. Beyond `most` nothing is kept."""
+        if self._full_after is not None and step > self._full_after:
+            if step == self._full_after + 1:
+                self._tell(
+                    f"checkpoint.every=0: the batches of {self._most} steps are kept, those of later ones are not, "
+                    "so a restart draws their samples anew; set checkpoint.every to save on the way"
+                )
+            return
         refused = await self._assembler.journal(str(self._folder), step, self._settings, batch)
         if refused:
             raise Stopped(f"step {step}: its samples could not be written to {self._folder}: {refused}")

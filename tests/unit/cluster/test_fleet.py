@@ -91,6 +91,34 @@ async def test_starts_that_fail_are_not_repeated_for_ever_and_a_new_order_tries_
     assert len(await play(pool, fleet, 3, 91)) == 3
 
 
+async def test_one_that_dies_before_it_has_served_counts_as_a_start_that_failed() -> None:
+    pool, fleet, spawner = fleet_of_one()
+    for version in range(1, 4 * MAX_FAILED_STARTS):
+        for member in pool.members():
+            if member.name == "rollout/0":
+                await member.resume(version)
+            else:
+                member.die("its weights are wrong")  # what the publisher says of it
+        assert keys(await run(pool)) == expected(12)
+        fleet.adjust(2)
+        await asyncio.sleep(0.01)
+    assert len(spawner.made) == MAX_FAILED_STARTS and all(worker.stopped for worker in spawner.made)
+
+
+async def test_one_that_has_served_makes_up_for_starts_that_failed() -> None:
+    pool, fleet, spawner = fleet_of_one(fails=True)
+    for version in range(1, MAX_FAILED_STARTS):
+        await play(pool, fleet, 2, version)
+    spawner.fails = False
+    for version in range(20, 24):
+        await play(pool, fleet, 2, version)
+    spawner.fails = True
+    pool.members()[1].die("killed")
+    for version in range(30, 34 + MAX_FAILED_STARTS):
+        await play(pool, fleet, 2, version)
+    assert sum(worker.killed for worker in spawner.made) == 2 * MAX_FAILED_STARTS - 1
+
+
 async def test_the_last_worker_never_leaves_and_what_is_starting_is_called_off() -> None:
     pool, fleet, spawner = fleet_of_one()
     fleet.adjust(3)
