@@ -16,6 +16,10 @@ class EngineDead(RuntimeError):
     """The engine cannot serve any more; the message names the worker and the cause."""
 
 
+class NoWorkerLeft(EngineDead):
+    """Every rollout worker is gone: the machines are, rather than anything the run computes."""
+
+
 class WeightUpdateError(RuntimeError):
     """A weight update that cannot become right, or an engine without one; the message names engine and tensor."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from raylign.data.types import Prompt, SampleKey, SamplingParams
-from raylign.rollout.interfaces import EngineDead, GenerationRequest, GroupHandle, WeightUpdateError
+from raylign.rollout.interfaces import EngineDead, GenerationRequest, GroupHandle, NoWorkerLeft, WeightUpdateError
 from raylign.rollout.load import Load, LoadClock
 from raylign.rollout.member import Member, MemberState, WorkerHandle
 
@@ -172,7 +172,8 @@ class RolloutPool:
         """One handle a prompt, in order; `arrived` gets each, with its number, as soon as it is there.
 
         Raises ValueError for top_p other than 1 (the trainer's log-probs know no nucleus) and for a repeated prompt;
-        EngineDead when the deadline passes, no worker serves, or a prompt failed on `max_attempts` workers.
+        NoWorkerLeft when all workers have died; EngineDead when the deadline passes, no worker serves, or a prompt
+        failed on `max_attempts` workers.
         """
         if sampling.top_p != 1.0:
             raise ValueError(f"top_p={sampling.top_p:g}: rollouts are drawn with top_p=1, as trainer log-probs assume")
@@ -208,7 +209,8 @@ class RolloutPool:
                 self._dispatch(queue, running, requests, events)
                 # Those that serve may be full with another step's prompts, those that are updated will serve again.
                 if not running and not any(member.state in _MAY_SERVE for member in self._members):
-                    raise EngineDead(f"no rollout worker serves: {self._states()}")
+                    kind = EngineDead if self.members() else NoWorkerLeft
+                    raise kind(f"no rollout worker serves: {self._states()}")
                 for task in await _next(events):
                     if task in running:
                         job, member = running.pop(task)

@@ -23,7 +23,7 @@ from typing import TypeVar
 from raylign.cluster.errors import RoleError
 from raylign.conf.errors import Preempted, RunFailed, Stopped
 from raylign.data.types import RewardFailure, RewardOutcome
-from raylign.rollout.interfaces import EngineDead
+from raylign.rollout.interfaces import EngineDead, NoWorkerLeft
 from raylign.trainer.loops.clock import PhaseClock
 from raylign.trainer.loops.hooks import CheckpointSaver, LoopHook, MetricSink, OnlineProgress, StepReport, due
 from raylign.trainer.loops.interfaces import (
@@ -80,7 +80,7 @@ class OnlineLoop:
 
     A step's line in metrics.jsonl is written before its checkpoint, so a resumed run never lacks one.
     Raises RunFailed when a number that training depends on is missing or not finite, and Preempted, after a save, when
-    `should_stop` says so.
+    `should_stop` says so. Raises Stopped when every rollout worker is lost: another start may find room for new ones.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class OnlineLoop:
         """Train to the last step and return where the run stands."""
         try:
             return await self._run()
+        except NoWorkerLeft as error:
+            raise Stopped(f"step {self._progress.step + 1}: {error}") from error
         finally:
             await self._stream.close()
 
@@ -139,6 +141,8 @@ class OnlineLoop:
         """As `_step`; whatever role fails, the message says in which step."""
         try:
             return await self._step(step)
+        except NoWorkerLeft:
+            raise
         except EngineDead as error:
             raise RunFailed(f"rollout, step {step}: {error}") from error
         except (RoleError, PublishError) as error:

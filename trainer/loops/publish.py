@@ -23,7 +23,15 @@ from typing import Protocol, TypeVar
 from raylign.cluster.errors import FailureKind, RoleError
 from raylign.conf.errors import RunFailed
 from raylign.rollout.gate import gather_or_cancel
-from raylign.rollout.interfaces import Canary, EngineDead, Ref, VerifyReport, WeightManifest, WeightUpdateError
+from raylign.rollout.interfaces import (
+    Canary,
+    EngineDead,
+    NoWorkerLeft,
+    Ref,
+    VerifyReport,
+    WeightManifest,
+    WeightUpdateError,
+)
 from raylign.trainer.loops.interfaces import PublishResult, WeightSource
 
 T = TypeVar("T")
@@ -95,11 +103,14 @@ class WeightPublisher:
         self._refused: frozenset[str] = frozenset()  # who does not serve the version before
 
     async def publish(self, version: int) -> PublishResult:
-        """Every worker that serves afterwards serves `version`, verified. Raises PublishError when none does."""
+        """Every worker that serves afterwards serves `version`, verified.
+
+        Raises PublishError when none does, NoWorkerLeft when none lives.
+        """
         start = time.monotonic()
         sinks = list(self._members())
         if not sinks:
-            raise PublishError(f"version {version} cannot be published: no rollout worker is alive")
+            raise NoWorkerLeft(f"version {version} cannot be published: no rollout worker is alive")
         manifest = await self._from_source(self._source.manifest(version), "manifest")
         shipment = _Shipment(manifest, await self._from_source(self._source.canaries(), "canary log-probs"))
         gaps, failures = await self._attempt(sinks, shipment)
@@ -111,7 +122,8 @@ class WeightPublisher:
             failures = [failure for failure in failures if failure.dead] + failed_again
         self._judge(version, failures)
         if not gaps:
-            raise PublishError(f"version {version} is served by no worker: {_sentences(failures)}")
+            kind = NoWorkerLeft if all(failure.dead for failure in failures) else PublishError
+            raise kind(f"version {version} is served by no worker: {_sentences(failures)}")
         return PublishResult(
             version=version,
             seconds=time.monotonic() - start,

@@ -13,7 +13,6 @@ from raylign.rollout.interfaces import GroupHandle, Ref, metas_of
 from raylign.trainer.loops.interfaces import StepBatch
 from raylign.trainer.workers.experience import Assembler
 
-
 UNSAVED_STEPS = 100
 """Steps after the one that a run went on from whose batches are kept where no checkpoint will retire them."""
 

@@ -21,6 +21,7 @@ from raylign.rollout.interfaces import (
     EngineDead,
     GenerationRequest,
     GroupHandle,
+    NoWorkerLeft,
     Ref,
     VerifyReport,
     WeightManifest,
@@ -194,7 +195,7 @@ async def test_the_last_worker_gone_says_so() -> None:
         raise EngineDead("rollout/0: segmentation fault")
 
     pool = await pool_of(SimulatedWorker("rollout/0", dies))
-    with pytest.raises(EngineDead, match=r"no rollout worker serves: rollout/0 dead .*segmentation fault"):
+    with pytest.raises(NoWorkerLeft, match=r"no rollout worker serves: rollout/0 dead .*segmentation fault"):
         await run(pool)
 
 

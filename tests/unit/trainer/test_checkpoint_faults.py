@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from raylign.trainer import checkpoint, verified_folder
 from raylign.trainer.checkpoint import CheckpointError, CheckpointStore
 from raylign.trainer.verified_folder import find_damage
 
 from tests.unit.trainer.crashing_writer import save
+from tests.unit.trainer.power_loss import Trace, disk_after, lay_out, traced
 
 PROGRAM = Path(__file__).with_name("crashing_writer.py")
 
@@ -42,6 +44,60 @@ def test_a_fault_before_any_call_leaves_this_step_or_the_one_before(kind: str, t
         after = store.latest()
         assert after is not None and after.state.step == 3
         assert not list((tmp_path / str(number)).glob(".tmp-*"))
+
+
+def recorded(root: Path) -> Trace:
+    """Step 2 saved over step 1, which retires."""
+    store = CheckpointStore(root, keep=1)
+    save(store, 1)
+    with traced(root) as trace:
+        save(store, 2)
+    return trace
+
+
+def unlawful(trace: Trace, target: Path, *, disks: int, seed: int) -> list[str]:
+    """Of so many disks after power cuts: what a start would find that is neither step 1 nor step 2, whole."""
+    draw, wrong, total = random.Random(seed), [], len(trace.done)
+    for number in range(disks):
+        cut = total if number % 10 == 0 else draw.randint(trace.before, total)
+        shutil.rmtree(target, ignore_errors=True)
+        lay_out(trace, disk_after(trace, cut, draw), target)
+        try:
+            found = CheckpointStore(target, keep=1).latest()
+        except CheckpointError as error:
+            wrong.append(f"cut {cut} of {total}: {error}")
+            continue
+        step = found.state.step if found else None
+        if step not in ((2,) if cut == total else (1, 2)):
+            wrong.append(f"cut {cut} of {total}: step {step}")
+        elif (
+            found is not None and (found.role("policy") / "rank-00000.safetensors").read_bytes() != bytes([step]) * 3000
+        ):
+            wrong.append(f"cut {cut} of {total}: torn")
+    return wrong
+
+
+def test_whatever_a_power_cut_leaves_of_it_is_this_step_or_the_one_before(tmp_path: Path) -> None:
+    trace = recorded(tmp_path / "disk")
+    assert len(trace.done) - trace.before >= 30, "the tracer does not see the writer"
+    assert unlawful(trace, tmp_path / "after", disks=100, seed=1) == []
+
+
+@pytest.mark.thorough
+def test_two_thousand_power_cuts(tmp_path: Path) -> None:
+    assert unlawful(recorded(tmp_path / "disk"), tmp_path / "after", disks=2000, seed=2) == []
+
+
+@pytest.mark.parametrize("left_out", ["sync_folder", "_flush_and_hash"])
+def test_a_writer_that_forces_less_to_disk_is_found_out(
+    left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if left_out == "sync_folder":
+        for module in (checkpoint, verified_folder):
+            monkeypatch.setattr(module, left_out, lambda _: None)
+    else:
+        monkeypatch.setattr(verified_folder, left_out, verified_folder._sha256)
+    assert unlawful(recorded(tmp_path / "disk"), tmp_path / "after", disks=40, seed=1)
 
 
 def damage(file: Path, draw: random.Random) -> None:

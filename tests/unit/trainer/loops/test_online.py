@@ -19,6 +19,7 @@ from raylign.data.types import (
     SampleKey,
     SamplingParams,
 )
+from raylign.rollout.interfaces import NoWorkerLeft
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.hooks import OnlineProgress, StepReport
 from raylign.trainer.loops.interfaces import (
@@ -249,6 +250,17 @@ def test_too_many_failed_rewards_end_the_run_and_name_the_first() -> None:
     with pytest.raises(RunFailed, match=r"reward, step 1: 4 of 6 rewards failed.*503"):
         asyncio.run(make_loop(world).run())
     assert "policy update" not in world.events
+
+
+def test_a_run_without_rollout_workers_left_can_be_resumed_where_there_are_others() -> None:
+    class Lost(World):
+        async def generate(self, *args: object, **kwargs: object) -> list[GroupHandle]:
+            if self.updates == 2:
+                raise NoWorkerLeft("no rollout worker serves: rollout/0 dead (its node is gone)")
+            return await super().generate(*args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.raises(Stopped, match=r"step 3: no rollout worker serves: rollout/0 dead"):
+        asyncio.run(make_loop(Lost(), num_steps=5).run())
 
 
 def test_a_few_failed_rewards_are_counted_and_training_goes_on() -> None:
