@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from raylign.app.cli_evals import add_commands
 from raylign.app.cli_feedback import feedback_app
+from raylign.app.cli_trace import add_commands as add_trace
 from raylign.app.commands.wandb_workspace import wandb_app
 from raylign.cluster.collector import collector_paused
 from raylign.cluster.runtime_env import quiet_driver
@@ -322,10 +323,12 @@ def doctor(
 
 
 add_commands(app)
-
 app.add_typer(feedback_app, name="feedback")
 
 app.add_typer(wandb_app, name="wandb")
+
+
+add_trace(app, lambda run, run_root: _run_folder(run, run_root))
 
 
 def main() -> None:

@@ -78,6 +78,7 @@ class LoadReport:
     overlong: int  # rows longer than the limit, whatever was done with them
     dropped: int  # overlong rows left out
     examples: tuple[BadRow, ...] = field(default=())
+    origins: tuple[int, ...] = field(default=(), repr=False)  # of each item kept: its row's number, as read_rows counts
 
 
 def as_text(row: object) -> str:

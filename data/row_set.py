@@ -58,6 +58,7 @@ def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quaranti
     overlong rows under `overlong=error` or more of them than `config.max_overlong_fraction`, or has nothing left.
     """
     items: list[T] = []
+    origins: list[int] = []
     overlong: list[BadRow] = []
     dropped = total = 0
     own = OwnColumns(config.columns)
@@ -79,13 +80,15 @@ def read_row_set(name: str, config: DataConfig, builder: RowBuilder[T], quaranti
                 reason = f"{longest} tokens, {builder.max_tokens_key}={builder.max_tokens}"
                 overlong.append(BadRow(row.number, row.source, reason, as_text(row.columns)[:200]))
             items += (left := [item for item in fitting if item is not None])
+            origins += [row.number] * len(left)
             dropped += not left
         if total == 0:
             raise DataError(f"data {name}: there are no rows.")
         own.refuse_missing(name)
         bad.refuse_past(config.max_bad_fraction, total, name)
     kept = total - len(bad.rows) - dropped
-    report = LoadReport(name, total, kept, len(bad.rows), len(overlong), dropped, tuple(bad.rows[:_EXAMPLES]))
+    examples = tuple(bad.rows[:_EXAMPLES])
+    report = LoadReport(name, total, kept, len(bad.rows), len(overlong), dropped, examples, tuple(origins))
     _refuse(config, builder.max_tokens_key, report, overlong)
     return RowSet(tuple(items), content_hash(builder.fingerprint(item) for item in items), report)
 

@@ -14,6 +14,7 @@ from statistics import fmean
 import pytest
 import torch
 from peft import PeftModel
+from raylign.app.commands.trace import trace_event
 from raylign.app.configuration import compose
 from raylign.app.main import run
 from raylign.cluster.session import Session
@@ -122,7 +123,20 @@ def check_run(done: RunPaths, start: Path) -> Path:
     assert tokenizer.chat_template == FAMILIES["chatml"].template
     assert (export / "README.md").read_text().startswith("---\n")
     same_logprobs(export, model, tokenizer)
+    check_trace(done)
     return export
+
+
+def check_trace(done: RunPaths) -> None:
+    """A row's way through a run of real ranks: the repeated training is the run's own, to rounding."""
+    trace, page = trace_event(done.path, "row:4", lambda _: None)
+    (row,) = trace.rows
+    assert trace.loss_gap < 1e-4 and trace.num_steps == STEPS
+    assert row.steps and row.origin.number == 4 and row.question[-1].content == question(3)
+    assert page.is_file() and question(3) in page.read_text()
+    last = max(row.steps, key=lambda step: step.step)
+    if last.step == STEPS:
+        assert last.after == pytest.approx(row.end, rel=1e-4, abs=1e-3)
 
 
 def same_logprobs(export: Path, model: torch.nn.Module, tokenizer: object) -> None:
@@ -198,6 +212,10 @@ def test_runs_with_adapters_leave_whole_models_that_the_next_one_starts_from(
     sampled = read_history(third.metrics).rows[1].values
     assert sampled["rollout/logprob_gap"] < 1e-3  # vLLM reads the SFT run's merged export as the learner does
     load_causal_lm(Path(model_folder(str(third.path)).path), precision=Precision.float32)
+    trace, page = trace_event(third.path, "row:4", lambda _: None)  # by way of the reward model, whose adapters moved
+    assert trace.run == "rm-lora" and trace.online == "ppo-chain" and page.parent.parent == second.path
+    assert trace.loss_gap < 1e-3 and trace.rows[0].end - trace.rows[0].start > 0
+    assert len(trace.answers) == 10 and trace.answers[0].cosine > 0 > trace.answers[-1].cosine
 
 
 def check_adapted(done: RunPaths, start: Path, auto: type) -> Path:

@@ -1,0 +1,51 @@
+"""`raylign trace`: the command that asks what one event did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from raylign.conf.errors import UserError
+
+
+def add_commands(app: typer.Typer, run_folder: Callable[[str, Path], Path]) -> None:
+    """Put the command under `app`. `run_folder`: the folder that a person means by a run's name or path."""
+
+    @app.command()
+    def trace(
+        event: Annotated[
+            str | None, typer.Argument(help="An event's id, as the training rows name it, or row:NUMBER.")
+        ] = None,
+        run: Annotated[
+            str, typer.Option(help="The run that was trained on it: a folder, or a name in --run-root.")
+        ] = "",
+        run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+        top: Annotated[
+            int, typer.Option(help="Without an event: list so many most helpful and most harmful rows.", min=0)
+        ] = 0,
+        held_out: Annotated[
+            str | None,
+            typer.Option("--for", help="With --top: a held-out set of the run, or a file of rows, to do well on."),
+        ] = None,
+    ) -> None:
+        """What one piece of feedback did to the model: its rows, its steps, its gradient, its neighbours."""
+        from raylign.app.commands.trace import rank_rows, ranked_lines, trace_event
+        from raylign.evals.trace_event import summary_lines
+
+        if not run:
+            raise UserError("--run: name the run that was trained on the event.")
+        if bool(event) == bool(top):
+            raise UserError("trace: name an event, or ask for a list with --top 10; not both.")
+        folder = run_folder(run, run_root)
+        if event:
+            found, page = trace_event(folder, event, _tell)
+            typer.echo("\n".join(summary_lines(found)))
+            typer.echo(f"page: {page}")
+        else:
+            typer.echo("\n".join(ranked_lines(*rank_rows(folder, held_out, top, _tell))))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,47 @@
+"""The page of an event: nothing of a log can script it or leave its folder, and the sentence says what happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from raylign.data.types import Message
+from raylign.evals.trace_event import AnswerTrace, EventTrace, RowOrigin, RowTrace, StepTrace, TokenMove, headline
+from raylign.evals.trace_page import page, shaded, write_trace
+
+HOSTILE = "</div><script>alert(1)</script>"
+STEP = StepTrace(2, 1e-4, -1.0, 0.5, 1.4, 0.7, 3.0, (("layer 0", 1.0), (HOSTILE, 2.0)), 0.1)
+ANSWER = AnswerTrace(HOSTILE, -5.0, -4.0, (TokenMove(HOSTILE, 0.1, -2.0), TokenMove("b", 0.0, 1.0)))
+ROW = RowTrace(
+    RowOrigin(3, (HOSTILE,), (HOSTILE,), 1.0, None, HOSTILE, HOSTILE), (Message("user", HOSTILE),),
+    (ANSWER, ANSWER), None, -1.0, 2.0, (STEP,), (), (),
+)  # fmt: skip
+TRACE = EventTrace(HOSTILE, "run", "dpo", "probability gap", "nats", (ROW,), (), 0, 1e-6, 1, 10)
+
+
+def test_what_a_log_says_cannot_script_the_page():
+    text = page(TRACE)
+
+    assert "<script" not in text and "alert(1)" in text
+
+
+@pytest.mark.parametrize("event", ["../../etc/passwd", "..", "a/b", "a" * 300, "\u202eevil", ""])
+def test_no_event_leaves_the_folder(event: str, tmp_path: Path):
+    path = write_trace(tmp_path, replace(TRACE, event=event))
+
+    assert path.parent == tmp_path and len(path.name) < 100
+    assert write_trace(tmp_path, replace(TRACE, event=event + "!")) != path
+
+
+def test_the_sentence_knows_what_the_person_wanted():
+    assert "as the person wanted" in headline(TRACE)
+    down = replace(ROW, answers=(ANSWER,), desirable=False)
+    assert "against what the person wanted" in headline(replace(TRACE, rows=(down,)))
+    assert "ended before it came" in headline(replace(TRACE, rows=(replace(ROW, steps=()),)))
+    assert "trained nothing in run: refusals" in headline(replace(TRACE, rows=(), dropped=("refusals",)))
+
+
+def test_shades_go_by_the_largest_move():
+    assert [token.shade for token in shaded(ANSWER.tokens, by_run=True)] == ["down4", "up2"]
+    assert [token.shade for token in shaded(ANSWER.tokens, by_run=False)] == ["up4", ""]
