@@ -1,4 +1,4 @@
-"""`raylign trace`: the command that asks what one event did."""
+"""`raylign trace` and `raylign audit`: what one event did, and what a reward model is worth."""
 
 from __future__ import annotations
 
@@ -45,6 +45,37 @@ def add_commands(app: typer.Typer, run_folder: Callable[[str, Path], Path]) -> N
             typer.echo(f"page: {page}")
         else:
             typer.echo("\n".join(ranked_lines(*rank_rows(folder, held_out, top, _tell))))
+
+    app.command()(audit)
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="A reward model: a run's folder or name, or an exported model.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of judged pairs; may be given several times. The run's held-out sets if not given."),
+    ] = None,
+    agreement: Annotated[
+        float | None, typer.Option(help="Share of pairs on which two people agree, for the best that is possible.")
+    ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(help="For the best-of-n curve: an online run, or a file with several answers a prompt."),
+    ] = None,
+    gold: Annotated[str | None, typer.Option(help="With a run's answers: the part of the reward that counts.")] = None,
+    most: Annotated[int, typer.Option(help="Pairs that are read at most.", min=1)] = 2000,
+    out: Annotated[Path, typer.Option(help="The page; the figures lie beside it as .json.")] = Path("audit.html"),
+    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+) -> None:
+    """Does a reward model deserve trust: accuracy by slice, calibration, what it pays for, best of n."""
+    from raylign.app.commands.audit import AuditSettings, audit_lines, write_page, write_record
+    from raylign.app.commands.audit import audit as examine
+
+    found = examine(model, AuditSettings(pairs or [], run_root, agreement, answers, gold, most), _tell)
+    typer.echo("\n".join(audit_lines(found)))
+    write_page(out, found)
+    write_record(out.with_suffix(".json"), found)
+    typer.echo(f"page: {out}")
 
 
 def _tell(line: str) -> None:

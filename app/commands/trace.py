@@ -15,16 +15,18 @@ from raylign.app.launch.traced import (
     find_index,
     open_traced,
     other_rows,
+    reads_tokens_of,
     reward_run,
     score_gradients,
     target_gradient,
 )
 from raylign.conf.errors import DataError, UserError
+from raylign.data.end_tokens import EndTokens
 from raylign.data.loading import RawRow, read_rows
 from raylign.data.own_columns import OwnColumns
 from raylign.data.row_fields import RowError
 from raylign.data.rows import ConversationRow, completion_or_conversation, judged_row, pair_row
-from raylign.data.types import Message, RowKind
+from raylign.data.types import FinishReason, Message, RowKind
 from raylign.evals.influence import Neighbour, effects, mean_directions, movement_along, neighbours
 from raylign.evals.replay import units_of
 from raylign.evals.trace_event import (
@@ -41,7 +43,7 @@ from raylign.evals.trace_event import (
 from raylign.evals.trace_index import TraceIndex
 from raylign.evals.trace_page import write_trace
 from raylign.records.run_folder import RunPaths
-from raylign.records.samples import read_samples
+from raylign.records.samples import SampleRow, read_samples
 from torch import Tensor
 
 Tell = Callable[[str], None]
@@ -202,16 +204,24 @@ def _scored(traced: Traced, online: Path, places: Sequence[int]) -> list[ScoredA
     files = sorted(RunPaths(online).samples.glob("step-*.parquet"))
     rows, directions = mean_directions(traced.index)
     at = [int((rows == place).nonzero()[0, 0]) for place in places if bool((rows == place).any())]
-    if not files or not at:
+    if not files or not at or not reads_tokens_of(traced.run, online):
         return []
     samples = read_samples(files[-1])[:_SAMPLES]
-    own = [(*sample.prompt_ids, *sample.response_ids) for sample in samples]
+    ends = EndTokens(traced.run.tokenizer)
+    own = [(*sample.prompt_ids, *_ended(sample, ends)) for sample in samples]
     found = []
     for sample, (score, sketch) in zip(samples, score_gradients(traced.run, traced.index, own), strict=True):
         cosine = -float(directions[at[0]] @ sketch) / (float(sketch.norm()) or 1.0)
         found.append(ScoredAnswer(_short(sample.prompt), _short(sample.response), score, cosine))
     found.sort(key=lambda one: -one.cosine)
     return found if len(found) <= 2 * _ALIKE else [*found[:_ALIKE], *found[-_ALIKE:]]
+
+
+def _ended(sample: SampleRow, ends: EndTokens) -> tuple[int, ...]:
+    """The answer as a reward model reads it: a finished one ends with an end token."""
+    ids = sample.response_ids
+    missing = sample.finish_reason is FinishReason.STOP and not (ids and ids[-1] in ends.ids)
+    return (*ids, ends.usual_id) if missing else ids
 
 
 def _row(traced: Traced, row: int, start: Tensor, end: Tensor) -> RowTrace:

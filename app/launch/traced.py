@@ -19,6 +19,7 @@ from raylign.conf.derive import offline_steps
 from raylign.conf.errors import ModelLoadError, UserError
 from raylign.conf.schema import Precision, RunConfig
 from raylign.data.row_kinds import TrainRows, load_rows
+from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, TokenBatch
 from raylign.evals.replay import ReplaySettings, RowEngine, outputs_of, replay, row_window, sketch_of, units_of
 from raylign.evals.trace_index import FOLDER, TraceIndex, load_index, save_index
@@ -155,6 +156,13 @@ def reward_run(folder: Path) -> Path | None:
         return None
     config = from_resolved(RunPaths(folder).resolved.read_text(encoding="utf-8")).config
     return Path(came_from["reward"]) if Role.ROLLOUT in algorithm_of(config.algorithm).roles else None
+
+
+def reads_tokens_of(run: TracedRun, online: Path) -> bool:
+    """Whether the reward model of `run` reads the token ids of the online run at `online` as they are."""
+    config = from_resolved(RunPaths(online).resolved.read_text(encoding="utf-8")).config
+    theirs = load_tokenizer(config.policy.model)
+    return theirs.backend_tokenizer.to_str() == run.tokenizer.backend_tokenizer.to_str()
 
 
 def score_gradients(
