@@ -316,7 +316,7 @@ Answers = tuple[tuple[Message, ...], list[str], list[float]]
 
 def _answered(name: str) -> list[Answers]:
     """Rows `{"prompt": text, "answers": [{"text": ..., "gold": number}, ...]}`."""
-    found = []
+    found: list[Answers] = []
     for row in read_rows(name):
         try:
             assert isinstance(row, RawRow)
