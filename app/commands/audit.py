@@ -215,7 +215,8 @@ def _held_out_of(model: str, run_root: Path) -> list[str]:
 
 
 def _read(sources: Sequence[str], most: int) -> tuple[list[Pair], int]:
-    pairs, left_out = [], 0
+    pairs: list[Pair] = []
+    left_out = 0
     for source in sources:
         for row in read_rows(source):
             if len(pairs) >= most:
