@@ -25,6 +25,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from raylign.cluster.errors import FailureKind, RoleError
+from raylign.cluster.oom import memory_kills
 from raylign.conf.errors import RaylignError, UserError
 
 _SETTLE_S = 3.0
@@ -123,6 +124,8 @@ class WorkerGroup:
             raised = tasks[ranks.index(rank)].exception()
             if (refused := refusal(raised)) is not None:
                 return refused
+            if kind is FailureKind.DIED:
+                cause += memory_kills.note(self.role)
             silent = tuple(r for r, task in zip(ranks, tasks, strict=True) if not task.done())
             if silent and kind is FailureKind.RAISED:
                 cause = f"{cause}; no answer from rank {', '.join(map(str, silent))}"

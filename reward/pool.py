@@ -14,6 +14,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from raylign.cluster.errors import FailureKind, RoleError
+from raylign.cluster.oom import memory_kills
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.reserve import Place
 from raylign.cluster.worker_group import classify, refusal
@@ -113,6 +114,8 @@ class Replica:
             reason = f"reward replica {self._rank} {kind.value}: {cause or 'no answer'}"
             if kind in (FailureKind.RAISED, FailureKind.LOST):
                 raise PieceRefused(reason) from error
+            if kind is FailureKind.DIED:
+                reason += memory_kills.note("reward")
             if self._coming is None:
                 logger.warning("%s; another process is started", reason)
                 self._coming = asyncio.create_task(self._come_back())

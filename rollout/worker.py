@@ -14,8 +14,9 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from raylign.cluster.collector import collector_paused
+from raylign.cluster.oom import memory_kills
 from raylign.cluster.rank import keep_log, last_error
 from raylign.cluster.reserve import Place
 from raylign.cluster.weights import Pieces, shared_memory_file
@@ -228,7 +229,8 @@ class RayWorkerHandle:
                 raise type(cause)(str(cause)) from error
             raise EngineDead(f"{self._name}: {verb}: {_one_line(cause)}") from error
         except RayError as error:
-            raise EngineDead(f"{self._name}: {verb}: {_one_line(error)}") from error
+            gone = memory_kills.note("rollout") if isinstance(error, ActorDiedError) else ""
+            raise EngineDead(f"{self._name}: {verb}: {_one_line(error)}{gone}") from error
 
 
 def spawn_worker(

@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 from raylign.app.commands.doctor_gpu import gpu_findings
+from raylign.app.commands.doctor_network import reach
 from raylign.app.commands.finding import Finding
+from raylign.cluster.listeners import listeners, ray_processes
 from raylign.conf.errors import ClusterError, UserError
 from raylign.conf.schema import TrackingConfig
 from raylign.records.wandb_login import decide
@@ -36,7 +38,9 @@ def examine(run_root: Path, address: str | None) -> list[Finding]:
     """Everything, in the order a run would meet it. `address`: a Ray cluster to look for; None: none is needed."""
     findings = [_python(), *(_package(name, wanted) for name, wanted in TESTED.items())]
     findings += [_compiler(), _shared_memory(), _write_access(run_root), _wandb(), *gpu_findings()]
-    return findings + ([_cluster(address)] if address is not None else [])
+    findings += [_cluster(address)] if address is not None else []
+    open_ports = [one for one in listeners(ray_processes()) if not one.on_loopback] if address is not None else []
+    return [*findings, reach(address, open_ports, os.environ)]
 
 
 def _python() -> Finding:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from raylign.cluster.leftovers import marked_processes, sweep_abandoned
+from raylign.cluster.listeners import listeners
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -33,32 +34,6 @@ with session(ClusterConfig(object_store_gb=0.1), num_cpus=2) as opened:
 """
 
 
-def listeners(pids: set[int]) -> dict[str, str]:
-    """Local address -> process name of every TCP listener of `pids`, by /proc: `ss -ltn` without the tool."""
-    inodes: dict[str, str] = {}
-    for pid in pids:
-        for entry in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                target = os.readlink(entry)
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                inodes[target[8:-1]] = Path(f"/proc/{pid}/comm").read_text().strip()
-    found = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                found[fields[1]] = inodes[fields[9]]
-    return found
-
-
-def on_loopback(address: str) -> bool:
-    """Of /proc/net: 127.0.0.0/8, ::1, or an IPv4 loopback address in IPv6 form."""
-    host = address.partition(":")[0]
-    return host[-2:] == "7F" or host == "0" * 24 + "01000000"
-
-
 @pytest.fixture(scope="module")
 def driver() -> subprocess.Popen[str]:
     """A driver with a cluster and one role; the folder's path is its first line."""
@@ -73,9 +48,9 @@ def folder(driver: subprocess.Popen[str]) -> Path:
 
 def test_no_server_is_reachable_from_another_machine(driver: subprocess.Popen[str], folder: Path) -> None:
     found = listeners({driver.pid, *marked_processes(folder)})
-    assert {"gcs_server", "raylet"} <= set(found.values()), "the test does not see Ray's own servers"
+    assert {"gcs_server", "raylet"} <= {one.process for one in found}, "the test does not see Ray's own servers"
     assert len(found) >= 5
-    assert [f"{name} {address}" for address, name in found.items() if not on_loopback(address)] == []
+    assert [one for one in found if not one.on_loopback] == []
 
 
 def test_no_other_user_gets_at_the_token_or_the_shipped_code(folder: Path) -> None:

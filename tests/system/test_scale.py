@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from raylign.cluster.listeners import listeners
 from raylign.cluster.stacks import processes_of
 from raylign.records.metrics_log import read_history
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 
-from tests.system.test_left_behind import listeners, on_loopback
 from tests.system.tiny_runs import run_settings
 
 pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(3600)]
@@ -62,8 +62,8 @@ def engine_actors(marked: Path) -> list[int]:
 def _nobody_outside_reaches_it(marked: Path) -> None:
     """S01, with every role up: what the kernel lists is on loopback."""
     found = listeners(set(processes(marked)))
-    assert {"gcs_server", "raylet"} <= set(found.values()) and len(found) >= 10, found
-    assert [f"{name} {address}" for address, name in found.items() if not on_loopback(address)] == []
+    assert {"gcs_server", "raylet"} <= {one.process for one in found} and len(found) >= 10, found
+    assert [one for one in found if not one.on_loopback] == []
 
 
 def _no_file_has_a_secret(run: RunPaths, marked: Path, log: Path) -> None:

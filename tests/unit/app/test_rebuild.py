@@ -1,0 +1,60 @@
+"""What a run does about a lost learner, and about checkpoints none of which is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from raylign.app.launch.checkpoints import find_resume
+from raylign.app.launch.rebuild import Rebuilds, is_loss
+from raylign.cluster.errors import FailureKind, HolderLost, RoleError
+from raylign.conf.errors import UserError
+from raylign.conf.schema import CheckpointConfig
+from raylign.records.run_folder import RunPaths
+from raylign.trainer.checkpoint import CheckpointStore
+
+from tests.unit.trainer.crashing_writer import save
+
+
+def failure(kind: FailureKind, *, role: str = "policy", silent: tuple[int, ...] = ()) -> RoleError:
+    return RoleError(role=role, ranks=(1,), verb="update", kind=kind, cause="because", silent=silent)
+
+
+@pytest.mark.parametrize("kind", list(FailureKind))
+def test_a_rank_that_is_gone_or_hangs_is_a_loss_and_one_that_raises_is_not(kind: FailureKind) -> None:
+    assert is_loss(failure(kind)) is (kind is not FailureKind.RAISED)
+    assert is_loss(failure(kind, silent=(0,))), "its peers have not answered: the raise may be their death's"
+    assert not is_loss(failure(kind, role="reward")), "rewards are replaced, not rebuilt"
+
+
+def test_the_process_that_held_a_result_is_a_loss() -> None:
+    assert is_loss(HolderLost("gone"))
+
+
+def test_rebuilds_are_counted_between_new_steps_and_capped() -> None:
+    told: list[str] = []
+    rebuilds = Rebuilds(2, told.append)
+    rebuilds.allow(failure(FailureKind.DIED), step=3)
+    rebuilds.allow(failure(FailureKind.DIED), step=3)
+    rebuilds.allow(failure(FailureKind.DIED), step=4)  # a new step between: counted anew
+    rebuilds.allow(failure(FailureKind.DIED), step=2)  # done again, not new
+    assert [sentence.partition("started again ")[2] for sentence in told] == [
+        "(1 of 2 without a new step)", "(2 of 2 without a new step)", "(1 of 2 without a new step)",
+        "(2 of 2 without a new step)",
+    ]  # fmt: skip
+    with pytest.raises(RoleError) as capped:
+        rebuilds.allow(failure(FailureKind.DIED), step=4)
+    assert capped.value.problems[-1].endswith("cluster.max_rebuilds=2 rebuilds brought no new step")
+    with pytest.raises(RoleError, match="policy rank 1 raised during update: because"):
+        Rebuilds(2, told.append).allow(failure(FailureKind.RAISED), step=9)
+
+
+def test_with_every_checkpoint_damaged_a_start_is_refused_and_names_each(tmp_path: Path) -> None:
+    run = RunPaths(tmp_path)
+    store = CheckpointStore(run.checkpoints, keep=2)
+    for step in (1, 2):
+        save(store, step)
+        (run.checkpoints / f"step-00000{step}" / "critic" / "rank-00000.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"checkpoint\.resume=auto: .*step-000002: .*step-000001: ") as refusal:
+        find_resume(CheckpointConfig(), run)
+    assert refusal.value.exit_code == 2
