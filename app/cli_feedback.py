@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 feedback_app = typer.Typer(
-    help="Feedback logs to training data: look at logs, build data sets from them, forget people.",
+    help="Feedback logs to training data: look at logs, build data sets from them, browse them, forget people.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -79,6 +79,18 @@ def feedback_forget(
 
     logs = [path.expanduser() for path in log or []]
     run_forget(folder.expanduser(), user or [], event or [], _console(), logs=logs, companion=companion)
+
+
+@feedback_app.command("browse")
+def feedback_browse(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
+    port: Annotated[int, typer.Option(help="Where to listen on 127.0.0.1; 0 is any free port.")] = 0,
+    reviews: Annotated[Path | None, typer.Option(help="Where marks are kept; DIR.reviews.jsonl unless named.")] = None,
+) -> None:
+    """Look at a build's events and rows in a web browser on this machine, and mark those that are wrong."""
+    from raylign.app.commands.feedback_browse import run_browse
+
+    run_browse(folder.expanduser(), _console(), port=port, reviews=reviews.expanduser() if reviews else None)
 
 
 def _source(

@@ -28,6 +28,7 @@ from raylign.feedback.ledger import Ledger
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.report import write_report
 from raylign.feedback.result import Parts, make_result
+from raylign.feedback.reviews import marked_wrong, without_reviews
 from raylign.feedback.scores import ScoreRead, parse_scores
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.signals import make_rows, unused
@@ -95,6 +96,7 @@ class _Opened:
     files: tuple[Path, ...]
     passed_over: tuple[str, ...]
     scores: tuple[ScoreRead, ...]
+    wrong: frozenset[str]  # ids of events that reviews mark as wrong
 
 
 def _build_into(
@@ -108,7 +110,7 @@ def _build_into(
     watch.on_step("cleaning")
     agreed = pl.col("consent").fill_null(True)
     noisy = noise(choices_of(opened.work.filter(agreed)))
-    work = clean_events(opened.work, settings, ledger)
+    work = clean_events(opened.work, settings, ledger, opened.wrong)
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
     watch.on_step("making rows")
@@ -154,6 +156,8 @@ def _open(
 ) -> _Opened:
     """Read, forget, redact, and write what is broken: from here on nothing personal is in any frame."""
     watch.on_step("reading")
+    _, reviews = without_reviews(source.logs)
+    wrong = marked_wrong(reviews)
     log = read(source, settings, watch.on_rows)
     private = settings.privacy
     events = hide_ids(log.events, private.user_salt) if private.redact else log.events
@@ -177,16 +181,18 @@ def _open(
         num_rows=log.rows_in,
         format=log.format,
         redactions=redacted.counts,
-        files=log.files,
+        files=(*log.files, *reviews),
         passed_over=log.passed_over,
         scores=log.scores,
+        wrong=wrong | {hide_id(event, private.user_salt) for event in wrong},
     )
 
 
 def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows: None) -> ImportResult:
-    """The logs as events."""
+    """The logs as events, without reviews."""
+    logs, _ = without_reviews(source.logs)
     return read_log(
-        source.logs,
+        logs,
         format=source.format,
         mapping=source.mapping,
         companion=source.companion,

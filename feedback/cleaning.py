@@ -13,21 +13,27 @@ from raylign.feedback.clean.unusable import drop_repeated_events, drop_second_th
 from raylign.feedback.corrections import find_corrections, find_edits
 from raylign.feedback.filtering import apply_row_rules
 from raylign.feedback.ledger import Ledger
+from raylign.feedback.reviews import drop_reviewed
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.splits import add_split, drop_overlap
 from raylign.feedback.turns import user_text
 from raylign.feedback.working import found_in_conversation
 
 
-def clean_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:
+def clean_events(
+    work: pl.DataFrame, settings: BuildSettings, ledger: Ledger, wrong: frozenset[str] = frozenset()
+) -> pl.DataFrame:
     """Redacted events without what is unusable, repeated, contaminated or in another language.
 
-    Corrections found in conversations are added. Has `row_order` [rows], the order of time.
+    `wrong`: ids of events that reviews mark as wrong. Corrections found in conversations are added. Has `row_order`
+    [rows], the order of time.
     """
     chosen = settings.clean
     work = ledger.events(drop_unusable(work, trivial_edits=chosen.trivial_edits))
     work = ledger.events(drop_second_thoughts(work))
-    work = ledger.events(drop_repeated_events(work)).with_row_index("row_order")
+    work = ledger.events(drop_repeated_events(work))
+    # After the two above: what stands behind a judgement that was marked wrong does not come back in its place.
+    work = ledger.events(drop_reviewed(work, wrong)).with_row_index("row_order")
     found = [
         find_corrections(work, good_rating=settings.ratings.good),
         find_edits(work, good_rating=settings.ratings.good),

@@ -44,6 +44,16 @@ def _difference(file: InputFile, before: InputFile | None) -> str:
     return f"{file.name} (new)" if before is None else f"{file.name} ({file.bytes - before.bytes:+,} bytes)"
 
 
+def named_logs_exist(source: Source) -> None:
+    """Raises DataError with every log of a build that is gone."""
+    missing = [(path, "--log") for path in source.logs if not path.exists()]
+    missing += [(path, "--companion") for path in (source.companion,) if path is not None and not path.exists()]
+    if missing:
+        raise DataError(
+            [f"{path}: is gone, and a rebuild needs it; say where it is now with {option}." for path, option in missing]
+        )
+
+
 def forget(
     folder: Path,
     *,
@@ -64,13 +74,7 @@ def forget(
         raise DataError("nothing to forget: give --user or --event.")
     source = Source.read(folder)
     source = replace(source, logs=tuple(logs) or source.logs, companion=companion or source.companion)
-    missing = [(path, "--log") for path in source.logs if not path.exists()]
-    missing += [(path, "--companion") for path in (source.companion,) if path is not None and not path.exists()]
-    if missing:
-        gone = [
-            f"{path}: is gone, and a rebuild needs it; say where it is now with {option}." for path, option in missing
-        ]
-        raise DataError(gone)
+    named_logs_exist(source)
     private = parse_settings(source.overrides).privacy
     salt = private.user_salt
     shown = {hide_id(event, salt) for event in events} if private.redact else set(events)

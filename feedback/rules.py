@@ -26,6 +26,7 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
         "The same person judged the same answer otherwise later; the latest word counts.",
     ),
     "duplicate_event": (Stage.CLEANING, "The same person said the same about the same answer before."),
+    "reviewed_wrong": (Stage.CLEANING, "Somebody who looked at it marked it as wrong."),
     "identical_answers": (Stage.CLEANING, "Both answers are the same, so a choice between them teaches nothing."),
     "empty_correction": (Stage.CLEANING, "The correction is empty."),
     "trivial_edit": (Stage.CLEANING, "The correction changes only case, spaces or punctuation."),

@@ -21,6 +21,7 @@ from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.forget import brought_in, forget
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import shown_score, signal
+from raylign.feedback.reviews import marked_wrong, without_reviews
 from raylign.feedback.source import Source
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -139,6 +140,11 @@ def run_inspect(source: Source, console: Console) -> None:
         Text(f"{log.format}: {log.rows_in:,} rows, {events.height:,} events, {quarantined.height:,} quarantined"),
         highlight=False,
     )
+    _, reviews = without_reviews(source.logs)
+    if reviews:
+        names = ", ".join(file.name for file in reviews)
+        marked = len(marked_wrong(reviews))
+        console.print(Text(f"reviews: {names}, {marked:,} events marked as wrong"), highlight=False, soft_wrap=True)
     if log.passed_over:
         console.print(Text(f"passed over: {', '.join(log.passed_over)}"), highlight=False, soft_wrap=True)
     if events.height:
