@@ -7,24 +7,34 @@ on it would learn to answer from what it does not see.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from raylign.data.types import Message
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import names_of, turns_of, unpacked
 
-HISTORY = ("chat_history", "history", "conversation_history", "message_history", "previous_messages", "past_messages",
-           "memory", "messages", "conversation")  # fmt: skip
-INSTRUCTIONS = ("system", "system_prompt", "system_message", "system_instruction", "instructions", "developer")
+HISTORY = (
+    "chat_history", "history", "conversation_history", "message_history", "messages_history", "dialog_history",
+    "dialogue_history", "previous_messages", "past_messages", "prior_messages", "earlier_messages", "previous_turns",
+    "prior_turns", "past_turns", "context_messages", "chat_messages", "conversation_messages", "memory", "messages",
+    "conversation", "dialogue", "dialog", "turns", "thread", "transcript", "chat",
+)  # fmt: skip
+INSTRUCTIONS = (
+    "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "instructions",
+    "developer", "developer_prompt", "developer_message",
+)  # fmt: skip
 CONTEXT = (
     "context", "contexts", "documents", "docs", "source_documents", "retrieved_documents", "retrieved_contexts",
     "retrieved_docs", "passages", "passage", "references", "reference", "sources", "search_results", "knowledge",
-    "chunks", "evidence", "image", "images", "files", "attachments", "tools", "functions",
+    "chunks", "evidence", "tools", "functions",
 )  # fmt: skip
+_SEEN = re.compile(
+    r"(?:^|_)(?:images?|img|pictures?|photos?|screenshots?|audio|video|files?|attachments?|pdfs?)(?:_|$)"
+)
 _LABELS = re.compile(
     r"(?:^|_)(?:id|ids|uuid|hash|name|lang|language|locale|model|models|user|session|thread|channel|type|kind|category|"
     r"topic|domain|split|source|date|time|timestamp|created|updated|version|env|environment|tenant|config|settings|"
-    r"params|parameters|metadata|tags|temperature|stop|stream|callbacks|agent_scratchpad|intermediate_steps|url)$"
+    r"params|parameters|metadata|tags|temperature|stop|stream|callbacks|url)$"
 )
 _SPEAKER = re.compile(r"^(Human|User|AI|Assistant|System)\s*:\s?", re.MULTILINE | re.IGNORECASE)
 _SPEAKERS = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
@@ -54,24 +64,36 @@ def with_history(inputs: Mapping[str, object], asked: str, name: str) -> tuple[M
     Raises RowProblem for history without speakers, and for other text that the turns do not hold.
     """
     question = turns_of(unpacked(inputs[asked]), asked if name == "row" else name)
-    turns = (*_instructions(inputs, asked, question), *_history(inputs, asked, question, name), *question)
-    refuse_beside(inputs, asked, turns, name)
+    told = [] if question[0].role == "system" else _named(inputs, INSTRUCTIONS, asked)
+    earlier = _named(inputs, HISTORY, asked)[:1]  # what else looks like a history has to be in the turns
+    turns = (*_instructions(inputs, told), *_history(inputs, earlier, question, name), *question)
+    refuse_beside(inputs, {asked, *told, *earlier}, turns, name)
     return turns
 
 
-def _instructions(inputs: Mapping[str, object], asked: str, question: tuple[Message, ...]) -> tuple[Message, ...]:
-    if question[0].role == "system":
-        return ()
-    given = (unpacked(inputs[key]) for key in INSTRUCTIONS if key != asked and inputs.get(key))
+def _instructions(inputs: Mapping[str, object], keys: Sequence[str]) -> tuple[Message, ...]:
+    given = (unpacked(inputs[key]) for key in keys)
     return tuple(Message("system", text) for text in given if isinstance(text, str))
 
 
-def _history(inputs: Mapping[str, object], asked: str, question: tuple[Message, ...], name: str) -> tuple[Message, ...]:
-    key = next((key for key in HISTORY if key != asked and inputs.get(key)), None)
-    if key is None:
+def plain(key: str) -> str:
+    """A field's name in one spelling: chat_history for chatHistory, Chat-History and chat history."""
+    return re.sub(r"[\s\-.]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)).strip("_").lower()
+
+
+def _named(inputs: Mapping[str, object], names: Sequence[str], asked: str) -> list[str]:
+    """Keys of `inputs` that hold something and have one of `names`, in the order of `names`."""
+    spelled = {plain(key): key for key in reversed(list(inputs)) if key != asked and inputs[key]}
+    return [spelled[name] for name in names if name in spelled]
+
+
+def _history(
+    inputs: Mapping[str, object], keys: Sequence[str], question: tuple[Message, ...], name: str
+) -> tuple[Message, ...]:
+    if not keys:
         return ()
-    value = unpacked(inputs[key])
-    turns = _spoken(value, f"{name}.{key}") if isinstance(value, str) else _listed(value, f"{name}.{key}")
+    value, where = unpacked(inputs[keys[0]]), f"{name}.{keys[0]}"
+    turns = _spoken(value, where) if isinstance(value, str) else _listed(value, where)
     again = len(turns) >= len(question) and turns[-len(question) :] == question
     return turns[: -len(question)] if again else turns
 
@@ -100,23 +122,45 @@ def _spoken(text: str, name: str) -> tuple[Message, ...]:
     return tuple(Message(_SPEAKERS[who.lower()], words.strip()) for who, words in said)
 
 
-def refuse_beside(inputs: Mapping[str, object], asked: str, turns: Sequence[Message], name: str) -> None:
-    """Raises RowProblem when `inputs` holds text, or context by its name, that the turns do not hold."""
+def refuse_beside(inputs: Mapping[str, object], read: Set[str], turns: Sequence[Message], name: str) -> None:
+    """Raises RowProblem when `inputs` holds words, or context by its name, that the turns do not hold.
+
+    Keys in `read` have become turns.
+    """
     held = "\n".join(turn.content for turn in turns)
     for key, value in inputs.items():
-        if key == asked or key in HISTORY or key in INSTRUCTIONS or not value:
-            continue
-        if key not in CONTEXT and (_LABELS.search(key.lower()) or not _is_text(value)):
-            continue
-        if not all(text in held for text in _texts(value)):
+        if key not in read and value and _may_be_seen(plain(key), value) and not all(t in held for t in _texts(value)):
             raise RowProblem(
                 f"`{name}` has `{key[:40]}`, which is not in the turns, and how the model saw it is not known; "
                 "export the model's own call with its messages"
             )
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value.split()) > 1
+def _may_be_seen(key: str, value: object) -> bool:
+    """Whether the model may have been shown a field. Names of labels and single words are about the call itself."""
+    if key in CONTEXT or key in HISTORY or key in INSTRUCTIONS or _SEEN.search(key):
+        return True
+    return not _LABELS.search(key) and any(len(text.split()) > 1 for text in _words(unpacked(value)))
+
+
+def _words(value: object) -> Iterator[str]:
+    """All text inside a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _words(inner)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _words(inner)
+
+
+def is_conversation(value: object) -> bool:
+    """Whether a value is a list of messages."""
+    value = unpacked(value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(e, Mapping) and ("content" in e or "value" in e or "kwargs" in e) for e in value)
 
 
 def _texts(value: object) -> list[str]:
@@ -124,6 +168,8 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        inner = value.get("page_content") or value.get("text") or value.get("content")
+        inner = value.get("page_content") or value.get("text") or value.get("content") or value.get("value")
+        if inner is None and isinstance(kwargs := value.get("kwargs"), Mapping):
+            inner = kwargs.get("content")
         return [inner] if isinstance(inner, str) else ["\x00"]
     return [text for part in value for text in _texts(part)] if isinstance(value, Sequence) else ["\x00"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raylign.data.types import Message
-from raylign.feedback.importers.beside import HISTORY, INSTRUCTIONS, with_history
+from raylign.feedback.importers.beside import CONTEXT, HISTORY, INSTRUCTIONS, is_conversation, plain, with_history
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import turns_of
 
 QUESTIONS = ("prompt", "instruction", "question", "input", "query", "messages", "chat", "context", "text")
 ANSWERS = ("response", "answer", "completion", "output", "generation")
-_SHOWN = ("context", "contexts", "documents", "passages", "retrieved_documents", "image", "images")
+_SHOWN = frozenset((*HISTORY, *INSTRUCTIONS, *CONTEXT, "image", "images", "files", "attachments"))
 _STEMS = (*ANSWERS, "text", "model_output", "option")
 _ENDS = (("1", "2"), ("_1", "_2"), ("-1", "-2"), ("_a", "_b"), ("-a", "-b"), ("A", "B"), ("_left", "_right"))
 _NAMED = (("left", "right"), ("chosen", "rejected"), ("a", "b"))
@@ -22,7 +22,12 @@ def question_in(fields: Mapping[str, object]) -> tuple[Message, ...]:
     name = next((name for name in QUESTIONS if fields.get(name)), None)
     if name is None:
         raise RowProblem(f"no question: none of {', '.join(QUESTIONS)} is there")
-    shown = {key: fields[key] for key in (name, *HISTORY, *INSTRUCTIONS, *_SHOWN) if key in fields}
+    answers = {*(two_answers_in(fields) or ()), answer_name_in(fields)}
+    shown = {
+        key: value
+        for key, value in fields.items()
+        if key == name or (key not in answers and (plain(key) in _SHOWN or is_conversation(value)))
+    }
     return with_history(shown, name, name)
 
 

@@ -18,6 +18,7 @@ _EXAMPLE_CHARS = 60
 _EXAMPLES = 3
 _MOST_WORDS = 12  # of a column whose words need a meaning each
 
+_ANSWER = r"response|answer|completion|output|reply|generation|(bot|assistant|ai|model)_(message|text)"
 _GUESSES: tuple[tuple[str, str], ...] = (
     (
         "event_id",
@@ -32,7 +33,7 @@ _GUESSES: tuple[tuple[str, str], ...] = (
     ("conversation_id", r"conversation_?(id|hash)|session|thread|chat_?id"),
     (
         "choice",
-        r"winner|choice|choose|chosen_side|preferred|preference|pick|selected|vote$|better|best|comparison|which|class_name|^labels?$",
+        r"winner|choice|choose|chosen_side|preferred|preference|pick|selected|vote$|better|best|comparison|which|class_name|loser|worse|worst|^labels?$",
     ),
     ("strength", r"confiden|how_sure|certain|strength"),
     ("prompt", r"prompt|question|messages|query|instruction|input$|conversation$|user_message|history"),
@@ -41,9 +42,9 @@ _GUESSES: tuple[tuple[str, str], ...] = (
         "response_b",
         r"(response|answer|completion|output|reply|text|option|ref|summary)_?(b|2|right)$|(answers|responses)_1$|rejected$",
     ),
-    ("response_a", r"response|answer|completion|output|reply|bot_message|generation"),
+    ("response_a", _ANSWER),
     ("thumb", r"thumb|like|feedback$|vote|is_?good|positive|sentiment|helpful|label$"),
-    ("rating", r"rating|stars|score|grade|quality"),
+    ("rating", r"rating|stars|score|grade|quality|helpful|useful|satisf|percent|nps|csat"),
     ("corrected", r"correct|edited|rewrite|expected|improved"),
     ("comment", r"comment|note|explanation|free_?text|remark|why"),
     ("locale", r"locale|lang"),
@@ -51,6 +52,8 @@ _GUESSES: tuple[tuple[str, str], ...] = (
 _PERSON = re.compile(
     r"user|worker|annotator|rater|email|customer|judge|reviewer|author|person|participant|respondent|name"
 )
+_SPOKEN = re.compile(r"message|text|question|input|prompt|query|answer|said")  # a user's message is no user
+_WORSE = re.compile(r"loser|worse|worst")
 _NO_TEXT = re.compile(
     r"(^|_)(id|ids|uuid|hash|name|model|provider|domain|type|split|lang|language|url|status|time|date|num_\w+)$"
 )
@@ -97,10 +100,11 @@ def mapping_for(columns: Mapping[str, Sequence[str]], ids: frozenset[str]) -> st
         if field not in places and name is not None:
             places[field] = name
             free.remove(name)
+    _complete(places, free, columns)
     lines = ["source: my-app", "fields:"]
     for field in dict.fromkeys(field for field, _ in _GUESSES):
         if field in places:
-            lines.append(_line(field, places[field], columns[places[field]]))
+            lines.append(_line(field, places, columns[places[field]]))
         elif field in ("prompt", "response_a"):
             texts = [name for name in free if _is_text(name, columns[name])]
             lines.append(f"  {field}: {_quoted(texts[0]) if texts else 'WHICH_COLUMN'}  # a guess: which column is it?")
@@ -108,6 +112,17 @@ def mapping_for(columns: Mapping[str, Sequence[str]], ids: frozenset[str]) -> st
     if not set(places) & {"choice", "thumb", "rating", "corrected"}:
         lines.append("  thumb: {column: WHICH_COLUMN, values: {YOUR_WORD: 1, YOUR_OTHER_WORD: -1}}")
     return "\n".join(lines)
+
+
+def _complete(places: dict[str, str], free: list[str], columns: Mapping[str, Sequence[str]]) -> None:
+    """Beside a choice a second column of answers; and a number beside two answers is a choice, not a rating of one."""
+    if "choice" in places and "response_b" not in places and "response_a" in places:
+        second = next((n for n in free if re.search(_ANSWER, _plain(n)) and _is_text(n, columns[n])), None)
+        if second is not None:
+            places["response_b"] = second
+            free.remove(second)
+    if "rating" in places and "response_b" in places and "choice" not in places:
+        places["choice"] = places.pop("rating")
 
 
 def _plain(name: str) -> str:
@@ -130,10 +145,14 @@ def _fits(field: str, name: str, examples: Sequence[str]) -> bool:
     if field in ("rating", "seconds_taken"):
         return numbers
     if field in ("prompt", "response_a", "response_b", "corrected"):
-        return not numbers and not _NO_TEXT.search(_plain(name)) and not _PERSON.search(_plain(name))
+        return not numbers and not _NO_TEXT.search(_plain(name)) and not _is_person(name)
     if field in ("model_a", "model_b", "comment"):
         return not numbers
     return True
+
+
+def _is_person(name: str) -> bool:
+    return bool(_PERSON.search(_plain(name))) and not _SPOKEN.search(_plain(name))
 
 
 def _is_text(name: str, examples: Sequence[str]) -> bool:
@@ -144,13 +163,28 @@ def _is_number(example: str) -> bool:
     return example.replace(".", "", 1).removeprefix("-").isdigit()
 
 
-def _line(field: str, name: str, examples: Sequence[str]) -> str:
+def _line(field: str, places: Mapping[str, str], examples: Sequence[str]) -> str:
     """One field of the mapping, or the comment that says why it is left out."""
+    name = places[field]
     if field == "time":
         unread = next((example for example in examples if not _is_time(example)), None)
         if unread is not None:
             return f"  # time: {_quoted(name)} is left out, {unread!r} is not read; write it as 2026-03-11T14:01:00Z"
+    if field == "choice":
+        return f"  choice: {_choice(name, examples, places)}"
     return f"  {field}: {_spec(field, name, examples)}"
+
+
+def _choice(name: str, examples: Sequence[str], places: Mapping[str, str]) -> str:
+    """A word that is a column's name, or the end of it, means the answer in that column."""
+    ends = {Choice.A: _plain(places.get("response_a", "")), Choice.B: _plain(places.get("response_b", ""))}
+    known: dict[str, Choice | None] = {}
+    for word in examples:
+        by_name = [side for side, column in ends.items() if f"_{column}".endswith(f"_{_plain(word)}") and _plain(word)]
+        named = by_name[0] if len(by_name) == 1 and not _is_number(word) else None
+        known[word] = None if _WORSE.search(_plain(name)) else named or _side(word, examples)
+    words = ", ".join(f"{_quoted(word)}: {side.value if side else _TO_SAY}" for word, side in known.items())
+    return f"{{column: {_quoted(name)}, values: {{{words}}}}}  # each word: a, b, both_good, both_bad or skipped"
 
 
 def _is_time(example: str) -> bool:
@@ -161,10 +195,6 @@ def _is_time(example: str) -> bool:
 
 
 def _spec(field: str, name: str, examples: Sequence[str]) -> str:
-    if field == "choice":
-        known = {example: _side(example, examples) for example in examples}
-        words = ", ".join(f"{_quoted(word)}: {side.value if side else _TO_SAY}" for word, side in known.items())
-        return f"{{column: {_quoted(name)}, values: {{{words}}}}}  # each word: a, b, both_good, both_bad or skipped"
     if field == "thumb":
         words = ", ".join(f"{_quoted(example)}: {thumb_of(example) or _TO_SAY}" for example in examples)
         return f"{{column: {_quoted(name)}, values: {{{words}}}}}  # each word: 1 (up) or -1 (down)"

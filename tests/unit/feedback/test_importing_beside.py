@@ -41,7 +41,7 @@ HISTORIES = {
 
 
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
-@pytest.mark.parametrize("key", ["chat_history", "history", "messages"])
+@pytest.mark.parametrize("key", ["chat_history", "history", "messages", "chatHistory", "prior_turns", "Dialog History"])
 def test_earlier_turns_beside_the_question_go_before_it(tmp_path: Path, key: str, history: object):
     asked = "question" if key == "messages" else "input"
     found = langsmith(tmp_path, {asked: "And building 2?", key: history})
@@ -69,11 +69,20 @@ def test_instructions_beside_the_question_are_a_system_turn(tmp_path: Path):
         ({"style_guide": "Write in rhymes."}, "style_guide"),
         ({"images": ["iVBOR"]}, "images"),
         ({"chat_history": "they talked about pumps"}, "chat_history"),
+        ({"examples": [{"q": "What is it?", "a": "It is a pump."}]}, "examples"),
+        ({"intermediate_steps": [[{"log": "calling the search tool"}, "nothing found"]]}, "intermediate_steps"),
+        ({"imageUrl": "https://example.com/x.png"}, "imageUrl"),
+        ({"chat_history": [["Hi there", "Hello you"]], "memory": "AI: something else was said"}, "memory"),
     ],
 )
 def test_text_the_turns_do_not_hold_puts_the_row_aside(tmp_path: Path, beside: dict[str, object], named: str):
     found = langsmith(tmp_path, {"question": "And building 2?", **beside})
     assert found.events.height == 0 and f"{named}`" in found.quarantined["reason"][0]
+
+
+def test_settings_of_the_call_are_no_words_that_the_model_saw(tmp_path: Path):
+    beside = {"session_id": "a b", "metadata": {"note": "for our eyes only"}, "temperature": 0.2, "userLocale": "en GB"}
+    assert turns(langsmith(tmp_path, {"question": "And building 2?", **beside})) == [("user", "And building 2?")]
 
 
 def test_context_that_stands_in_the_prompt_is_no_loss(tmp_path: Path):

@@ -7,8 +7,11 @@ import gzip
 import io
 import json
 import lzma
+import pickle
+import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 from xml.sax.saxutils import escape
 
 import polars as pl
@@ -95,6 +98,34 @@ def test_a_packed_log_that_is_cut_off_is_refused_in_a_sentence(tmp_path: Path, n
     (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path / name)
+
+
+def tar(content: bytes, mode: Literal["w", "w:gz"]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as archive:
+        entry = tarfile.TarInfo("log.jsonl")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (tar(LINES, "w"), r"is a tar archive; unpack it"),
+        (tar(LINES, "w:gz"), r"is a tar archive; unpack it"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(90), "is a 7-Zip archive"),
+        (b"Obj\x01" + bytes(90), "is an Avro file; save it as parquet"),
+        (pickle.dumps(["a", "b"]), "is a Python pickle, which is never read"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page, perhaps of a login"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "is a Git LFS pointer"),
+        (b"SQLite format 3\x00" + bytes(90), "is an SQLite database"),
+    ],
+)
+def test_what_is_no_log_is_named_with_what_to_do_about_it(tmp_path: Path, content: bytes, said: str):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read(tmp_path / "log.jsonl")
 
 
 def test_an_archive_of_several_logs_is_read_and_its_other_files_named(tmp_path: Path):

@@ -143,3 +143,51 @@ def test_a_side_that_is_not_named_is_not_guessed(tmp_path: Path, values: tuple[o
     assert found.events.height == 0 and "SAY_WHICH" in found.quarantined["reason"][0]
     edited = mapping.replace("SAY_WHICH", "b", 1).replace("SAY_WHICH", "a", 1)
     assert read(log, edited).events["choice"].to_list() == ["b", "a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "judgement", "values"),
+    [
+        (("response_gpt", "response_llama"), "winner", ("gpt", "llama")),
+        (("Answer 1", "Answer 2"), "Better answer", ("Answer 1", "Answer 2")),
+    ],
+)
+def test_a_word_that_names_a_column_means_the_answer_in_it(
+    tmp_path: Path, names: tuple[str, str], judgement: str, values: tuple[str, str]
+):
+    rows = []
+    for number in range(6):
+        good, bad = good_and_bad(number)
+        first = number % 2 == 0
+        answers = {names[0]: good if first else bad, names[1]: bad if first else good}
+        rows.append({"task": number, "question": f"How so, {number}?", **answers, judgement: values[0 if first else 1]})
+    log, mapping = suggested(tmp_path, rows)
+    found = read(log, mapping)
+    assert found.quarantined.height == 0 and found.events["choice"].to_list() == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("rating", (-3, 3)), ("loser", ("a", "b")), ("a_is_better", ("true", "false"))]
+)
+def test_a_judgement_of_two_answers_is_never_taken_for_one_of_the_first(
+    tmp_path: Path, column: str, values: tuple[object, object]
+):
+    rows = [
+        {"id": number, "instruction": f"Do it {number}", "output_1": f"One of {number} things.",
+         "output_2": f"Two of {number} things.", column: values[number % 2]}
+        for number in range(6)
+    ]  # fmt: skip
+    log, mapping = suggested(tmp_path, rows)
+    assert mapping.count("SAY_WHICH") == 2 and f"column: {column}" in mapping
+    assert read(log, mapping).events.height == 0
+
+
+def test_a_users_message_is_no_user(tmp_path: Path):
+    rows = [
+        {"user_email": f"u{n}@x.org", "user_message": f"How so, {n}, please?", "assistant_message": f"Like this, {n}.",
+         "feedback": "up" if n % 2 else "down"}
+        for n in range(4)
+    ]  # fmt: skip
+    _, mapping = suggested(tmp_path, rows)
+    assert "prompt: user_message" in mapping and "response_a: assistant_message" in mapping
+    assert "user_id: user_email" in mapping
