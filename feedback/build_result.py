@@ -35,6 +35,7 @@ class Example:
     prompt: str  # the last user turn
     answer: str  # the answer, or the better one of two
     other: str = ""  # the other answer, where there are two
+    whole: tuple[tuple[str, str], ...] = ()  # role and text of every turn and answer, where the above leaves any out
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class ShownPair:
     event_ids: tuple[str, ...]
     chosen_cut: bool = False  # at the token limit
     rejected_cut: bool = False
+    whole: tuple[tuple[str, str], ...] = ()  # as in Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from raylign.conf.errors import RunFailed
 from raylign.feedback.build_result import EventDrop, Example, RowDrop, WaterfallStep
 from raylign.feedback.filtering import Filtered
 from raylign.feedback.rules import DROP_RULES
-from raylign.feedback.turns import last_user
+from raylign.feedback.turns import last_user, turns_in
 from raylign.feedback.working import IN_CONVERSATION
 
 _EXAMPLES = 5
 _EXCERPT = 300
+_TURN, _TURNS = 4000, 40  # characters of a turn, and turns, of a conversation shown whole
 _NO_TEXT = frozenset({"no_consent"})  # nobody may look at these; of forgotten events not even the ids remain
 
 
@@ -132,9 +133,20 @@ def _by_rule(dropped: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def _examples(rows: pl.DataFrame, most: int, *, hidden: bool = False) -> list[Example]:
-    shown = rows.head(max(most, 0)).select("events", last_user(pl.col("prompt")).alias("prompt"), "answer", "other")
+    asked = last_user(pl.col("prompt")).alias("asked")
     found = []
-    for events, *texts in shown.iter_rows():
+    for events, packed, *texts in (
+        rows.head(max(most, 0)).select("events", "prompt", asked, "answer", "other").iter_rows()
+    ):
         prompt, answer, other = ("" if hidden else excerpt(text or "") for text in texts)
-        found.append(Example(tuple(events), prompt, answer, other))
+        told = () if hidden else whole(packed or "", ("answer", texts[1]), ("other answer", texts[2]))
+        found.append(Example(tuple(events), prompt, answer, other, told))
     return found
+
+
+def whole(packed: str, *answers: tuple[str, str | None]) -> tuple[tuple[str, str], ...]:
+    """A conversation with its answers, turn by turn; nothing where an excerpt shows all of it."""
+    turns = [*turns_in(packed), *((role, text) for role, text in answers if text)]
+    if len(turns) <= 1 + len(answers) and all(len(text) <= _EXCERPT for _, text in turns):
+        return ()
+    return tuple((role, text if len(text) <= _TURN else f"{text[:_TURN]} ...") for role, text in turns[-_TURNS:])

@@ -25,7 +25,7 @@ from raylign.feedback.build_result import (
 )
 from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.events import EventKind
-from raylign.feedback.ledger import Ledger, excerpt
+from raylign.feedback.ledger import Ledger, excerpt, whole
 from raylign.feedback.overrides import keys
 from raylign.feedback.rules import MAKING_RULES
 from raylign.feedback.scores import ScoreRead
@@ -182,6 +182,7 @@ def _pairs(pairs: pl.DataFrame) -> tuple[ShownPair, ...]:
             event_ids=tuple(row["events"]),
             chosen_cut=row["answer_cut"],
             rejected_cut=row["other_cut"],
+            whole=whole(row["prompt"], ("chosen", row["answer"]), ("rejected", row["other"])),
         )
         for row in shown.iter_rows(named=True)
     )
@@ -194,7 +195,7 @@ def nothing_used(read: int, reasons: Sequence[Count], drops: Sequence[EventDrop]
     parts = []
     if quarantined:
         most = "; ".join(f"{count.name} ({count.count:,})" for count in reasons[:3])
-        parts.append(f"{quarantined:,} of {read:,} put aside: {most}")
+        parts.append(f"{quarantined:,} of {read:,} quarantined: {most}")
     parts += [f"{drop.events:,} dropped by {drop.rule}: {drop.why.rstrip('.')}" for drop in drops]
     return f"No row could be made: {'; '.join(parts)}."
 

@@ -1,7 +1,7 @@
 """What a named score says of an answer, as a log or a setting tells it. Decided once per name for a whole log.
 
 A score has a name, a scale and a polarity: 5 of 5 stars is good, `toxicity` 1 is not. What is not known of a name is
-put aside with a sentence and never guessed; the setting `reading.scores` says it.
+quarantined with a sentence and never guessed; the setting `reading.scores` says it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ScoreRead:
     values: tuple[str, ...]  # the most frequent first, at most six
     scale: str  # "1 to 5", "yes or no", "words"; "?" where it is not known
     good: str  # high | low | "?"
-    read_as: str  # thumb | rating | choice | put aside, or several of them
+    read_as: str  # thumb | rating | choice | quarantined, or several of them
     why: str
 
 

@@ -55,3 +55,9 @@ def user_text(packed: pl.Expr) -> pl.Expr:
 def contents(packed: pl.Expr) -> pl.Expr:
     """All contents, one line a turn, without roles."""
     return packed.str.replace_all(f"(?:^|{TURN})[a-z]+{ROLE}", "\n").str.strip_chars_start("\n")
+
+
+def turns_in(packed: str) -> list[tuple[str, str]]:
+    """(role, content) of each turn of one packed conversation."""
+    halves = [turn.partition(ROLE) for turn in packed.split(TURN)] if packed else []
+    return [(role, content) for role, _, content in halves]

@@ -45,14 +45,14 @@ def _packed(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-REST = ("event_id", "source", "shown_left", "seconds_taken", "surface")
+REST = ("event_id", "source", "shown_left", "seconds_taken", "surface", "reasons", "comment")
 """What a report needs of an event that no row is made of."""
 
 
 def public_events(rest: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
     """The events in `work` as a report reads them: EVENT_SCHEMA, but prompts packed, and null what it does not read.
 
-    `rest` has REST of the events as read. Comments and reasons are left out: nobody has redacted them.
+    `rest` has REST of the events as read. Comments and reasons are as people wrote them: whoever shows them redacts.
     """
     texts = work.select(*_KEPT, "prompt", "corrected", response_a="answer_a", response_b="answer_b")
     joined = rest.join(texts, on="event_id", how="inner", maintain_order="right")

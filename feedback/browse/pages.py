@@ -13,7 +13,7 @@ from raylign.feedback.browse.shelf import USED, Shelf
 from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.events import Choice, EventKind
 from raylign.feedback.rules import DROP_RULES, MAKING_RULES
-from raylign.feedback.turns import ROLE, TURN, last_user
+from raylign.feedback.turns import last_user, turns_in
 from raylign.pages.frame import render_page
 
 PAGE = 40
@@ -207,7 +207,7 @@ def _event(shelf: Shelf, event: Mapping[str, object]) -> Shown:
     }  # fmt: skip
     return Shown(
         name=f"event {event['event_id']}",
-        turns=tuple(turns_of(f"{event['prompt']}")),
+        turns=tuple(turns_in(f"{event['prompt']}")),
         answers=tuple(answers),
         facts=tuple(
             (name, _shown(value), f"./?{urlencode({_LINKED[name]: _shown(value)})}" if name in _LINKED else "")
@@ -238,12 +238,6 @@ def _row(shelf: Shelf, row: Mapping[str, object]) -> Shown:
         wrong=bool(shelf.wrong & {f"{event}" for event in _list_of(row["events"])}),
         hidden=(("kind", f"{row['kind']}"), ("row", f"{row['id']}")),
     )
-
-
-def turns_of(packed: str) -> list[tuple[str, str]]:
-    """(role, content) of each turn of a packed conversation."""
-    halves = [turn.partition(ROLE) for turn in packed.split(TURN)] if packed else []
-    return [(role, content) for role, _, content in halves]
 
 
 def _event_line(shelf: Shelf, event: Mapping[str, object]) -> Line:

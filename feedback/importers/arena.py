@@ -1,7 +1,7 @@
 """Chatbot-arena battles: the 100k and 140k sets (two conversations a row) and the 55k table (CSV, JSON in its cells).
 
 A vote is about whole conversations. It becomes an event only where both have the same turns up to the last answer,
-because a pair needs one prompt; where the histories part before that, the row is put aside.
+because a pair needs one prompt; where the histories part before that, the row is quarantined.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What stood beside a question: earlier turns and instructions become turns, other text is not passed over in silence.
 
-How a chain put retrieved context into its prompt is nowhere in its inputs, so such a row is put aside: a model trained
-on it would learn to answer from what it does not see.
+How a chain put retrieved context into its prompt is nowhere in its inputs, so such a row is quarantined: a model
+trained on it would learn to answer from what it does not see.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What reading a log gives back: events, what was put aside and why, and counts that add up."""
+"""What reading a log gives back: events, what was quarantined and why, and counts that add up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUARANTINE_COLUMNS: dict[str, Column] = {
     "excerpt": pl.String,
 }
 QUARANTINE_SCHEMA = pl.Schema(_QUARANTINE_COLUMNS)
-"""What was put aside: file, line or row (from 1), why, and the first 200 characters with personal ids struck out."""
+"""What was quarantined: file, line or row (from 1), why, and the first 200 characters with personal ids struck out."""
 
 
 class RowProblem(ValueError):
@@ -85,7 +85,7 @@ class ImportResult:
         if self.rows_in != rows or self.judgements_in != out:
             raise RunFailed(
                 f"reading {self.format}: counts do not add up: {self.rows_in} rows read, {rows} accounted for; "
-                f"{self.judgements_in} judgements, {self.events.height} events + {self.quarantined.height} put aside."
+                f"{self.judgements_in} judgements, {self.events.height} events + {self.quarantined.height} quarantined."
             )
 
 

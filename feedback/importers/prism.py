@@ -1,7 +1,7 @@
 """PRISM's utterances: the answers of one turn come in rows of their own, one of them chosen by the person.
 
 The chosen answer against each of the others that were shown with it. A conversation goes on from its chosen answers,
-so a later turn's prompt is made of the interactions before it; where one is missing, the turn is put aside.
+so a later turn's prompt is made of the interactions before it; where one is missing, the turn is quarantined.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any feedback log to events: told by content, read in chunks, every row an event or put aside with its reason."""
+"""Any feedback log to events: told by content, read in chunks, every row an event or quarantined with its reason."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class As(Enum):
     THUMB = "thumb"
     RATING = "rating"
     FAULT = "thumb down"  # a yes is bad, a no says nothing
-    ASIDE = "put aside"
+    ASIDE = "quarantined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Reading:
     good: Good
     scale: Scale | None
     why: str
-    aside: str  # the sentence for values that are put aside
+    aside: str  # the sentence for values that are quarantined
     unfounded_zero: bool = False  # 0 beside -1 and 1: neither
     words: Mapping[str, bool] = field(default_factory=dict)
     sides: bool = False  # of a choice: its numbers are 1 and 2

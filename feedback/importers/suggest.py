@@ -58,7 +58,7 @@ _NO_TEXT = re.compile(
     r"(^|_)(id|ids|uuid|hash|name|model|provider|domain|type|split|lang|language|url|status|time|date|num_\w+)$"
 )
 _TO_SAY = "SAY_WHICH"
-"""Stands for a meaning that is not guessed. A row whose word it is put aside until somebody has said it."""
+"""Stands for a meaning that is not guessed. A row whose word it is quarantined until somebody has said it."""
 
 
 def looks_like(path: Path, rows: Sequence[Columns], reasons: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -12,10 +12,12 @@ from raylign.feedback.build_result import BuildResult
 from raylign.feedback.report.built import built
 from raylign.feedback.report.incoming import incoming
 from raylign.feedback.report.models import slices, tables
-from raylign.feedback.report.tallies import thumbs_over_time, win_matrix
-from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows, people_rows
+from raylign.feedback.report.said import judgements_of, said
+from raylign.feedback.report.tallies import quality, thumbs_over_time, win_matrix
+from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows, people_rows, to_do
 from raylign.feedback.report.verdict import advice, judge
 from raylign.feedback.trust.summary import Trust, measure_trust
+from raylign.feedback.turns import pack
 from raylign.pages.frame import render_page
 from raylign.records.atomic import write_atomic
 
@@ -38,19 +40,24 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
     """The page's text; `trust` is `measure_trust(events)` where it is at hand."""
     trust = trust or measure_trust(events)
     came = incoming(events)
+    shown = cards(trust)
+    told = events if events.schema["prompt"] == pl.String else events.with_columns(pack(pl.col("prompt")))
     values = {
         "verdict": judge(trust, came, result),
         "came": came,
         "built": built(result) if result else None,
         "trust": trust,
-        "cards": cards(trust),
+        "cards": shown,
         "length_rows": length_rows(trust.length),
         "flagged": flagged_people(trust.annotators),
         "people": people_rows(trust.annotators),
         "tables": tables(trust),
         "wins": win_matrix(events),
         "thumbs": thumbs_over_time(events),
+        "quality": quality(events),
+        "said": said(told) if result else None,
+        "theirs": judgements_of(told, [person.rater for person in trust.annotators.flagged]) if result else {},
         "slices": slices(trust),
-        "advice": advice(trust),
+        "advice": (*to_do(trust, shown), *advice(trust)),
     }
     return render_page(_HERE / "report.html", values, styles=(_HERE / "report.css",))

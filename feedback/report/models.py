@@ -75,7 +75,7 @@ def _slices(found: Coverage) -> Slices:
     for part in shown:
         chart = bar(part.share, Scale(0.0, top, part.balanced_share), label=f"{part.name}: {percent(part.share)}")
         people = f"{part.people:,} {'person' if part.people == 1 else 'people'}"
-        note = f"{part.events:,} events · {people} · weight {short(part.balancing_weight, 2)} to balance"
+        note = f"{part.events:,} pieces of feedback · {people} · weight {short(part.balancing_weight, 2)} to balance"
         rows.append(Row(part.name, percent(part.share), chart, note))
     left = len(found.slices) - len(shown)
     note = f"As uneven as {short(found.effective_slices, 2)} equal groups would be."

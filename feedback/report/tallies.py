@@ -15,11 +15,12 @@ _MOST_PERIODS = 8
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """A table: `head` names the columns after the first, a line is a model and a cell for each of them."""
+    """A table: `head` names the columns after the first, a line is one of `of` and a cell for each of them."""
 
     head: tuple[str, ...]
     lines: tuple[tuple[str, tuple[str, ...]], ...]
     note: str
+    of: str = "Model"  # what a line is
 
 
 def win_matrix(events: pl.DataFrame) -> Tally | None:
@@ -89,3 +90,52 @@ def thumbs_over_time(events: pl.DataFrame) -> Tally | None:
 
 def _up(count: int, up: int) -> str:
     return f"{percent(up / count)} of {count:,}" if count else "\u2013"
+
+
+_GROUPS = (("topic", "Topic"), ("persona", "Kind of user"))
+_MOST_GROUPS = 12
+_FEW = 5  # groups with fewer judgements are not shown
+
+
+def quality(events: pl.DataFrame) -> tuple[Tally, ...]:
+    """How good people found the answers, by topic and by persona; a table for each that the log names twice or more.
+
+    Thumbs up of all thumbs, the mean rating, side-by-sides in which both answers were bad. The worst come first.
+    """
+    return tuple(found for column, of in _GROUPS if (found := _quality(events, column, of)) is not None)
+
+
+def _quality(events: pl.DataFrame, column: str, of: str) -> Tally | None:
+    kind, thumb, rating = pl.col("kind"), pl.col("thumb"), pl.col("rating")
+    decided = (kind == EventKind.SIDE_BY_SIDE.value) & (pl.col("choice") != Choice.SKIPPED.value)
+    counted = events.filter(pl.col(column).is_not_null()).group_by(column).agg(
+        thumbs=thumb.is_not_null().sum(), up=(thumb > 0).sum(), ratings=rating.is_not_null().sum(),
+        rating=rating.mean(), choices=decided.sum(), bad=(decided & (pl.col("choice") == Choice.BOTH_BAD.value)).sum(),
+    )  # fmt: skip
+    judged = counted.filter(pl.col("thumbs") + pl.col("ratings") + pl.col("choices") >= _FEW)
+    if judged.height < 2:
+        return None
+    size = pl.col("thumbs") + pl.col("ratings") + pl.col("choices")
+    liked = (
+        pl.col("up") + pl.col("rating").fill_null(0) * pl.col("ratings") + pl.col("choices") - pl.col("bad")
+    ) / size
+    shown = judged.sort(size, column, descending=[True, False]).head(_MOST_GROUPS).sort(liked, column)
+    lines = tuple(
+        (
+            row[column],
+            (
+                _up(row["thumbs"], row["up"]),
+                f"{row['rating']:.2f} of {row['ratings']:,}" if row["ratings"] else "\u2013",
+                _up(row["choices"], row["bad"]),
+            ),
+        )
+        for row in shown.iter_rows(named=True)
+    )
+    note = "Share of how many; ratings from 0 to 1. The worst first. What is asked about differs between groups, too."
+    left = counted.height - shown.height
+    return Tally(
+        ("thumbs up", "mean rating", "both answers bad"),
+        lines,
+        note + (f" {left:,} groups with fewer are not shown." if left else ""),
+        of,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -45,6 +46,23 @@ class Card:
 def cards(trust: Trust) -> tuple[Card, ...]:
     """All cards, in a fixed order."""
     return (_agreement(trust), _noise(trust), _position(trust), _length(trust), _annotators(trust.annotators))
+
+
+def to_do(trust: Trust, shown: Sequence[Card]) -> tuple[str, ...]:
+    """What the cards say to do, the strongest finding first: by how far its figure is from where it would be good."""
+    agree, left, longer = trust.agreement.agree_decided, trust.position.left, trust.length.longer
+    noisy = trust.noise.estimates[0].rate if trust.noise.estimates else None
+    flagged = sum(person.events for person in trust.annotators.flagged)
+    far = (
+        1 - agree.value if agree else 0.5,
+        noisy.value if noisy else 0.0,
+        abs(left.value - 0.5) if left else 0.25,
+        abs(longer.value - 0.5) if longer else 0.0,
+        flagged / max(trust.events, 1),
+    )
+    weights = (1.0, 1.0, 2.0, 2.0, 2.0)  # an even half is as bad as it gets for the first two, a quarter for the others
+    order = sorted(zip(far, weights, shown, strict=True), key=lambda entry: -entry[0] * entry[1])
+    return tuple(f"{card.action} ({card.question} {card.value}.)" for _, _, card in order if card.action)
 
 
 def _of_share(found: Estimate, label: str, *, warning: bool) -> Markup:

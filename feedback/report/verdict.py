@@ -77,7 +77,9 @@ def _remarks(trust: Trust) -> list[Remark]:
     if flagged:
         events = sum(person.events for person in flagged)
         who = "1 person judges" if len(flagged) == 1 else f"{len(flagged):,} people judge"
-        found.append(Remark(Tone.WARNING, f"{who} in a way that should be looked at; {events:,} events are theirs."))
+        found.append(
+            Remark(Tone.WARNING, f"{who} in a way that should be looked at; {events:,} pieces of feedback are theirs.")
+        )
     elif trust.annotators.with_enough:
         found.append(
             Remark(
@@ -100,7 +102,7 @@ def advice(trust: Trust) -> tuple[str, ...]:
     found = [*_second_judges(trust), *_logging(trust), *_undecided(trust.ranking), *_thin_slices(trust)]
     if trust.concentration and trust.concentration.top_share > 0.5 and trust.concentration.people >= 10:
         share = percent(trust.concentration.top_share)
-        found.append(f"More people: a tenth of them gave {share} of the events, so their taste is what is learned.")
+        found.append(f"More people: a tenth of them gave {share} of the feedback, so their taste is what is learned.")
     if trust.judgements and trust.ties / trust.judgements > 0.35:
         share = percent(trust.ties / trust.judgements)
         found.append(f"Answers that differ more: {share} of the side-by-sides are ties, which train no preference.")
@@ -151,7 +153,7 @@ def _thin_slices(trust: Trust) -> list[str]:
         if thin and len(column.slices) > 1:
             named = _listed([f"\u201c{name}\u201d" for name in thin[:3]])
             others = f" and {len(thin) - 3:,} more" if len(thin) > 3 else ""
-            found.append(f"Feedback from {column.column} {named}{others}: under {_SMALL_COUNT} events each.")
+            found.append(f"Feedback from {column.column} {named}{others}: under {_SMALL_COUNT} pieces each.")
     return found
 
 

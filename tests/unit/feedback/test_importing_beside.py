@@ -1,4 +1,4 @@
-"""What stood beside a question is a turn of the prompt or the reason why a row was put aside, never nothing."""
+"""What stood beside a question is a turn of the prompt or the reason why a row was quarantined, never nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own log: every good line becomes the event it says, every bad one is put aside with line and reason."""
+"""Our own log: every good line becomes the event it says, every bad one is quarantined with line and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Public preference sets: which side was preferred, by whom, of which model; what is no judgement is put aside."""
+"""Public preference sets: which side was preferred, by whom, of which model; what is no judgement is quarantined."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_a_name_with_a_value_off_the_scale_is_put_aside_as_a_whole(tmp_path: Pat
     assert result.quarantined["reason"].n_unique() == 1
     assert "a scale not known here" in result.quarantined["reason"][0]
     (line,) = result.scores
-    assert (line.count, line.scale, line.good, line.read_as) == (len(given), "?", "?", "put aside")
+    assert (line.count, line.scale, line.good, line.read_as) == (len(given), "?", "?", "quarantined")
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -347,8 +347,8 @@ def test_ultrafeedback_counts_aspects_of_which_high_is_good(tmp_path: Path):
     assert {line.name: line.read_as for line in result.scores} == {
         "helpfulness": "rating",
         "honesty": "rating",
-        "toxicity": "put aside",
-        "verbosity": "put aside",
+        "toxicity": "quarantined",
+        "verbosity": "quarantined",
     }
 
 

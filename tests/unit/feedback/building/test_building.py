@@ -277,3 +277,18 @@ def test_salts_and_paths_are_in_no_shared_file(make, run_build, tmp_path: Path):
     text = built.everything()
     assert "my-secret-salt" not in text and "another-secret" not in text and str(tmp_path) not in text
     assert (built.folder / "source.json").stat().st_mode & 0o077 == 0
+
+
+def test_examples_and_pairs_can_be_opened_to_their_whole_conversation(make, run_build):
+    turns = [("user", "first question"), ("assistant", "first answer"), ("user", "second question")]
+    choice = {"response_b": "another", "choice": "a"}
+    built = run_build(
+        [make(1, "side_by_side", turns, **choice), make(2, "side_by_side", turns, **(choice | {"choice": "skipped"})),
+         make(3, "side_by_side", "short", **choice)]
+    )  # fmt: skip
+    said = (("user", "first question"), ("assistant", "first answer"), ("user", "second question"))
+    (skipped,) = [drop.examples[0] for drop in built.result.event_drops if drop.rule == "skipped_choice"]
+    assert skipped.whole == (*said, ("answer", "answer 2"), ("other answer", "another"))
+    wholes = {pair.prompt: pair.whole for pair in built.result.pairs_to_look_at}
+    assert wholes["second question"] == (*said, ("chosen", "answer 1"), ("rejected", "another"))
+    assert wholes["short"] == ()  # all of it is in the excerpts

@@ -153,7 +153,7 @@ def between(make) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("events", "said"),
     [
-        (aside, "3 of 3 put aside: unknown thumb"),
+        (aside, "3 of 3 quarantined: unknown thumb"),
         (no_consent, "3 dropped by no_consent: The person did not agree"),
         (ties, "3 dropped by skipped_choice"),
         (undecided, "2 dropped by mixed_verdict"),
@@ -183,7 +183,7 @@ def test_scores_are_shown_and_told_on_the_command_line(capsys, tmp_path: Path):
     for path, content in ((scores, rows), (traces, asked)):
         path.write_text("".join(json.dumps(row) + "\n" for row in content))
     code, text, _ = command(capsys, "inspect", scores, "--companion", traces)
-    assert code == 0 and "known here" in text and "put aside" in " ".join(text.split())
+    assert code == 0 and "known here" in text and "quarantined" in " ".join(text.split())
     code, _, told = command(capsys, "build", scores, "--companion", traces, "--out", out)
     assert code == 2 and "say reading.scores={stars: {scale: [1, 5], good: high}} (10)" in told
     setting = "reading.scores={stars: {scale: [1, 5], good: high}}"

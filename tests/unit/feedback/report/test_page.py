@@ -186,6 +186,7 @@ def test_a_hostile_name_in_any_column_stays_text(events: pl.DataFrame):
 def test_nothing_is_loaded_from_anywhere(page: str):
     found = Page(page)
     addresses = [value for _, attrs in found.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
+    addresses = [address for address in addresses if not (address or "").startswith("#")]  # places on the page itself
 
     assert not addresses and "url(" not in page and "@import" not in page
     assert "default-src 'none'" in page and "prefers-color-scheme: dark" in page
@@ -202,7 +203,7 @@ def test_the_figures_of_the_build_are_on_the_page_and_add_up(page: str, events: 
 
 
 def test_the_planted_lazy_annotators_are_the_ones_to_look_at(page: str):
-    rows = re.findall(r"<li><code>([0-9a-f]{16})</code>", page)
+    rows = re.findall(r"<li id=\"person-[0-9a-f]{16}\"><code>([0-9a-f]{16})</code>", page)
 
     assert set(rows) == {hash_user(f"lazy-{i}", "simulated") for i in range(2)}
     assert "2 people judge in a way that should be looked at" in Page(page).words
@@ -291,3 +292,30 @@ def test_bars_lie_where_their_values_are_and_never_outside():
     assert 'width="100.00"' in bar(9.0, Scale(0.0, 3.0), label="x") and 'width="0.00"' in bar(
         1.0, Scale(0.0, 0.0), label="x"
     )
+
+
+def test_words_of_people_are_counted_and_redacted_and_only_shown_of_a_build():
+    events = log(200).with_columns(
+        reasons=pl.Series([["wrong", "ask joe@example.com"] if n % 3 == 0 else None for n in range(log(200).height)]),
+        comment=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit(f"mail joe@example.com {ATTACK}")),
+    )
+    page = render(built(events), events)
+    assert "joe@example.com" not in page and "mail &lt;EMAIL_1&gt;" in page and "<script>alert" not in page
+    given = f"{events['reasons'].drop_nulls().len():,}"
+    assert re.search(rf'<th scope="row" dir="auto">wrong</th><td class="n">{given}</td>', page)
+    assert "What people said" not in render(None, events)
+
+
+def test_flagged_people_lead_to_judgements_of_theirs(page: str):
+    for name in re.findall(r'<a href="#person-([0-9a-f]{16})">', page):
+        (theirs,) = re.findall(rf'<li id="person-{name}">.*?</li>\n', page, re.DOTALL)
+        assert theirs.count('class="example"') == 4
+    assert 'href="#person-' in page
+
+
+def test_what_to_do_begins_with_the_strongest_finding():
+    def steps(lazy: int) -> list[str]:
+        return re.findall(r"<li>(.*?)</li>", render(None, log(600, lazy=lazy)).partition("What to do next")[2])
+
+    assert "Does the side of the screen decide? 89" in steps(40)[0]
+    assert not any("side of the screen" in step or "carelessly" in step for step in steps(0))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 from raylign.feedback.events import EVENT_SCHEMA
 from raylign.feedback.report import render
-from raylign.feedback.report.tallies import thumbs_over_time, win_matrix
+from raylign.feedback.report.tallies import quality, thumbs_over_time, win_matrix
 
 START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
 
@@ -75,3 +75,21 @@ def test_what_a_log_does_not_name_is_not_known_instead_of_none():
     page = render(None, frame(choice(None, None, "a")))
     shown = dict(re.findall(r"<dt>([^<]*)</dt><dd[^>]*>([^<]*)</dd>", page))
     assert (shown["pieces of feedback"], shown["people"], shown["conversations"]) == ("1", "not known", "not known")
+
+
+def test_quality_is_told_by_group_the_worst_first_and_small_groups_are_not_shown():
+    school, work, few = {"topic": "school"}, {"topic": "work"}, {"topic": "few"}
+    rated = {"kind": "rating", "rating": 0.25}
+    events = frame(
+        *(thumb("x", said, 0) | work for said in (1, 1, 1, -1)), choice("x", "y", "both_good") | work,
+        *(thumb("x", -1, 0) | school for _ in range(3)), rated | school, choice("x", "y", "both_bad") | school,
+        choice("x", "y", "skipped") | school, thumb("x", 1, 0) | few,
+    )  # fmt: skip
+    (found,) = quality(events)
+    assert found.of == "Topic" and found.head == ("thumbs up", "mean rating", "both answers bad")
+    assert found.lines == (
+        ("school", ("0\u00a0% of 3", "0.25 of 1", "100\u00a0% of 1")),
+        ("work", ("75\u00a0% of 4", "\u2013", "0\u00a0% of 1")),
+    )
+    assert "1 groups with fewer" in found.note
+    assert quality(frame(thumb("x", 1, 0))) == ()
