@@ -129,6 +129,11 @@ class SinkThread:
             self._given_up = True
             _log.warning("%s did not finish in %.0f s; the run folder has everything", self.name, deadline_s)
 
+    @property
+    def ended(self) -> bool:
+        """It has sent or written all that it was given, or has stopped for good."""
+        return not self._thread.is_alive()
+
     def _work(self) -> None:
         try:
             sink = self._open_sink()

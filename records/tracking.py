@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from raylign.records.alert_watch import AlertWatch
 from raylign.records.alerts import Alert, step_record
 from raylign.records.atomic import write_atomic
 from raylign.records.manifest import Start
-from raylign.records.metrics_log import NON_FINITE, MetricRow, MetricsLog
+from raylign.records.metrics_log import NON_FINITE, MetricRow, MetricsLog, read_history
 from raylign.records.other_sinks import TensorBoardSink, TrackioSink
 from raylign.records.redaction import Redactor
 from raylign.records.run_folder import RunPaths, plain
@@ -25,6 +26,9 @@ from raylign.records.wandb_sink import FINISH_TIMEOUT_S, WandbSink
 _log = logging.getLogger(__name__)
 
 WANDB = "Weights & Biases"
+RETOLD_STEPS = 200
+"""Told again at most, after a life that did not end in order. W&B's process writes nothing for some seconds, and dies
+with its driver."""
 
 
 class Tracker:
@@ -67,6 +71,7 @@ class Tracker:
             folder.wandb_run_id(environ.get("WANDB_RUN_ID", ""))
         target = sink_target(folder, config, decision.mode, Redactor.from_environ(environ), start)
         self._sinks = [SinkThread(name, opener, said=self._opened) for name, opener in _openers(tracking.sinks, target)]
+        self._tell_again(keep_to)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one step; a second call for the same step joins its line.
@@ -88,6 +93,17 @@ class Tracker:
         """Steps after `step` are done again in this process: their lines are dropped and written anew."""
         self._log.rewind(step)
         self._watch.rewind(step)
+
+    def _tell_again(self, keep_to: int) -> None:
+        """What a killed life has told and the sinks may have lost; a step told twice is one point of the curve."""
+        told = self._folder.sinks_told
+        last = int(told.read_text(encoding="ascii")) if told.exists() else -1
+        if keep_to < last:  # what was told beyond is of a history that is done again
+            last = keep_to
+            write_atomic(told, str(last))
+        kept = [row for row in read_history(self._folder.metrics).rows if row.step > last]
+        for row in kept[-RETOLD_STEPS:]:
+            self._show(row)
 
     def _show(self, row: MetricRow) -> None:
         """Numbers that are none are left out: W&B would draw them as 0 or refuse the line."""
@@ -128,6 +144,9 @@ class Tracker:
         self._log.close()
         for sink in self._sinks:
             sink.finish(exit_code, deadline_s)
+        if self._sinks and all(sink.ended for sink in self._sinks):
+            with contextlib.suppress(OSError):  # a full disk, perhaps what ends the run; steps are told again then
+                write_atomic(self._folder.sinks_told, str(self._shown))
 
     @property
     def where(self) -> Mapping[str, str]:

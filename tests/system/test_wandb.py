@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from raylign.records.metrics_log import read_history
+
+from tests.system.wandb_files import drawn
 
 pytestmark = pytest.mark.system
 
@@ -81,6 +84,42 @@ def test_offline_run_is_really_written_and_holds_no_secret(tmp_path: Path) -> No
     assert tables and sum(len(json.loads(t.read_text())["data"]) for t in tables) == 6, "two of five rows, three steps"
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), f"{file} holds a secret"
+
+
+KILLED_RUN = """
+import os, signal, sys, time
+from pathlib import Path
+from raylign.conf.schema import *
+from raylign.records.run_folder import RunPaths
+from raylign.records.tracking import Tracker
+folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=TrackingConfig(wandb=WandbMode.offline))
+tracker = Tracker(RunPaths(folder), config, resumed_step=first - 1 if first > 1 else None, environ={})
+while not tracker.where:
+    time.sleep(0.05)
+for step in range(first, last + 1):
+    tracker.log(step, {"reward/mean": step / 3})
+if last < 8:
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker.finish(exit_code=0)
+"""
+
+
+@pytest.mark.thorough
+def test_what_a_killed_life_had_told_is_told_again(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+
+    def life(first: int, last: int) -> None:
+        given = [sys.executable, "-c", KILLED_RUN, str(tmp_path), str(first), str(last)]
+        ended = subprocess.run(given, timeout=100, env=env, stdin=subprocess.DEVNULL, capture_output=True)
+        assert ended.returncode == (0 if last == 8 else -signal.SIGKILL), ended.stderr
+
+    life(1, 5)  # of which W&B's process has mostly written nothing
+    life(4, 8)  # from a checkpoint at 3
+    curve = {step: values["reward/mean"] for step, values in drawn(tmp_path).items()}
+    assert curve == {row.step: row.values["reward/mean"] for row in read_history(tmp_path / "metrics.jsonl").rows}
+    assert sorted(curve) == list(range(1, 9))
 
 
 def test_an_unwritable_wandb_folder_costs_one_warning(tmp_path: Path) -> None:

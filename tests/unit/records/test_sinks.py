@@ -87,3 +87,48 @@ def test_without_sinks_there_is_metrics_jsonl(tmp_path: Path) -> None:
     tracker.finish(exit_code=0)
     tracker.finish(exit_code=0)
     assert tracker.where == {} and [row.step for row in read_history(tmp_path / "metrics.jsonl").rows] == [1]
+
+
+class Notes:
+    """A sink that writes down which steps it was told, over all lives."""
+
+    where = "here"
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.steps.append(step)
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def test_only_after_a_life_that_did_not_end_in_order_are_steps_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=TrackingConfig(sinks=[SinkName.tensorboard]))
+    told: list[int] = []
+    monkeypatch.setattr("raylign.records.tracking.TensorBoardSink", lambda target: Notes(told))
+
+    def life(first: int, last: int, *, orderly: bool) -> list[int]:
+        told.clear()
+        resumed = first - 1 if first > 1 else None
+        tracker = Tracker(RunPaths(tmp_path), config, resumed_step=resumed, environ={})
+        for step in range(first, last + 1):
+            tracker.log(step, {"reward/mean": 1.0})
+        if orderly:
+            tracker.finish(exit_code=0)
+        else:
+            for sink in tracker._sinks:
+                sink.finish(1, 10.0)  # the thread ends, and nobody notes it
+        return list(told)
+
+    assert life(1, 4, orderly=True) == [1, 2, 3, 4]
+    assert life(4, 6, orderly=False) == [4, 5, 6]
+    assert life(6, 7, orderly=False) == [4, 5, 6, 7], "3 was on disk before, and 4 was done again"
+    assert life(8, 8, orderly=True) == [4, 5, 6, 7, 8]
+    assert life(9, 9, orderly=True) == [9]
