@@ -93,7 +93,7 @@ def _is_trl_preference(columns: Columns) -> bool:
     return any(name in columns for name in _ASKED) or (isinstance(one, list) and bool(one))
 
 
-def _trl_preference(row: Row, columns: Columns, context: Context) -> list[Event]:
+def preference_event(row: Row, columns: Columns, context: Context) -> list[Event]:
     """TRL's preference type, also as WildFeedback has it (a message a side)."""
     (first, chosen), (second, rejected) = (_side(columns, name) for name in ("chosen", "rejected"))
     if first != second:
@@ -128,7 +128,7 @@ def _is_trl_kto(columns: Columns) -> bool:
     return {"prompt", "completion", "label"} <= set(columns)
 
 
-def _trl_kto(row: Row, columns: Columns, context: Context) -> list[Event]:
+def kto_event(row: Row, columns: Columns, context: Context) -> list[Event]:
     """TRL's unpaired preference type: true is a good completion."""
     label = columns.get("label")
     if not isinstance(label, bool):
@@ -266,5 +266,5 @@ SUMMARIES = _format("summarize_from_feedback", "OpenAI's summarize comparisons",
 WEBGPT = _format("webgpt", "WebGPT comparisons", _is_webgpt, _webgpt)
 SAFE_RLHF = _format("safe_rlhf", "PKU-SafeRLHF preferences", _is_safe_rlhf, _safe_rlhf)
 HELPSTEER3_EDIT = _format("helpsteer3_edit", "HelpSteer3 edits", _is_edit, _edit)
-TRL_PREFERENCE = _format("trl_preference", "TRL preference rows, WildFeedback", _is_trl_preference, _trl_preference)
-TRL_KTO = _format("trl_kto", "TRL unpaired preference rows", _is_trl_kto, _trl_kto)
+TRL_PREFERENCE = _format("trl_preference", "TRL preference rows, WildFeedback", _is_trl_preference, preference_event)
+TRL_KTO = _format("trl_kto", "TRL unpaired preference rows", _is_trl_kto, kto_event)

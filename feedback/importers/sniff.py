@@ -22,6 +22,7 @@ from raylign.feedback.importers import (
     openai_log,
     preference_sets,
     prism,
+    trainer_rows,
     ultrafeedback,
 )
 from raylign.feedback.importers.containers import Columns, Container
@@ -53,8 +54,10 @@ FORMATS: tuple[Format, ...] = (
     helpsteer.PREFERENCE,
     helpsteer.RATINGS,
     hh_rlhf.FORMAT,
+    trainer_rows.TRAINER_PAIRS,
     preference_sets.TRL_PREFERENCE,
     preference_sets.TRL_KTO,
+    trainer_rows.TRAINER_LABELS,
     openai_log.FORMAT,
 )
 """All formats, those with the most telling columns first."""

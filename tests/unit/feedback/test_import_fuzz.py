@@ -72,6 +72,10 @@ GOOD: dict[str, dict[str, object]] = {
     "label_studio_min": {"id": 1, "prompt": "q", "answer1": "a", "answer2": "b", "comparison": "left", "annotator": 7,
                          "annotation_id": 3, "created_at": "2026-01-01T00:00:00Z", "lead_time": 2.5},
     "trl_kto": {"prompt": "q", "completion": "a", "label": True},
+    "trainer_pairs": {"input": {"messages": [{"role": "user", "content": "q"}], "tools": []},
+                      "preferred_output": [{"role": "assistant", "content": "a"}],
+                      "non_preferred_output": [{"role": "assistant", "content": "b"}]},
+    "trainer_labels": {"messages": TURNS, "label": True},
 }  # fmt: skip
 COMPANIONS = {
     "langsmith": {"id": "r", "inputs": {"messages": TURNS[:1]}, "outputs": {"output": "a"}},

@@ -237,3 +237,41 @@ def test_prism_compares_the_chosen_with_each_answer_shown_beside_it(tmp_path: Pa
     assert found.rows_by_judgements == {0: 6, 1: 4, 2: 1}
     reasons = found.quarantined["reason"].to_list()
     assert ["chosen answers of the turns before" in reason for reason in reasons] == [True, False]
+
+
+OTHER_TRAINERS = {
+    "OpenAI": {"input": {"messages": ASKED, "tools": [], "parallel_tool_calls": True},
+               "preferred_output": [said("assistant", "GOOD")], "non_preferred_output": [said("assistant", "BAD")]},
+    "NeMo RL": {"prompt": TEA, "chosen_response": "GOOD", "rejected_response": "BAD"},
+    "ShareGPT": {"conversations": [{"from": "human", "value": TEA}], "chosen": {"from": "gpt", "value": "GOOD"},
+                 "rejected": {"from": "gpt", "value": "BAD"}},
+    "ShareGPT, text": {"conversations": [{"from": "human", "value": TEA}], "chosen": "GOOD", "rejected": "BAD"},
+    "ms-swift": {"messages": [*ASKED, said("assistant", "GOOD")], "rejected_response": "BAD"},
+    "Alpaca": {"instruction": TEA, "input": "", "chosen": "GOOD", "rejected": "BAD"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", OTHER_TRAINERS)
+def test_preference_rows_of_other_trainers(tmp_path: Path, shape: str):
+    found = read(tmp_path, [OTHER_TRAINERS[shape]])
+    assert found.format == "trainer_pairs" and sides(found) == [("GOOD", "BAD")]
+    assert [(turn["role"], turn["content"]) for turn in found.events["prompt"][0]] == [("user", TEA)]
+
+
+def test_what_stands_beside_a_trainers_row_is_no_more_lost_than_elsewhere(tmp_path: Path):
+    row = OTHER_TRAINERS["Alpaca"] | {"input": "Green tea.", "system": "Be brief.", "history": [["Hi", "Hello"]]}
+    turns = read(tmp_path, [row]).events["prompt"][0]
+    assert [turn["content"] for turn in turns] == ["Be brief.", "Hi", "Hello", f"{TEA}\nGreen tea."]
+    tool = {"type": "function", "function": {"name": "look_up"}}
+    given = {"messages": ASKED, "tools": [tool]}
+    assert "`tools`" in read(tmp_path, [OTHER_TRAINERS["OpenAI"] | {"input": given}]).quarantined["reason"][0]
+
+
+@pytest.mark.parametrize("name", ["label", "kto_tag"])
+def test_labelled_conversations_of_other_trainers(tmp_path: Path, name: str):
+    rows = [
+        {"messages": [*ASKED, said("assistant", text)], name: good} for text, good in (("GOOD", True), ("BAD", False))
+    ]
+    found = read(tmp_path, rows)
+    assert found.format == "trainer_labels"
+    assert found.events.select("response_a", "thumb").rows() == [("GOOD", 1), ("BAD", -1)]
