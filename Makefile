@@ -28,7 +28,7 @@ check: lint ## lint and the quick unit tests (under three minutes, no GPU)
 	$(BIN)/pytest tests/unit -m "not slow and not thorough and not gpu"
 
 test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and DeepSpeed on CPU
-	$(BIN)/pytest tests/unit tests/system -m "not thorough and not gpu"
+	$(BIN)/python scripts/two_lanes.py -m "not thorough and not gpu"
 
 test-all: lint ## everything `make test` runs, and what is long by nature: whole matrices, soak runs (over an hour)
 	$(BIN)/pytest tests/unit tests/system -m "not gpu"
