@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -16,6 +17,7 @@ from raylign.app.commands.wandb_workspace import wandb_app
 from raylign.cluster.collector import collector_paused
 from raylign.cluster.runtime_env import quiet_driver
 from raylign.conf.errors import RaylignError, UserError
+from raylign.records.redaction import Redactor
 
 app = typer.Typer(
     name="raylign",
@@ -278,8 +280,6 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit code.")] = True,
 ) -> None:
     """Run `train` with these settings as a job on a running Ray cluster."""
-    import os
-
     given = _arguments(overrides, config, config_dir)
     if not given:
         raise UserError("Usage: raylign submit [OPTIONS] [key=value ...], with the settings of `raylign train`.")
@@ -341,8 +341,9 @@ def run_command(command: Callable[[], object]) -> int:
     try:
         command()
     except RaylignError as error:
+        shown = Redactor.from_environ(os.environ)  # a message may quote what a user's own code raised
         for problem in error.problems:
-            typer.echo(problem, err=True)
+            typer.echo(shown.text(problem), err=True)
         return error.exit_code
     except SystemExit as ended:  # how typer ends: help, a usage error it has told, or a command's own exit code
         return ended.code if isinstance(ended.code, int) else 0

@@ -8,6 +8,7 @@ from raylign.app.launch.demand import reference_is_shared, wanted_roles
 from raylign.conf import compose as composition
 from raylign.conf.checks import Needs
 from raylign.conf.compose import Catalog, Composed
+from raylign.conf.own_code import TooLong, within
 from raylign.conf.schema import AlgorithmConfig, RunConfig
 from raylign.reward.rules import rule_problems
 from raylign.trainer.algorithms import ALGORITHMS, algorithm_of
@@ -22,6 +23,10 @@ def compose(overrides: Sequence[str], *, elsewhere: bool = False) -> Composed:
     Raises ConfigError with every problem found.
     """
     return composition.compose(overrides, catalog(), elsewhere=elsewhere)
+
+
+TRIAL_TIMEOUT_S = 120.0
+"""For what takes milliseconds."""
 
 
 def from_resolved(resolved_yaml: str, overrides: Sequence[str] = ()) -> Composed:
@@ -43,7 +48,10 @@ def own_settings(named: str) -> type[AlgorithmConfig]:
 
 def own_problems(config: AlgorithmConfig) -> list[str]:
     """What a user's own algorithm does wrong on made-up sequences."""
-    return trial(config, loaded(config.name, type(config)))
+    try:
+        return within(TRIAL_TIMEOUT_S, lambda: trial(config, loaded(config.name, type(config))))
+    except TooLong:
+        return [f"its trial on four sequences of random numbers was not done within {TRIAL_TIMEOUT_S:g} s; it hangs"]
 
 
 def needs(config: RunConfig) -> Needs:

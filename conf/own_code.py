@@ -1,6 +1,6 @@
-"""Python code of a user's own, named as FILE.py:NAME or module:NAME, imported into this process.
+"""Algorithms and callbacks of a user's own, named as FILE.py:NAME or module:NAME and imported into this process.
 
-Reward functions are not imported here: they run in processes of their own (reward/function_process.py).
+Reward functions and metrics are not imported here: they run in processes of their own (reward/function_process.py).
 """
 
 from __future__ import annotations
@@ -8,13 +8,24 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import queue
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
+
+IMPORT_TIMEOUT_S = 120.0
+T = TypeVar("T")
 
 
 class OwnCodeError(ValueError):
     """Code that cannot be used. The message says why, without naming the setting."""
+
+
+class TooLong(Exception):
+    """A call was not done by its deadline."""
 
 
 def is_own(named: str) -> bool:
@@ -22,23 +33,49 @@ def is_own(named: str) -> bool:
     return ":" in named or named.endswith(".py")
 
 
-def load_named(named: str) -> object:
-    """What `named` stands for. Raises OwnCodeError when there is no such file, module or name, or the import fails."""
+def load_named(named: str, kind: str = "class", *, timeout_s: float = IMPORT_TIMEOUT_S) -> object:
+    """What `named` stands for. Raises OwnCodeError when there is no such file, module or name, or when the import fails
+    or takes longer than `timeout_s` seconds. `kind`: what is expected, for the messages."""
     where, _, name = named.rpartition(":")
     if not where or not name:
-        raise OwnCodeError(f"names no class; write FILE.py:NAME or module:NAME, as {named.rstrip(':') or 'my.py'}:Mine")
+        example = f"{named.rstrip(':') or 'my.py'}:{'Mine' if kind == 'class' else 'mine'}"
+        raise OwnCodeError(f"names no {kind}; write FILE.py:NAME or module:NAME, as {example}")
     try:
-        module = _from_file(Path(where).expanduser()) if where.endswith(".py") else importlib.import_module(where)
+        module = within(timeout_s, lambda: _module(where))
     except OwnCodeError:
         raise
+    except TooLong as error:
+        raise OwnCodeError(f"{where} was not imported within {timeout_s:g} s; do less at import") from error
     except SystemExit as error:
         raise OwnCodeError(f"{where} ends the process when imported; put that under `if __name__`") from error
     except Exception as error:  # a user's module may raise anything
         raise OwnCodeError(f"{where} cannot be imported: {first_line(error)}") from error
     if not hasattr(module, name):
-        known = sorted(n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__)
-        raise OwnCodeError(f"{where} has no {name}; it has {', '.join(known) or 'nothing of its own'}")
+        own = {n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+        known = sorted(n for n in own if not n.startswith("_"))
+        raise OwnCodeError(f"{where} has no {kind} {name}; it has {', '.join(known) or 'none'}")
     return getattr(module, name)
+
+
+def within(timeout_s: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises, run in a thread. Raises TooLong after `timeout_s` seconds; the thread is then left
+    behind, since Python cannot end one, and ends with the process."""
+    done: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((call(), None))
+        except BaseException as error:  # SystemExit too: it would end this thread alone, and silently
+            done.put((None, error))
+
+    threading.Thread(target=run, name="own-code", daemon=True).start()
+    try:
+        answer, raised = done.get(timeout=timeout_s)
+    except queue.Empty as error:
+        raise TooLong from error
+    if raised is not None:
+        raise raised
+    return answer  # type: ignore[return-value]  # None only where `call` gave None
 
 
 def modules_of(name: str) -> list[ModuleType]:
@@ -70,6 +107,10 @@ _PREFIX = "raylign_own_"
 def _lies_in(module: ModuleType, folder: Path) -> bool:
     file = getattr(module, "__file__", None)
     return bool(file) and folder in Path(str(file)).resolve().parents and "site-packages" not in str(file)
+
+
+def _module(where: str) -> ModuleType:
+    return _from_file(Path(where).expanduser()) if where.endswith(".py") else importlib.import_module(where)
 
 
 def _from_file(file: Path) -> ModuleType:

@@ -1,7 +1,8 @@
 """Raylign: feedback logs in, a better model out.
 
-The documented Python interface (docs/python-api.md). Its names are loaded when they are first used, so that
-`import raylign` costs nothing and needs no torch.
+A configuration is made by `compose`, explained by `plan` and trained by `train`; `load_metrics`, `load_samples` and
+`load_summary` read what a run wrote. docs/python-api.md describes them. Names are loaded when they are first used, so
+that `import raylign` costs nothing and needs no torch.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from raylign.conf.errors import RaylignError
     from raylign.interface import compose, load_metrics, load_samples, load_summary, plan, train
 
+    __version__: str
+
 __all__ = [
     "Composed",
     "RaylignError",
     "StepRecord",
+    "__version__",
     "compose",
     "load_metrics",
     "load_samples",
@@ -35,6 +39,10 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("raylign")
     if name not in __all__:
         raise AttributeError(f"module 'raylign' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_ELSEWHERE.get(name, "raylign.interface")), name)

@@ -47,7 +47,9 @@ def hub_model(key: str, named: str, *, pinned: str = "", fetch: Callable[[str], 
     found = _cached(name, revision or "main")
     if found is None and fetch is None:
         raise ConfigError(
-            f"{key}={named} is not on this machine yet; `raylign train` downloads it, or {_command(name, revision)}."
+            f"{key}={named}: there is no such folder here, and the hub's model of this name is not on this machine "
+            "yet; correct the path if a folder is meant, else `raylign train` downloads it, or "
+            f"{_command(name, revision)}."
         )
     if found is None:
         assert fetch is not None
@@ -96,7 +98,10 @@ def _download(key: str, named: str, name: str, revision: str, fetch: Callable[[s
                 "name another revision, or a folder with the weights saved as safetensors."
             )
         size = sum(size for file, size in files.items() if file.endswith(".safetensors"))
-        fetch(f"{key}={named}: downloading revision {info.sha} from {where} ({size / 1e9:.2f} GB of weights), once")
+        fetch(
+            f"{key}={named}: no such folder here; downloading revision {info.sha} from {where} "
+            f"({size / 1e9:.2f} GB of weights), once"
+        )
         # By the name of the revision, which the cache keeps: the next start finds it there without asking.
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     except GatedRepoError as error:
@@ -116,8 +121,9 @@ def _download(key: str, named: str, name: str, revision: str, fetch: Callable[[s
         raise
     except Exception as error:  # the client's network library has its own classes
         raise ConfigError(
-            f"{key}={named} is not on this machine, and {where} cannot be reached ({type(error).__name__}); with a "
-            f"network, {_command(name, revision)}, and copy it here (HF_HOME), or name a folder."
+            f"{key}={named}: there is no such folder here, no copy of a hub's model of this name, and {where} cannot "
+            f"be reached ({type(error).__name__}); correct the path if a folder is meant, else run "
+            f"{_command(name, revision)} where there is a network and copy it here (HF_HOME)."
         ) from error
 
 

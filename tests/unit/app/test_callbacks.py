@@ -106,7 +106,7 @@ def test_the_manifest_gets_the_file_and_what_it_can_import(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "path", "sentence"),
     [
-        ("", "mine.py", "'mine.py' names no function; write FILE.py:NAME"),
+        ("", "mine.py", "callbacks: mine.py: names no function; write FILE.py:NAME"),
         ("", "gone.py:f", "gone.py: there is no such file"),
         (
             "import nothing_there",
@@ -114,9 +114,9 @@ def test_the_manifest_gets_the_file_and_what_it_can_import(tmp_path: Path) -> No
             "cannot be imported: ModuleNotFoundError: No module",
         ),
         ("def f(:", "mine.py:f", "cannot be imported: SyntaxError"),
-        ("import sys; sys.exit(3)", "mine.py:f", "it ends the process"),
+        ("import sys; sys.exit(3)", "mine.py:f", "mine.py ends the process when imported"),
         ("def other(record): ...", "mine.py:f", "has no function f; it has other"),
-        ("f = 3", "mine.py:f", "has no function f; it has none"),
+        ("f = 3", "mine.py:f", "is a int; a callback is a function"),
         ("async def f(record): ...", "mine.py:f", "is async, and callbacks are plain functions"),
         ("def f(): ...", "mine.py:f", "cannot be called with one argument"),
         ("def f(a, b): ...", "mine.py:f", "cannot be called with one argument"),

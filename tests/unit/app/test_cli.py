@@ -109,6 +109,18 @@ def test_each_ending_has_its_exit_code(error: Exception, code: int, capsys: pyte
     assert capsys.readouterr().err == f"{error}\n"
 
 
+def test_a_message_shows_no_secret_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("MY_API_KEY", "a-very-secret-value")
+
+    def command() -> None:
+        raise ConfigError(["algorithm=my.py:A: my.py cannot be imported: KeyError: a-very-secret-value"])
+
+    assert run_command(command) == 2
+    assert capsys.readouterr().err == "algorithm=my.py:A: my.py cannot be imported: KeyError: ***\n"
+
+
 def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]):
     assert call(capsys, "--version") == (0, f"raylign {metadata.version('raylign')}\n", "")
 

@@ -66,14 +66,17 @@ def test_it_is_downloaded_once_pinned_and_found_again_without_a_network(
     with hub({"lab/tiny": {FIRST: files}}) as served:
         planned, first, again = played(tmp_path, served.url, {**named, "plan": True}, named, named)
         assert planned["error"] == [
-            "policy.model=lab/tiny is not on this machine yet; `raylign train` downloads it, or `hf download lab/tiny "
-            "--exclude '*.bin'`."
+            "policy.model=lab/tiny: there is no such folder here, and the hub's model of this name is not on this "
+            "machine yet; correct the path if a folder is meant, else `raylign train` downloads it, or `hf download "
+            "lab/tiny --exclude '*.bin'`."
         ]
         folder = Path(str(first["folder"]))
         assert folder.is_relative_to(tmp_path / "hf") and folder.name == FIRST
         assert first["pins"] == {"policy": f"lab/tiny@{FIRST}"}
         (told,) = first["told"]  # type: ignore[misc]
-        assert told.startswith(f"policy.model=lab/tiny: downloading revision {FIRST} from {served.url} (0.00 GB")
+        assert told.startswith(
+            f"policy.model=lab/tiny: no such folder here; downloading revision {FIRST} from {served.url} (0.00 GB"
+        )
         assert again["folder"] == first["folder"] and again["told"] == []
         assert {"model.safetensors", "config.json", "LICENSE"} <= downloads(served)
         assert not {"modeling_lab.py", "pytorch_model.bin"} & downloads(served)
@@ -114,8 +117,10 @@ def test_what_cannot_be_had_is_a_sentence_with_what_to_do(tmp_path: Path, files:
         (away,) = played(tmp_path, "http://127.0.0.1:9", {"settings": ["policy.model=lab/tiny@v2"]}, offline=offline)
         (told,) = away["error"]  # type: ignore[misc]
         assert told.startswith(
-            "policy.model=lab/tiny@v2 is not on this machine, and http://127.0.0.1:9 cannot be reached"
+            "policy.model=lab/tiny@v2: there is no such folder here, no copy of a hub's model of this name, and "
+            "http://127.0.0.1:9 cannot be reached"
         )
+        assert "correct the path if a folder is meant" in told
         assert "`hf download lab/tiny --revision v2 --exclude '*.bin'`" in told
 
 

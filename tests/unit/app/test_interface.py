@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def test_the_import_loads_nothing_heavy() -> None:
     code = f"import sys, raylign; dir(raylign); print([n for n in {heavy.split(', ')} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert raylign.__version__ == version("raylign") and "__version__" in dir(raylign)
+    with pytest.raises(AttributeError, match="has no attribute 'versoin'"):
+        raylign.versoin  # noqa: B018
 
 
 def test_every_name_exists_is_documented_and_says_what_it_does() -> None:

@@ -9,6 +9,7 @@ import pytest
 from raylign.app.commands.train_help import train_help
 from raylign.app.configuration import compose, from_resolved
 from raylign.conf.errors import ConfigError
+from raylign.conf.own_code import OwnCodeError, load_named
 from raylign.conf.schema import DPOLoss, IPONormalisation, KLEstimator, LossAggregation
 from raylign.trainer.algorithms import ALGORITHMS, algorithm_of
 from raylign.trainer.algorithms.trial import trial
@@ -73,7 +74,7 @@ RETURN = "        return LossOutput(loss, pair_metrics(logps, beta * chosen, bet
     ("old", "new", "told"),
     [
         ("from torch.nn", "import nowhere_at_all\nfrom torch.nn", "cannot be imported: ModuleNotFoundError: No module"),
-        ("class DPOP:", "class Other:", "dpop.py has no DPOP; it has DPOPConfig, Other"),
+        ("class DPOP:", "class Other:", "dpop.py has no class DPOP; it has DPOPConfig, Other"),
         ("    config: DPOPConfig", "    config: dict", "derive it from raylign.conf.schema.AlgorithmConfig"),
         ("    config: DPOPConfig", "    settings: DPOPConfig", "has no field `config`"),
         ("@dataclass(kw_only=True)\n", "", "DPOPConfig are no dataclass"),
@@ -100,6 +101,19 @@ def test_what_cannot_be_trained_with_is_refused_in_one_sentence(home: Path, old:
     (home / "dpop.py").write_text(EXAMPLE.replace(old, new))
     (sentence,) = problems_of("algorithm=dpop.py:DPOP")
     assert sentence.startswith("algorithm=dpop.py:DPOP: ") and told in sentence, sentence
+
+
+def test_one_whose_import_hangs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(60)\n")
+    with pytest.raises(OwnCodeError, match=r"endless\.py was not imported within 0\.2 s; do less at import"):
+        load_named(f"{tmp_path}/endless.py:Mine", timeout_s=0.2)
+
+
+def test_one_whose_loss_hangs_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raylign.app.configuration.TRIAL_TIMEOUT_S", 0.2)
+    (home / "dpop.py").write_text(EXAMPLE.replace(RETURN, "        import time; time.sleep(60)"))
+    (sentence,) = problems_of("algorithm=dpop.py:DPOP")
+    assert sentence.startswith("algorithm=dpop.py:DPOP: its trial") and "not done within 0.2 s" in sentence
 
 
 def test_a_file_alone_and_a_missing_file_say_what_to_write(home: Path) -> None:
