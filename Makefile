@@ -37,7 +37,7 @@ SEED ?= 7
 FAULTS ?= 60
 STEPS ?= 240
 
-soak: setup ## a run under seeded faults, then the same in peace (twenty minutes; SEED, FAULTS and STEPS may be given)
+soak: setup ## a run under seeded faults, then the same without faults (twenty minutes; SEED, FAULTS and STEPS may be given)
 	$(BIN)/python -m tests.soak.soak --seed $(SEED) --faults $(FAULTS) --steps $(STEPS) --folder $$(mktemp -d)/soak
 
 gpu-check: ## does this machine's GPU compute what the CPU does, and how fast (ten minutes; needs a card)

@@ -58,7 +58,7 @@ ConfigFolders = Annotated[
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under --run-root.")]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")]
 Retries = Annotated[
-    int, typer.Option(min=0, help="Start the driver again when it dies; it goes on from its last checkpoint.")
+    int, typer.Option(min=0, help="Start the driver again when it dies; it resumes from its last checkpoint.")
 ]
 RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
 
@@ -189,7 +189,7 @@ def serve_reward(
     model: Annotated[str, typer.Argument(help="A reward model's run, or a folder with an exported one.")],
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8001,
-    no_token: Annotated[bool, typer.Option("--no-token", help="Everybody on this machine may ask.")] = False,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Everybody on this machine may send requests.")] = False,
     precision: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; bfloat16 on a GPU and float32 on a CPU if not given.")
     ] = None,
@@ -230,7 +230,7 @@ def chat(
 def watch(
     run: RunArgument,
     once: Annotated[bool, typer.Option("--once", help="Print the view one time and end.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 2.0,
     wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a run that is not there yet.")] = 0.0,
     until: Annotated[int, typer.Option(min=0, help="End after this step; 0: when the run is over.")] = 0,
     run_root: RunRoot = Path("runs"),
@@ -337,7 +337,7 @@ def main() -> None:
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """The exit code of `command`. A mistake of the user's, and a run that ended badly, are told without a traceback."""
+    """The exit code of `command`. A user's mistake, and a run that failed, are reported without a traceback."""
     try:
         command()
     except RaylignError as error:
@@ -345,7 +345,7 @@ def run_command(command: Callable[[], object]) -> int:
         for problem in error.problems:
             typer.echo(shown.text(problem), err=True)
         return error.exit_code
-    except SystemExit as ended:  # how typer ends: help, a usage error it has told, or a command's own exit code
+    except SystemExit as ended:  # how typer ends: help, a usage error it has printed, or a command's own exit code
         return ended.code if isinstance(ended.code, int) else 0
     return 0
 

@@ -70,7 +70,7 @@ def gate(
 
 
 def promote(
-    alias: Annotated[str, typer.Argument(help="The name that shall stand for the model, as production.")],
+    alias: Annotated[str, typer.Argument(help="The alias to point at the model, as production.")],
     candidate: Annotated[str | None, typer.Argument(help="The model; not with --rollback or --history.")] = None,
     record: Annotated[Path, typer.Option(help="The decision that `raylign gate` wrote.")] = Path("gate.json"),
     registry: RegistryFolder = Path("registry"),
@@ -90,7 +90,7 @@ def promote(
     elif rollback:
         typer.echo(roll_back(registry, alias))
     elif candidate is None:
-        raise UserError("promote: name the model that the alias shall stand for, or --rollback or --history.")
+        raise UserError("promote: name the model that the alias is to point at, or --rollback or --history.")
     else:
         typer.echo(let_in(registry, alias, candidate, run_root, None if first else record))
 

@@ -70,7 +70,7 @@ def run(*, seed: int, run_root: Path) -> int:
     common = [f"run_root={stage}", f"seed={seed}", f"policy.model={model}"]
     cluster = ClusterConfig(object_store_gb=1.0)
     with session(cluster, num_cpus=RAY_CPUS) as ray_session:
-        _act(console, started, "1", f"{model.name} answers questions twice, simulated people pick")
+        _act(console, started, "1", f"{model.name} answers questions twice, simulated users choose")
         log = asyncio.run(_collect(model, stage, seed))
         built = stage / "feedback"
         told = _became(build(Source(logs=(log,), overrides=BUILD), built))

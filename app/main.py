@@ -1,4 +1,4 @@
-"""`raylign train`: opens the run folder and Ray, lets the algorithm's kind of run play, and says how it ended."""
+"""`raylign train`: opens the run folder and Ray, runs the loop of the algorithm's kind, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ _DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 
 def train(composed: Composed) -> int:
-    """Train as composed, told on stderr; the exit code. Raises RaylignError for what a user should read."""
+    """Train as composed, reported on stderr; the exit code. Raises RaylignError for what a user should read."""
     run(composed, console=Console(stderr=True))
     return 0
 
 
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
-    """As `train`; returns the closed run folder. `ray_session`: play in this one instead of opening one."""
+    """As `train`; returns the closed run folder. `ray_session`: run in this one instead of opening one."""
 
     def say(told: str) -> None:
         console.print(told, markup=False, highlight=False, soft_wrap=True)
@@ -145,7 +145,7 @@ def start_notices(resumed_step: int | None, skipped: Sequence[str], changed: Seq
     for sentence in skipped:
         yield f"warning: {sentence}; is the disk failing?"
     if resumed_step is not None:
-        yield f"going on from step {resumed_step}"
+        yield f"resuming from step {resumed_step}"
     if changed:
         yield f"warning: other content than at this run's last start: {', '.join(changed)}"
 
@@ -315,7 +315,7 @@ def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
     try:
         yield
     except UserError:
-        raise  # nothing was trained: there is nothing to go on with
+        raise  # nothing was trained: there is nothing to resume
     except RaylignError as error:
         error.problems = (*error.problems[:-1], f"{error.problems[-1]}; {how_to_go_on(folder, composed)}")
         raise
@@ -340,4 +340,4 @@ def how_to_go_on(folder: RunFolder, composed: Composed) -> str:
     command = shlex.join(["raylign", start, *given, f"name={folder.path.name}", f"run_root={folder.path.parent}"])
     if step is None:
         return f"no step is saved; start again with another name, or remove {folder.path}"
-    return f"last good step {step}; go on with: {command}"
+    return f"last good step {step}; resume with: {command}"

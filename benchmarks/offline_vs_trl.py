@@ -3,12 +3,11 @@
     python -m benchmarks.offline_vs_trl --model FOLDER [--rows FILE] [--steps 2] [--pairs 3] [--ranks 1 2] [--json FILE]
 
 `--rows`: GSM8K's `question`, `answer` as JSONL; generated sums without it. Each side trains in its own processes, sides
-alternate; TRL as it comes, which is compared in losses, is played in the first pair only. Tokens are those that are no
-padding; optimizer steps and reference log-probs are included, the first step (two in bfloat16) is not counted. The
-losses of the first step are compared, before an optimizer can drift, and those of all steps, as a first loss against an
-equal reference says little: beyond `FIRST`, or beyond `LATER` and what TRL's own two settings differ by, a comparison
-is void. What TRL's settings are is said in offline_sides/peer.py. The share of the
-ceiling is 6 operations a parameter and token over the speed of a 2048^3 product measured before the same pair.
+alternate; TRL with default settings, which is compared in losses, is run in the first pair only. Tokens are those that
+are no padding; optimizer steps and reference log-probs are included, the first step (two in bfloat16) is not counted.
+The losses of the first step are compared, before an optimizer can drift, and those of all steps, since a first loss
+against an equal reference shows little: beyond `FIRST`, or beyond `LATER` and what TRL's own two settings differ by, a
+comparison is void. TRL's settings are in offline_sides/peer.py. The share of the ceiling is 6 operations a parameter and token over the speed of a 2048^3 product measured before the same pair.
 """
 
 from __future__ import annotations
@@ -165,7 +164,7 @@ class Comparison:
         return 6 * self.num_parameters * statistics.median(shares)
 
     def loss_gaps(self, side: str) -> list[float]:
-        """Relative difference of a side's losses from TRL's as it comes, step by step; the largest of all runs."""
+        """Relative difference of a side's losses from default TRL's, step by step; the largest of all runs."""
         theirs = self.runs[0]["trl"].losses
         mine = [run[side].losses for run in self.runs if side in run]
         return [max(abs(losses[i] - loss) / abs(loss) for losses in mine) for i, loss in enumerate(theirs)]

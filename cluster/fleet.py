@@ -165,5 +165,5 @@ class Fleet(Generic[W]):
                 raise error
             worker.kill()
             self._failed += 1
-            going_on = "the run goes on without" if self._failed >= MAX_FAILED_STARTS else "another is started"
+            going_on = "the run continues without it" if self._failed >= MAX_FAILED_STARTS else "another is started"
             logger.warning("%s did not start (%s); %s", worker.name, error, going_on)

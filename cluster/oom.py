@@ -1,4 +1,4 @@
-"""Whether the kernel has killed for want of memory: a role that dies so looks like any other that is gone.
+"""Whether the kernel has killed for lack of memory: a role that dies so looks like any other that is gone.
 
 The count is the machine's of the driver: of another node Ray says what it knows. Linux; elsewhere nothing is said.
 """
@@ -28,7 +28,7 @@ class MemoryKills:
             return ""
         smaller = _SMALLER.get(role, f"{role}.micro_batch_tokens")
         return (
-            f"; the kernel has killed {self._seen - before} of this machine's processes for want of memory: lower "
+            f"; the kernel has killed {self._seen - before} of this machine's processes for lack of memory: lower "
             f"{smaller}, or the number of roles on this machine (`raylign plan` estimates what each takes)"
         )
 

@@ -97,7 +97,7 @@ def submit(
     try:
         return asyncio.run(_follow(client, job_id, tell))
     except KeyboardInterrupt:
-        tell(f"job {job_id} goes on; only the following has ended")
+        tell(f"job {job_id} keeps running; only following its log has ended")
         return INTERRUPTED
 
 
@@ -198,7 +198,7 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
             if time.monotonic() - lost_at > LOST_TIMEOUT_S:
                 raise ClusterError(
                     f"job {job_id}: the job server has not answered for {LOST_TIMEOUT_S:g} s ({_first_line(error)}); "
-                    "the job may go on without it: see `raylign watch`"
+                    "the job may still be running: see `raylign watch`"
                 ) from error
         await asyncio.sleep(_POLL_S)
     info = client.get_job_info(job_id)

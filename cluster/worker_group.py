@@ -73,7 +73,7 @@ class WorkerGroup:
         """`each(actor, rank)` on all ranks; the results in rank order.
 
         Raises RoleError naming rank, verb and cause on the first failure, or all late ranks at the deadline. What a
-        rank refuses with a UserError (a folder that is no model) is the user's to mend and raised as it is.
+        rank refuses with a UserError (a folder that is no model) is the user's to fix and raised as it is.
         """
         if self._broken is not None:
             raise self._broken

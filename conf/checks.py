@@ -1,4 +1,4 @@
-"""What cannot work, told before anything starts. Pure functions over the configuration; each yields all it sees."""
+"""What cannot work, reported before anything starts. Pure functions over the configuration; each yields all it sees."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ def _held_out(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             f"data.eval names {len(sets)} sets ({', '.join(sets)}), and an online run answers one; give one.",
         )
     if config.evaluation.samples and not (needs.rollout and sets):
-        why = "data.eval is empty, so there is nothing to answer" if needs.rollout else "offline runs draw no answers"
+        why = (
+            "data.eval is empty, so there is nothing to answer" if needs.rollout else "offline runs generate no answers"
+        )
         yield Problem(("evaluation.samples",), f"evaluation.samples={config.evaluation.samples}: {why}; leave it out.")
     best = config.evaluation.best
     if best and needs.rollout:

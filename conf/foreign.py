@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 _SAMPLING = (
-    "answers are drawn with temperature alone: of a distribution cut to the likeliest tokens, or with penalties, the "
+    "answers are sampled with temperature only: of a distribution cut to the likeliest tokens, or with penalties, the "
     "trainer would have to know the same cut for every token, or its log-probs and ratios would be of another "
     "distribution than the one sampled; use rollout.temperature"
 )

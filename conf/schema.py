@@ -1,7 +1,7 @@
 """Every setting of a run: its type, default and meaning. Standard library only.
 
-The dataclass holds the default and the doc; yaml files hold choices. What cannot work is told by conf/checks.py, and by
-`check()` of an algorithm's settings: all problems together, as sentences naming the key, the value and the fix.
+The dataclass holds the default and the doc; yaml files hold choices. What cannot work is reported by conf/checks.py
+and by `check()` of an algorithm's settings: all problems together, as sentences naming the key, the value and the fix.
 Nothing is rewritten; only the words `auto`, 0 or empty that a field documents are resolved, in conf/derive.py.
 """
 
@@ -247,7 +247,7 @@ class JudgeRewardConfig:
     model: str
     """The model's name at the endpoint."""
     rubric: str
-    """File with what the judge is told, with {{prompt}}, {{answer}} and {{ground_truth}} in it."""
+    """File with the judge's prompt, with {{prompt}}, {{answer}} and {{ground_truth}} in it."""
     weight: float = 1.0
     """Factor in the sum; 0: measured only."""
     name: str = "judge"
@@ -501,7 +501,7 @@ class CheckpointConfig:
     keep: int = 2
     """Newest checkpoints kept."""
     max_failed_saves: int = 2
-    """Saves in a row that may fail (a full disk) before the run stops; the checkpoint before stays in force."""
+    """Saves in a row that may fail (a full disk) before the run stops; the previous checkpoint stays in use."""
     journal: JournalKeep = JournalKeep.needed
     """Online: batches are on disk before they are trained; needed: until no checkpoint goes back before them; all."""
     resume: str = "auto"

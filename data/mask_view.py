@@ -80,7 +80,7 @@ def rewriting_warnings(encoder: Encoder) -> list[str]:
     except RowError as error:
         return [
             f"masks: {error}. For algorithm=sft each answer of a conversation becomes a sequence of its own, as it is "
-            "sampled; elsewhere rows whose answer has several assistant turns are set aside."
+            "sampled; elsewhere rows whose answer has several assistant turns are quarantined."
         ]
     return []
 

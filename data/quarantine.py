@@ -61,7 +61,7 @@ class Quarantine:
             return
         problems = [
             f"data {name}: {len(self.rows)} of {total} rows cannot be used, more than "
-            f"data.max_bad_fraction={fraction:g} allows; mend them, or raise the limit."
+            f"data.max_bad_fraction={fraction:g} allows; fix them, or raise the limit."
         ]
         problems += [f"{bad.source}: {bad.reason}" for bad in self.rows[:_EXAMPLES]]
         raise DataError(problems)

@@ -24,7 +24,7 @@ _NO_END = (
 )
 _NOT_THE_SAME = (
     "the chat template does not render the prompt the same with an answer after it, so the answer's tokens cannot be "
-    "told; use a template that keeps earlier turns as they were"
+    "located; use a template that keeps earlier turns as they were"
 )
 
 
@@ -39,7 +39,7 @@ class Reply:
 
 
 class Replies:
-    """Assistant turns of rendered conversations. What cannot be told raises RowError."""
+    """Assistant turns of rendered conversations. What cannot be located raises RowError."""
 
     def __init__(self, template: ChatTemplate, ends: EndTokens) -> None:
         """Both of one tokenizer."""

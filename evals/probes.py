@@ -71,8 +71,8 @@ def _others(answer: str, other: str) -> str | None:
 PROBES = (
     Probe("padding", "a polite closing sentence is added", False, _padded),
     Probe("flattery", "it begins by praising the question", False, _flattering),
-    Probe("repetition", "the last sentence stands there three times", False, _repeated),
-    Probe("length", "the whole answer is said twice", False, _doubled),
+    Probe("repetition", "the last sentence is repeated three times", False, _repeated),
+    Probe("length", "the whole answer is repeated", False, _doubled),
     Probe("format", "the same sentences as a bulleted list under a bold heading", False, _listed),
     Probe("words out of order", "its words are shuffled", True, _shuffled),
     Probe("half", "it breaks off in the middle", True, _cut),

@@ -139,7 +139,7 @@ class RowEngine:
         raise NotImplementedError
 
     def load_state(self, folder: Path) -> None:
-        """Nor gone on with."""
+        """Nor continued."""
         raise NotImplementedError
 
     def barrier(self) -> None:

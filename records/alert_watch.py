@@ -20,7 +20,7 @@ _KEPT_STEPS = 2000
 
 
 def read_alerts(path: Path) -> tuple[Alert, ...]:
-    """alerts.jsonl, in the order they were found; a torn line and a kind this version does not know are passed over."""
+    """alerts.jsonl, in the order they were found; a torn line and a kind this version does not know are skipped."""
     if not path.exists():
         return ()
     found = []

@@ -160,7 +160,7 @@ def _reward_gamed(records: Sequence[StepRecord]) -> Alert | None:
     why = _gold_falls(records) or _length_moves(records)
     if why is None:
         return None
-    text = f"the mean reward rose by {rise:.3g} while {why}: read the samples before going on."
+    text = f"the mean reward rose by {rise:.3g} while {why}: read the samples before continuing."
     return Alert(AlertKind.REWARD_GAMED, records[-1].step, text)
 
 

@@ -205,7 +205,7 @@ _ROLLOUT = (
         "Many: the prompts are too easy or too hard; each costs a generation.", goal=Goal.DOWN,
     ),
     MetricHelp("rollout/workers", "Rollout workers", "workers", "Workers that served this step.",
-               "Falling: a worker died; the run goes on with the rest. See logs/."),
+               "Falling: a worker died; the run continues with the rest. See logs/."),
     MetricHelp("rollout/wanted", "Rollout workers wanted", "workers", "By the settings, `raylign scale` or "
                "rollout.autoscale.", "Above rollout/workers for long: the cluster has no room, or starts fail; see "
                "logs/."),

@@ -132,7 +132,7 @@ def retire(folder: Path, *, up_to: int) -> None:
 
 
 def void(folder: Path, *, after: int) -> None:
-    """Remove the batches of a history that is not gone on with."""
+    """Remove the batches of a history that is not continued."""
     for path in folder.glob("step-*.batch"):
         number = path.stem.removeprefix("step-")
         if number.isdigit() and int(number) > after:

@@ -1,4 +1,4 @@
-"""A run in TensorBoard and in trackio. Both are optional packages; what is missing is told before a run begins."""
+"""A run in TensorBoard and in trackio. Both are optional packages; what is missing is reported before a run begins."""
 
 from __future__ import annotations
 

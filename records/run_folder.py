@@ -58,7 +58,7 @@ class RunPaths:
         return self.samples / f"step-{step:06d}.parquet"
 
     def wandb_run_id(self, given: str = "") -> str:
-        """The W&B run's id, `given` or made once and kept, so that a resumed run goes on in the same W&B run."""
+        """The W&B run's id, `given` or made once and kept, so that a resumed run continues in the same W&B run."""
         path = self.path / "wandb_run_id"
         if not path.exists():
             write_atomic(path, given or uuid.uuid4().hex[:12])

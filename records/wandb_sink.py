@@ -27,7 +27,7 @@ _GLOSSARY = "metrics.md"
 
 
 class WandbSink:
-    """See sinks.Sink. The run's id is the run folder's, so that a resumed run goes on in the same W&B run."""
+    """See sinks.Sink. The run's id is the run folder's, so that a resumed run continues in the same W&B run."""
 
     def __init__(self, target: SinkTarget) -> None:
         self._run = _open(target)

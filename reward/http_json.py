@@ -131,7 +131,9 @@ def _refusal(reply: aiohttp.ClientResponse, endpoint: Endpoint, text: str) -> Ex
         to = shown(reply.headers.get("Location", "nowhere"))
         return EndpointError(f"{where} redirects ({status}) to {to}, which is not followed; give the address itself")
     if status in (401, 403):
-        told = f"refuses the token of {endpoint.token_env}" if endpoint.token else "wants a token; name it in token_env"
+        told = (
+            f"refuses the token of {endpoint.token_env}" if endpoint.token else "requires a token; name it in token_env"
+        )
         return EndpointError(f"{where} {told} ({status})")
     return EndpointError(f"{where}: it answered {status}: {_cut(text)!r}")
 

@@ -34,7 +34,7 @@ class RubricError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """What the judge is told: text with `{{prompt}}`, `{{answer}}` and `{{ground_truth}}` in it."""
+    """The judge's prompt: text with `{{prompt}}`, `{{answer}}` and `{{ground_truth}}` in it."""
 
     text: str
 

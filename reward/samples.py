@@ -1,4 +1,4 @@
-"""What an external judge of answers is told of one, and what it may say. Standard library only: light to start."""
+"""What an external judge of answers is sent of one, and what it may say. Standard library only: light to start."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _endpoint(what: str, url: str, given: RemoteRewardConfig | JudgeRewardConfig
 
 
 def sample_of(prompt: Prompt, completion: Completion, writer: PreTrainedTokenizerBase | None = None) -> Sample:
-    """What a judge may be told. `writer`: the policy's tokenizer, when somebody reads the text with its template."""
+    """What a judge may be sent. `writer`: the policy's tokenizer, when somebody reads the text with its template."""
     turns = tuple((message.role, message.content) for message in prompt.messages)
     before = turns[-1][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)
     return Sample(

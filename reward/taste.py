@@ -79,7 +79,7 @@ def _plain(words: list[str], answer: str) -> float:
 
 
 def _repetition(words: list[str], prompt_words: list[str]) -> float:
-    """0 when nothing is said twice, up to 1: repeated word pairs, and asking the question back."""
+    """0 when nothing is repeated, up to 1: repeated word pairs, and asking the question back."""
     lower = [word.lower() for word in words]
     pairs = list(pairwise(lower))
     repeated = 1.0 - len(set(pairs)) / len(pairs) if pairs else 0.0

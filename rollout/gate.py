@@ -70,7 +70,7 @@ class ServingGate:
                 return work.result()
             if not refused.done():
                 raise TimeoutError
-            raise WeightUpdateError(f"{self._name} does not go on: it is {self.phase.value}")
+            raise WeightUpdateError(f"{self._name} does not resume: it is {self.phase.value}")
         finally:
             work.cancel()
             refused.cancel()

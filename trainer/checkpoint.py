@@ -5,7 +5,7 @@
     checkpoints/LATEST              the name of the newest verified one
 
 Files are written and flushed, then hashed, then the folder is renamed, then re-read and verified, then LATEST moves;
-only then may an old one go. A process killed at any point leaves the previous checkpoint in force.
+only then may an old one go. A process killed at any point leaves the previous checkpoint in use.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class CheckpointStore:
         return target
 
     def latest(self) -> Checkpoint | None:
-        """What LATEST names, or the newest before it that verifies, with a sentence for each one passed over.
+        """What LATEST names, or the newest before it that verifies, with a sentence for each one skipped.
 
         Checkpoints of later steps than LATEST's are of an abandoned history and are not considered.
         None when the run has none at all. Raises CheckpointError when it has some and none verifies.

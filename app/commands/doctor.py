@@ -1,4 +1,4 @@
-"""`raylign doctor`: what would keep a run from working on this machine. Looks only; changes nothing."""
+"""`raylign doctor`: what would keep a run from working on this machine. Reads only; changes nothing."""
 
 from __future__ import annotations
 

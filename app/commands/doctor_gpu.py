@@ -1,4 +1,4 @@
-"""What `doctor` says of GPUs: driver, CUDA build of torch and cards together. Looks only; computes nothing."""
+"""What `doctor` says of GPUs: driver, CUDA build of torch and cards together. Reads only; computes nothing."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def reach(address: str | None, open_ports: Sequence[Listener], environ: Mapping[
         return Finding("ok", "network", "a Ray that a run starts here listens on 127.0.0.1 only and asks for a token")
     token = environ.get("RAY_AUTH_MODE") == "token"
     if not open_ports:
-        where = "no port of Ray on this machine is open to other machines (other nodes are not looked at)"
+        where = "no port of Ray on this machine is open to other machines (other nodes are not checked)"
         return Finding("ok", "network", where)
     named = ", ".join(f"{one.process} {one.port}" for one in open_ports[:_SHOWN])
     more = f" and {len(open_ports) - _SHOWN} more" if len(open_ports) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""`--retries N`: the driver in a process of its own, started again when it dies, going on from its last checkpoint."""
+"""`--retries N`: the driver in a process of its own, started again when it dies, resuming from its last checkpoint."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def login_notice(environ: Mapping[str, str]) -> str:
 def _run_root(config: RunConfig) -> Iterator[str]:
     if not os.path.isabs(os.path.expanduser(config.run_root)):
         yield (
-            f"run_root={config.run_root}: a job's working folder is thrown away after the job, and the run with it; "
+            f"run_root={config.run_root}: a job's working folder is deleted after the job, and the run with it; "
             "give an absolute path on a disk that the nodes share."
         )
 

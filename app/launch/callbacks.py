@@ -2,7 +2,7 @@
 
 A step's numbers and samples are on disk when they are called, and its checkpoint, where one is due, is written after
 them. They see a frozen record and change nothing; what they may do is ask the run to save and stop. One that raises, or
-is not done by its deadline, ends the run: what it was to look after is not looked after.
+is not done by its deadline, ends the run: what it was to monitor is not monitored.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CallbackSink:
                 ) from error
             except (Exception, SystemExit) as error:
                 raise RunFailed(
-                    f"callbacks: {callback.path} failed after step {step}: {_shown(error)}; mend it, or leave it out"
+                    f"callbacks: {callback.path} failed after step {step}: {_shown(error)}; fix it, or leave it out"
                 ) from error
             if answer is not None and not isinstance(answer, bool):
                 raise RunFailed(

@@ -42,7 +42,7 @@ def hub_models(given: RunConfig, settled: RunConfig) -> dict[str, str]:
 
 
 def _pinned(config: RunConfig) -> Mapping[str, str]:
-    """What the run's last start used of a hub: a resumed run goes on with the same revisions."""
+    """What the run's last start used of a hub: a resumed run continues with the same revisions."""
     manifest = Path(config.run_root).expanduser() / config.name / "manifest.json"
     if config.checkpoint.resume == "none" or not manifest.is_file():
         return {}

@@ -85,7 +85,7 @@ class Saving:
                 "(checkpoint.max_failed_saves allows more)"
             )
         self._tell(
-            f"warning: step {state.step} could not be saved: {refused}; the checkpoint before stays in force "
+            f"warning: step {state.step} could not be saved: {refused}; the previous checkpoint stays in use "
             f"({self._failed} of {self._max_failed} allowed in a row)"
         )
         return refused

@@ -106,7 +106,7 @@ def _download(key: str, named: str, name: str, revision: str, fetch: Callable[[s
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     except GatedRepoError as error:
         raise ConfigError(
-            f"{key}={named}: its owner asks for consent; give it at {where}/{name}, then run `hf auth login`."
+            f"{key}={named}: it is gated; accept its terms at {where}/{name}, then run `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise ConfigError(

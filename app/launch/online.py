@@ -1,4 +1,4 @@
-"""Plays an online run: its roles to the loop, again where its learners were lost, and all of them down at the end."""
+"""Runs an online run: its roles to the loop, again where its learners were lost, and all of them down at the end."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def metric_problems(config: RunConfig, *, online: bool) -> list[str]:
     """A sentence for each metric that cannot be used; functions are imported once to see."""
     given = config.evaluation.metrics
     if given and not online:
-        return ["evaluation.metrics: offline runs draw no answers, so there is nothing to measure; leave it out."]
+        return ["evaluation.metrics: offline runs generate no answers, so there is nothing to measure; leave it out."]
     if given and not held_out_sets(config.data.eval):
         return ["evaluation.metrics: data.eval is empty, so there is nothing to measure; give held-out prompts."]
     taken = {*_FIGURES, *components(config.reward)}

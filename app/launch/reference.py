@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 RECORD = "reference.json"
-"""In the run folder: the key of each set's log-probs, so that a resumed run goes on with the same ones."""
+"""In the run folder: the key of each set's log-probs, so that a resumed run continues with the same ones."""
 
 
 async def with_reference(
@@ -66,7 +66,7 @@ def hold_keys(record: Path, keys: Mapping[str, CacheKey]) -> None:
     if record.is_file():
         before = {name: CacheKey(**parts) for name, parts in json.loads(record.read_text(encoding="utf-8")).items()}
         problems = [
-            f"reference log-probs of {name}: this run began with key {before[name].name} and would go on with "
+            f"reference log-probs of {name}: this run began with key {before[name].name} and would continue with "
             f"{key.name}: {'; '.join(key.differences(before[name]))}; resume with what it began with, or start again "
             "under another name="
             for name, key in keys.items()

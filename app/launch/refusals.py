@@ -1,4 +1,4 @@
-"""What cannot work and is known from the models' folders alone: told by `plan`, and by `train` before Ray starts."""
+"""What cannot work, known from the models' folders alone: reported by `plan`, and by `train` before Ray starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's rows, read and tokenised before Ray starts: what is wrong with them is told while nothing runs yet."""
+"""A run's rows, read and tokenised before Ray starts: what is wrong with them is reported while nothing runs yet."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def trained_models(config: RunConfig) -> list[TrainedModel]:
         )
     if _is_online(config) and (fused := fused_projections(model_skeleton(config.policy.model, scalar=False))):
         problems.append(
-            f"policy.model={config.policy.model} stores {', '.join(fused)} fused, whose parts cannot be told apart in "
+            f"policy.model={config.policy.model} stores {', '.join(fused)} fused, whose parts cannot be separated in "
             "the rollout engine, so its weights could not be verified; train it offline (algorithm=sft, dpo, kto), or "
             "use another model."
         )

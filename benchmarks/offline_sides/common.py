@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROWS_PER_STEP = {"sft": 8, "dpo": 4, "rm": 4, "kto": 8}
 WARM_UP = {"float32": 1, "bfloat16": 2}
-"""Steps that are played and not counted. What a process holds settles in its second step, at the price of a second of
+"""Steps that are run and not counted. What a process holds settles in its second step, at the price of a second of
 page faults: much where a step takes three."""
 DEADLINE_S = 600.0
 """For one rank to wait for another."""
@@ -28,7 +28,7 @@ class Job:
     ranks: int
     model: str
     rows: str
-    steps: int  # counted ones; WARM_UP more are played first
+    steps: int  # counted ones; WARM_UP more are run first
     batch: int = 0  # rows a step; 0: ROWS_PER_STEP
     held_out: str = ""  # rows that are not trained on
     eval_every: int = 0  # steps between two looks at them; 0: never

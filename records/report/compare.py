@@ -101,7 +101,7 @@ def lead(runs: Sequence[RunFacts]) -> str:
     best, second = scored[0], scored[1]
     if best[1] is not None and second[2] is not None and best[1] > second[2]:
         return f"{best[3]} is preferred most to its start model, beyond its interval."
-    return "The intervals of the two best runs overlap: which is better cannot be told from these prompts."
+    return "The intervals of the two best runs overlap: these prompts do not decide which is better."
 
 
 def results(runs: Sequence[RunFacts]) -> tuple[Row, ...]:

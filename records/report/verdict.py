@@ -157,7 +157,7 @@ def _health(facts: RunFacts) -> tuple[Remark, ...]:
     damaged = tuple(
         Remark(
             Tone.WARNING,
-            f"A damaged checkpoint was passed over: {sentence}; the run went on from step {start.resumed_step}. "
+            f"A damaged checkpoint was skipped: {sentence}; the run resumed from step {start.resumed_step}. "
             "Check the disk.",
         )
         for start in (facts.manifest.starts if facts.manifest else ())

@@ -177,7 +177,7 @@ def start(settings: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def replay(soak: Soak) -> RunPaths:
-    """A run that finds the other's journal and trains it from the first step, in peace."""
+    """A run that finds the other's journal and trains it from the first step, without faults."""
     peaceful = RunPaths(soak.plan.folder / "replay")
     peaceful.path.mkdir()
     peaceful.lock.touch()
@@ -204,7 +204,7 @@ def check(soak: Soak) -> list[str]:
     if newest(soak.run) != soak.plan.num_steps:
         problems.append(f"step {newest(soak.run)} is not the target")
     if saved_bytes(soak.run, soak.plan.num_steps) != saved_bytes(replay(soak), soak.plan.num_steps):
-        problems.append("the last state is not that of the journal trained in peace")
+        problems.append("the last state is not that of the journal trained without faults")
     for role, (megabytes, files) in soak.usage.growth().items():
         soak.tell(f"  {role}: {megabytes:+.0f} MB, {files:+.0f} open files over the last two thirds")
         if megabytes > GROWTH_MB or files > GROWTH_FILES:

@@ -73,7 +73,7 @@ def test_a_role_that_runs_out_of_memory_is_named_so(
     finally:
         process.kill()
     said = log.read_text()
-    killed = "the kernel has killed 1 of this machine's processes for want of memory: lower "
+    killed = "the kernel has killed 1 of this machine's processes for lack of memory: lower "
     [lost] = [line for line in said.splitlines() if line.startswith("rollout/1 is out of the pool")]
     assert f"{killed}rollout.max_concurrent" in lost
     [rebuilt] = [line for line in said.splitlines() if "the learners are started again" in line]

@@ -219,7 +219,7 @@ def _a_node_that_joins_is_used_and_one_that_is_lost_is_replaced(driver: Driver, 
 
 
 def _the_learners_node_is_lost(driver: Driver) -> None:
-    """Ends resumable; the same command goes on once there is a node again."""
+    """Ends resumable; the same command resumes once there is a node again."""
     done = newest(driver.run)
     driver.network.kill("learn")
     assert driver.ended() == 75, driver.said()[-6000:]

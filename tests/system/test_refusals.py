@@ -189,7 +189,7 @@ def check_last_line(told: str, folder: RunPaths, *, words: tuple[str, ...]) -> N
     last_line = told.splitlines()[-1]
     assert all(word in last_line for word in words), told
     good = (folder.checkpoints / "LATEST").read_text().strip().removeprefix("step-").lstrip("0")
-    assert f"last good step {good}; go on with: raylign train " in last_line, told
-    command = shlex.split(last_line.partition("go on with: ")[2])
+    assert f"last good step {good}; resume with: raylign train " in last_line, told
+    command = shlex.split(last_line.partition("resume with: ")[2])
     again = compose(command[2:]).config
     assert (again.name, Path(again.run_root)) == (folder.path.name, folder.path.parent)

@@ -65,7 +65,7 @@ def resumed(ppo_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -
     steps = [row.step for row in read_history(run.metrics).rows]
     assert steps == list(range(1, len(steps) + 1)) and 1 <= len(steps) < PPO_STEPS
     assert f"last good step {len(steps)}" in last_line, last_line
-    program, *arguments = shlex.split(last_line.partition("go on with: ")[2])
+    program, *arguments = shlex.split(last_line.partition("resume with: ")[2])
     assert program == "raylign"
 
     process = start(arguments, log)

@@ -189,7 +189,7 @@ TRAIN_TIMEOUT_S = 600
 @pytest.mark.system
 @pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
 def test_a_first_day(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
-    """examples/first_day.sh as it stands, in an empty folder: sent, watched, stopped, gone on with, reported, asked."""
+    """examples/first_day.sh as it stands, in an empty folder: submitted, watched, stopped, resumed, reported, asked."""
     folder, shared = tmp_path / "mine", tmp_path / "shared"
     folder.mkdir()
     shared.mkdir()
@@ -203,7 +203,7 @@ def test_a_first_day(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and "Traceback" not in told, told
     run = RunPaths(shared / "runs" / "first-day")
     first, second = read_manifest(run.manifest).starts
-    (stopped,) = map(int, re.findall(r"^going on from step (\d+)$", told, re.MULTILINE))
+    (stopped,) = map(int, re.findall(r"^resuming from step (\d+)$", told, re.MULTILINE))
     assert second.resumed_step == stopped >= 2 and first.resumed_step is None
     lines = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
     assert lines == list(range(1, stopped + 4))  # every step once, over stop and resubmission

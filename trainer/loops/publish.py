@@ -147,7 +147,7 @@ class WeightPublisher:
                 sink.quarantine(failure.reason)
         self._refused = frozenset(failure.sink.name for failure in kept)
         if kept:
-            logger.warning("version %d goes on without: %s", version, _sentences(kept))
+            logger.warning("version %d is published without: %s", version, _sentences(kept))
 
     async def _attempt(
         self, sinks: Sequence[WeightSink], shipment: _Shipment

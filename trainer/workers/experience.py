@@ -212,7 +212,8 @@ class ObjectReader:
             why = cause or f"nothing came within {self.timeout_s:g} s"
             raise HolderLost(
                 f"a result of this step could not be read, because the role that holds it {kind.value}: {why}; logs/ "
-                "in the run folder has each role's last words (too little memory is the usual cause of a silent death)"
+                "in the run folder has each role's last lines (too little memory is the usual cause"
+                " of a death without a message)"
             ) from error
 
 

@@ -46,7 +46,7 @@ class RunJournal:
             again = f"step {step + 1} is" if self._last == step + 1 else f"steps {step + 1} to {self._last} are"
             tell(f"{again} trained again on the samples that the run had drawn")
         if why:
-            tell(f"warning: samples of later steps are drawn anew: {why}")
+            tell(f"warning: samples of later steps are generated again: {why}")
         return position
 
     @property

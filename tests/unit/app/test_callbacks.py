@@ -65,12 +65,12 @@ def test_a_record_cannot_be_changed(tmp_path: Path) -> None:
 def test_one_that_raises_ends_the_run_by_name_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "a-very-secret-value")
     steps, lines, _ = sink(tmp_path, "import os\ndef f(r): raise ValueError('no ' + os.environ['MY_API_KEY'])\n")
-    with pytest.raises(RunFailed, match=r"callbacks: .*mine\.py:f failed after step 4: ValueError: no \*\*\*; mend it"):
+    with pytest.raises(RunFailed, match=r"callbacks: .*mine\.py:f failed after step 4: ValueError: no \*\*\*; fix it"):
         steps.log(4, {})
     assert lines.lines == [(4, {})]  # the step itself is kept
     both = "import sys\ndef h(r): sys.exit(0)\ndef g(r): return 'stop'\n"
     leaving, _, _ = sink(tmp_path / "..", both, "h")
-    with pytest.raises(RunFailed, match="failed after step 4: SystemExit: 0; mend it"):
+    with pytest.raises(RunFailed, match="failed after step 4: SystemExit: 0; fix it"):
         leaving.log(4, {})
     answering, _, _ = sink(tmp_path / "..", both, "g")
     with pytest.raises(RunFailed, match="returned a str after step 4; return True to save and stop"):

@@ -98,6 +98,6 @@ def test_what_cannot_be_called_is_refused_before_a_run(tmp_path: Path) -> None:
     wrong, gone, taken = metric_problems(config, online=True)
     assert "gives completions by name, which it does not take" in wrong and "has no function 'gone'" in gone
     assert "evaluation.metrics: reward is taken" in taken
-    assert "offline runs draw no answers" in metric_problems(config, online=False)[0]
+    assert "offline runs generate no answers" in metric_problems(config, online=False)[0]
     config.data.eval = ""
     assert "data.eval is empty" in metric_problems(config, online=True)[0]

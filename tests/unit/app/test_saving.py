@@ -60,7 +60,7 @@ async def test_refused_saves_cost_nothing_until_there_were_too_many_in_a_row(tmp
         assert await saver.save(at(step))
     with pytest.raises(Stopped, match="step 7 could not be saved, 3 times in a row"):
         await saver.save(at(7))
-    assert len(said) == 4 and all("the checkpoint before stays in force" in sentence for sentence in said)
+    assert len(said) == 4 and all("the previous checkpoint stays in use" in sentence for sentence in said)
 
 
 async def test_room_is_asked_for_before_a_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

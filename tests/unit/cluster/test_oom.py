@@ -14,7 +14,7 @@ def test_a_kill_is_told_once_with_the_setting_to_lower(tmp_path: Path) -> None:
     assert kills.note("policy") == ""
     counts.write_text("nr_free_pages 12\noom_kill 4\n")
     said = kills.note("critic")
-    assert "has killed 1 of this machine's processes for want of memory: lower critic.micro_batch_tokens" in said
+    assert "has killed 1 of this machine's processes for lack of memory: lower critic.micro_batch_tokens" in said
     assert kills.note("critic") == ""
 
 

@@ -222,7 +222,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["rollout.stop=['']"], "an empty text would end every answer"),
         (["rollout.stop=['\\n']"], "a backslash and an n, not a new line"),
         (["evaluation.samples=4"], "evaluation.samples=4: data.eval is empty"),
-        (["algorithm=sft", "evaluation.samples=4", "data.eval=./rows.jsonl"], "offline runs draw no answers"),
+        (["algorithm=sft", "evaluation.samples=4", "data.eval=./rows.jsonl"], "offline runs generate no answers"),
         (["rollout.stop_token_ids=[-1]"], "ids are 0 or more"),
         (["rollout.stop_token_ids=[eos]"], "expected a list such as [a,b]"),
         (["policy.lora.dropout=0.1"], "policy.lora.dropout is not a setting"),

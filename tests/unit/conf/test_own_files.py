@@ -161,9 +161,9 @@ def test_a_file_that_is_missing_or_given_as_a_setting_is_the_only_error(home: Pa
 
 def test_hints_name_what_is_meant_or_nothing(home: Path):
     for key, words in {
-        "rollout.top_p=0.9": "is not a setting; answers are drawn with temperature alone",
+        "rollout.top_p=0.9": "is not a setting; answers are sampled with temperature only",
         "rollout.stop_sequences=x": "use rollout.stop=[text, ...]",
-        "rollout.repetition_penalty=1.1": "is not a setting; answers are drawn with temperature alone",
+        "rollout.repetition_penalty=1.1": "is not a setting; answers are sampled with temperature only",
         "data.prompt_column=question": "data.columns={prompt: question",
         "batch_size=8": "one optimizer step takes algorithm.sequences_per_update, and one forward pass policy.micro",
         "lr=1e-5": "use policy.optim.lr",

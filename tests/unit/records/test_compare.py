@@ -62,7 +62,7 @@ def test_figures_settings_and_curves_stand_in_the_order_given(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("second", "gold", "sentence"),
     [
-        ((0.78, 0.66, 0.86), "taste", "which is better cannot be told"),
+        ((0.78, 0.66, 0.86), "taste", "these prompts do not decide which is better"),
         ((0.55, 0.43, 0.66), "other", "judged by different rules"),
     ],
 )

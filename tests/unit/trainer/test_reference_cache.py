@@ -112,7 +112,7 @@ def test_a_resumed_run_holds_to_the_key_it_began_with(tmp_path: Path) -> None:
     hold_keys(record, {"train": KEY, "math": KEY})
     changed = replace(KEY, tokenizer="u" * 64)
     with pytest.raises(
-        DataError, match=rf"began with key {KEY.name} and would go on with {changed.name}: tokenizer is"
+        DataError, match=rf"began with key {KEY.name} and would continue with {changed.name}: tokenizer is"
     ):
         hold_keys(record, {"train": changed, "math": KEY})
     assert set(json.loads(record.read_text())) == {"train", "math"}

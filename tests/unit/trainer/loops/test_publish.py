@@ -171,7 +171,7 @@ async def test_one_that_is_refused_in_two_publications_running_is_given_up(caplo
     assert not wrong.died, "version 6 was served between the two"
     await publish(8)
     assert wrong.died == "r0: served weights differ from the learner's: lm_head.weight, as before version 8"
-    assert [r.message for r in caplog.records if "goes on without" in r.message and "version 8" in r.message] == []
+    assert [r.message for r in caplog.records if "is published without" in r.message and "version 8" in r.message] == []
 
 
 @pytest.mark.parametrize("error", [EngineDead("engine core died"), WeightUpdateError("r0: tensor x arrived twice")])
