@@ -7,7 +7,8 @@ alternate; TRL with default settings, which is compared in losses, is run in the
 are no padding; optimizer steps and reference log-probs are included, the first step (two in bfloat16) is not counted.
 The losses of the first step are compared, before an optimizer can drift, and those of all steps, since a first loss
 against an equal reference shows little: beyond `FIRST`, or beyond `LATER` and what TRL's own two settings differ by, a
-comparison is void. TRL's settings are in offline_sides/peer.py. The share of the ceiling is 6 operations a parameter and token over the speed of a 2048^3 product measured before the same pair.
+comparison is void. TRL's settings are in offline_sides/peer.py. The share of the
+ceiling is 6 operations a parameter and token over the speed of a 2048^3 product measured before the same pair.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class WandbSink:
     def __init__(self, target: SinkTarget) -> None:
         self._run = _open(target)
         self._table: wandb.Table | None = None
+        self._artifacts_refused = False
         self._finished = False
         self._describe(target)
 
@@ -62,9 +63,12 @@ class WandbSink:
         self._run.alert(title, f"Step {alert.step}: {alert.text}", level=level, wait_duration=_ALERT_QUIET_S)
 
     def artifact(self, artifact: Artifact) -> None:
-        """A reference: W&B keeps the address and the digest, no content."""
+        """A reference: W&B keeps the address and the digest, no content. After one that is refused none is tried: each
+        would be waited for, and the steps behind it with it."""
         import wandb
 
+        if self._artifacts_refused:
+            return
         try:
             entry = wandb.Artifact(artifact.name, type=artifact.kind, metadata={"digest": artifact.digest})
             entry.add_reference(artifact.path.as_uri(), name=artifact.path.name, checksum=False)
@@ -73,7 +77,8 @@ class WandbSink:
             elif not self._run.offline:
                 self._run.use_artifact(entry)
         except (wandb.Error, ValueError) as error:  # a server may be without artifacts; the curves go on
-            _log.warning("Weights & Biases: %s was not taken as an artifact (%s)", artifact.name, error)
+            self._artifacts_refused = True
+            _log.warning("Weights & Biases: no artifact is logged, %s was refused (%s)", artifact.name, error)
 
     def finish(self, exit_code: int) -> None:
         """Waits for the upload, at most FINISH_TIMEOUT_S."""

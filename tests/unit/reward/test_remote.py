@@ -127,7 +127,7 @@ def test_a_wrong_answer_fails_its_batch_at_once(reply: Reply, said: str, monkeyp
 
 def test_without_a_token_a_server_that_wants_one_says_where_to_name_it() -> None:
     with serving(lambda *_: Reply({}, 401)) as asked:
-        assert "wants a token; name it in token_env (401)" in reasons(scorer(asked.url).score(SAMPLES[:1])).pop()
+        assert "requires a token; name it in token_env (401)" in reasons(scorer(asked.url).score(SAMPLES[:1])).pop()
 
 
 @pytest.mark.parametrize("status", [429, 503])
