@@ -221,7 +221,10 @@ def _describe(report: VerifyReport, max_gap: float) -> str:
     if report.missing:
         parts.append(f"never arrived: {_names(report.missing)}")
     if not report.canary_gap <= max_gap:
-        parts.append(f"canary log-probs are off by {report.canary_gap:.3g} nats (sync.max_canary_gap={max_gap:g})")
+        parts.append(
+            f"the engine's canary log-probs are {report.canary_gap:.3g} nats a token from the learner's "
+            f"(sync.max_canary_gap={max_gap:g})"
+        )
     return "; ".join(parts)
 
 
