@@ -8,8 +8,8 @@ Each side reads the rows from disk, makes tokens of them itself and trains in fl
 of every step is compared. `plain`: the model has no chat template and rows are text; `chat`: its template ends a turn
 with the end token and nothing after it. (After ChatML TRL trains the line break behind the end token, which sampling
 never gives and we do not train.) What is given to TRL that its defaults do not say: offline_sides/trl_run.py. Without
-files: generated sums; without a model: a random one of two layers. `--trl-precision float64` tells whose rounding a
-difference is: TRL adds up an answer's log-probs in the model's precision, and at 2,000 nats float32 is right to 1e-4.
+files: generated sums; without a model: a random one of two layers. Whose rounding a difference of DPO is:
+benchmarks/dpo_truth.py. (TRL adds up an answer's log-probs in float32, which at 2,000 nats is right to 1e-4.)
 """
 
 from __future__ import annotations
