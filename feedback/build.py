@@ -97,6 +97,7 @@ class _Opened:
     passed_over: tuple[str, ...]
     scores: tuple[ScoreRead, ...]
     wrong: frozenset[str]  # ids of events that reviews mark as wrong
+    wrong_unknown: int  # of the ids reviews name, how many are no event's of these logs
 
 
 def _build_into(
@@ -137,6 +138,7 @@ def _build_into(
             forgotten=len(forgotten),
             passed_over=opened.passed_over,
             noise=noisy,
+            reviews_unknown=opened.wrong_unknown,
         )
     )
     (folder / "build.json").write_text(result.to_json(), encoding="utf-8")
@@ -167,6 +169,8 @@ def _open(
     log, events = replace(log, events=events.clear()), events.clear()
     gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}
     work = ledger.events(drop_forgotten(working_frame_of(parts), forgotten.users, frozenset(gone)))
+    marked = [{event, hide_id(event, private.user_salt)} for event in wrong]
+    there = set(work["event_id"].filter(work["event_id"].is_in([event for names in marked for event in names])))
     watch.on_step("redacting")
     redacted = redact_frame(work, private.regions) if private.redact else Redacted(work, {})
     hide = len(forgotten) > 0
@@ -184,7 +188,8 @@ def _open(
         files=(*log.files, *reviews),
         passed_over=log.passed_over,
         scores=log.scores,
-        wrong=wrong | {hide_id(event, private.user_salt) for event in wrong},
+        wrong=frozenset(event for names in marked for event in names),
+        wrong_unknown=sum(not names & there for names in marked),
     )
 
 

@@ -58,6 +58,7 @@ class Parts:
     scores: tuple[ScoreRead, ...]
     forgotten: int
     noise: Noise
+    reviews_unknown: int = 0  # events that reviews name and the logs do not hold
 
 
 def make_result(parts: Parts) -> BuildResult:
@@ -208,6 +209,8 @@ def _warnings(parts: Parts) -> Iterator[str]:
     made = {(file.kind, file.split): file for file in parts.produced}
     if parts.passed_over:
         yield f"Files that were passed over: {', '.join(parts.passed_over)}."
+    if parts.reviews_unknown:
+        yield f"{parts.reviews_unknown:,} of the events that reviews mark as wrong are not in these logs."
     unmeasured = [kind for kind in KINDS if made[kind, "train"].rows and not made[kind, "eval"].rows]
     if unmeasured and parts.settings.split.eval > 0:
         yield f"No rows of {', '.join(unmeasured)} to evaluate on; raise split.eval or collect more."

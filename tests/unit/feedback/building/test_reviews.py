@@ -30,8 +30,11 @@ def test_the_next_build_uses_nothing_that_was_marked(log: Path, tmp_path: Path, 
     used = {event for kind in ("sft", "pairs", "kto") for row in built.rows(kind) for event in row["events"]}
     assert built.dropped == {"e1": "reviewed_wrong"} and used == {f"e{n}" for n in range(12)} - {"e1"}
     assert built.result.rows_in == 12 and "reviews.jsonl" in {file.name for file in built.result.inputs}
+    assert not any("reviews" in warning for warning in built.result.warnings)
+    append_review(reviews, Review(("gone",), Verdict.WRONG))
     again = forget(tmp_path / "out", events=["e5"], with_report=False)  # a rebuild still knows of the marks
     assert {drop.rule: drop.events for drop in again.event_drops} == {"forgotten": 1, "reviewed_wrong": 1}
+    assert "1 of the events that reviews mark as wrong are not in these logs." in again.warnings
 
 
 def test_what_was_judged_before_does_not_come_back_in_place_of_a_marked_event(make, tmp_path: Path, built_type):
