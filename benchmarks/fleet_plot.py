@@ -43,6 +43,7 @@ def _panel(title: str, lines: Sequence[Series]) -> str:
         return f'<text x="{LEFT}" y="{TOP - 6}">{title}: not measured</text>'
     first, last = min(step for step, _ in points), max(step for step, _ in points)
     top = max(value for _, value in points) or 1.0
+    label = f"{top:,.0f}" if top >= 100 else f"{top:.3g}"
     bottom = HEIGHT - 16
 
     def place(step: int, value: float) -> str:
@@ -54,7 +55,7 @@ def _panel(title: str, lines: Sequence[Series]) -> str:
         for line, (colour, width) in zip(lines, (("#1f5fa8", 2), ("#b8860b", 1)), strict=False)
     )
     return (
-        f'<text x="{LEFT}" y="{TOP - 6}">{title}</text><text x="{LEFT - 8}" y="{TOP + 4}" text-anchor="end">{top:.3g}'
+        f'<text x="{LEFT}" y="{TOP - 6}">{title}</text><text x="{LEFT - 8}" y="{TOP + 4}" text-anchor="end">{label}'
         f'</text><text x="{LEFT - 8}" y="{bottom + 4}" text-anchor="end">0</text>'
         f'<path d="M{LEFT} {TOP}V{bottom}H{WIDTH - 12}" fill="none" stroke="#999"/>{drawn}'
     )
