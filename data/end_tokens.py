@@ -44,6 +44,8 @@ def _listed(folder: str) -> set[int]:
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return set()
+    if not isinstance(read, dict):
+        return set()
     listed = read.get("eos_token_id", (read.get("text_config") or {}).get("eos_token_id"))
     return {i for i in (listed if isinstance(listed, list) else [listed]) if isinstance(i, int)}
 

@@ -14,6 +14,17 @@ from raylign.data.row_fields import RowError, calls_of
 from raylign.data.types import Message
 from transformers import PreTrainedTokenizerBase
 
+_REFUSALS = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a template's own code may raise: whatever it does, it is the template that refuses."""
+
 _BOOKKEEPING = frozenset({"tool_call_id"})
 """Fields that say which turn belongs to which; no words are lost when a template does not print them."""
 
@@ -35,7 +46,15 @@ class ChatTemplate:
             rendered: str = self._tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=open_answer, **given
             )
-        except (TemplateError, ValueError, TypeError, AttributeError, KeyError) as error:
+        except (
+            TemplateError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise RowError(f"the chat template refuses the turns ({error})") from error
         return rendered
 
@@ -139,3 +158,13 @@ def parse_template(source: str) -> nodes.Template:
 
 def _object(text: str) -> dict[str, object]:
     return dict(json.loads(text)) if text else {}
+
+
+def prints_questions(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template prints what a user says, tried with a word; True where it refuses the trial's turns."""
+    mark = "question7 of a person"
+    try:
+        shown = ChatTemplate(tokenizer).render((Message("user", mark),), "", open_answer=True)
+    except RowError:
+        return True
+    return mark in shown.lower()

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from raylign.conf.errors import ModelLoadError
+from raylign.data.templates import prints_questions
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 
@@ -61,7 +63,7 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
         raise ModelLoadError(f"{folder}: there is no such folder; give a Hugging Face model folder.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, ImportError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded ({reason}).") from error
     if not tokenizer.is_fast:
@@ -72,4 +74,9 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
         raise ModelLoadError(f"{folder}: the tokenizer names no eos_token, so no answer could ever end; set one.")
     if chat_template:
         tokenizer.chat_template = chat_template
+    if tokenizer.chat_template is not None and not prints_questions(tokenizer):
+        raise ModelLoadError(
+            f"{folder}: the chat template does not print what the user says, so every question would vanish; correct "
+            "it, or set data.chat_template."
+        )
     return tokenizer

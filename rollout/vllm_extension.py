@@ -7,7 +7,7 @@ is held; the layers that the CPU build packs (and whose originals it frees) are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,8 @@ class WeightReceiver:
                 "start the engine from the folder the learner started from"
             )
         self._raylign_abandon(model)
-        modules = list(served_modules(model, self.model_runner.model_config.dtype))  # type: ignore[attr-defined]
+        dtype, names = self.model_runner.model_config.dtype, {spec.name for spec in specs}  # type: ignore[attr-defined]
+        modules = list(served_modules(model, dtype, names))
         columns = columns if self.raylign_read_whole else 0
         transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
         self.raylign_transaction = transaction
@@ -122,13 +123,13 @@ def _is_tied(model: Any) -> bool:
     return bool(model.config.tie_word_embeddings)
 
 
-def served_modules(model: nn.Module, dtype: torch.dtype) -> Iterator[ServedModule]:
+def served_modules(model: nn.Module, dtype: torch.dtype, published: Collection[str]) -> Iterator[ServedModule]:
     """Every tensor the model multiplies with, by the Hugging Face names it is published under."""
     packing: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     head = getattr(model, HEAD, None)
     for name, module in model.named_modules():
         if isinstance(module, LinearBase):
-            yield from _linear(name, module, packing, dtype)
+            yield from _linear(name, module, _names(name, packing, published), dtype)
         elif isinstance(module, VocabParallelEmbedding):
             if module is not head:
                 yield from _vocabulary(name, name, module, read_packed=False)
@@ -140,11 +141,23 @@ def served_modules(model: nn.Module, dtype: torch.dtype) -> Iterator[ServedModul
         yield from _vocabulary(HEAD, source, head, read_packed=True)
 
 
-def _linear(name: str, module: LinearBase, packing: dict[str, list[str]], dtype: torch.dtype) -> Iterator[ServedModule]:
-    """The weight and the bias of a linear layer, each with its fused parts."""
+def _names(name: str, packing: dict[str, list[str]], published: Collection[str]) -> list[str]:
+    """What a linear layer is made of: itself where it is published so, else what the engine fuses in it."""
     prefix, _, leaf = name.rpartition(".")
-    names = [_join(prefix, part) for part in packing.get(leaf, [leaf])]
+    if f"{name}.weight" in published:
+        return [name]
+    return [_join(prefix, part) for part in packing.get(leaf, [leaf])]
+
+
+def _linear(name: str, module: LinearBase, names: list[str], dtype: torch.dtype) -> Iterator[ServedModule]:
+    """The weight and the bias of a linear layer, each with its fused parts.
+
+    A layer that is published fused is one part, whose rows lie in the engine as in the folder. Split over ranks they
+    do not: WeightUpdateError.
+    """
     sizes = list(module.output_partition_sizes)
+    if len(names) == 1 and len(sizes) > 1 and module.tp_size == 1:
+        sizes = [sum(sizes)]
     if len(names) != len(sizes):
         raise WeightUpdateError(f"{name} fuses {len(sizes)} parts of which {names} are known; it cannot be verified")
     columns = ALL

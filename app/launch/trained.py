@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from raylign.conf.derive import adapters_said, critic_start, reference_model
-from raylign.conf.errors import ConfigError
+from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.schema import LearnerConfig, RunConfig
 from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm, Role
 from raylign.trainer.models.adapters import add_adapters, target_problems
 from raylign.trainer.models.architecture import fused_projections, has_experts
-from raylign.trainer.models.loading import model_skeleton, try_architecture
+from raylign.trainer.models.loading import model_skeleton, read_head, try_architecture
 from raylign.trainer.models.lora import lora_layers
+from raylign.trainer.models.stored import refuse_other_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +37,30 @@ def trained_models(config: RunConfig) -> list[TrainedModel]:
     """
     problems: list[str] = []
     models = [_count(*each, problems) for each in _asked(config)]
-    if _is_online(config) and has_experts(model_skeleton(config.policy.model, scalar=False)):
+    if _is_online(config):
+        problems += _unserved(config)
+    if problems:
+        raise ConfigError(problems)
+    return models
+
+
+def _unserved(config: RunConfig) -> list[str]:
+    """Why a rollout engine could not be held to the policy's weights."""
+    policy, engine_ranks = model_skeleton(config.policy.model, scalar=False), config.rollout.tensor_parallel_size
+    problems = []
+    if has_experts(policy):
         problems.append(
             f"policy.model={config.policy.model} is a mixture of experts, whose experts are not sent in the form the "
             "rollout engine loads; train it offline (algorithm=sft, dpo, kto), or use a dense model."
         )
-    if _is_online(config) and (fused := fused_projections(model_skeleton(config.policy.model, scalar=False))):
+    if fused := fused_projections(policy, split=engine_ranks > 1):
+        alone = not fused_projections(policy, split=False)
+        remedy = "set rollout.tensor_parallel_size=1" if alone else "train it offline (algorithm=sft, dpo, kto)"
         problems.append(
             f"policy.model={config.policy.model} stores {', '.join(fused)} fused, whose parts cannot be separated in "
-            "the rollout engine, so its weights could not be verified; train it offline (algorithm=sft, dpo, kto), or "
-            "use another model."
+            f"the rollout engine, so its weights could not be verified; {remedy}, or use another model."
         )
-    if problems:
-        raise ConfigError(problems)
-    return models
+    return problems
 
 
 def untried_models(config: RunConfig) -> list[str]:
@@ -57,11 +69,14 @@ def untried_models(config: RunConfig) -> list[str]:
     Raises ModelLoadError for an architecture that packed training does not support.
     """
     asked = [(role, folder, scalar) for role, folder, _, scalar in _asked(config)]
+    trained = len(asked)
     roles = algorithm_of(config.algorithm).roles
     if Role.REFERENCE in roles and reference_model(config) != config.policy.model:
         asked.append(("reference", reference_model(config), False))
     if _is_online(config) and config.reward.model:
         asked.append(("reward", config.reward.model, True))
+    for _, folder, scalar in asked[trained:]:
+        refuse_other_weights(Path(folder), model_skeleton(folder, scalar=scalar))
     return [
         f"{role}.model={folder}: no small copy of its architecture can be built, so whether packed training supports "
         "it is tried only when it is loaded"
@@ -85,7 +100,10 @@ def _is_online(config: RunConfig) -> bool:
 
 
 def _count(role: str, folder: str, learner: LearnerConfig, scalar: bool, problems: list[str]) -> TrainedModel:
+    if read_head(Path(folder)) == "scalar" and not scalar:
+        raise ModelLoadError(f"{role}.model={folder} is a reward model; name a causal language model")
     hf = model_skeleton(folder, scalar=scalar)
+    refuse_other_weights(Path(folder), hf)
     total, lora = hf.num_parameters(), learner.lora
     if not lora.rank:
         return TrainedModel(role, folder, total, total, "every weight")

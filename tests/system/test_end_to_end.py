@@ -103,8 +103,14 @@ ADAPTERS = ["policy.lora.rank=8", "policy.zero_stage=3", "policy.optim.lr=5e-3"]
 
 @pytest.mark.parametrize(
     ("algorithm", "more"),
-    [("ppo", []), ("grpo", []), ("rloo", []), ("reinforce_pp", []), ("grpo", ADAPTERS)],
-    ids=["ppo", "grpo", "rloo", "reinforce_pp", "grpo-lora"],
+    [
+        pytest.param("ppo", [], id="ppo"),
+        pytest.param("grpo", [], id="grpo"),
+        # One loop runs them all; their estimates are held to slow ones in tests/unit/trainer/algorithms.
+        pytest.param("rloo", [], id="rloo", marks=pytest.mark.thorough),
+        pytest.param("reinforce_pp", [], id="reinforce_pp", marks=pytest.mark.thorough),
+        pytest.param("grpo", ADAPTERS, id="grpo-lora", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_run_learns_and_leaves_what_it_promised(
     algorithm: str, more: list[str], ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +14,18 @@ import pytest
 import ray
 import torch
 from raylign.cluster.session import session
-from raylign.cluster.weights import NativeClient, put_bucket
+from raylign.cluster.weights import NativeClient
 from raylign.conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
 from raylign.data.types import Completion, FinishReason, Prompt, RolloutGroup, SamplingParams
 from raylign.rollout.environment import engine_environment
-from raylign.rollout.fingerprint import dtype_name, tensor_digest
-from raylign.rollout.interfaces import Canary, EngineDead, Ref, TensorSpec, WeightManifest
+from raylign.rollout.interfaces import EngineDead, TensorSpec
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.loops.publish import WeightPublisher
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+
+from tests.system.weight_source import TOKENS, ChangingModel
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -37,36 +38,6 @@ CONFIG = RolloutConfig(
     threads_per_worker=1,
 )
 SYNC = SyncConfig(max_canary_gap=1e-3, timeout_s=60)
-TOKENS = (5, 9, 100, 33, 250, 7, 61, 300, 12, 45)
-
-
-class Learner:
-    """A Hugging Face model as trainer.loops.interfaces.WeightSource."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-    def train(self) -> None:
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.mul_(1.02)
-
-    def logprobs(self, tokens: Sequence[int], temperature: float = 1.0) -> list[float]:
-        with torch.no_grad():
-            logits = self.model(torch.tensor([list(tokens)])).logits[0, :-1] / temperature
-        return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
-
-    async def manifest(self, version: int) -> WeightManifest:
-        named = list(self.model.named_parameters())
-        specs = tuple(TensorSpec(n, tuple(p.shape), dtype_name(p.dtype), tensor_digest(p)) for n, p in named)
-        return WeightManifest(version, specs, self.model.config.tie_word_embeddings)
-
-    async def canaries(self) -> list[Canary]:
-        return [Canary(TOKENS, tuple(self.logprobs(TOKENS)))]
-
-    async def buckets(self) -> list[Ref]:
-        items = list(self.model.named_parameters())
-        return [Ref(put_bucket(dict(items[i::3]))) for i in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +68,7 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"p{i}", (), (*TOKENS, 20 + i)) for i in range(count)]
 
 
-async def _publish_and_sample(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+async def _publish_and_sample(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
     publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=SYNC.max_canary_gap)
     for version, temperature in ((1, 0.7), (2, 1.0), (3, 1.3)):
@@ -123,7 +94,7 @@ async def _publish_and_sample(learner: Learner, workers: list[RayWorkerHandle]) 
         assert len(set(firsts)) == len(firsts)  # every sample has a seed of its own
 
 
-async def _end_token_is_part_of_the_response(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+async def _end_token_is_part_of_the_response(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     """With an embedding that favours the end token, responses stop; the token is there, with its log-prob."""
     end = learner.model.generation_config.eos_token_id
     with torch.no_grad():
@@ -151,7 +122,7 @@ async def _end_token_is_part_of_the_response(learner: Learner, workers: list[Ray
 
 
 async def _stops_cut_what_is_sampled_without_them(
-    learner: Learner, workers: list[RayWorkerHandle], folder: Path
+    learner: ChangingModel, workers: list[RayWorkerHandle], folder: Path
 ) -> None:
     """A stop changes no draw: what is sampled is the beginning of the same answer without stops, through the stop."""
     pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
@@ -189,7 +160,7 @@ async def _stops_cut_what_is_sampled_without_them(
     assert shorter
 
 
-async def _stopped_engine_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+async def _stopped_engine_costs_nothing(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     """R17: the process in which the core runs is stopped; a health check finds it, long before the deadline."""
     core = ray.get(workers[2].actor.__ray_call__.remote(lambda self: os.getpid()), timeout=30)
     hasty = RayWorkerHandle("rollout/2", workers[2].actor, generate_s=120, update_s=60, ping_s=3.0)
@@ -214,7 +185,7 @@ async def _stopped_engine_costs_nothing(learner: Learner, workers: list[RayWorke
             await asyncio.sleep(0.1)
 
 
-async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorkerHandle]) -> None:
+async def _killed_worker_costs_nothing(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     pool = RolloutPool(workers[:2], max_concurrent=8, timeout_s=120)
     publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
     await publisher.publish(7)
@@ -234,11 +205,11 @@ async def _killed_worker_costs_nothing(learner: Learner, workers: list[RayWorker
 
 def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorkerHandle], folder: Path) -> None:
     """One test because the workers go through it together; the parts are named functions."""
-    asyncio.run(_publish_and_sample(Learner(folder), workers))
-    asyncio.run(_end_token_is_part_of_the_response(Learner(folder), workers))
-    asyncio.run(_stops_cut_what_is_sampled_without_them(Learner(folder), workers, folder))
-    asyncio.run(_stopped_engine_costs_nothing(Learner(folder), workers))
-    asyncio.run(_killed_worker_costs_nothing(Learner(folder), workers))
+    asyncio.run(_publish_and_sample(ChangingModel(folder), workers))
+    asyncio.run(_end_token_is_part_of_the_response(ChangingModel(folder), workers))
+    asyncio.run(_stops_cut_what_is_sampled_without_them(ChangingModel(folder), workers, folder))
+    asyncio.run(_stopped_engine_costs_nothing(ChangingModel(folder), workers))
+    asyncio.run(_killed_worker_costs_nothing(ChangingModel(folder), workers))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,17 @@ import pytest
 import ray
 import torch
 from raylign.cluster.session import session
-from raylign.cluster.weights import put_bucket
 from raylign.conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from raylign.data.types import Prompt, RolloutGroup, SampleKey, SamplingParams
 from raylign.rollout.environment import engine_environment
-from raylign.rollout.fingerprint import dtype_name, tensor_digest
-from raylign.rollout.interfaces import Canary, GenerationRequest, Ref, TensorSpec, WeightManifest
+from raylign.rollout.interfaces import GenerationRequest
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.loops.publish import WeightPublisher
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.system.served_kinds import SERVED
+from tests.system.weight_source import TOKENS, ChangingModel
 from tests.unit.trainer.models.model_matrix import MATRIX
 from tests.unit.trainer.models.model_matrix import SERVED as ON_THE_PAGE
 
@@ -37,38 +36,6 @@ CONFIG = RolloutConfig(
     threads_per_worker=1,
 )
 SYNC = SyncConfig(max_canary_gap=2e-3, timeout_s=120)
-TOKENS = (5, 9, 100, 33, 250, 7, 61, 300, 12, 45)
-
-
-class Source:
-    """A changed model as trainer.loops.interfaces.WeightSource; transformers' eager forward is what it is held to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.add_(0.05 * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
-
-    def logprobs(self, tokens: Sequence[int]) -> list[float]:
-        """Of every token after the first."""
-        with torch.no_grad():
-            table = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        found: list[float] = table.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
-        return found
-
-    async def manifest(self, version: int) -> WeightManifest:
-        named = list(self.model.named_parameters())
-        specs = tuple(TensorSpec(n, tuple(p.shape), dtype_name(p.dtype), tensor_digest(p)) for n, p in named)
-        return WeightManifest(version, specs, self.model.config.tie_word_embeddings)
-
-    async def canaries(self) -> list[Canary]:
-        return [Canary(TOKENS, tuple(self.logprobs(TOKENS)))]
-
-    async def buckets(self) -> list[Ref]:
-        return [Ref(put_bucket({n: p.detach() for n, p in self.model.named_parameters()}))]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +51,7 @@ def write(folder: Path, like: Path, kind: str, fields: dict[str, Any]) -> Path:
     return folder
 
 
-async def published_and_sampled(worker: RayWorkerHandle, source: Source) -> RolloutGroup:
+async def published_and_sampled(worker: RayWorkerHandle, source: ChangingModel) -> RolloutGroup:
     await worker.start(400)
     pool = RolloutPool([worker], max_concurrent=8, timeout_s=120)
     publisher = WeightPublisher(source, pool.members, timeout_s=120, max_canary_gap=SYNC.max_canary_gap)
@@ -106,7 +73,8 @@ def test_the_page_names_what_is_tried_here() -> None:
 def test_served_after_an_update_is_the_learner(name: str, cluster: None, tiny_model_dir: Path, tmp_path: Path) -> None:
     kind, fields = SERVED[name]
     folder = write(tmp_path / "model", tiny_model_dir, kind, fields)
-    source = Source(folder)
+    source = ChangingModel(folder)
+    source.train()
     worker = spawn_worker(
         WorkerSpec("rollout/0", str(folder), CONFIG, SYNC, Device.cpu),
         options={"num_cpus": 0.5},

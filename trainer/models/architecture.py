@@ -106,11 +106,13 @@ def has_experts(hf: PreTrainedModel) -> bool:
     return any("expert" in name and p.ndim == 3 for name, p in hf.named_parameters())
 
 
-def fused_projections(hf: PreTrainedModel) -> list[str]:
-    """Projections that the folder itself stores fused; a rollout engine's read-back knows the parts of a fused layer
-    only by names of their own (rollout/vllm_extension.py)."""
+def fused_projections(hf: PreTrainedModel, *, split: bool) -> list[str]:
+    """Projections that the folder itself stores fused and whose read-back from a rollout engine cannot be compared
+    (rollout/vllm_extension.py): GPT-2's, which an engine turns over, and with `split`, an engine of several ranks, all,
+    as each rank has rows of every part.
+    """
     leaves = {n.removesuffix(".weight").rpartition(".")[2] for n, p in hf.named_parameters() if p.ndim == 2}
-    return sorted(leaves & {"qkv_proj", "gate_up_proj", "query_key_value", "c_attn"})
+    return sorted(leaves & {"c_attn", *(("qkv_proj", "gate_up_proj", "query_key_value") if split else ())})
 
 
 def small_copy(config: PretrainedConfig) -> PretrainedConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, Precision
 from raylign.trainer.models.architecture import noise_of, set_noise, small_copy, without_noise
@@ -18,6 +19,7 @@ from raylign.trainer.models.lora import is_adapter
 from raylign.trainer.models.packed_attention import PACKED_ATTENTION
 from raylign.trainer.models.packing_check import ERRORS, check_model
 from raylign.trainer.models.scalar_head import ScalarModel, init_score
+from raylign.trainer.models.stored import refuse_other_weights
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -122,7 +124,8 @@ def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:
         with torch.device("meta"):
             return _auto(scalar=scalar).from_config(config, trust_remote_code=False)
     except (OSError, *ERRORS) as error:
-        raise ModelLoadError(f"{folder} ({config.model_type}) cannot be read as a model: {error}") from error
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise ModelLoadError(f"{folder} ({config.model_type}) cannot be read as a model: {reason}") from error
 
 
 def try_architecture(folder: str | Path, *, scalar: bool) -> bool:
@@ -155,8 +158,15 @@ def _read_config(path: Path, *, scalar: bool) -> PretrainedConfig:
     labels = {"num_labels": 1} if scalar else {}
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True, **labels)
-    except (OSError, *ERRORS) as error:
-        raise ModelLoadError(f"{path} cannot be read as a model: {error}") from error
+    except (OSError, StrictDataclassError, *ERRORS) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelLoadError(f"{path} cannot be read as a model: {reason}") from error
+    if quantised := getattr(config, "quantization_config", None):
+        given = quantised if isinstance(quantised, Mapping) else vars(quantised)
+        raise ModelLoadError(
+            f"{path} is quantised ({given.get('quant_method', 'by quantization_config')}): such weights cannot be "
+            "trained or sent; use the model as floats"
+        )
     if type(config) not in _auto(scalar=scalar)._model_mapping:
         name = (getattr(config, "architectures", None) or [config.model_type])[0]
         what, use = ("sequence classifier", "reward model or critic") if scalar else ("causal language model", "policy")
@@ -203,6 +213,7 @@ def export_hf(
 def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool) -> PreTrainedModel:
     disable_progress_bar()
     try_architecture(path, scalar=scalar)
+    refuse_other_weights(path, model_skeleton(path, scalar=scalar))
     config = _read_config(path, scalar=scalar)
     noise = noise_of(config)
     config = without_noise(config)

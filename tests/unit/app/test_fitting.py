@@ -90,16 +90,35 @@ def test_a_mixture_of_experts_is_refused_online_and_trained_offline(
     assert call(capsys, "plan", "sft", *given, f"data.train={said}")[0] == 0
 
 
-@pytest.mark.parametrize(("kind", "fused"), [("phi3", "gate_up_proj, qkv_proj"), ("gpt_neox", "query_key_value")])
-def test_fused_projections_are_refused_online(
-    kind: str, fused: str, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("kind", "ranks", "fused", "remedy"),
+    [
+        ("phi3", 2, "gate_up_proj, qkv_proj", "set rollout.tensor_parallel_size=1"),
+        ("gpt_neox", 2, "query_key_value", "set rollout.tensor_parallel_size=1"),
+        ("gpt2", 1, "c_attn", "train it offline"),
+        ("gpt2", 2, "c_attn", "train it offline"),
+        ("phi3", 1, "", ""),
+    ],
+)
+def test_fused_projections_that_an_engine_cannot_be_held_to_are_refused_online(
+    kind: str,
+    ranks: int,
+    fused: str,
+    remedy: str,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
-    """The engine's weights could not be read back by parts: seen with Phi 3 in the served matrix."""
+    """One rank serves what a folder stores fused row by row: tests/system/test_served_matrix.py."""
     model = make(tmp_path / "model", tiny_model_dir, kind, max_position_embeddings=512)
     asked = rows(tmp_path / "a.jsonl", 5, answer=False)
-    given = [f"policy.model={model}", f"run_root={tmp_path}", f"data.train={asked}", "reward.model=''"]
-    code, _, told = call(capsys, "train", "rloo", *given, "name=r", "reward.rules=[{rule: finished}]")
-    assert code == 2 and f"stores {fused} fused" in told
+    given = [f"policy.model={model}", f"run_root={tmp_path}", f"data.train={asked}", "reward.model=''", "name=r"]
+    given += [f"rollout.tensor_parallel_size={ranks}", "reward.rules=[{rule: finished}]", "rollout.max_new_tokens=16"]
+    code, told, wrong = call(capsys, "plan", "rloo", *given)
+    if fused:
+        assert code == 2 and f"stores {fused} fused" in wrong and remedy in wrong
+    else:
+        assert code == 0 and "fused, whose parts" not in told + wrong
 
 
 def test_tokens_without_an_embedding_are_refused(
