@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raylign.data.end_tokens import EndTokens
 from raylign.data.row_fields import EarlierTurnDiffers, RowError
@@ -74,7 +74,7 @@ class Replies:
         if turn == len(messages) - 1:
             if messages[turn].extra:
                 return self._rendered(opening, whole)
-            return self._last(opening, messages[turn].content, whole)
+            return self._last(opening, messages[turn].content, self._shown(messages, opening, whole, variables))
         if not whole.startswith(opening):
             raise EarlierTurnDiffers(_REWRITES)
         if messages[turn].extra:
@@ -84,6 +84,17 @@ class Replies:
                 raise EarlierTurnDiffers(_NO_END)
             return self._rendered(opening, whole)
         return self._earlier(opening, messages[turn].content, whole)
+
+    def _shown(self, messages: Sequence[Message], opening: str, whole: str, variables: str) -> str:
+        """`whole`; where the template changes the white space at the last answer's ends, the same of the answer without
+        any: so that what stands before it is the template's own and is not put beside the answer's."""
+        content = messages[-1].content
+        bare = content.strip()
+        if not bare or bare == content or content in whole[len(opening) :]:
+            return whole
+        return self._template.render(
+            (*messages[:-1], replace(messages[-1], content=bare)), variables, open_answer=False
+        )
 
     def _rendered(self, opening: str, alone: str) -> Reply:
         """A turn with calls or reasoning: all that the template writes of it."""

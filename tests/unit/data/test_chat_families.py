@@ -168,6 +168,32 @@ def test_what_stands_between_an_end_token_and_a_tools_answer_is_kept():
     assert text.token_ids.count(made.convert_tokens_to_ids("<|im_end|>")) == 4
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "legacy"])
+@pytest.mark.parametrize(
+    ("shown", "spaces", "invented"),
+    [
+        ("m.content.rstrip()", "", ""),
+        ("m.content.lstrip()", "", ""),
+        ("m.content | trim", "", ""),
+        ("m.content | replace('\\n', '\\n  ')", "", ""),
+        ("m.content", "  ", ""),  # an opening that ends in more space than the template then writes
+        ("' ' + m.content | trim", "", " "),  # the template's own space, as every answer has it
+    ],
+)
+def test_white_space_that_a_template_changes_is_trained_once(kind: str, shown: str, spaces: str, invented: str):
+    """A template that strips one end, or indents, doubled an answer's leading blank lines and indentation."""
+    template = f"{{% for m in messages %}}<|{{{{ m.role }}}}|>{{{{ {shown} }}}}<|end|>{{% endfor %}}"
+    made = tokenizer(kind, template + "{% if add_generation_prompt %}<|assistant|>" + spaces + "{% endif %}", "</s>")
+    encoder = Encoder(made)
+    prompt = list(encoder.encode_prompt("Why?"))
+    for answer in ("\n\n  Paris\n", "    x = 1\n    y", "  So.", "So.\n", "So."):
+        got = list(encoder.encode_answer("Why?", answer).token_ids)
+        assert got[: len(prompt)] == prompt
+        indent = "  " if "replace" in shown else ""  # after an answer's own line break the template begins a line
+        allowed = {own + answer + after for own in ("", invented) for after in ("", indent)}
+        assert made.decode(got[:-1]).removeprefix(made.decode(prompt)) in allowed and encoder.is_end(got[-1])
+
+
 def test_a_template_that_closes_the_conversation_ends_the_answer_at_its_first_end_token():
     made = tokenizer("gpt2", *FAMILIES["phi 3"])
     got = Encoder(made).encode_answer("What is 2+2?", "It is 4.")
