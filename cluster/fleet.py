@@ -71,13 +71,14 @@ class Fleet(Generic[W]):
     def __init__(
         self,
         crew: Crew[W],
-        spawn: Callable[[int], W],
+        spawn: Callable[[int], W] | None,
         *,
         first_index: int,
         start_timeout_s: float,
         failures: tuple[type[Exception], ...],
     ) -> None:
-        """`spawn(index)`: a new worker named after `index`, counted from `first_index`: no name is used twice.
+        """`spawn(index)`: a new worker named after `index`, counted from `first_index`: no name is used twice. None: a
+        fleet that only loses workers, for one that starts beside the steps would need a card that others are on.
 
         `failures`: what a start raises that did not succeed; anything else is a bug and raised by `adjust`.
         """
@@ -88,6 +89,7 @@ class Fleet(Generic[W]):
         self._unproven: set[str] = set()  # who has joined and not served yet
         self._failed = 0
         self._wanted = 0
+        self._said = (0, 0)
 
     @property
     def size(self) -> int:
@@ -102,6 +104,9 @@ class Fleet(Generic[W]):
             self._failed += member.name in self._unproven and not member.served
             self._unproven.discard(member.name)
             self._in_background(member.stop())  # its process may hang
+        if self._spawn is None:
+            self._say_fixed(wanted)
+            return
         proven = {member.name for member in self._crew.members() if member.served} & self._unproven
         if proven:
             self._failed, self._unproven = 0, self._unproven - proven
@@ -110,7 +115,7 @@ class Fleet(Generic[W]):
         for _ in range(wanted - present - len(self._starting)):
             if self._failed >= MAX_FAILED_STARTS:
                 break
-            self._begin_start()
+            self._begin_start(self._spawn)
         for task, worker in list(self._starting.items())[max(0, wanted - present) :]:
             self._give_up(task, worker)
         for leaving in self._crew.members()[max(1, wanted) :]:
@@ -134,8 +139,15 @@ class Fleet(Generic[W]):
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("a worker that left did not end cleanly: %s", error)
 
-    def _begin_start(self) -> None:
-        worker = self._spawn(self._next_index)
+    def _say_fixed(self, wanted: int) -> None:
+        if (wanted, self.size) != self._said and wanted != self.size:
+            logger.warning(
+                "%d workers are wanted and %d are left: on shared cards none joins or leaves", wanted, self.size
+            )
+        self._said = (wanted, self.size)
+
+    def _begin_start(self, spawn: Callable[[int], W]) -> None:
+        worker = spawn(self._next_index)
         self._next_index += 1
         self._starting[asyncio.create_task(self._bring_up(worker))] = worker
 

@@ -34,6 +34,7 @@ class RoleRequest:
     elastic: bool = False  # may come and go during the run: never part of the fixed reservation
     spread: bool = False  # over as many nodes as possible (expendable workers) instead of as few (collectives)
     labels: tuple[tuple[str, str], ...] = ()  # Ray's node labels, all of which a node must have
+    takes_turns: bool = False  # its share is of a card that only roles who take turns have, no two ranks of one role
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +58,43 @@ class _Room:
 
     cpus: float
     cards: list[float]  # the free share of each
+    turns: list[set[str]]  # the roles that take turns on each
 
     @classmethod
     def of(cls, node: NodeSupply) -> _Room:
-        return cls(node.cpus, [1.0] * int(node.gpus))
+        return cls(node.cpus, [1.0] * int(node.gpus), [set() for _ in range(int(node.gpus))])
 
     @property
     def gpus(self) -> float:
         return sum(self.cards)
 
     def holds(self, request: RoleRequest) -> bool:
-        return self.cpus >= request.cpus - _EPS and self._cards(request.gpus) is not None
+        return self.cpus >= request.cpus - _EPS and self._cards(request) is not None
 
-    def take(self, request: RoleRequest) -> None:
+    def take(self, request: RoleRequest) -> int | None:
+        """The card, of a process that takes turns on it."""
         self.cpus -= request.cpus
-        for card in self._cards(request.gpus) or ():
+        cards = self._cards(request) or []
+        for card in cards:
             self.cards[card] -= min(request.gpus, 1.0)
+            if request.takes_turns:
+                self.turns[card].add(request.role)
+        return cards[0] if cards and request.takes_turns else None
 
-    def _cards(self, gpus: float) -> list[int] | None:
+    def _cards(self, request: RoleRequest) -> list[int] | None:
         """The cards a process would get: whole ones, or the fullest that still has room for a share."""
-        if gpus <= 0:
+        if request.gpus <= 0:
             return []
-        wanted = min(gpus, 1.0)
-        fitting = sorted((i for i, free in enumerate(self.cards) if free >= wanted - _EPS), key=lambda i: self.cards[i])
-        count = max(1, round(gpus))
+        wanted = min(request.gpus, 1.0)
+        free = [i for i, share in enumerate(self.cards) if share >= wanted - _EPS and self._open_to(request, i)]
+        fitting = sorted(free, key=lambda i: self.cards[i])
+        count = max(1, round(request.gpus))
         return fitting[:count] if len(fitting) >= count else None
+
+    def _open_to(self, request: RoleRequest, card: int) -> bool:
+        if not request.takes_turns:
+            return not self.turns[card]
+        return request.role not in self.turns[card] and (bool(self.turns[card]) or self.cards[card] == 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,7 @@ class Slot:
     cpus: float
     gpus: float
     elastic: bool
+    card: int | None = None  # of its node, where it takes turns with other roles: all on this card share a bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +161,7 @@ def _offers(strategy: PlacementStrategy, nodes: Sequence[NodeSupply]) -> Iterato
     """The ways of giving nodes to the two sides, in order of preference."""
     ordered = sorted(nodes, key=lambda n: (-n.gpus, -n.cpus))
     match strategy:
-        case PlacementStrategy.shared:
+        case PlacementStrategy.shared | PlacementStrategy.colocated:
             yield {Side.TRAIN: ordered, Side.SERVE: ordered}
         case PlacementStrategy.one_node:
             for node in ordered:
@@ -176,9 +190,9 @@ def _fill(requests: Sequence[RoleRequest], offer: Mapping[Side, Sequence[NodeSup
             node_id = _choose(request, [n.node_id for n in offer[request.side] if n.has(request.labels)], free, used)
             if node_id is None:
                 return None
-            free[node_id].take(request)
+            card = free[node_id].take(request)
             used[node_id] = used.get(node_id, 0) + 1
-            slots.append(Slot(request.role, rank, node_id, request.cpus, request.gpus, request.elastic))
+            slots.append(Slot(request.role, rank, node_id, request.cpus, request.gpus, request.elastic, card))
     return slots
 
 
@@ -240,10 +254,11 @@ def _does_not_fit(requests: Sequence[RoleRequest], strategy: PlacementStrategy, 
     demand = ", ".join(f"{r.role} {r.count} x ({r.cpus:g} CPU, {r.gpus:g} GPU)" for r in requests)
     reason = {
         PlacementStrategy.shared: "one of the processes finds no machine with room (a share of a GPU is of one card)",
+        PlacementStrategy.colocated: "a learner's ranks and engines that take turns find too few cards of their own",
         PlacementStrategy.one_node: "no single machine holds all of them",
         PlacementStrategy.separate: "learners and rollout workers do not fit on different machines",
     }[strategy]
     return (
         f"cluster.placement={strategy.value}: {reason}; asked: {demand}; nodes: {_supply(nodes)}; "
-        "lower the demand, add nodes, or choose another cluster.placement (shared, separate, one_node)"
+        "lower the demand, add nodes, or choose another cluster.placement (shared, separate, one_node, colocated)"
     )

@@ -1,13 +1,14 @@
 """The Ray half of placement: reserve what was planned, and say where an actor goes.
 
 Roles that stand and fall together share one placement group; every worker that may come and go has one of its own, so
-that nothing of the others is touched when it does, and an autoscaler sees what is missing.
+that nothing of the others is touched when it does, and an autoscaler sees what is missing. Roles that take turns on a
+card share a bundle that is the whole card: Ray gives all processes of one bundle the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -31,6 +32,8 @@ class Place:
     group: PlacementGroup
     cpus: float
     gpus: float
+    bundle: int = 0
+    own: bool = True  # else it is a part of the reservation, which outlives the worker
 
     @property
     def options(self) -> dict[str, object]:
@@ -38,7 +41,9 @@ class Place:
         return {
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.group, placement_group_bundle_index=self.bundle
+            ),
         }
 
     async def ready(self, timeout_s: float) -> bool:
@@ -47,7 +52,8 @@ class Place:
 
     def release(self) -> None:
         """Give the room back; who is in it dies. Idempotent."""
-        remove_placement_group(self.group)
+        if self.own:
+            remove_placement_group(self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,10 @@ class Reservation:
         }
 
     def place(self, slot: Slot) -> Place:
-        """Of an elastic worker of the start, on the node planned for it."""
+        """Of a worker of the start, on the node planned for it, or on the card that it shares."""
+        if (slot.role, slot.rank) in self.bundles:
+            assert self.group is not None, "a reservation with fixed slots has a group"
+            return Place(self.group, slot.cpus, slot.gpus, self.bundles[slot.role, slot.rank], own=False)
         return _place(slot.cpus, slot.gpus, {_NODE_LABEL: slot.node_id})
 
     def late_place(self, *, cpus: float, gpus: float, labels: Mapping[str, str], avoid: tuple[str, ...] = ()) -> Place:
@@ -90,13 +99,14 @@ def reserve(placement: Placement, *, timeout_s: float) -> Reservation:
     Raises ClusterError when the resources, though the cluster has them, are not free within `timeout_s` seconds.
     """
     fixed = [s for s in placement.slots if not s.elastic]
-    bundles = {(s.role, s.rank): i for i, s in enumerate(fixed)}
+    shared = bundles_of(fixed)
+    bundles = {(s.role, s.rank): i for i, slots in enumerate(shared) for s in slots}
     if not fixed:
         return Reservation(placement, None, bundles)
     group = placement_group(
-        [_bundle(s) for s in fixed],
+        [_bundle(slots) for slots in shared],
         strategy="PACK",
-        bundle_label_selector=[{_NODE_LABEL: s.node_id} for s in fixed],
+        bundle_label_selector=[{_NODE_LABEL: slots[0].node_id} for slots in shared],
     )
     if not group.wait(timeout_seconds=timeout_s):
         remove_placement_group(group)
@@ -116,7 +126,17 @@ def _place(cpus: float, gpus: float, selector: Mapping[str, str]) -> Place:
     return Place(placement_group([bundle], bundle_label_selector=[dict(selector)]), cpus, gpus)
 
 
-def _bundle(slot: Slot) -> dict[str, float]:
+def bundles_of(slots: Sequence[Slot]) -> list[list[Slot]]:
+    """Slots that go into one bundle: those on one card that is shared in turns, every other alone."""
+    bundles: dict[tuple[object, ...], list[Slot]] = {}
+    for slot in slots:
+        alone = (slot.role, slot.rank)
+        bundles.setdefault(alone if slot.card is None else (slot.node_id, slot.card), []).append(slot)
+    return list(bundles.values())
+
+
+def _bundle(slots: Sequence[Slot]) -> dict[str, float]:
     """Ray refuses an empty bundle, so a process that asks for nothing still counts a thousandth of a CPU."""
-    bundle = {name: amount for name, amount in (("CPU", slot.cpus), ("GPU", slot.gpus)) if amount > 0}
-    return bundle or {"CPU": 0.001}
+    gpus = slots[0].gpus if slots[0].card is None else 1.0
+    amounts = (("CPU", sum(slot.cpus for slot in slots)), ("GPU", gpus))
+    return {name: amount for name, amount in amounts if amount > 0} or {"CPU": 0.001}

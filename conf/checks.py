@@ -12,7 +12,8 @@ from raylign.conf.model_folder import is_hub_name, model_folder
 from raylign.conf.nearest import nearest
 from raylign.conf.problems import Problem
 from raylign.conf.ranges import check_numbers, leaves
-from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, RunConfig
+from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, PlacementStrategy, RunConfig
+from raylign.conf.time_sharing import check_time_sharing
 
 STANDARD_COLUMNS = (
     "prompt", "messages", "completion", "chosen", "rejected", "label", "text", "id", "ground_truth", "data_source",
@@ -44,6 +45,7 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
     if needs.critic:
         problems += _learner("critic", config.critic, config)
     problems += _devices(config, needs)
+    problems += check_time_sharing(config, rollout=needs.rollout, critic=needs.critic)
     problems += _models(config, needs)
     if needs.rollout:
         problems += _rollout(config, needs)
@@ -162,10 +164,11 @@ def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     """GPUs are asked for by exactly the roles that are to compute on one."""
     on_gpu = config.cluster.device is Device.cuda
     learners = {"policy": config.policy} | ({"critic": config.critic} if needs.critic else {})
+    takes_turns = config.cluster.placement is PlacementStrategy.colocated  # each rank on another card, by the placement
     asked = {f"{role}.gpus_per_rank": learner.gpus_per_rank for role, learner in learners.items()}
     for role, learner in learners.items():
         key = f"{role}.gpus_per_rank"
-        if on_gpu and 0 < learner.gpus_per_rank < 1 < learner.num_ranks:
+        if on_gpu and 0 < learner.gpus_per_rank < 1 < learner.num_ranks and not takes_turns:
             yield Problem(
                 (key, f"{role}.num_ranks"),
                 f"{key}={learner.gpus_per_rank:g} with {role}.num_ranks={learner.num_ranks}: the ranks of a learner "

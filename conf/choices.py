@@ -174,3 +174,4 @@ class PlacementStrategy(Enum):
     shared = "shared"  # every role wherever its resources fit
     separate = "separate"  # learners and rollout workers on different nodes
     one_node = "one_node"  # everything on one machine
+    colocated = "colocated"  # learners and engines take turns on the same cards

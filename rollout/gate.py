@@ -20,6 +20,7 @@ class Phase(Enum):
     UPDATING = "in a weight update"
     VERIFIED = "updated and verified, not resumed"
     REFUSED = "refused: its weights are not known to be right"
+    ASLEEP = "asleep: its cards are the learners'"
 
 
 class ServingGate:
@@ -79,8 +80,8 @@ class ServingGate:
         async with self._changed:
             await self._changed.wait_for(lambda: self.phase is Phase.REFUSED)
 
-    async def close(self, timeout_s: float, *, drain: bool = True) -> None:
-        """Enter UPDATING; with `drain`, return once the running calls have ended.
+    async def close(self, timeout_s: float, *, drain: bool = True, verb: str = "begin_update") -> None:
+        """Enter UPDATING, for `verb`; with `drain`, return once the running calls have ended.
 
         Raises WeightUpdateError naming how many were late; nothing is touched then and the phase is as before.
         """
@@ -94,7 +95,7 @@ class ServingGate:
         except TimeoutError as error:
             await self.enter(before)
             late = f"{self.in_flight} generation calls did not end within sync.timeout_s={timeout_s:g} s"
-            raise WeightUpdateError(f"{self._name}: begin_update: {late}") from error
+            raise WeightUpdateError(f"{self._name}: {verb}: {late}") from error
 
 
 async def gather_or_cancel(calls: Sequence[Awaitable[T]]) -> list[T]:

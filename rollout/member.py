@@ -32,6 +32,7 @@ class WorkerHandle(Protocol):
     async def load_bucket(self, bucket: Ref) -> None: ...
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport: ...
     async def resume(self, version: int) -> None: ...
+    async def sleep(self) -> None: ...
     async def ping(self) -> None: ...
     async def stop(self) -> None: ...
 
@@ -42,6 +43,7 @@ class MemberState(Enum):
     JOINING = "joining"  # no verified publication yet
     UPDATING = "updating"
     SERVING = "serving"
+    ASLEEP = "asleep"  # its cards are the learners'; the next publication wakes it
     QUARANTINED = "quarantined"  # alive, its weights are not known to be right
     LEAVING = "leaving"  # finishes what it has, takes nothing new
     DEAD = "dead"
@@ -121,6 +123,11 @@ class Member:
         await self._handle.resume(version)
         self.served = True
         self._move(MemberState.SERVING, "")
+
+    async def sleep(self) -> None:
+        """Take no requests, and give the cards back."""
+        self._move(MemberState.ASLEEP, "its cards are the learners'")
+        await self._handle.sleep()
 
     def quarantine(self, reason: str) -> None:
         """Take no requests until a later publication verifies this worker."""

@@ -7,8 +7,10 @@ Tokens in, tokens out. Log-probs are of the tempered distribution the token was 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +27,7 @@ from raylign.rollout.interfaces import (
     WeightUpdateError,
 )
 from raylign.rollout.reports import canary_gap, combine_ranks
+from raylign.rollout.residence import Residence, Resident
 from raylign.rollout.sampling import sample_seed
 from raylign.rollout.vllm_core_thread import CoreThread
 from vllm import SamplingParams as VLLMSampling
@@ -50,6 +53,14 @@ CPU_BATCH_TOKENS = 4096
 """Tokens of one engine step on CPU; a prompt that does not fit waits for the next step."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """Where an engine lives."""
+
+    core_thread: bool = False  # its core runs in this process, which has no other engine, not in one of its own
+    shares_cards: bool = False  # with learners: it will be asked to sleep
+
+
 class VLLMEngine:
     """One vLLM engine: start, generate, update weights, stop.
 
@@ -69,15 +80,15 @@ class VLLMEngine:
         device: Device = Device.cpu,
         seed: int = 0,
         extension: str = EXTENSION,
-        core_thread: bool = False,
+        hosting: Hosting = Hosting(),
     ) -> None:
-        """`extension`: import path of the worker extension; tests plant faults with it. `core_thread`: the engine core
-        runs in this process, which has no other engine, instead of one of its own."""
+        """`extension`: import path of the worker extension; tests plant faults with it."""
         self._model, self._config, self._sync = model, config, sync
         self._name, self._device, self._seed, self._extension = name, device, seed, extension
         self._llm: AsyncLLM | None = None
         self._core_thread: CoreThread | None = None
-        self._in_this_process = core_thread
+        self._hosting = hosting
+        self._residence = Residence()
         self._gate = ServingGate(name)
         self._manifest: WeightManifest | None = None
         self._verified = 0
@@ -92,7 +103,7 @@ class VLLMEngine:
             raise EngineDead(f"{self._name}: vLLM did not start from {self._model}: {error}") from error
 
     async def _started(self) -> AsyncLLM:
-        if not self._in_this_process:
+        if not self._hosting.core_thread:
             return AsyncLLM.from_engine_args(self._engine_args())
         self._core_thread = CoreThread(self._engine_args().create_engine_config(UsageContext.ENGINE_CONTEXT))
         return await self._core_thread.start()
@@ -132,6 +143,7 @@ class VLLMEngine:
         tensors = [[t.name, list(t.shape), t.dtype, t.digest] for t in manifest.tensors]
         async with self._guard("begin_update", self._sync.timeout_s):
             await self._engine.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
+            await self._reported(self._residence.weights_back(self._engine))
             args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native)
             await self._rpc("raylign_begin", *args)
 
@@ -142,18 +154,27 @@ class VLLMEngine:
             await self._rpc("raylign_load", path)
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
-        """Put the weights in place, read every tensor back, score the canaries. Only reports; `resume` decides."""
+        """Put the weights in place, read every tensor back, score the canaries. Only reports; `resume` decides.
+
+        Where cards are shared the cache is still away until the weights are known to be right: without it no canary is
+        scored.
+        """
         manifest = self._announced("finish_update")
         async with self._guard("finish_update", self._sync.timeout_s):
             ranks = await self._rpc("raylign_finish")
             self._manifest = None
+            found = combine_ranks(manifest.version, ranks, math.inf)
+            if self._residence.holds is Resident.WEIGHTS and (found.mismatched or found.missing):
+                await self._gate.enter(Phase.REFUSED)
+                return found
+            await self._reported(self._residence.cache_back(self._engine))
             await self._engine.reset_prefix_cache()
             # Before the first token by these weights. What paused requests sample from here on is used only when the
             # canaries, which are scored beside them, agree; new requests are held back by our own phase.
             await self._engine.update_weight_version(str(manifest.version))
             await self._engine.resume_generation()
         scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
-        report = combine_ranks(manifest.version, ranks, canary_gap(canaries, scored))
+        report = replace(found, canary_gap=canary_gap(canaries, scored))
         self._verified = manifest.version
         await self._gate.enter(Phase.VERIFIED if report.passed(self._sync.max_canary_gap) else Phase.REFUSED)
         return report
@@ -163,6 +184,19 @@ class VLLMEngine:
         if self._gate.phase is not Phase.VERIFIED or self._verified != version:
             raise WeightUpdateError(f"{self._name} may not serve version {version}: it is {self._gate.phase.value}")
         await self._gate.enter(Phase.SERVING)
+
+    async def sleep(self) -> None:
+        """Give the cards' memory back until the next update, once running calls have ended. Idempotent.
+
+        vLLM's CPU worker cannot: the engine then only stands still.
+        """
+        if self._gate.phase is Phase.ASLEEP:
+            return
+        await self._gate.close(self._sync.timeout_s, verb="sleep")
+        async with self._guard("sleep", self._sync.timeout_s):
+            await self._reported(self._residence.leave(self._engine))
+        self._manifest = None
+        await self._gate.enter(Phase.ASLEEP)
 
     async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the group of vLLM's own weight transfer (GPU)."""
@@ -226,6 +260,7 @@ class VLLMEngine:
             # engine ("CPU Generator does not use offset"). So on CPU a prompt is never split.
             enable_chunked_prefill=False if on_cpu else None,
             max_num_batched_tokens=config.max_batched_tokens or self._batch_tokens(),
+            enable_sleep_mode=self._hosting.shares_cards and not on_cpu,
             enable_prefix_caching=True,  # the samples of one prompt share its keys and values
             # On a shared card vLLM would count what other roles load meanwhile as its own, and size the cache by it.
             kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30) if on_cpu or 0 < config.gpus_per_worker < 1 else None,

@@ -49,6 +49,7 @@ class WorkerSpec:
     device: Device
     seed: int = 0
     log_dir: str = ""  # folder of the worker's log, which its engine's processes write too
+    shares_cards: bool = False  # with learners: it sleeps while they train
 
 
 class RolloutWorker:
@@ -60,7 +61,10 @@ class RolloutWorker:
             keep_log(self._log)
         environment.prepare(spec.rollout, spec.device)
         with collector_paused():
-            from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
+            from raylign.rollout.vllm_engine import (
+                Hosting,
+                VLLMEngine,
+            )  # after the environment: vLLM reads it when imported
 
         self._engine = VLLMEngine(
             spec.model,
@@ -69,7 +73,7 @@ class RolloutWorker:
             name=spec.name,
             device=spec.device,
             seed=spec.seed,
-            core_thread=environment.core_in_this_process(spec.rollout, spec.device),
+            hosting=Hosting(environment.core_in_this_process(spec.rollout, spec.device), spec.shares_cards),
         )
 
     async def start(self) -> None:
@@ -107,6 +111,10 @@ class RolloutWorker:
     async def resume(self, version: int) -> None:
         """Serve `version`."""
         await self._engine.resume(version)
+
+    async def sleep(self) -> None:
+        """Give the cards back."""
+        await self._engine.sleep()
 
     async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
         """Join vLLM's own weight-transfer group."""
@@ -193,6 +201,10 @@ class RayWorkerHandle:
     async def resume(self, version: int) -> None:
         """Serve `version`."""
         await self._call(self.actor.resume.remote(version), "resume", self._update_s)
+
+    async def sleep(self) -> None:
+        """Its cards are free when this returns."""
+        await self._call(self.actor.sleep.remote(), "sleep", self._update_s)
 
     async def ping(self) -> None:
         """Raises EngineDead when there is no answer."""

@@ -30,6 +30,7 @@ HEAD_BYTES = 2.3 * GB
 """Logits of one block in float32, their softmax and their gradient (functional/logit_blocks.py on a GPU)."""
 FULL = 0.95
 """A card counts as full beyond this share: allocators lose the rest to fragments."""
+LEARNERS_TURN, ENGINES_TURN = "learners' turn", "engines' turn"
 STATE_BYTES = 12
 """A trained parameter's float32 master and its two AdamW moments."""
 
@@ -175,6 +176,45 @@ def engine_use(shape: ModelShape, rollout: RolloutConfig, card_bytes: float, sha
     return EngineUse(CardUse("rollout", rollout.num_workers * parallel, min(share, 1.0), parts), tokens)
 
 
+def offloaded_bytes(shape: ModelShape, learner: LearnerConfig) -> float:
+    """What a rank moves to its host when it leaves a shared card, and back: state, and ZeRO-3's gradients."""
+    gradients = 4 if learner.zero_stage == 3 else 0
+    whole = learner.zero_stage == 0 and learner.precision is Precision.float32  # its masters are its weights
+    return (
+        shape.trained * ((8 if whole else STATE_BYTES) + gradients) / (learner.num_ranks if learner.zero_stage else 1)
+    )
+
+
+def resting_bytes(shape: ModelShape, learner: LearnerConfig, *, answers: bool) -> float:
+    """A learner's rank in the engines' turn. `answers`: without its adapters it is the reference, and is asked."""
+    ranks, stage, width = learner.num_ranks, learner.zero_stage, item_bytes(learner.precision)
+    parameters = shape.parameters + shape.adapted
+    rest = parameters * width / (ranks if stage == 3 else 1) + CONTEXT_BYTES
+    if stage < 2:  # the sharded stages free theirs, or move them out
+        rest += shape.trained * width
+    if answers:
+        gathered = min(LIVE_WEIGHTS, 2 * max(shape.layer_numel, shape.vocab * shape.hidden)) if stage == 3 else 0
+        rest += width * gathered + HEAD_BYTES + learner.micro_batch_tokens * shape.layer_width * width
+    return rest
+
+
+def turn_uses(
+    learners: Mapping[str, tuple[ModelShape, LearnerConfig]], engine: EngineUse, *, answers: bool
+) -> tuple[CardUse, CardUse]:
+    """A card that learners and an engine share: in the learners' turn, whose updates run side by side, and in the
+    engines'. A sleeping engine keeps its workspace: context, CUDA graphs and what vLLM does not release."""
+    training = {role: learner_use(role, shape, config).total for role, (shape, config) in learners.items()}
+    resting = {
+        f"{role} at rest": resting_bytes(shape, config, answers=answers and role == "policy")
+        for role, (shape, config) in learners.items()
+    }
+    processes = engine.card.processes
+    return (
+        CardUse(LEARNERS_TURN, processes, 1.0, {**training, "sleeping engine": ENGINE_BYTES}),
+        CardUse(ENGINES_TURN, processes, 1.0, {**engine.card.parts, **resting}),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Outside:
     """What does not lie on a card, in bytes."""
@@ -186,8 +226,11 @@ class Outside:
     publication: float  # sent to each engine at every version
 
 
-def outside(models: Mapping[str, tuple[ModelShape, LearnerConfig]], engine: Precision | None) -> Outside:
-    """Of all models in training, by role; `engine`: precision served, None without engines."""
+def outside(
+    models: Mapping[str, tuple[ModelShape, LearnerConfig]], engine: Precision | None, *, leaves_cards: bool = False
+) -> Outside:
+    """Of all models in training, by role; `engine`: precision served, None without engines; `leaves_cards`: state goes
+    to the host in the engines' turn."""
     shape, policy = models["policy"]
     saved = sum(STATE_BYTES * m.trained for m, _ in models.values())
     host = {
@@ -195,6 +238,10 @@ def outside(models: Mapping[str, tuple[ModelShape, LearnerConfig]], engine: Prec
         for role, (m, learner) in models.items()
         if learner.offload_optimizer is Offload.cpu
     }
+    if leaves_cards:
+        for role, (m, learner) in models.items():
+            ranks = learner.num_ranks if learner.zero_stage else 1
+            host[f"state of the {role} in the engines' turn"] = ranks * offloaded_bytes(m, learner)
     export = float(shape.parameters * item_bytes(policy.precision))
     host["the policy while it is exported"] = export
     publication = export if engine else 0.0

@@ -17,6 +17,7 @@ SCORING_SHARE = 0.45
 DECODING_SHARE = 0.6  # of the peak bandwidth
 STORE_BYTES_S = 1.0e9  # through the object store, digests included
 NCCL_BYTES_S = 2.0e10
+HOST_LINK_BYTES_S = 2.5e10  # a card's PCIe 5 link, pinned memory
 
 
 @dataclass(frozen=True, slots=True)

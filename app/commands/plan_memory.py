@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,12 +12,14 @@ from raylign.cluster.placement import NodeSupply
 from raylign.conf.checks import Needs
 from raylign.conf.derive import critic_start, reference_model
 from raylign.conf.errors import ClusterError, UserError
-from raylign.conf.schema import LearnerConfig, RunConfig
+from raylign.conf.schema import LearnerConfig, PlacementStrategy, RunConfig
 from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm
 from raylign.trainer.memory_plan import (
+    ENGINES_TURN,
     FULL,
     GB,
+    LEARNERS_TURN,
     CardUse,
     EngineUse,
     ModelShape,
@@ -27,10 +29,13 @@ from raylign.trainer.memory_plan import (
     learner_use,
     model_shape,
     nearest_that_fits,
+    offloaded_bytes,
     outside,
+    turn_uses,
 )
 from raylign.trainer.time_plan import (
     CARDS,
+    HOST_LINK_BYTES_S,
     NCCL_BYTES_S,
     STORE_BYTES_S,
     Card,
@@ -73,6 +78,13 @@ class RunMemory:
     cards: Sequence[CardUse]
     engine: EngineUse | None
     outside: Outside
+    turns: Sequence[CardUse] = ()  # of a card that learners and engines share, one a turn
+
+    def on_cards(self) -> Iterator[CardUse]:
+        """What must fit: roles on cards of their own, and both turns of shared ones."""
+        shared = {*self.trained, "rollout"} if self.turns else set()
+        yield from (use for use in self.cards if use.role not in shared)
+        yield from self.turns
 
 
 def run_memory(config: RunConfig, needs: Needs, card_bytes: float) -> RunMemory:
@@ -92,13 +104,17 @@ def run_memory(config: RunConfig, needs: Needs, card_bytes: float) -> RunMemory:
     engine = engine_use(policy, config.rollout, card_bytes, gpus_per_worker(config)) if needs.rollout else None
     if engine is not None:
         cards.append(engine.card)
-    return RunMemory(trained, frozen, cards, engine, outside(trained, config.rollout.precision if engine else None))
+    turns: Sequence[CardUse] = ()
+    if engine is not None and config.cluster.placement is PlacementStrategy.colocated:
+        turns = turn_uses(trained, engine, answers=needs.shared_reference)
+    beside = outside(trained, config.rollout.precision if engine else None, leaves_cards=bool(turns))
+    return RunMemory(trained, frozen, cards, engine, beside, turns)
 
 
 def refuse_overfull(config: RunConfig, memory: RunMemory, card_bytes: float) -> None:
     """Raises ClusterError naming every role that does not fit, with the nearest setting that would."""
     problems = []
-    for use in memory.cards:
+    for use in memory.on_cards():
         if use.fits(card_bytes) or use.role == "rollout":
             continue
         room = FULL * card_bytes * min(use.share or 1.0, 1.0)
@@ -115,7 +131,8 @@ def refuse_overfull(config: RunConfig, memory: RunMemory, card_bytes: float) -> 
 def memory_rows(memory: RunMemory) -> list[tuple[str, ...]]:
     """role, processes, share of a card, GB, of which."""
     return [
-        (use.role, str(use.processes), f"{use.share:g}", f"{use.total / GB:.1f}", _parts(use)) for use in memory.cards
+        (use.role, str(use.processes), f"{use.share:g}", f"{use.total / GB:.1f}", _parts(use))
+        for use in memory.on_cards()
     ]
 
 
@@ -163,12 +180,16 @@ def _phases(config: RunConfig, memory: RunMemory, card: Card) -> dict[str, float
     shares = {"reference": config.reference.num_ranks * config.reference.gpus_per_rank}
     shares["reward"] = config.reward.num_replicas * config.reward.gpus_per_replica
     scoring |= {role: (shape, shares[role]) for role, shape in memory.frozen.items()}
-    return {
+    phases = {
         "generation": generation_seconds(policy, rollout, memory.engine.cache_tokens, card),
         "scoring": max(scoring_seconds(shape, max(n, 0.1), tokens, card) for shape, n in scoring.values()),
         "updates": passes * max(update_seconds(s, c, tokens, card) for s, c in memory.trained.values()),
         "publication": memory.outside.publication / STORE_BYTES_S,
     }
+    if memory.turns:
+        moved = sum(offloaded_bytes(shape, learner) for shape, learner in memory.trained.values())
+        phases["changing turns"] = 2 * moved / HOST_LINK_BYTES_S
+    return phases
 
 
 def publication_note(memory: RunMemory) -> str:
@@ -184,7 +205,8 @@ def assumed_card() -> Card:
 
 def _engine_fault(config: RunConfig, engine: EngineUse, card_bytes: float) -> str | None:
     rollout = config.rollout
-    if engine.card.share < 1 and not engine.card.fits(card_bytes):
+    shares = config.cluster.placement is not PlacementStrategy.colocated and engine.card.share < 1
+    if shares and not engine.card.fits(card_bytes):
         return (
             f"rollout: {engine.card.total / GB:.1f} GB on a card ({_parts(engine.card)}), more than its share; lower "
             "rollout.kv_cache_gb, or raise rollout.tensor_parallel_size"
@@ -199,6 +221,14 @@ def _engine_fault(config: RunConfig, engine: EngineUse, card_bytes: float) -> st
 
 
 def _way_out(role: str, memory: RunMemory, card_bytes: float) -> str:
+    if role == LEARNERS_TURN:
+        return "their updates run side by side: lower micro_batch_tokens, or use more num_ranks, of " + " and ".join(
+            memory.trained
+        )
+    if role == ENGINES_TURN and memory.engine is not None:
+        over = memory.turns[1].total - FULL * card_bytes
+        left = (memory.engine.card.parts["KV cache"] - over) / 2**30
+        return f"this would fit: rollout.kv_cache_gb={int(left)}" if left >= 1 else "use a smaller model or more ranks"
     if role in memory.trained:
         shape, learner = memory.trained[role]
         change = nearest_that_fits(role, shape, learner, card_bytes)

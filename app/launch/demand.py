@@ -6,8 +6,11 @@ from dataclasses import replace
 
 from raylign.cluster.placement import RoleRequest, Side
 from raylign.conf.derive import shares_reference
-from raylign.conf.schema import Device, LearnerConfig, RunConfig
+from raylign.conf.schema import Device, LearnerConfig, PlacementStrategy, RunConfig
 from raylign.trainer.algorithms.base import Role
+
+TAKING_TURNS = ("policy", "critic")
+"""Learners that share cards with engines under `colocated`; who only answers has cards of its own."""
 
 
 def wanted_roles(config: RunConfig, algorithm_roles: frozenset[Role]) -> frozenset[Role]:
@@ -50,17 +53,11 @@ def _requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest]:
         )
     if Role.ROLLOUT in roles:
         rollout = config.rollout
-        requests.append(
-            RoleRequest(
-                "rollout",
-                rollout.num_workers,
-                rollout.cpus_per_worker,
-                gpus_per_worker(config),
-                Side.SERVE,
-                elastic=True,
-                spread=True,
-            )
-        )
+        engines = RoleRequest("rollout", rollout.num_workers, rollout.cpus_per_worker, gpus_per_worker(config))
+        if config.cluster.placement is PlacementStrategy.colocated and engines.gpus:
+            shared = [engines, *(r for r in requests if r.role in TAKING_TURNS)]
+            return [*(r for r in requests if r not in shared), *(replace(r, takes_turns=True) for r in shared)]
+        requests.append(replace(engines, side=Side.SERVE, elastic=True, spread=True))
     return requests
 
 

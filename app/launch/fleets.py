@@ -22,6 +22,8 @@ from raylign.rollout.worker import RayWorkerHandle
 from raylign.trainer.loops.scaling import ScalingHook, Wanted
 
 _LEARNERS = ("policy", "critic", "reference")
+_APART = (PlacementStrategy.separate, PlacementStrategy.one_node)
+"""Where late workers stay away from learners' nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class LatePlaces:
             cpus=0.0 if self.stage.session.local else cpus,
             gpus=gpus,
             labels=cluster.serving_labels,
-            avoid=() if cluster.placement is PlacementStrategy.shared else _LEARNERS,
+            avoid=_LEARNERS if cluster.placement in _APART else (),
         )
 
 
@@ -64,8 +66,13 @@ def scaling_hook(
     folder, config = stage.folder.path, stage.config
     clear_order(folder)
     at_start, late = (config.rollout.num_workers, config.reward.num_replicas), config.cluster.start_timeout_s
+    taking_turns = config.cluster.placement is PlacementStrategy.colocated
     rollout: Fleet[RayWorkerHandle] = Fleet(
-        rollouts, late_worker, first_index=at_start[0], start_timeout_s=late, failures=(EngineDead,)
+        rollouts,
+        None if taking_turns else late_worker,
+        first_index=at_start[0],
+        start_timeout_s=late,
+        failures=(EngineDead,),
     )
     reward: Fleet[Replica] = Fleet(
         rewards, late_replica, first_index=at_start[1], start_timeout_s=late, failures=(RoleError, UserError)

@@ -17,7 +17,15 @@ from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.conf.schema import JournalKeep, LearnerConfig, OldLogprobs, RolloutConfig, RunConfig
+from raylign.conf.schema import (
+    Device,
+    JournalKeep,
+    LearnerConfig,
+    OldLogprobs,
+    PlacementStrategy,
+    RolloutConfig,
+    RunConfig,
+)
 from raylign.reward.pool import RewardPool
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
@@ -25,6 +33,7 @@ from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorith
 from raylign.trainer.algorithms.online import OnlineConfig
 from raylign.trainer.loops.online import OnlineRoles
 from raylign.trainer.loops.publish import WeightPublisher
+from raylign.trainer.loops.time_sharing import OWN_CARDS, TimeSharing
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ShardSettings
 from raylign.trainer.workers.journal import UNSAVED_STEPS, RunJournal
@@ -46,6 +55,7 @@ class StartedRoles:
     journal: RunJournal
     critic: CriticGroup | None
     reference: ReferenceGroup | None
+    cards: TimeSharing | None  # where engines and learners take turns
 
     def for_loop(self) -> OnlineRoles:
         """As the loop holds them."""
@@ -58,6 +68,7 @@ class StartedRoles:
             self.journal,
             self.critic,
             self.reference,
+            self.cards or OWN_CARDS,
         )
 
 
@@ -81,14 +92,29 @@ class RoleBuilder:
 
     async def start(self) -> StartedRoles:
         """Every role ready to serve. Raises RoleError, EngineDead or ModelLoadError naming what did not start."""
+        cards, shared_pool = await self._shared_cards()
         pool, reward, policy, critic, reference = await asyncio.gather(
-            self._stage.ready("rollout", self._start_rollouts()),
+            _given(shared_pool) if shared_pool else self._stage.ready("rollout", self._start_rollouts()),
             self._stage.ready("reward", self.rewards.start(self._stack)),
             self._stage.ready("policy", self._start_policy()),
             self._optional(Role.CRITIC, self._start_critic),
             self._optional(Role.REFERENCE, self._start_reference),
         )
-        return self._assembled(pool, reward, policy, critic, reference)
+        return self._assembled(pool, reward, policy, critic, reference, cards)
+
+    async def _shared_cards(self) -> tuple[TimeSharing | None, RolloutPool | None]:
+        """Where cards are shared, engines come first: they measure what is free, and sleep before a learner comes."""
+        config = self._config
+        if config.cluster.placement is not PlacementStrategy.colocated:
+            return None, None
+        pool = await self._stage.ready("rollout", self._start_rollouts())
+        cards = TimeSharing(pool, timeout_s=config.sync.timeout_s)
+        await cards.clear()
+        if config.cluster.device is Device.cpu:
+            self._stage.progress.notice(
+                "engines on CPU cannot give memory back: they take turns with the learners, and keep theirs"
+            )
+        return cards, pool
 
     async def rebuild(self, parts: StartedRoles) -> StartedRoles:
         """The same run with new learners; rollout workers and rewards stay. Raises as `start`."""
@@ -99,12 +125,15 @@ class RoleBuilder:
         reference, lost = parts.reference, parts.reference is not None and parts.reference.broken
         if reference is not None and lost:
             reference.stop()
+        if parts.cards is not None:
+            await parts.cards.clear()
         policy, critic, started = await asyncio.gather(
             self._stage.ready("policy", self._start_policy()),
             self._optional(Role.CRITIC, self._start_critic),
             self._optional(Role.REFERENCE, self._start_reference) if lost else _nothing(),
         )
-        return self._assembled(parts.rollouts, parts.reward, policy, critic, started if lost else reference)
+        reference = started if lost else reference
+        return self._assembled(parts.rollouts, parts.reward, policy, critic, reference, parts.cards)
 
     def _assembled(
         self,
@@ -113,6 +142,7 @@ class RoleBuilder:
         policy: PolicyGroup,
         critic: CriticGroup | None,
         reference: ReferenceGroup | None,
+        cards: TimeSharing | None,
     ) -> StartedRoles:
         """The roles that are there, and those that only join them."""
         config = self._config
@@ -128,8 +158,14 @@ class RoleBuilder:
             log_dir=str(self._stage.folder.logs),
         )
         self._stack.callback(assembler.stop)
+        if cards is not None:
+            cards.admit(policy.learners, *([critic.learners] if critic else []))
         publisher = WeightPublisher(
-            policy, pool.members, timeout_s=config.sync.timeout_s, max_canary_gap=config.sync.max_canary_gap
+            policy,
+            pool.members,
+            timeout_s=config.sync.timeout_s,
+            max_canary_gap=config.sync.max_canary_gap,
+            cards=cards,
         )
         return StartedRoles(
             rollouts=pool,
@@ -140,6 +176,7 @@ class RoleBuilder:
             journal=self._journal(assembler),
             critic=critic,
             reference=reference,
+            cards=cards,
         )
 
     def _journal(self, assembler: Assembler) -> RunJournal:
@@ -234,6 +271,7 @@ class RoleBuilder:
                 config.cluster.device,
                 config.seed,
                 str(self._stage.folder.logs),
+                shares_cards=config.cluster.placement is PlacementStrategy.colocated,
             ),
             place=place,
             env_vars=env,
@@ -254,6 +292,11 @@ class RoleBuilder:
         sequences = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
         windows = -(-sequences // self._settings.units_per_update)
         return config.num_steps * windows * self._settings.passes_per_step
+
+
+async def _given(pool: RolloutPool) -> RolloutPool:
+    """A role that has been started before the others."""
+    return pool
 
 
 async def _nothing() -> None:

@@ -98,13 +98,14 @@ def _the_shared_run_comes_first(ppo_run: RunPaths) -> None:
     """It starts a Ray of its own, which cannot be beside this module's."""
 
 
+TURNS = ["cluster.placement=colocated"]  # engines sleep while learners train
 ADAPTERS = ["policy.lora.rank=8", "policy.zero_stage=3", "policy.optim.lr=5e-3"]
 
 
 @pytest.mark.parametrize(
     ("algorithm", "more"),
     [
-        pytest.param("ppo", [], id="ppo"),
+        pytest.param("ppo", TURNS, id="ppo"),
         pytest.param("grpo", [], id="grpo"),
         # One loop runs them all; their estimates are held to slow ones in tests/unit/trainer/algorithms.
         pytest.param("rloo", [], id="rloo", marks=pytest.mark.thorough),
@@ -124,8 +125,13 @@ def test_a_run_learns_and_leaves_what_it_promised(
     rewards = column(read_history(run.metrics), "reward/low_token_share")
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + LEARNED, rewards
     logs = {path.name for path in run.logs.iterdir()}
-    assert any("reference" in name for name in logs) == (not more), logs  # with adapters the policy answers for it
-    if more:
+    assert any("reference" in name for name in logs) == (more is not ADAPTERS), (
+        logs
+    )  # with adapters the policy answers for it
+    if more is TURNS:
+        said = [(run.logs / f"rollout-{i}.log").read_text() for i in range(2)]
+        assert all(text.count("sleep mode is not supported on CPU") >= STEPS for text in said), "nobody slept"
+    if more is ADAPTERS:
         check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
 
 

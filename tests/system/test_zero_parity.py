@@ -1,7 +1,8 @@
 """Every ZeRO stage on one or two ranks is the same optimizer as plain AdamW in one process: losses, norms, weights.
 
 The batches have uneven sequences, some with a prompt in common, the number of micro-batches changes from step to step,
-one rank once has only fillers, and one step's gradient is not a number on one rank: it must be skipped on all.
+one rank once has only fillers, and one step's gradient is not a number on one rank: it must be skipped on all. Once the
+optimizer's state goes to the host and comes back.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from raylign.conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precisio
 from raylign.data.sample_model import tiny_model
 from raylign.data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
 from raylign.trainer.algorithms.base import LossOutput, MetricSum
-from raylign.trainer.engine.base import Engine
+from raylign.trainer.engine.base import Engine, EngineStateError, moments
 from raylign.trainer.engine.rendezvous import Rendezvous
 from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.engine.zero import ZeroEngine
@@ -38,6 +39,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 NUM_STEPS = 20
 POISONED_STEP = 7
 FILLER_STEP = 4
+AWAY_STEP = 5  # before it the state has been on the host, as on a card that engines share
 NUM_SEQUENCES = 7
 STAGES = (0, 1, 2, 3)
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=3, schedule=Schedule.cosine, weight_decay=0.1, max_grad_norm=1.0)
@@ -86,12 +88,24 @@ def _train(engine: Engine, first: int, last: int) -> list[dict[str, float]]:
     learner = Learner(engine)
     curve = []
     for step in range(first, last):
+        if step == AWAY_STEP and isinstance(engine, ZeroEngine):
+            _there_and_back(engine)
         poisoned = step == POISONED_STEP and engine.rank == engine.world_size - 1
         result = learner.update(
             _step_shard(step, engine.rank, engine.world_size), _poisoned if poisoned else _objective
         )
         curve.append({**result.metrics, "applied": result.steps_applied, "skipped": result.steps_skipped})
     return curve
+
+
+def _there_and_back(engine: ZeroEngine) -> None:
+    """The memory is really gone meanwhile, and a training pass is refused on every rank."""
+    engine.offload_state()
+    kept = list(moments(engine._adamw))
+    assert kept and not any(moment.untyped_storage().nbytes() for moment in kept)
+    with pytest.raises(EngineStateError, match="is on the host"):
+        engine.backward(torch.zeros(()), last=True)
+    engine.reload_state()
 
 
 def _weights(engine: Engine) -> dict[str, torch.Tensor]:
@@ -153,7 +167,9 @@ def _resumed_gap(start: Callable[[], ZeroEngine], state: Path) -> dict[str, Any]
     """Train 4 steps, save, 3 more; then load in a fresh engine and do those 3 again."""
     engine = start()
     _train(engine, 0, 4)
-    engine.save_state(state)
+    engine.offload_state()
+    engine.save_state(state)  # as it is saved while engines have the card
+    engine.reload_state()
     straight = _train(engine, 4, 7)
     expected = _weights(engine)
     again = start()

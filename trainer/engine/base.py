@@ -85,6 +85,28 @@ class Engine(Protocol):
         ...
 
 
+class MovableState(Protocol):
+    """An engine in training that may share its device."""
+
+    def offload_state(self) -> None:
+        """Masters, moments and kept gradients to the host, for others that share the device. Collective.
+
+        Forward passes, `gathered_parameters` and `save_state` work on; `backward` and `load_state` raise
+        EngineStateError.
+        """
+        ...
+
+    def reload_state(self) -> None:
+        """Back to the device, bit for bit. Collective."""
+        ...
+
+
+def refuse_offloaded(away: bool) -> None:
+    """Raises EngineStateError: training on memory that is not there would end the process."""
+    if away:
+        raise EngineStateError("the optimizer's state is on the host; reload_state() must come first")
+
+
 def lr_at(step: int, optim: OptimConfig, total_steps: int) -> float:
     """Learning rate of the optimizer step after `step` applied ones: linear warm-up, then the schedule.
 
@@ -119,3 +141,9 @@ def adamw(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     groups = [g for g in groups if g["params"]]
     # lr 0 until the first step sets it: DeepSpeed runs some optimizers once at start, on zero gradients.
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def moments(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """AdamW's running means, of every parameter that has had a step."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor) and value.ndim)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from raylign.conf.schema import Device, LearnerConfig, Precision
 from raylign.trainer.engine.base import StepResult
+from raylign.trainer.engine.deepspeed_start import prepare_deepspeed
 from raylign.trainer.engine.rendezvous import Rendezvous, join
 from raylign.trainer.engine.zero_config import deepspeed_config
 from torch import Tensor, nn
@@ -20,10 +21,8 @@ class ShardedEngine:
     def __init__(self, module: nn.Module, precision: Precision, rendezvous: Rendezvous, *, device: Device) -> None:
         join(rendezvous, device)
         import deepspeed
-        from deepspeed.ops import __compatible_ops__
 
-        __compatible_ops__["deepspeed_shm_comm"] = False  # as in engine/zero.py
-        deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
+        prepare_deepspeed()
         settings = deepspeed_config(LearnerConfig(precision=precision, zero_stage=3), device)
         module.requires_grad_(False).eval()
         deepspeed.zero.Init(module=module, config_dict_or_path=settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,19 +41,23 @@ def rank_file(rank: int) -> str:
 
 
 def save_masters(
-    folder: Path, header: StateHeader, masters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+    folder: Path,
+    header: StateHeader,
+    masters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    read: Callable[[Tensor], Tensor] = Tensor.detach,
 ) -> None:
-    """Write float32 master weights and their AdamW moments."""
+    """Write float32 master weights and their AdamW moments. `read`: where a tensor's numbers are now."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     ints: list[str] = []
     for i, master in enumerate(masters):
-        tensors[f"{i}.master"] = master.detach().cpu().contiguous()
+        tensors[f"{i}.master"] = read(master).cpu().contiguous()
         for name, value in optimizer.state.get(master, {}).items():
             if isinstance(value, int):
                 ints.append(f"{i}.{name}")
                 value = torch.tensor(value)
-            tensors[f"{i}.{name}"] = value.detach().cpu().contiguous()
+            tensors[f"{i}.{name}"] = read(value).cpu().contiguous()
     metadata = {_META_KEY: json.dumps(asdict(header)), _INTS_KEY: json.dumps(ints)}
     save_file(tensors, state_path(folder, header.rank), metadata=metadata)
 
@@ -107,5 +111,6 @@ def _load_one(
     for name in names:
         if not name.endswith(".master"):
             value = file.get_tensor(name)
-            state[name.split(".", 1)[1]] = int(value) if name in ints else value.to(master.device)
+            # A copy, also on the CPU: the file's mapped pages cannot be given back (engine/offload.py).
+            state[name.split(".", 1)[1]] = int(value) if name in ints else value.to(master.device, copy=True)
     optimizer.state[master] = state

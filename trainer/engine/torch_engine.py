@@ -7,7 +7,16 @@ from pathlib import Path
 
 import torch
 from raylign.conf.schema import OptimConfig
-from raylign.trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
+from raylign.trainer.engine.base import (
+    WRAPPER_PREFIX,
+    StepResult,
+    adamw,
+    lr_at,
+    moments,
+    refuse_offloaded,
+    trained_parameters,
+)
+from raylign.trainer.engine.offload import OnHost
 from raylign.trainer.engine.state_file import StateHeader, load_masters, save_masters
 from raylign.trainer.models.lora import frozen_digest
 from torch import Tensor, nn
@@ -22,6 +31,7 @@ class TorchEngine:
         self._total_steps = total_steps
         self._optimizer = adamw(module, optim)
         self._applied_steps = 0
+        self._on_host = OnHost()
 
     @property
     def module(self) -> nn.Module:
@@ -45,6 +55,7 @@ class TorchEngine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add this micro-batch's gradient."""
+        refuse_offloaded(bool(self._on_host))
         loss.backward()
 
     def step(self) -> StepResult:
@@ -71,12 +82,21 @@ class TorchEngine:
 
     def save_state(self, folder: Path) -> None:
         """Write weights and moments of what is trained."""
-        save_masters(folder, self._header(), trained_parameters(self._module), self._optimizer)
+        save_masters(folder, self._header(), trained_parameters(self._module), self._optimizer, self._on_host.read)
 
     def load_state(self, folder: Path) -> None:
         """Continue from `save_state`."""
+        refuse_offloaded(bool(self._on_host))
         masters = trained_parameters(self._module)
         self._applied_steps = load_masters(folder, self._header(), masters, self._optimizer)
+
+    def offload_state(self) -> None:
+        """The moments to the host; the masters are the working weights."""
+        self._on_host.take(moments(self._optimizer), self.device)
+
+    def reload_state(self) -> None:
+        """Back."""
+        self._on_host.give_back()
 
     def barrier(self) -> None:
         """Nothing to wait for."""

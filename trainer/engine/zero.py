@@ -10,7 +10,6 @@ What is different from DeepSpeed's defaults, and why:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from raylign.conf.schema import Device, LearnerConfig, Offload
-from raylign.trainer.engine.base import WRAPPER_PREFIX, StepResult, adamw, lr_at, trained_parameters
-from raylign.trainer.engine.build_lock import free_build_locks
+from raylign.trainer.engine.base import (
+    WRAPPER_PREFIX,
+    StepResult,
+    adamw,
+    lr_at,
+    moments,
+    refuse_offloaded,
+    trained_parameters,
+)
+from raylign.trainer.engine.deepspeed_start import prepare_deepspeed
+from raylign.trainer.engine.offload import OnHost
 from raylign.trainer.engine.rendezvous import Rendezvous, join
 from raylign.trainer.engine.state_file import StateHeader, load_masters, save_masters
 from raylign.trainer.engine.torch_engine import clip_gradients
@@ -51,6 +59,7 @@ class ZeroEngine:
         self._rendezvous = rendezvous
         self._total_steps = total_steps
         self._applied_steps = 0
+        self._on_host = OnHost()
         self._frozen = frozen_digest(module)  # now, while this rank has all of it
         self._deepspeed = _initialize(module, config, device)
         self._optimizer: Any = self._deepspeed.optimizer  # DeepSpeed's wrapper; plain AdamW for stage 0 in float32
@@ -81,6 +90,7 @@ class ZeroEngine:
         """Add this micro-batch's gradient; stages 2 and 3 also reduce it here. Collective."""
         from deepspeed.runtime.utils import register_output_backward_hooks
 
+        refuse_offloaded(bool(self._on_host))
         engine = self._deepspeed
         engine.set_gradient_accumulation_boundary(last)
         if self._config.zero_stage > 0:
@@ -130,14 +140,28 @@ class ZeroEngine:
     def save_state(self, folder: Path) -> None:
         """Write this rank's float32 masters and moments. Collective, also where a rank's disk refuses its file."""
         try:
-            save_masters(folder, self._header(), self._masters(), self._adamw)
+            save_masters(folder, self._header(), self._masters(), self._adamw, self._on_host.read)
         finally:
             self.barrier()
 
     def load_state(self, folder: Path) -> None:
         """Restore masters and moments and rebuild the working weights from them. Collective."""
+        refuse_offloaded(bool(self._on_host))
         self._applied_steps = load_masters(folder, self._header(), self._masters(), self._adamw)
         self._refresh_working_weights()
+        self.barrier()
+
+    def offload_state(self) -> None:
+        """Masters that are not the working weights, moments and ZeRO-3's gradients to the host. Collective."""
+        masters = [] if self._optimizer is self._adamw else self._masters()
+        gradients = getattr(self._optimizer, "grad_partitions_flat_buffer", None)
+        kept = [*masters, *moments(self._adamw), *([] if gradients is None else [gradients])]
+        self._on_host.take(kept, self.device)
+        self.barrier()
+
+    def reload_state(self) -> None:
+        """Back to the device, bit for bit. Collective."""
+        self._on_host.give_back()
         self.barrier()
 
     def set_masters(self, weights: Iterable[tuple[str, Tensor]]) -> int:
@@ -226,14 +250,8 @@ class ZeroEngine:
 
 def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> DeepSpeedEngine:
     import deepspeed
-    from deepspeed.ops import __compatible_ops__
-    from deepspeed.utils import logger
 
-    free_build_locks()
-    logger.setLevel(logging.ERROR)  # skipped steps are reported by StepResult, typed inputs are not worth a warning
-    # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
+    prepare_deepspeed()
     settings = deepspeed_config(config, device)
     optimizer: torch.optim.Optimizer = adamw(module, config.optim)  # while the weights have their shapes
     if config.zero_stage == 3:

@@ -9,7 +9,8 @@
 
 Who waits for whom: rewards and reference log-probs are asked for while the step's last rollouts are still made
 (trainer/loops/stream.py); the passes of the two learners run side by side, and so do their updates; the rollouts of
-step s wait for the verified publication of version s - 1 - max_staleness. The loop holds handles and small numbers.
+step s wait for the verified publication of version s - 1 - max_staleness. Where learners and engines share cards they
+take turns (trainer/loops/time_sharing.py). The loop holds handles and small numbers.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from raylign.trainer.loops.interfaces import (
 )
 from raylign.trainer.loops.publish import PublishError
 from raylign.trainer.loops.stream import RolloutStream, StepRollouts, StreamSettings
+from raylign.trainer.loops.time_sharing import OWN_CARDS, CardTurns
 from raylign.trainer.loops.watch import LearningWatch
 
 T = TypeVar("T")
@@ -60,6 +62,7 @@ class OnlineRoles:
     journal: BatchJournal
     critic: CriticGroup | None
     reference: ReferenceGroup | None
+    cards: CardTurns = OWN_CARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class OnlineLoop:
         outcomes = roles.reward.shape(groups, rollouts.batch.outcomes)
         self._check_rewards(step, outcomes)
         with clock.phase("scoring"):
+            await roles.cards.learners()
             logprobs, values = await self._journaled(step, rollouts, self._passes(groups, clock))
         with clock.phase("advantages"):
             experience = await roles.assembler.assemble(

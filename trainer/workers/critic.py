@@ -42,6 +42,11 @@ class CriticGroup:
         return await self._learners.update(shards, self._objective)
 
     @property
+    def learners(self) -> LearnerGroup:
+        """The ranks, which may share cards with engines."""
+        return self._learners
+
+    @property
     def num_ranks(self) -> int:
         """Ranks of the role."""
         return self._learners.num_ranks

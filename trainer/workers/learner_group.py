@@ -133,6 +133,14 @@ class LearnerGroup:
         staged = await self._all(lambda a, _: a.stage_weights.remote(bucket_bytes), verb="weight staging")
         return staged[0]
 
+    async def offload_state(self) -> None:
+        """Optimizer state to the hosts."""
+        await self._all(lambda a, _: a.offload_state.remote(), verb="leaving the card")
+
+    async def reload_state(self) -> None:
+        """And back."""
+        await self._all(lambda a, _: a.reload_state.remote(), verb="coming back to the card")
+
     async def canaries(self, sequences: Sequence[Sequence[int]]) -> list[Canary]:
         """The model's log-probs of fixed tokens."""
         return (await self._all(lambda a, _: a.canaries.remote(sequences), verb="canaries"))[0]

@@ -20,6 +20,7 @@ from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
 from raylign.rollout.fingerprint import dtype_name, tensor_digest
 from raylign.rollout.interfaces import Canary, TensorSpec
+from raylign.trainer.engine.base import MovableState
 from raylign.trainer.engine.buckets import weights_to_buckets
 from raylign.trainer.learner import Learner, Objective
 from raylign.trainer.loops.interfaces import UpdateResult
@@ -122,6 +123,14 @@ class LearnerWorker:
         tied = bool(self._model.hf.config.tie_word_embeddings)
         return StagedWeights(tuple(tensors), tuple(refs), tied)
 
+    def offload_state(self) -> None:
+        """Optimizer state to the host: an engine wants the card."""
+        self._movable.offload_state()
+
+    def reload_state(self) -> None:
+        """The card is this rank's again."""
+        self._movable.reload_state()
+
     def canaries(self, sequences: Sequence[Sequence[int]]) -> list[Canary]:
         """The model's log-probs of fixed tokens at temperature 1. Every rank answers the same."""
         masks = [[False] + [True] * (len(ids) - 1) for ids in sequences]
@@ -172,6 +181,10 @@ class LearnerWorker:
     def _ready(self) -> Learner:
         assert self._learner is not None, f"{self._info.role} rank {self._info.rank} was called before start"
         return self._learner
+
+    @property
+    def _movable(self) -> MovableState:
+        return cast("MovableState", self._ready.engine)  # that of a policy or a critic
 
     @property
     def _model(self) -> CausalLM | ScalarModel:

@@ -43,7 +43,8 @@ def test_the_sizes_that_are_shipped() -> None:
     small = {f"{a}_small_1x1" for a in ("ppo", "grpo")}
     seven = {f"{a}_7b_{n}x8" for a in ("sft", "dpo", "rm", "grpo", "ppo") for n in (1, 2)}
     large = {f"{a}_{size}_4x8" for a in ("sft", "grpo") for size in ("32b", "70b")}
-    assert set(PRESETS) == small | seven | large
+    turns = {f"{a}_7b_colocated_1x8" for a in ("grpo", "ppo")}
+    assert set(PRESETS) == small | seven | large | turns
 
 
 @pytest.mark.parametrize("composed", PRESETS, indirect=True)
@@ -57,6 +58,9 @@ def test_a_preset_is_placed_on_its_cluster_and_on_no_smaller_one(
         for role in ("policy", "critic"):
             # ranks of a learner talk every layer: they are on as few nodes as hold them
             assert len(placement.nodes_of(role)) == -(-len(placement.of(role)) // cards)
+        for role in ("policy", "critic", "rollout"):
+            shared = [(slot.node_id, slot.card) for slot in placement.of(role) if slot.card is not None]
+            assert len(shared) == len(set(shared)), f"two processes of {role} share a card"
         for slot in placement.of("rollout"):
             assert slot.gpus in (composed.rollout.tensor_parallel_size, composed.rollout.gpus_per_worker)
     with pytest.raises(ClusterError, match="GPU"):

@@ -27,6 +27,8 @@ PRESETS = {
     "ppo_small_1x1": "small",
     "ppo_7b_1x8": "7b",
     "grpo_7b_1x8": "7b",
+    "ppo_7b_colocated_1x8": "7b",
+    "grpo_7b_colocated_1x8": "7b",
     "sft_7b_1x8": "7b",
     "dpo_7b_1x8": "7b",
     "rm_7b_1x8": "7b",
@@ -83,7 +85,7 @@ def test_a_preset_fits_its_cards_by_the_plan(preset: str, folders: Path) -> None
     config = compose(settings(folders, preset)).config
     memory = run_memory(config, needs(config), 80 * GB)
     refuse_overfull(config, memory, 80 * GB)
-    assert all(use.total > 0.02 * 80 * GB for use in memory.cards), "a card would stand idle"
+    assert all(use.total > 0.02 * 80 * GB for use in memory.on_cards()), "a card would stand idle"
     if memory.engine is not None:
         assert memory.engine.sequences(config.rollout.max_model_len) >= 8
 
@@ -127,6 +129,24 @@ def test_what_does_not_fit_is_refused_with_a_setting_that_does(folders: Path) ->
     alone = replace(config.policy, num_ranks=1, zero_stage=2, micro_batch_tokens=16384)
     shape: ModelShape = memory.trained["policy"][0]
     assert nearest_that_fits("policy", shape, alone, 80 * GB) == "policy.zero_stage=3 policy.num_ranks=3"
+
+
+def test_a_shared_card_must_hold_each_turn_and_not_both_together(folders: Path) -> None:
+    config = compose(settings(folders, "ppo_7b_colocated_1x8")).config
+    memory = run_memory(config, needs(config), 80 * GB)
+    learners, engines = memory.turns
+    n = memory.trained["policy"][0].parameters
+    assert learners.total + engines.total > 80 * GB, "nothing would be gained by taking turns"
+    assert engines.parts["policy at rest"] == 2 * n / 6 + 1.2 * GB  # its part of the weights, and CUDA's context
+    assert learners.parts["sleeping engine"] == 3 * GB
+    state = memory.outside.host["state of the policy in the engines' turn"]
+    assert state == 16 * n  # masters, moments and ZeRO-3's gradients
+    with pytest.raises(ClusterError, match=r"engines' turn: .* this would fit: rollout\.kv_cache_gb=4\d"):
+        more = compose([*settings(folders, "ppo_7b_colocated_1x8"), "rollout.kv_cache_gb=60"]).config
+        refuse_overfull(more, run_memory(more, needs(more), 80 * GB), 80 * GB)
+    with pytest.raises(ClusterError, match=r"learners' turn: .* lower micro_batch_tokens, or use more num_ranks"):
+        more = compose([*settings(folders, "ppo_7b_colocated_1x8"), "policy.micro_batch_tokens=65536"]).config
+        refuse_overfull(more, run_memory(more, needs(more), 80 * GB), 80 * GB)
 
 
 def test_an_engine_without_room_for_one_sequence_is_refused(folders: Path) -> None:

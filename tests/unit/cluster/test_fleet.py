@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from raylign.cluster.fleet import MAX_FAILED_STARTS, Fleet
 from raylign.rollout.interfaces import EngineDead
 from raylign.rollout.pool import RolloutPool
@@ -164,3 +165,14 @@ async def test_one_that_dies_while_it_leaves_costs_nothing() -> None:
         if member.name == "rollout/1":
             member.die("killed while it left")
     assert await play(pool, fleet, 1, 3) == ["rollout/0"]
+
+
+async def test_on_shared_cards_none_joins_or_leaves_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    pool, _, spawner = fleet_of_one()
+    fixed: Fleet = Fleet(pool, None, first_index=1, start_timeout_s=1, failures=(EngineDead,))
+    for version in range(1, 4):
+        assert await play(pool, fixed, 2, version) == ["rollout/0"]
+    assert not spawner.made
+    assert [record.message for record in caplog.records] == [
+        "2 workers are wanted and 1 are left: on shared cards none joins or leaves"
+    ]

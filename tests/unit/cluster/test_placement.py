@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from raylign.cluster.placement import NodeSupply, RoleRequest, Side, plan_placement
+from raylign.cluster.reserve import _bundle, bundles_of
 from raylign.conf.errors import ClusterError
 from raylign.conf.schema import PlacementStrategy
 
@@ -125,3 +126,33 @@ def test_a_role_goes_to_nodes_of_its_kind_and_a_mistyped_label_is_named() -> Non
         r"market=on-demand, market=spot; start a node with `ray start --labels=market=sopt`",
     ):
         plan_placement([replace(workers, labels=(("market", "sopt"),))], SHARED, nodes)
+
+
+TURNS = PlacementStrategy.colocated
+
+
+def taking_turns(*requests: RoleRequest) -> list[RoleRequest]:
+    return [replace(request, takes_turns=True) for request in requests]
+
+
+def test_roles_that_take_turns_share_cards_and_no_two_ranks_of_one_role_do() -> None:
+    third = 0.33
+    shared = taking_turns(policy(6, gpus=third), rollout(5, gpus=third), RoleRequest("critic", 6, 1, third))
+    frozen = [RoleRequest("reference", 1, 1, 0.5), RoleRequest("reward", 1, 1, 0.5, side=Side.SERVE, elastic=True)]
+    placement = plan_placement([*frozen, *shared], TURNS, [node("1", cpus=32, gpus=4), node("2", cpus=32, gpus=3)])
+    cards = {role: [(s.node_id, s.card) for s in placement.of(role)] for role in ("policy", "critic", "rollout")}
+    assert all(len(set(found)) == len(found) for found in cards.values())
+    assert set(cards["rollout"]) <= set(cards["policy"]) == set(cards["critic"])
+    assert [s.card for s in placement.of("reference")] == [None]
+    # The seventh card is the frozen roles'; without it they would have to sit beside a learner.
+    small = [replace(request, gpus=0.2) for request in shared]
+    with pytest.raises(ClusterError, match="too few cards of their own"):
+        plan_placement([*frozen, *small], TURNS, [node("1", cpus=64, gpus=6)])
+
+
+def test_one_bundle_is_one_shared_card() -> None:
+    shared = taking_turns(policy(2, gpus=0.5), replace(rollout(2, gpus=0.5), elastic=False))
+    placement = plan_placement([*shared, RoleRequest("reference", 1, 1, 0.5)], TURNS, [node("1", gpus=3)])
+    bundles = bundles_of(placement.slots)
+    assert [sorted(slot.role for slot in slots) for slots in bundles] == [["policy", "rollout"]] * 2 + [["reference"]]
+    assert [_bundle(slots) for slots in bundles] == [{"CPU": 2, "GPU": 1.0}] * 2 + [{"CPU": 1, "GPU": 0.5}]

@@ -71,6 +71,7 @@ class SimulatedWorker:
         return VerifyReport(1, {}, (), (), 0.0)
 
     async def resume(self, version: int) -> None: ...
+    async def sleep(self) -> None: ...
     async def ping(self) -> None:
         if not self.alive:
             raise EngineDead(f"{self.name} does not answer")
