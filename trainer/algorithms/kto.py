@@ -109,8 +109,11 @@ class KTO:
         kl = self.kl.to(logps.device, torch.float64)  # an engine of one process adds it up on the CPU
         log_ratio = logps - _given(batch.ref_logps)
         per_row = kto_loss(log_ratio, kl, batch.desirable, config.beta)
-        of_class = per_row.new_tensor([config.undesirable_weight, config.desirable_weight])  # numbers alone: float32
-        weight = of_class[batch.desirable.long()] * batch.weight
+        # Tensors: of numbers alone torch.where makes float32. Filled where they are, so that nothing is copied there.
+        desirable, undesirable = (
+            torch.full_like(per_row, value) for value in (config.desirable_weight, config.undesirable_weight)
+        )
+        weight = torch.where(batch.desirable, desirable, undesirable) * batch.weight
         real = batch.weight > 0
         loss = torch.where(real, weight * per_row, 0).sum() / denominators.sequences
         rewards = config.beta * log_ratio.detach()
