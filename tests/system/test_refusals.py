@@ -145,7 +145,7 @@ def test_a_bad_row_is_put_aside_and_a_dead_engine_is_named(
     folder = RunPaths(tmp_path / "runs" / "mine")
     killer = threading.Thread(target=kill_engines_after_a_step, args=(folder,), daemon=True)
     killer.start()
-    told = ended(capsys, given, ray_session, code=70)
+    told = ended(capsys, given, ray_session, code=75)
     killer.join(DEADLINE_S)
 
     (put_aside,) = [json.loads(line) for line in (folder.path / "quarantine.jsonl").read_text().splitlines()]
