@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+from raylign.records.journal import JournalError, read_batch
 from raylign.records.run_folder import RunPaths
 
 from tests.system.role_processes import role_process
@@ -43,6 +46,11 @@ def strike(run: RunPaths, kind: str, draw: random.Random) -> int | None:
     return pid
 
 
+def kept_whole(run: RunPaths) -> Path:
+    """Where batches are that were damaged: of a step that a checkpoint covers, nothing writes the batch anew."""
+    return run.path.with_name("whole-batches")
+
+
 def damage(run: RunPaths, kind: str, draw: random.Random) -> str:
     """Hurt a file while no process of the run lives; what was hurt."""
     if "metrics" in kind:
@@ -51,7 +59,13 @@ def damage(run: RunPaths, kind: str, draw: random.Random) -> str:
         return _torn(run.ledger, draw)
     if "batch" in kind:
         batches = sorted(run.journal.glob("step-*.batch"))
-        return _flipped(batches[-1], draw) if batches else "no batch to damage"
+        if not batches:
+            return "no batch to damage"
+        kept_whole(run).mkdir(exist_ok=True)
+        with suppress(JournalError):  # it may have been damaged before
+            read_batch(run.journal, int(batches[-1].stem.removeprefix("step-")))
+            shutil.copy(batches[-1], kept_whole(run))
+        return _flipped(batches[-1], draw)
     saved = sorted(run.checkpoints.glob("step-*"))
     if len(saved) < 2:
         return "one checkpoint only: left alone"

@@ -10,6 +10,7 @@ peace, no process of the run is left, and no role has grown in memory or open fi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -24,10 +25,11 @@ from pathlib import Path
 from statistics import median
 
 from raylign.data.sample_model import tiny_model
+from raylign.records.journal import JournalError, read_batch
 from raylign.records.ledger_check import check_ledger
 from raylign.records.run_folder import RunPaths
 
-from tests.soak.faults import DRIVER, damage, schedule, strike
+from tests.soak.faults import DRIVER, damage, kept_whole, schedule, strike
 from tests.system.role_processes import newest, role_process
 from tests.system.test_bit_equal import saved_bytes
 from tests.system.tiny_runs import question_rows, run_settings
@@ -182,6 +184,11 @@ def replay(soak: Soak) -> RunPaths:
     peaceful.path.mkdir()
     peaceful.lock.touch()
     shutil.copytree(soak.run.journal, peaceful.journal)
+    for whole in kept_whole(soak.run).glob("*.batch"):
+        with contextlib.suppress(JournalError):
+            read_batch(peaceful.journal, int(whole.stem.removeprefix("step-")))
+            continue
+        shutil.copy(whole, peaceful.journal)
     log = soak.plan.folder / "replay.log"
     process = start(soak.settings("replay"), log)
     try:
