@@ -100,7 +100,8 @@ def _is_online(config: RunConfig) -> bool:
 
 
 def _count(role: str, folder: str, learner: LearnerConfig, scalar: bool, problems: list[str]) -> TrainedModel:
-    if read_head(Path(folder)) == "scalar" and not scalar:
+    stored = any(Path(folder).glob("*.safetensors"))  # a configuration alone can be planned for
+    if stored and read_head(Path(folder)) == "scalar" and not scalar:
         raise ModelLoadError(f"{role}.model={folder} is a reward model; name a causal language model")
     hf = model_skeleton(folder, scalar=scalar)
     refuse_other_weights(Path(folder), hf)

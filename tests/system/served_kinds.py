@@ -33,11 +33,9 @@ SERVED: dict[str, tuple[str, dict[str, Any]]] = {
     "Granite": _shape("granite", logits_scaling=4.0, embedding_multiplier=2.0, residual_multiplier=0.5),
     "Seed-OSS": _shape("seed_oss"),
     "SmolLM 3": _shape("smollm3"),
-    "Cohere 2": _shape("cohere2", logit_scale=0.25, sliding_window=8),
     "StarCoder 2": _shape("starcoder2", sliding_window=8),
     "OPT": _shape("opt", ffn_dim=192, word_embed_proj_dim=128, init_std=0.1),
     "Phi 3": _shape("phi3"),
-    "GPT-NeoX": _shape("gpt_neox"),
     "GLM 4": _shape("glm4"),
     "GLM": _shape("glm"),
 }

@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_costs_no_bit(
     said = screen.getvalue()
     assert "warning: skipped step-000004" in said and "resuming from step 3" in said
     assert saved_bytes(first) == saved_bytes(whole) and numbers(first) == numbers(whole)
-    assert "step-000004" in first.report.read_text() and "the run went on from step 3" in first.report.read_text()
+    assert "step-000004" in first.report.read_text() and "the run resumed from step 3" in first.report.read_text()
     start = read_manifest(first.manifest).current
     assert start.resumed_step == 3 and len(start.skipped) == 1
 

@@ -108,11 +108,11 @@ def has_experts(hf: PreTrainedModel) -> bool:
 
 def fused_projections(hf: PreTrainedModel, *, split: bool) -> list[str]:
     """Projections that the folder itself stores fused and whose read-back from a rollout engine cannot be compared
-    (rollout/vllm_extension.py): GPT-2's, which an engine turns over, and with `split`, an engine of several ranks, all,
-    as each rank has rows of every part.
+    (rollout/vllm_extension.py): GPT-2's and GPT-NeoX's, which an engine stores in another order, and with `split`, an
+    engine of several ranks, all, as each rank has rows of every part.
     """
     leaves = {n.removesuffix(".weight").rpartition(".")[2] for n, p in hf.named_parameters() if p.ndim == 2}
-    return sorted(leaves & {"c_attn", *(("qkv_proj", "gate_up_proj", "query_key_value") if split else ())})
+    return sorted(leaves & {"c_attn", "query_key_value", *(("qkv_proj", "gate_up_proj") if split else ())})
 
 
 def small_copy(config: PretrainedConfig) -> PretrainedConfig:

@@ -46,6 +46,8 @@ def refuse_other_weights(folder: Path, skeleton: PreTrainedModel) -> None:
     What could be meant by another name (an older one that transformers renames) is left to loading.
     """
     stored = stored_tensors(folder)
+    if not stored:  # a configuration alone can be planned for; loading will find nothing to load
+        return
     expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
     problems = [
         *_other_shapes(stored, expected),

@@ -52,7 +52,7 @@ def test_a_typo_three_levels_deep_is_told_with_its_line(folder: Path) -> None:
 
 def test_a_run_that_would_be_thrown_away_is_refused(folder: Path) -> None:
     told = refused(folder, "run_root=runs")
-    assert len(told) == 1 and told[0].startswith("run_root=runs: a job's working folder is thrown away")
+    assert len(told) == 1 and told[0].startswith("run_root=runs: a job's working folder is deleted")
 
 
 def test_files_that_stay_behind_are_named(folder: Path) -> None:

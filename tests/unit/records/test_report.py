@@ -371,7 +371,7 @@ def test_a_checkpoint_that_was_passed_over_is_in_the_report(tmp_path: Path) -> N
         sentence = "skipped step-000008: policy/rank-0.safetensors has changed (its sha256 is not the manifest's)"
         again.write_manifest(["raylign", "train"], {}, Redactor(), resumed_step=6, skipped=(sentence,))
     text, _ = report(folder)
-    assert "step-000008" in text and "the run went on from step 6" in text
+    assert "step-000008" in text and "the run resumed from step 6" in text
 
 
 def test_warnings_are_counted_at_the_top_and_no_tick_stands_beside_them(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def test_a_reward_model_of_another_tokenizer_is_refused_naming_both(base: Path, 
     tokenizer.save_pretrained(changed)
     assert "different chat templates" in tokenizer_problems(str(base), str(changed))[0]
     assert tokenizer_problems(str(base), str(changed), str(tokenizer.chat_template)) == []
-    assert "data.chat_template is not the chat" in tokenizer_problems(str(base), str(folder), "another")[0]
+    another = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert "data.chat_template is not the chat" in tokenizer_problems(str(base), str(folder), another)[0]
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.eos_token = "<|im_start|>"
     tokenizer.save_pretrained(changed)

@@ -126,8 +126,8 @@ MATRIX = (
 
 SERVED = (
     "Llama 2", "Llama 3, tied", "Llama 3.1 with its rotary scaling", "Qwen 2", "Qwen 3", "Gemma", "Gemma 3, text",
-    "Mistral with a window", "OLMo 2", "OLMo 3", "Granite", "Seed-OSS", "SmolLM 3", "Cohere 2", "StarCoder 2", "OPT",
-    "Phi 3", "GPT-NeoX", "GLM 4", "GLM",
+    "Mistral with a window", "OLMo 2", "OLMo 3", "Granite", "Seed-OSS", "SmolLM 3", "StarCoder 2", "OPT", "Phi 3",
+    "GLM 4", "GLM",
 )  # fmt: skip
 """Of these the engine's log-probs are the learner's after a publication: tests/system/test_served_matrix.py."""
 
@@ -156,8 +156,9 @@ samples the log-probs of transformers' eager forward, in float32 on CPU, to 2e-3
 canary of every publication refuses an engine that differs.
 
 Mixture-of-experts models train offline; online runs refuse them, because experts are not sent in the form the engine
-loads, and GPT-2, whose fused projection an engine turns over. Other fused projections (Phi 3, GLM 4, GPT-NeoX) are read
-back whole, by engines of one rank; with `rollout.tensor_parallel_size` above 1 such models are refused. Models
+loads, and GPT-2 and GPT-NeoX, whose fused projection an engine stores in another order. Other fused projections (Phi
+3, GLM 4) are read back whole, by engines of one rank; with `rollout.tensor_parallel_size` above 1 they are refused.
+Models
 whose rotary scaling looks at the longest position of a batch (dynamic, longrope) are refused when a sequence of the
 rows, with the longest answer that may be sampled, is longer than the original length, and models with learned
 positions when it is longer than those. As a reward model or critic an architecture needs a sequence classifier in
