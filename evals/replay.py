@@ -68,7 +68,8 @@ class RowEngine:
         self._seen: Tensor | None = None
         self._push: Tensor | None = None
         self._trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
-        self.layers = tuple(dict.fromkeys(layer_of(name) for name in self._trained))
+        self._layer_of = {name: layer_of(name) for name in self._trained}
+        self.layers = tuple(dict.fromkeys(self._layer_of.values()))
         engine.module.register_forward_hook(self._notice)
 
     @property
@@ -103,7 +104,7 @@ class RowEngine:
         gradients = {name: p.grad for name, p in self._trained.items() if p.grad is not None}
         squares = dict.fromkeys(self.layers, 0.0)
         for name, gradient in gradients.items():
-            squares[layer_of(name)] += float(torch.linalg.vector_norm(gradient).double() ** 2)
+            squares[self._layer_of[name]] += float(torch.linalg.vector_norm(gradient).double() ** 2)
         push = torch.zeros_like(seen) if self._push is None else self._push
         self.passes.append(
             RowPass(

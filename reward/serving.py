@@ -65,6 +65,7 @@ def _guard(settings: ServeSettings) -> Any:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Without the token 401, and each error of a handler as its status with a sentence."""
         refused = _refused(request, settings.token) if request.method == "POST" else None
         if refused is not None:
             return refused

@@ -89,6 +89,7 @@ def browse_app(shelf: Shelf, token: str) -> web.Application:
 def _guard(token: str) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """404 without the token or under another host name; every reply has the pages' headers."""
         given = request.match_info.get("token", "")
         # A name that somebody else's DNS points at this machine is not ours, whatever page sent the request.
         host = urlsplit(f"//{request.headers.get('Host', '')}").hostname

@@ -14,7 +14,7 @@ from raylign.data.encoder import Encoder
 from raylign.data.sample_model import tiny_model
 from raylign.data.tokenize import load_tokenizer
 from raylign.trainer.models.loading import model_skeleton
-from raylign.trainer.models.stored import refuse_other_weights
+from raylign.trainer.models.stored import refuse_other_weights, stored_tensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -92,6 +92,7 @@ def test_what_is_whole_is_not_refused(tie: bool, tmp_path: Path):
 
     rewritten(folder, more)
     refuse_other_weights(folder, model_skeleton(folder, scalar=False))
+    assert "vision_tower.layers.7.attn.weight" in stored_tensors(folder), "what was to be passed over was not there"
 
 
 @pytest.mark.parametrize("template", ["hello", "", "{% for m in messages %}{{ m.role }}{% endfor %}"])
