@@ -3,7 +3,7 @@
     python scripts/two_lanes.py [pytest options]
 
 The second lane has the files below, the first one all others and is shown as it goes; the second one's output follows
-at the end. Files stay whole, and those that share a run of the session are in one lane, so nothing is played twice.
+at the end. Files stay whole, and those that share a run of the session are in one lane, so no run is started twice.
 """
 
 from __future__ import annotations
