@@ -47,7 +47,7 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus", "object_store_gb")),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
-        (_NOT_NEGATIVE, ("max_failed_saves",)),
+        (_NOT_NEGATIVE, ("max_failed_saves", "max_worker_restarts")),
         (_NOT_NEGATIVE, ("clip", "truncation_penalty", "overlong_penalty", "overlong_window")),
         (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills", "max_rebuilds")),
         (_COUNT, ("rollout.autoscale.min_workers", "rollout.autoscale.steps")),

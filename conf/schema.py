@@ -454,6 +454,8 @@ class ClusterConfig:
     """Deadline of one call to a learner."""
     max_rebuilds: int = 3
     """Times that dead or hung learners are started again from the last checkpoint without a new step between."""
+    max_worker_restarts: int = 5
+    """Times within an hour that another rollout worker, or reward replica, takes the place of a dead one."""
     stall_s: float = 600.0
     """Without a finished step for so many seconds, where every role on this machine is goes to RUN/stacks/."""
     num_cpus: int = 0

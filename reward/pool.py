@@ -17,10 +17,11 @@ from raylign.cluster.errors import FailureKind, RoleError
 from raylign.cluster.oom import memory_kills
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.reserve import Place
+from raylign.cluster.restarts import Restarts
 from raylign.cluster.worker_group import classify, refusal
-from raylign.conf.errors import UserError
+from raylign.conf.errors import Stopped, UserError
 from raylign.conf.schema import Device, RewardConfig
-from raylign.data.types import FinishReason, RewardOutcome
+from raylign.data.types import FinishReason, RewardFailure, RewardOutcome
 from raylign.reward.dispatch import PieceRefused, ReplicaDown, dispatch
 from raylign.reward.interfaces import ShapingState
 from raylign.reward.server import RewardServer
@@ -47,6 +48,7 @@ class ReplicaSpec:
     device: Device
     sources: RewardSources
     start_timeout_s: float
+    max_restarts: int
     log_dir: str = ""
 
 
@@ -61,7 +63,10 @@ class Replica:
         self._place = place
         self.actor = self._spawn()
         self._coming: asyncio.Task[None] | None = None  # the next process, when the last one is gone
+        self._restarts = Restarts(spec.max_restarts)
         self.dead = False
+        self.given_up = False
+        self.reason = ""
         self.users = 0  # scoring calls that may still ask it
         self.unused = asyncio.Event()
         self.unused.set()
@@ -94,12 +99,14 @@ class Replica:
 
     async def ready(self) -> None:
         """Returns when it can score, at once unless its process was lost; dispatch has the deadline."""
+        if self.dead:
+            raise ReplicaDown(self.reason)
         if self._coming is None:
             return
         try:
             await asyncio.shield(self._coming)  # the step may not wait for it; the next one finds it further on
         except (RoleError, UserError) as error:
-            self.dead = True
+            self.dead, self.reason = True, str(error)
             raise ReplicaDown(str(error)) from error
         self._coming = None
 
@@ -116,10 +123,19 @@ class Replica:
                 raise PieceRefused(reason) from error
             if kind is FailureKind.DIED:
                 reason += memory_kills.note("reward")
-            if self._coming is None:
-                logger.warning("%s; another process is started", reason)
-                self._coming = asyncio.create_task(self._come_back())
+            if self._coming is None and not self.dead:
+                self._lost(reason)
             raise ReplicaDown(reason) from error
+
+    def _lost(self, reason: str) -> None:
+        """Start another process, unless too many have died."""
+        pause = self._restarts.died()
+        if pause is None:
+            self.dead, self.given_up, self.reason = True, True, reason
+            logger.warning("%s %s", self.name, self._restarts.given_up(reason))
+            return
+        logger.warning("%s; another process is started%s", reason, f" after {pause:g} s" if pause else "")
+        self._coming = asyncio.create_task(self._come_back(pause))
 
     def use(self, calls: int) -> None:
         """Count a scoring call that may ask it from now on (1), or is over (-1)."""
@@ -137,9 +153,10 @@ class Replica:
         ray.kill(self.actor)
         self._place.release()
 
-    async def _come_back(self) -> None:
+    async def _come_back(self, pause: float) -> None:
         """In its room where the process alone was lost or hangs, else wherever there is room."""
         ray.kill(self.actor)
+        await asyncio.sleep(pause)
         if not await self.placed(STILL_THERE_S):  # given back before there is another, it would be somebody else's
             self._place.release()
             self._place = self._another()
@@ -186,12 +203,15 @@ class RewardPool:
         self._state = state
 
     async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
-        """One raw outcome a completion, in order. A sample that fails, fails by name."""
+        """One raw outcome a completion, in order. A sample that fails, fails by name.
+
+        Raises Stopped when samples fail because no replica is left: another start may find them well.
+        """
         replicas = self.members()
         for replica in replicas:
             replica.use(1)
         try:
-            return await dispatch(
+            outcomes = await dispatch(
                 groups,
                 [(replica.score, replica.ready) for replica in replicas],
                 piece_tokens=piece_tokens(self._config, groups, max(1, len(replicas))),
@@ -200,6 +220,10 @@ class RewardPool:
         finally:
             for replica in replicas:
                 replica.use(-1)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, RewardFailure)]
+        if failed and not self.members():
+            raise Stopped(f"no reward replica is left: {failed[0].reason}")
+        return outcomes
 
     def shape(self, groups: Sequence[GroupHandle], outcomes: Sequence[RewardOutcome]) -> list[RewardOutcome]:
         """A whole step's outcomes as they are trained on; moves the normaliser."""

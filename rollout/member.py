@@ -72,6 +72,11 @@ class Member:
         """The worker's name."""
         return self._handle.name
 
+    @property
+    def given_up(self) -> bool:
+        """Never: another worker comes in its place, or none (cluster/fleet.py)."""
+        return False
+
     def has_room(self, samples: int, limit: int) -> bool:
         """True when it serves and `samples` more stay within `limit`; an idle worker takes any job."""
         fits = not self.outstanding_samples or self.outstanding_samples + samples <= limit

@@ -73,9 +73,15 @@ def scaling_hook(
         first_index=at_start[0],
         start_timeout_s=late,
         failures=(EngineDead,),
+        max_restarts=config.cluster.max_worker_restarts,
     )
     reward: Fleet[Replica] = Fleet(
-        rewards, late_replica, first_index=at_start[1], start_timeout_s=late, failures=(RoleError, UserError)
+        rewards,
+        late_replica,
+        first_index=at_start[1],
+        start_timeout_s=late,
+        failures=(RoleError, UserError),
+        max_restarts=config.cluster.max_worker_restarts,
     )
     stack.callback(rollout.close)
     stack.callback(reward.close)

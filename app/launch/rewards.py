@@ -39,6 +39,7 @@ class RewardSide:
                 today=read_manifest(stage.folder.manifest).today,
             ),
             start_timeout_s=config.cluster.start_timeout_s,
+            max_restarts=config.cluster.max_worker_restarts,
             log_dir=str(stage.folder.logs),
         )
 

@@ -82,7 +82,7 @@ def replica(rank: int, config: RewardConfig, reservation: Reservation, place: Pl
     def another() -> Place:
         return reservation.late_place(cpus=0.5, gpus=0.0, labels={})
 
-    spec = ReplicaSpec(config, Device.cpu, RewardSources(), start_timeout_s=120.0)
+    spec = ReplicaSpec(config, Device.cpu, RewardSources(), start_timeout_s=120.0, max_restarts=5)
     return Replica(rank, spec, place=place, another=another, env_vars=RoleEnv(Device.cpu, threads=1).variables())
 
 
@@ -160,7 +160,7 @@ def test_the_only_replica_is_waited_for_and_replicas_come_and_go(cluster: Sessio
         def spawn(rank: int) -> Replica:
             return replica(rank, config, reservation, reservation.late_place(cpus=0.5, gpus=0.0, labels={}))
 
-        fleet = Fleet(pool, spawn, first_index=1, start_timeout_s=120.0, failures=(RoleError,))
+        fleet = Fleet(pool, spawn, first_index=1, start_timeout_s=120.0, failures=(RoleError,), max_restarts=5)
         try:
             await pool.start(120.0)
             kill(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from raylign.cluster.fleet import MAX_FAILED_STARTS, Fleet
@@ -54,10 +55,32 @@ async def play(pool: RolloutPool, fleet: Fleet, wanted: int, version: int) -> li
     return [member.name for member in pool.members()]
 
 
-def fleet_of_one(*, fails: bool = False) -> tuple[RolloutPool, Fleet, Spawner]:
+class Clock:
+    """Seconds pass when it is looked at: no pause between restarts is waited for."""
+
+    def __init__(self, tick: float = 40.0) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def fleet_of_one(
+    *, fails: bool = False, max_restarts: int = 5, clock: Callable[[], float] | None = None
+) -> tuple[RolloutPool, Fleet, Spawner]:
     spawner = Spawner(fails=fails)
     pool = RolloutPool([SimulatedWorker("rollout/0")], max_concurrent=64, timeout_s=5.0)
-    return pool, Fleet(pool, spawner, first_index=1, start_timeout_s=1.0, failures=(EngineDead,)), spawner
+    fleet = Fleet(
+        pool,
+        spawner,
+        first_index=1,
+        start_timeout_s=1.0,
+        failures=(EngineDead,),
+        max_restarts=max_restarts,
+        clock=clock or Clock(),
+    )
+    return pool, fleet, spawner
 
 
 async def test_one_to_four_to_two_on_a_live_run() -> None:
@@ -169,10 +192,72 @@ async def test_one_that_dies_while_it_leaves_costs_nothing() -> None:
 
 async def test_on_shared_cards_none_joins_or_leaves_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     pool, _, spawner = fleet_of_one()
-    fixed: Fleet = Fleet(pool, None, first_index=1, start_timeout_s=1, failures=(EngineDead,))
+    fixed: Fleet = Fleet(pool, None, first_index=1, start_timeout_s=1, failures=(EngineDead,), max_restarts=5)
     for version in range(1, 4):
         assert await play(pool, fixed, 2, version) == ["rollout/0"]
     assert not spawner.made
     assert [record.message for record in caplog.records] == [
         "2 workers are wanted and 1 are left: on shared cards none joins or leaves"
     ]
+
+
+async def killed_each_time(pool: RolloutPool, fleet: Fleet, versions: range, wanted: int = 2) -> None:
+    """Whoever serves beside rollout/0 is killed after it has served."""
+    for version in versions:
+        await play(pool, fleet, wanted, version)
+        for member in pool.members():
+            if member.name != "rollout/0" and member.served:
+                member.die(f"killed at {version}")
+
+
+async def test_a_place_whose_workers_die_again_and_again_is_given_up_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool, fleet, spawner = fleet_of_one(max_restarts=3)
+    await killed_each_time(pool, fleet, range(1, 40))
+    assert len(spawner.made) == 4, "one and three restarts"
+    assert all(worker.stopped for worker in spawner.made)
+    assert [member.name for member in pool.members()] == ["rollout/0"], "the run goes on with the rest"
+    said = [record.message for record in caplog.records if "max_worker_restarts" in record.message]
+    assert len(said) == 1 and "rollout/4" in said[0] and "killed at" in said[0] and "4 times" in said[0]
+    await play(pool, fleet, 3, 90)  # a new order tries again
+    assert len(spawner.made) == 6
+
+
+async def test_one_place_given_up_leaves_the_others_theirs() -> None:
+    """Two places, one whose node kills: the other's worker stays, and is replaced when it dies for once."""
+    pool, fleet, spawner = fleet_of_one(max_restarts=2)
+    await play(pool, fleet, 3, 1)
+    await play(pool, fleet, 3, 2)
+    steady = pool.members()[1]
+    for version in range(3, 30):
+        await play(pool, fleet, 3, version)
+        for member in pool.members():
+            if member not in (steady, pool.members()[0]) and member.served:
+                member.die("its node is bad")
+    assert len(spawner.made) == 4 and steady in pool.members()
+    steady.die("for once")
+    await play(pool, fleet, 3, 90)
+    await play(pool, fleet, 3, 91)
+    assert len(pool.members()) == 2 and len(spawner.made) == 5
+
+
+async def test_restarts_are_spaced_and_what_is_long_ago_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(tick=0.0)
+    pool, fleet, spawner = fleet_of_one(max_restarts=3, clock=clock)
+    await killed_each_time(pool, fleet, range(1, 4))
+    await play(pool, fleet, 2, 4)
+    assert len(spawner.made) == 2, "the first death is made good at once"
+    await killed_each_time(pool, fleet, range(5, 15))
+    assert len(spawner.made) == 2, "the second waits"
+    clock.now += 6.0
+    await killed_each_time(pool, fleet, range(15, 25))
+    assert len(spawner.made) == 3
+    clock.now += 6.0
+    await killed_each_time(pool, fleet, range(25, 35))
+    assert len(spawner.made) == 3, "and the third longer"
+    for hour in range(1, 9):  # a death or two an hour, for as long as the run lasts
+        clock.now += 4000.0
+        await killed_each_time(pool, fleet, range(100 * hour, 100 * hour + 4))
+    assert len(spawner.made) >= 3 + 8
+    assert not any("is not started again" in record.message for record in caplog.records)
