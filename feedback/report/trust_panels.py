@@ -83,9 +83,11 @@ def _agreement(trust: Trust) -> Card:
     alpha = trust.agreement.alpha
     measure = f" Krippendorff's alpha, ties counted: {short(alpha.value, 2)}." if alpha else ""
     text = f"Two people who saw the same pair named the same winner {percent(found.value)} of the time"
-    text += f" ({found.count:,} pairs).{measure} The range holds for these people; others may agree otherwise."
+    text += f" ({found.count:,} pair{'' if found.count == 1 else 's'}).{measure} The range holds for these people; others may agree otherwise."
     if found.low >= _GOOD_AGREEMENT:
         tone, action = Tone.GOOD, ""
+    elif found.low <= 0.5 and found.high >= _GOOD_AGREEMENT:
+        tone, action = Tone.WARNING, "Too few to tell. Show one pair in ten to a second person."
     elif found.value >= _POOR_AGREEMENT:
         tone, action = (
             Tone.PLAIN,

@@ -68,6 +68,9 @@ def _trusted(trust: Trust) -> tuple[str, Tone]:
         return f"The choices can be trusted: {share}.", Tone.GOOD
     if agree.low > 0.55:
         return f"The choices are usable but noisy: {share}.", Tone.PLAIN
+    if agree.high >= 0.7:
+        few = "1 pair was" if agree.count == 1 else f"{agree.count:,} pairs were"
+        return f"How far it can be trusted is not known yet: only {few} judged by two people.", Tone.WARNING
     return f"The choices are close to chance: {share}.", Tone.WARNING
 
 

@@ -266,6 +266,13 @@ def test_thumbs_alone_make_no_claim_about_agreement():
     assert "nothing can be said about agreement" in words and "Which model do people prefer?" not in words
 
 
+def test_a_few_pairs_judged_twice_are_no_verdict_on_the_people():
+    words = Page(render(None, log(8, lazy=0))).words
+
+    assert "How far it can be trusted is not known yet: only" in words and "close to chance" not in words
+    assert "Too few to tell." in words and "Usual for opinions" not in words
+
+
 def test_a_log_without_times_sides_people_or_models_is_still_a_page():
     nothing = [
         "time",
