@@ -83,7 +83,8 @@ def _agreement(trust: Trust) -> Card:
     alpha = trust.agreement.alpha
     measure = f" Krippendorff's alpha, ties counted: {short(alpha.value, 2)}." if alpha else ""
     text = f"Two people who saw the same pair named the same winner {percent(found.value)} of the time"
-    text += f" ({found.count:,} pair{'' if found.count == 1 else 's'}).{measure} The range holds for these people; others may agree otherwise."
+    pairs = "1 pair" if found.count == 1 else f"{found.count:,} pairs"
+    text += f" ({pairs}).{measure} The range holds for these people; others may agree otherwise."
     if found.low >= _GOOD_AGREEMENT:
         tone, action = Tone.GOOD, ""
     elif found.low <= 0.5 and found.high >= _GOOD_AGREEMENT:
