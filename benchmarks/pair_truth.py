@@ -4,7 +4,7 @@
                                     [--questions FILE] [--solutions FILE] [--json FILE_OF_TRL_PARITY]
 
 One sequence at a time through transformers' model, AdamW, gradients clipped at 1; nothing of ours or TRL's but rows and
-model folder. In float32 an answer's log-probs (DPO) are added up in float64 or in float32. Printed: relative differences
+folder. In float32 an answer's log-probs (DPO) are added up in float64 or in float32. Printed: relative differences
 of each step's loss from the float64 run's, for these and for the runs of that algorithm and form that the JSON holds.
 """
 

@@ -117,6 +117,13 @@ class Fleet(Generic[W]):
         """Members now."""
         return len(self._crew.members())
 
+    @property
+    def expects(self) -> bool:
+        """A worker is on its way to the crew: it is starting, or will be when `adjust` is called next or later."""
+        if self._spawn is None or self._failed >= MAX_FAILED_STARTS:
+            return False
+        return bool(self._starting) or self.size < self._wanted - self._given_up
+
     def adjust(self, wanted: int) -> None:
         """Take in who is ready, end who is dead, start or let go what is missing or too many. Waits for nobody."""
         if wanted != self._wanted:

@@ -105,6 +105,7 @@ class RolloutPool:
         self._members = [Member(worker, self._notify, self._load) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
         self._probe_every_s = probe_every_s
+        self._expected: Callable[[], bool] = lambda: False
         self._requeued = 0
         self._departed_dead = 0
 
@@ -142,6 +143,10 @@ class RolloutPool:
         if member in self._members:  # else it died meanwhile, and take_dead has it
             self._members.remove(member)
         await member.stop()
+
+    def expect(self, expected: Callable[[], bool]) -> None:
+        """`expected()`: another worker will join. A step in which none serves waits for it, within its deadline."""
+        self._expected = expected
 
     async def probe(self) -> None:
         """Ping every member; those that do not answer are dead."""
@@ -185,6 +190,8 @@ class RolloutPool:
             async with asyncio.timeout(self._timeout_s):
                 return await self._run(requests, _Results(arrived))
         except TimeoutError as error:
+            if not self._may_serve():
+                raise self._nobody() from error
             late = ", ".join(
                 f"{m.name} ({m.outstanding_samples} samples)" for m in self._members if not m.idle.is_set()
             )
@@ -208,9 +215,8 @@ class RolloutPool:
             while len(results) < len(requests):
                 self._dispatch(queue, running, requests, events)
                 # Those that serve may be full with another step's prompts, those that are updated will serve again.
-                if not running and not any(member.state in _MAY_SERVE for member in self._members):
-                    kind = EngineDead if self.members() else NoWorkerLeft
-                    raise kind(f"no rollout worker serves: {self._states()}")
+                if not running and not self._may_serve() and not self._expected():
+                    raise self._nobody()
                 for task in await _next(events):
                     if task in running:
                         job, member = running.pop(task)
@@ -297,6 +303,13 @@ class RolloutPool:
                 task.cancel()
                 del running[task]
                 self._requeue(job, member.reason, queue)
+
+    def _may_serve(self) -> bool:
+        return any(member.state in _MAY_SERVE for member in self._members)
+
+    def _nobody(self) -> EngineDead:
+        kind = EngineDead if self.members() else NoWorkerLeft
+        return kind(f"no rollout worker serves: {self._states()}")
 
     def _states(self) -> str:
         return "; ".join(f"{m.name} {m.state.value} ({m.reason})" for m in self._members) or "the pool is empty"

@@ -83,6 +83,7 @@ def scaling_hook(
         failures=(RoleError, UserError),
         max_restarts=config.cluster.max_worker_restarts,
     )
+    rollouts.expect(lambda: rollout.expects)
     stack.callback(rollout.close)
     stack.callback(reward.close)
 

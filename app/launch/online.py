@@ -106,7 +106,7 @@ class _Play:
             ),
         ]
         loop = OnlineLoop(
-            parts.for_loop(),
+            replace(parts.for_loop(), fleet=self.scaling),
             _loop_settings(stage, self.settings, rows, vocab_size=await parts.policy.vocab_size()),
             prompts=SampledPrompts.open(rows.train, seed=config.seed, shuffle=config.data.shuffle, state=position),
             progress=progress,
@@ -147,6 +147,7 @@ def _loop_settings(stage: Stage, settings: OnlineConfig, rows: OnlineRows, *, vo
         recompute_logprobs=old_logprobs_of(config, settings) is OldLogprobs.recompute,
         max_failed_fraction=config.reward.max_failed_fraction,
         save_every=config.checkpoint.every,
+        replace_timeout_s=config.cluster.start_timeout_s,
         seed=config.seed,
         vocab_size=vocab_size,
     )

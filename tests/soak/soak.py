@@ -102,6 +102,7 @@ class Soak:
             "policy.num_ranks=2", "policy.optim.lr=1e-4", "critic.optim.lr=1e-4", "algorithm.kl_target=0.5",
             "algorithm.kl_controller=adaptive", "reward.normalize=true", "rollout.num_workers=2",
             "checkpoint.every=5", "checkpoint.journal=all", "tracking.samples_every=10", "cluster.max_rebuilds=6",
+            "cluster.max_worker_restarts=50",
             "cluster.step_timeout_s=20", "sync.timeout_s=40", "rollout.timeout_s=120", "rollout.health_timeout_s=10",
             "rollout.prompts_per_step=4", "rollout.samples_per_prompt=4", "algorithm.sequences_per_update=8",
             "cluster.object_store_gb=0.3", f"seed={self.plan.seed}",

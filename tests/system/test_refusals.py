@@ -135,12 +135,12 @@ def test_a_reward_model_that_reads_other_tokens_is_refused(
 def test_a_bad_row_is_put_aside_and_a_dead_engine_is_named(
     settings: list[str], ray_session: Session, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One run for both: the bad row costs nothing, the only engine's death after step 1 costs the run."""
+    """One run for both: the bad row costs nothing, the death of the only engine, not to be replaced, ends the run."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text(questions.read_text() + "{torn\n")
     given = [
         *settings, f"data.train={rows}", "data.max_bad_fraction=0.1", "num_steps=50", "checkpoint.every=1",
-        "rollout.num_workers=1", "policy.num_ranks=1", "algorithm.kl_coef=0",
+        "rollout.num_workers=1", "policy.num_ranks=1", "algorithm.kl_coef=0", "cluster.max_worker_restarts=0",
     ]  # fmt: skip
     folder = RunPaths(tmp_path / "runs" / "mine")
     killer = threading.Thread(target=kill_engines_after_a_step, args=(folder,), daemon=True)

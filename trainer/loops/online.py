@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from raylign.cluster.errors import RoleError
 from raylign.conf.errors import Preempted, RunFailed, Stopped
@@ -36,6 +37,7 @@ from raylign.trainer.loops.interfaces import (
     PolicyGroup,
     PromptSource,
     Publisher,
+    PublishResult,
     ReferenceGroup,
     RewardPool,
     RolloutPool,
@@ -48,6 +50,15 @@ from raylign.trainer.loops.time_sharing import OWN_CARDS, CardTurns
 from raylign.trainer.loops.watch import LearningWatch
 
 T = TypeVar("T")
+LOOK_S = 1.0
+"""How often a wait for rollouts looks whether a rollout worker is left."""
+
+
+class LostWorkers(Protocol):
+    """trainer.loops.scaling.ScalingHook."""
+
+    def lost(self) -> bool: ...
+    def replace(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class OnlineRoles:
     critic: CriticGroup | None
     reference: ReferenceGroup | None
     cards: CardTurns = OWN_CARDS
+    fleet: LostWorkers | None = None  # None: no rollout worker is replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class OnlineSettings:
     save_every: int  # steps; 0: only at the end
     seed: int
     vocab_size: int = 0  # of the policy; 0: its entropy is not watched
+    replace_timeout_s: float = 0.0  # for a worker to be there again where none is left to publish to
 
 
 class OnlineLoop:
@@ -83,7 +96,8 @@ class OnlineLoop:
 
     A step's line in metrics.jsonl is written before its checkpoint, so a resumed run never lacks one.
     Raises RunFailed when a number that training depends on is missing or not finite, and Preempted, after a save, when
-    `should_stop` says so. Raises Stopped when every rollout worker is lost: another start may find room for new ones.
+    `should_stop` says so. Where no rollout worker is left the loop waits for another and gives it the present weights.
+    Raises Stopped when none comes: another start may find room for new ones.
     """
 
     def __init__(
@@ -120,7 +134,7 @@ class OnlineLoop:
             await self._stream.close()
 
     async def _run(self) -> OnlineProgress:
-        await self._roles.publisher.publish(self._progress.step)
+        await self._publish(self._progress.step)
         before = [await hook.on_start(self._progress) for hook in self._hooks]
         if any(before):
             self._sink.log(self._progress.step, _merge(before))
@@ -156,7 +170,7 @@ class OnlineLoop:
         roles, settings, clock = self._roles, self._settings, PhaseClock()
         kl = self._progress.kl
         with clock.phase("rollout_wait"):
-            rollouts = await self._stream.take(step, last=settings.num_steps)
+            rollouts = await self._with_workers(self._stream.take(step, last=settings.num_steps))
         groups = rollouts.batch.groups
         outcomes = roles.reward.shape(groups, rollouts.batch.outcomes)
         self._check_rewards(step, outcomes)
@@ -179,7 +193,7 @@ class OnlineLoop:
             if result is not None:
                 _check_update(role, step, result)
         with clock.phase("sync"):
-            published = await roles.publisher.publish(step)
+            published = await self._publish(step)
         kl = kl if math.isnan(experience.mean_kl) else kl.update(experience.mean_kl, experience.num_sequences)
         return StepReport(
             progress=replace(self._progress, step=step, kl=kl, data=rollouts.batch.data),
@@ -193,6 +207,29 @@ class OnlineLoop:
             filtered=rollouts.batch.filtered,
             ready=self._stream.ready,
         )
+
+    async def _with_workers(self, rollouts: Coroutine[Any, Any, StepRollouts]) -> StepRollouts:
+        """`rollouts`; where no worker is left to make them, another is started and given the present weights."""
+        waiting = asyncio.create_task(rollouts)
+        try:
+            while not (await asyncio.wait([waiting], timeout=LOOK_S))[0]:
+                if self._roles.fleet and self._roles.fleet.replace():
+                    await self._publish(self._progress.step)
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
+    async def _publish(self, version: int) -> PublishResult:
+        """To the workers there are; where none is left, to the next that comes within `replace_timeout_s`."""
+        deadline, fleet = time.monotonic() + self._settings.replace_timeout_s, self._roles.fleet
+        while True:
+            try:
+                return await self._roles.publisher.publish(version)
+            except NoWorkerLeft:
+                while not (fleet and fleet.replace()):
+                    if not (fleet and fleet.lost()) or time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(LOOK_S)
 
     async def _journaled(self, step: int, rollouts: StepRollouts, passes: Awaitable[T]) -> T:
         """`passes`, while the step's batch goes to disk; it is there afterwards, also where the passes fail."""

@@ -16,6 +16,8 @@ class ScalableFleet(Protocol):
 
     @property
     def size(self) -> int: ...
+    @property
+    def expects(self) -> bool: ...
     def adjust(self, wanted: int) -> None: ...
 
 
@@ -47,13 +49,25 @@ class ScalingHook:
         """
         self._rollout, self._reward, self._at_start = rollout, reward, at_start
         self._ordered, self._load, self._policy = ordered, load, policy
-        self._serving = serving
+        self._serving, self._wanted = serving, at_start[0]
         self._before, self._served = load(), serving()
 
     async def on_start(self, progress: OnlineProgress) -> Mapping[str, float]:
         """The run begins with what its settings say."""
         self._before, self._served = self._load(), self._serving()
+        self._rollout.adjust(self._wanted)
         return {}
+
+    def lost(self) -> bool:
+        """No rollout worker is left, and others come or will."""
+        return not self._serving() and self._rollout.expects
+
+    def replace(self) -> bool:
+        """Where no rollout worker serves: start others. True: one is there and waits for its weights."""
+        if self._serving():
+            return False
+        self._rollout.adjust(self._wanted)
+        return self._rollout.size > 0
 
     async def after_step(self, report: StepReport, *, last: bool) -> Mapping[str, float]:
         """Follow the order, or the policy; figures of the fleet while the step was made."""
@@ -74,7 +88,7 @@ class ScalingHook:
         wanted = self._at_start[0]
         if self._policy is not None:
             wanted = self._policy.after_step(step)
-        wanted = order.rollout or wanted
+        self._wanted = wanted = order.rollout or wanted
         if not last:
             self._rollout.adjust(wanted)
             self._reward.adjust(order.reward or self._at_start[1])

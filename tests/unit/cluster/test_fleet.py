@@ -261,3 +261,19 @@ async def test_restarts_are_spaced_and_what_is_long_ago_is_forgotten(caplog: pyt
         await killed_each_time(pool, fleet, range(100 * hour, 100 * hour + 4))
     assert len(spawner.made) >= 3 + 8
     assert not any("is not started again" in record.message for record in caplog.records)
+
+
+async def test_a_fleet_expects_a_worker_until_it_is_given_up() -> None:
+    pool, fleet, _ = fleet_of_one(max_restarts=1, clock=Clock())
+    assert not fleet.expects, "nobody is wanted yet"
+    assert await play(pool, fleet, 1, 1) == ["rollout/0"] and not fleet.expects
+    pool.members()[0].die("rollout/0: SIGKILL")
+    assert fleet.expects, "the place will be filled"
+    fleet.adjust(1)
+    await asyncio.sleep(0.01)
+    assert fleet.expects, "it is starting"
+    fleet.adjust(1)
+    assert fleet.size == 1 and not fleet.expects
+    pool.members()[0].die("rollout/1: SIGKILL")
+    fleet.adjust(1)
+    assert not fleet.expects, "the second death within an hour was one too many"

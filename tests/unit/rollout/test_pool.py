@@ -200,6 +200,37 @@ async def test_the_last_worker_gone_says_so() -> None:
         await run(pool)
 
 
+async def test_a_step_waits_for_a_worker_that_is_expected_and_loses_no_prompt() -> None:
+    async def dies(_: int) -> None:
+        raise EngineDead("rollout/0: segmentation fault")
+
+    coming = [True]
+    pool = await pool_of(SimulatedWorker("rollout/0", dies))
+    pool.expect(lambda: coming[0])
+    step = asyncio.create_task(run(pool))
+    await asyncio.sleep(0.05)
+    assert not step.done()
+    pool.add_worker(second := SimulatedWorker("rollout/1"))
+    (member,) = pool.members()
+    await asyncio.sleep(0.05)
+    assert not step.done(), "it has no weights yet"
+    await member.resume(3)
+    assert keys(await step) == expected(12)
+    coming[0], second.fault = False, dies
+    with pytest.raises(NoWorkerLeft, match="no rollout worker serves"):
+        await run(pool)
+
+
+async def test_a_worker_that_is_expected_and_never_comes_is_waited_for_until_the_deadline() -> None:
+    async def dies(_: int) -> None:
+        raise EngineDead("rollout/0: segmentation fault")
+
+    pool = await pool_of(SimulatedWorker("rollout/0", dies), timeout_s=0.2)
+    pool.expect(lambda: True)
+    with pytest.raises(NoWorkerLeft, match="no rollout worker serves: rollout/0 dead"):
+        await run(pool)
+
+
 async def test_a_new_worker_serves_only_after_a_publication() -> None:
     old, new = SimulatedWorker("rollout/0"), SimulatedWorker("rollout/1")
     pool = await pool_of(old)

@@ -31,7 +31,7 @@ from raylign.trainer.loops.interfaces import (
     TensorShards,
     UpdateResult,
 )
-from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
+from raylign.trainer.loops.online import LostWorkers, OnlineLoop, OnlineRoles, OnlineSettings
 from raylign.trainer.loops.stream import StreamSettings
 
 from tests.unit.trainer.loops.memory_journal import MemoryJournal
@@ -181,6 +181,7 @@ def make_loop(
     stop_at: int = 10**9,
     full: bool = True,
     journal: MemoryJournal | None = None,
+    fleet: LostWorkers | None = None,
 ) -> OnlineLoop:
     kl = KLState(KLController.adaptive, coef=0.1, target=1.0, horizon=100.0)
     roles = OnlineRoles(
@@ -192,6 +193,7 @@ def make_loop(
         journal=journal or MemoryJournal(events=world.events),
         critic=Learner(world, "critic") if full else None,
         reference=Learner(world, "reference") if full else None,
+        fleet=fleet,
     )
     settings = OnlineSettings(
         num_steps=num_steps,
@@ -200,6 +202,7 @@ def make_loop(
         max_failed_fraction=0.5,
         save_every=2,
         seed=0,
+        replace_timeout_s=10.0,
     )
     return OnlineLoop(
         roles,
@@ -261,6 +264,51 @@ def test_a_run_without_rollout_workers_left_can_be_resumed_where_there_are_other
 
     with pytest.raises(Stopped, match=r"step 3: no rollout worker serves: rollout/0 dead"):
         asyncio.run(make_loop(Lost(), num_steps=5).run())
+
+
+class Replaced(World):
+    """The only worker is lost in step 3's rollouts, and again before step 4's publication; others come."""
+
+    def __init__(self, comes: bool = True) -> None:
+        super().__init__()
+        self.comes, self.alive, self.again = comes, asyncio.Event(), False
+        self.alive.set()
+
+    def lost(self) -> bool:
+        return self.comes and not self.alive.is_set()
+
+    def replace(self) -> bool:
+        self.again = True
+        return self.lost()
+
+    async def generate(self, *args: object, **kwargs: object) -> list[GroupHandle]:
+        if self.updates == 2 and not self.again:
+            self.alive.clear()
+        await self.alive.wait()
+        return await super().generate(*args, **kwargs)  # type: ignore[arg-type]
+
+    async def publish(self, version: int) -> PublishResult:
+        if version == 4 and self.alive.is_set():
+            self.alive.clear()
+            raise NoWorkerLeft("version 4 cannot be published: no rollout worker is alive")
+        self.alive.set()
+        return await super().publish(version)
+
+
+def test_a_lost_worker_is_replaced_within_the_step_and_given_the_present_weights() -> None:
+    world = Replaced()
+    loop = make_loop(world, num_steps=5, fleet=world)
+    asyncio.run(asyncio.wait_for(loop.run(), 30))
+    published = [event for event in world.events if event.startswith("publish")]
+    assert published == ["publish 0", "publish 1", "publish 2", "publish 2", "publish 3", "publish 4", "publish 5"]
+    assert world.drawn == [f"0/p{i}" for i in range(13)] + ["1/p0", "1/p1"], "no prompt is drawn twice"
+
+
+def test_a_publication_without_a_worker_to_come_ends_the_run_resumable() -> None:
+    world = Replaced(comes=False)
+    world.again = True  # nothing is lost in step 3
+    with pytest.raises(Stopped, match="step 4: version 4 cannot be published"):
+        asyncio.run(asyncio.wait_for(make_loop(world, num_steps=5, fleet=world).run(), 30))
 
 
 def test_a_few_failed_rewards_are_counted_and_training_goes_on() -> None:
