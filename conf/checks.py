@@ -10,7 +10,7 @@ from pathlib import Path
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import is_hub_name, model_folder
 from raylign.conf.nearest import nearest
-from raylign.conf.problems import Problem
+from raylign.conf.problems import Problem, about_its_settings
 from raylign.conf.ranges import check_numbers, leaves
 from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, PlacementStrategy, RunConfig
 from raylign.conf.time_sharing import check_time_sharing
@@ -37,7 +37,8 @@ class Needs:
 
 def check(config: RunConfig, needs: Needs) -> list[Problem]:
     """Every problem of the configuration by itself; the machines and the data are looked at elsewhere."""
-    problems = [Problem((sentence.split("=", 1)[0].split()[0],), sentence) for sentence in config.algorithm.check()]
+    known = [key for key, _ in leaves(config)]
+    problems = [about_its_settings(sentence, known) for sentence in config.algorithm.check()]
     problems += check_numbers(config)
     problems += _run(config)
     problems += _data(config, needs)
@@ -113,7 +114,11 @@ def _held_out(config: RunConfig, needs: Needs) -> Iterator[Problem]:
         why = (
             "data.eval is empty, so there is nothing to answer" if needs.rollout else "offline runs generate no answers"
         )
-        yield Problem(("evaluation.samples",), f"evaluation.samples={config.evaluation.samples}: {why}; leave it out.")
+        yield Problem(
+            ("evaluation.samples",),
+            f"evaluation.samples={config.evaluation.samples}: {why}; leave it out.",
+            relies_on=("data.eval",),
+        )
     best = config.evaluation.best
     if best and needs.rollout:
         yield Problem(("evaluation.best",), f"evaluation.best={best}: only offline runs keep a best step.")
@@ -252,7 +257,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     others = reward.functions or reward.remote or reward.judges
     if needs.reward and not reward.model and not reward.rules and not others:
         yield Problem(
-            ("reward.model", "reward.rules"),
+            ("reward.model", "reward.rules", "reward.functions", "reward.remote", "reward.judges", "reward.*"),
             "reward.model, reward.rules, reward.functions, reward.remote and reward.judges are all empty, so nothing "
             "scores the answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
@@ -271,7 +276,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     fewest = config.algorithm.min_samples_per_prompt
     if rollout.samples_per_prompt < fewest:
         yield Problem(
-            ("rollout.samples_per_prompt",),
+            ("rollout.samples_per_prompt", "algorithm.name"),
             f"rollout.samples_per_prompt={rollout.samples_per_prompt}: algorithm={config.algorithm.name} compares the "
             f"answers to one prompt with each other and needs at least {fewest}.",
         )
@@ -287,6 +292,8 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     ranks = config.policy.num_ranks
     sequences = rollout.prompts_per_step * rollout.samples_per_prompt
     per_update = config.algorithm.units_per_update
+    if per_update < 1:
+        return  # reported as out of its range
     if sequences % per_update != 0:
         yield Problem(
             ("rollout.prompts_per_step", "rollout.samples_per_prompt", "algorithm.sequences_per_update"),
@@ -295,7 +302,9 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             f"algorithm.sequences_per_update={per_update}; {_divisor_hint(sequences, per_update)}.",
         )
     for problem in config.algorithm.step_problems(sequences):
-        yield Problem(("algorithm",), f"{problem}.")
+        yield about_its_settings(f"{problem}.", [key for key, _ in leaves(config)])._replace(
+            relies_on=("rollout.prompts_per_step", "rollout.samples_per_prompt", "algorithm.sequences_per_update")
+        )
     if per_update < ranks:
         yield Problem(
             ("algorithm.sequences_per_update", "policy.num_ranks"),
@@ -341,7 +350,7 @@ def _ahead(config: RunConfig) -> Iterator[Problem]:
         )
     if config.reward.overlong_window > rollout.max_new_tokens:
         yield Problem(
-            ("reward.overlong_window",),
+            ("reward.overlong_window", "rollout.max_new_tokens"),
             f"reward.overlong_window={config.reward.overlong_window} is longer than rollout.max_new_tokens="
             f"{rollout.max_new_tokens}; it is the last part of that.",
         )

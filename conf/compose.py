@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -15,14 +15,14 @@ from hydra import initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from raylign.conf import overrides as arguments
-from raylign.conf import reference
+from raylign.conf import reference, schema
 from raylign.conf.checks import Needs, check
 from raylign.conf.errors import ConfigError
 from raylign.conf.layers import SearchPath, leaves, read_layers, search_folder
 from raylign.conf.overrides import Assignment, Value
 from raylign.conf.own_code import OwnCodeError, is_own
 from raylign.conf.own_settings import own_section
-from raylign.conf.problems import Problem
+from raylign.conf.problems import Problem, root_problems
 from raylign.conf.schema import AlgorithmConfig, RunConfig
 from raylign.conf.store import register, register_own
 
@@ -69,10 +69,9 @@ def compose(overrides: Sequence[str], catalog: Catalog, *, elsewhere: bool = Fal
     tree = _hydra(algorithm, catalog)
     bad = _assign(tree, [*layers.assignments, *given.assignments])
     problems += [p for p in bad if not (partial and _of_another_algorithm(p, algorithm))]
-    unresolved = list(_unresolved(tree))
-    told = {key for problem in problems for key in problem.keys}
-    if unresolved:
-        problems += [] if partial else unresolved
+    found = list(_unresolved(tree))
+    if found:
+        found = [] if partial else found
     else:
         config = _convert(tree)
         if not problems and is_own(algorithm) and (own := catalog.own_problems(config.algorithm)):
@@ -83,9 +82,8 @@ def compose(overrides: Sequence[str], catalog: Catalog, *, elsewhere: bool = Fal
         if partial:  # of what was given itself, not of what the missing part would have set
             found = [p for p in found if len(p.keys) == 1 and stated.issuperset(p.keys)]
         found = [p for p in found if not (elsewhere and os.path.isabs(os.path.expanduser(p.missing)))]
-        problems += [p for p in found if told.isdisjoint(p.keys)]
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problem.sentence for problem in problems)))
+    if roots := root_problems(problems, found):
+        raise ConfigError(list(dict.fromkeys(problem.sentence for problem in roots)))
     return Composed(_convert(tree), tuple(overrides), OmegaConf.to_yaml(tree, resolve=True))
 
 
@@ -155,23 +153,46 @@ def _assign(tree: DictConfig, assignments: Sequence[Assignment]) -> list[Problem
         if key is None:
             problems.append(_at(assignment, arguments.unknown_key(assignment.key, known)))
             continue
+        wrong = _wrong_elements(key, assignment.value) if reference.element_keys(key.type) else []
         try:
-            OmegaConf.update(tree, assignment.key, assignment.value, merge=True, force_add=key.type.startswith("dict"))
+            if not wrong:
+                OmegaConf.update(
+                    tree, assignment.key, assignment.value, merge=True, force_add=key.type.startswith("dict")
+                )
         except OmegaConfBaseException as error:
-            problems.append(_at(assignment, _refusal(key, assignment.value, error)))
+            wrong = [_refusal(key, assignment.value, error)]
+        problems += [_at(assignment, problem) for problem in wrong]
     return problems
+
+
+def _wrong_elements(key: reference.Key, value: Value) -> list[Problem]:
+    """What a list of sections, as reward.rules, cannot hold: all of it, which OmegaConf would not say."""
+    if wrong := arguments.wrong_elements(key, value):
+        return wrong
+    inside = reference.element_keys(key.type)
+    kind = getattr(schema, reference.element_of(key.type))
+    assert isinstance(value, list)
+    for number, element in enumerate(value):
+        for name, given in element.items():
+            try:
+                OmegaConf.update(OmegaConf.structured(kind), name, given)
+            except OmegaConfBaseException:
+                wrong.append(arguments.wrong_value(replace(inside[name], name=f"{key.name}[{number}].{name}"), given))
+    return wrong
 
 
 def _at(assignment: Assignment, problem: Problem) -> Problem:
     """With the file and line that the setting was written in."""
-    return Problem(problem.keys, f"{assignment.origin}: {problem.sentence}") if assignment.origin else problem
+    return problem._replace(sentence=f"{assignment.origin}: {problem.sentence}") if assignment.origin else problem
 
 
 def _refusal(key: reference.Key, value: Value, error: OmegaConfBaseException) -> Problem:
-    if not key.type.startswith("list"):
+    where = str(error.full_key or key.name)
+    if where == key.name or not key.type.startswith("list"):
         return arguments.wrong_value(key, value)
-    reason = str(error).split("\n", 1)[0]  # OmegaConf names the element's own key; nothing better is known here
-    return Problem((key.name,), f"{key.name}={value}: {reason}; expected {key.expected}.")
+    element = reference.element_of(key.type)  # an element of a list of plain values
+    wanted = f"expected {reference.expected(element)}" if reference.is_plain(element) else f"give {key.expected}"
+    return Problem((key.name,), f"{where}={error.value}: {wanted}.")
 
 
 def _unresolved(tree: DictConfig) -> Iterator[Problem]:

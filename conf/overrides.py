@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from raylign.conf import reference
-from raylign.conf.foreign import foreign_hint
-from raylign.conf.nearest import nearest, nearest_key
+from raylign.conf.foreign import foreign_hint, nearest_foreign
+from raylign.conf.nearest import nearest, nearest_keys, similarity
 from raylign.conf.problems import Problem
 
 Value = object  # what yaml can hold: str, int, float, bool, None, list, dict
@@ -93,23 +93,44 @@ def _file_as_setting(text: str) -> Problem | None:
 def unknown_key(key: str, known: Mapping[str, reference.Key]) -> Problem:
     """The sentence for a key that no setting has, with the name it was probably meant to be."""
     if any(name.startswith(f"{key}.") for name in known):
-        inside = ", ".join(
-            name for name in known if name.startswith(f"{key}.") and name.count(".") == key.count(".") + 1
-        )
-        return Problem((key,), f"{key} is a section, not a setting; set one of: {inside or f'{key}.*'}.")
-    parent = key
-    while "." in parent:
-        parent = parent.rsplit(".", 1)[0]
-        if parent in known and known[parent].type.startswith("list"):
-            return Problem((parent,), f"{key}: a list is set as a whole, as in {parent}=[...].")
+        return Problem((key,), f"{key} is a section, not a setting; {_where_to_look(key, known)}.")
+    above = key
+    while "." in above:
+        above = above.rsplit(".", 1)[0]
+        if above in known and known[above].type.startswith("list"):
+            return Problem((above,), f"{key}: a list is set as a whole, as in {above}=[...].")
     others = [name for name in reference.algorithm_names() if key in reference.keys(name)]
     if others:
-        return Problem((key,), f"{key} is a setting of algorithm={' and algorithm='.join(others)}, not of this one.")
-    if told := foreign_hint(key, known):
-        return Problem((key,), f"{key} is not a setting; {told}.")
-    guess = nearest_key(key, known)
-    hint = f"did you mean {guess}?" if guess else "`raylign train --help` lists all settings."
-    return Problem((key, guess) if guess else (key,), f"{key} is not a setting; {hint}")
+        hint = foreign_hint(key, known)
+        instead = f"; {hint.text}" if hint and hint.settings else ""
+        return Problem((key,), f"{key} is a setting of algorithm={' or '.join(others)}, not of this one{instead}.")
+    hint = foreign_hint(key, known)
+    if hint is not None:
+        return Problem((key,), f"{key} is not a setting; {hint.text}.", meant=hint.settings)
+    own = nearest_keys(key, known)
+    foreign = nearest_foreign(key)
+    if foreign and foreign[1] > max((similarity(_leaf(key), _leaf(name)) for name in own), default=0.0):
+        hint = foreign_hint(foreign[0] if "." not in key else f"{key.rpartition('.')[0]}.{foreign[0]}", known)
+        assert hint is not None
+        return Problem((key,), f"{key} is not a setting; for {foreign[0]}: {hint.text}.", meant=hint.settings)
+    if own:
+        names = own[0] if len(own) == 1 else f"{', '.join(own[:-1])} or {own[-1]}"
+        return Problem((key,), f"{key} is not a setting; did you mean {names}?", meant=own)
+    section = key.rpartition(".")[0]
+    return Problem(
+        (key,), f"{key} is not a setting; {_where_to_look(section, known)}.", meant=(f"{section}.*",) if section else ()
+    )
+
+
+def _where_to_look(section: str, known: Mapping[str, reference.Key]) -> str:
+    """The command that lists what there is, of the section where there is one."""
+    if section and any(name.startswith(f"{section}.") for name in known):
+        return f"`raylign train --help {section}` lists its settings"
+    return "`raylign train --help` lists all settings"
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
 
 
 def unknown_option(group: str, option: str, known: Sequence[str], said: str = "") -> Problem:
@@ -119,6 +140,33 @@ def unknown_option(group: str, option: str, known: Sequence[str], said: str = ""
     if group == "model" and guess is None:
         hint = "a model is named with policy.model=. "
     return Problem((group,), f"{said or f'{group}={option}'} is not known; {hint}Choices: {', '.join(known)}.")
+
+
+def wrong_elements(key: reference.Key, value: Value) -> list[Problem]:
+    """The sentences for what a list of sections cannot hold, as in `reward.rules=[{rul: finished}]`; [] when it can.
+
+    Values are compared with their types by whoever sets them.
+    """
+    inside = reference.element_keys(key.type)
+    example = f"[{{{', '.join(f'{k.name}: ...' for k in inside.values() if k.default == '???')}}}]"
+    if not isinstance(value, list):
+        return [Problem((key.name,), f"{key.name}={_shown(value)}: expected a list, as {key.name}={example}.")]
+    problems = []
+    for number, element in enumerate(value):
+        name = f"{key.name}[{number}]"
+        if not isinstance(element, dict):
+            problems.append(Problem((name,), f"{name}={_shown(element)}: expected a mapping, as {example[1:-1]}."))
+            continue
+        for given in element:
+            if given not in inside:
+                guess = nearest(str(given), inside)
+                hint = f"did you mean {guess}?" if guess else f"there is {', '.join(inside)}."
+                problems.append(Problem((name,), f"{name}.{given} is not a setting; {hint}"))
+        unknown = not set(element) <= set(inside)
+        missing = [k.name for k in inside.values() if k.default == "???" and k.name not in element]
+        if missing and not unknown:
+            problems.append(Problem((name,), f"{name} has no {missing[0]}; give one, as {key.name}={example}."))
+    return problems
 
 
 def wrong_value(key: reference.Key, value: Value) -> Problem:

@@ -85,6 +85,16 @@ def keys(algorithm: str) -> Keys:
     return {key.name: key for section in sections(algorithm) for key in section.keys}
 
 
+@cache
+def element_keys(annotation: str) -> Keys:
+    """The settings of one element of `list[SomeConfig]`, by their own names; empty for a list of plain values."""
+    classes, element = _classes(), element_of(annotation)
+    if element not in classes or classes[element].members:
+        return {}
+    (section,) = _walk(classes, element, "", {})
+    return {key.name: key for key in section.keys}
+
+
 def register_own(named: str, section: Section) -> None:
     """Make the settings of a user's own algorithm known under the path that names it (conf/own_settings.py)."""
     _OWN[named] = section
@@ -196,6 +206,16 @@ def _walk(classes: dict[str, _Class], class_name: str, prefix: str, replaced: Ma
 _PLAIN = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
+def is_plain(annotation: str) -> bool:
+    """True for a number, a switch or text."""
+    return annotation in _PLAIN
+
+
+def element_of(annotation: str) -> str:
+    """What a list holds: `str` of `list[str]`."""
+    return annotation.partition("[")[2].rstrip("]")
+
+
 def expected(plain: str) -> str:
     """What a value of a plain type must be, in words."""
     return _PLAIN[plain]
@@ -210,12 +230,11 @@ def _expected(classes: dict[str, _Class], annotation: str) -> str:
         return f"one of {', '.join(classes[annotation].members)}"
     if annotation.startswith("dict"):
         return "a mapping such as {name: text}"
-    element = annotation.partition("[")[2].rstrip("]")
+    element = element_of(annotation)
     if element in classes and classes[element].members:
         return f"a list of {', '.join(classes[element].members)}, as [{classes[element].members[0]}]"
     if element in classes:
-        inside = ", ".join(f"{name}: ..." for name in _all_fields(classes, element))
-        return f"a list such as [{{{inside}}}]"
+        return f"a list such as [{{{', '.join(f'{key.name}: ...' for key in element_keys(annotation).values())}}}]"
     return "a list such as [a,b]"
 
 

@@ -155,7 +155,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         "~seed: settings cannot be removed",
         "cluster@x=local: a choice cannot be put elsewhere",
         "policy is a section, not a setting",
-        "reward.rules=[{'rul': 'finished'}]: Key 'rul' not in",
+        "reward.rules[0].rul is not a setting; did you mean rule?",
         "policy.num_ranks=1,2 is several values; a list is written policy.num_ranks=[a,b], and a run for each",
     ]
     for sentence in expected:
@@ -194,7 +194,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["critic.model="], "critic.model is empty and there is no reward.model"),
         (["reward.rules=[]"], "nothing scores the answers"),
         (["reward.rules=[{rule: finishd}]"], "did you mean finished?"),
-        (["reward.rules=[{weight: 2}]"], "reward.rules has no value yet"),
+        (["reward.rules=[{weight: 2}]"], "reward.rules[0] has no rule; give one, as reward.rules=[{rule: ...}]."),
         (["data.train=gone.jsonl"], "data.train=gone.jsonl: there is no such file"),
         (["data.eval=gone.jsonl"], "data.eval=gone.jsonl: there is no such file"),
         (["algorithm=sft", "data.eval={math: gone.jsonl}"], "data.eval, set math=gone.jsonl: there is no such file"),
@@ -229,7 +229,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["evaluation.samples=4"], "evaluation.samples=4: data.eval is empty"),
         (["algorithm=sft", "evaluation.samples=4", "data.eval=./rows.jsonl"], "offline runs generate no answers"),
         (["rollout.stop_token_ids=[-1]"], "ids are 0 or more"),
-        (["rollout.stop_token_ids=[eos]"], "expected a list such as [a,b]"),
+        (["rollout.stop_token_ids=[eos]"], "rollout.stop_token_ids[0]=eos: expected a whole number."),
         (["policy.lora.dropout=0.1"], "policy.lora.dropout is not a setting"),
     ],
 )
