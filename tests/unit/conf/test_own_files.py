@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from raylign.app.configuration import compose, from_resolved
-from raylign.conf import reference
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import Precision
 
