@@ -50,6 +50,34 @@ def evaluate(
     typer.echo(table(compare(found, others), model, against, results))
 
 
+def compare(  # noqa: PLR0913 - one argument an option
+    models: Annotated[list[str], typer.Argument(help="Two to eight models: runs, or folders with exported models.")],
+    prompts: Annotated[str, typer.Option(help="Rows with a prompt each, a suite's yaml file, or a shipped suite.")],
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="For rows: a rule by which an answer is better; may be given several times."),
+    ] = None,
+    reward_model: Annotated[
+        str | None, typer.Option(help="For rows: a reward model by which an answer is better.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page; its figures are written beside it as JSON.")] = Path(
+        "compare.html"
+    ),
+    results: Results = Path("eval-results"),
+    run_root: RunRoot = Path("runs"),
+    precision: PrecisionName = None,
+    deadline: Deadline = 7200.0,
+    again: Again = False,
+) -> None:
+    """Several models on the same prompts: their answers side by side, and which is preferred how often."""
+    from raylign.app.commands.compare import compare_models
+    from raylign.evals.compare_page import lines
+
+    settings = _settings(results, run_root, precision, deadline, again)
+    found = compare_models(models, prompts, (rule or [], reward_model), settings, out, _tell)
+    typer.echo("\n".join([*lines(found), f"page: {out}"]))
+
+
 def gate(
     candidate: Annotated[str, typer.Argument(help="The model that is to go out.")],
     policy: Annotated[Path, typer.Option(help="The conditions, a yaml file.")],
@@ -102,6 +130,7 @@ def _tell(line: str) -> None:
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file under `app`."""
     app.command("eval")(evaluate)
+    app.command()(compare)
     app.command()(gate)
     app.command()(promote)
 

@@ -82,6 +82,18 @@ def test_models_are_compared_gated_and_released(desk: Path):
     assert raylign(desk, "promote", "production", "--rollback").returncode == 0
 
 
+def test_models_are_shown_side_by_side(desk: Path):
+    asked = ["compare", "candidate", "current", "--prompts", "asks.jsonl", "--rule", "length_target:4"]
+    first = raylign(desk, *asked)
+
+    assert first.returncode == 0, first.stderr
+    found = json.loads((desk / "compare.json").read_text())
+    assert [model["name"] for model in found["models"]] == ["candidate", "current"]
+    assert len(found["asked"]) == 6 and all(len(row["answers"]) == 1 for one in found["asked"] for row in one["rows"])
+    assert "candidate over current" in first.stdout and "Say 3." in (desk / "compare.html").read_text()
+    assert "rows" not in raylign(desk, *asked).stderr  # nothing was asked again
+
+
 def test_what_cannot_be_asked_is_one_sentence(desk: Path):
     (desk / "long.yaml").write_text((desk / "short.yaml").read_text().replace("8", "100000"))
 
