@@ -28,6 +28,7 @@ from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
 from raylign.rollout.fingerprint import DigestKind, dtype_name, tensor_digest
 from raylign.rollout.interfaces import Canary, Ref, TensorSpec, VerifyReport, WeightManifest
 from raylign.rollout.worker import RolloutWorker, WorkerSpec
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -124,7 +125,7 @@ def publications(folder: Path, weights: dict[str, Tensor], versions: int, column
         for version in range(1, versions + 2):
             clock = _Clock()
             publisher = WeightPublisher(
-                _Source(weights, clock), lambda c=clock: [_Sink(worker, c)], timeout_s=120, max_canary_gap=1e9
+                _Source(weights, clock), lambda c=clock: [_Sink(worker, c)], timeout_s=120, canary_limit=CanaryLimit(1e9)
             )
             result = loop.run_until_complete(publisher.publish(version))
             clock.laps["publication"] = result.seconds

@@ -226,7 +226,12 @@ _ROLLOUT = (
         "sync/canary_gap", "Canary gap", "nats",
         "Mean distance, over sync.canary_prompts of fixed random tokens at temperature 1, of an engine's log-probs "
         "(rollout.precision) and the learner's (policy.precision) after a publication; of the worst engine.",
-        "Past sync.max_canary_gap the engine does not serve.", high=0.05, goal=Goal.DOWN,
+        "Past sync/canary_limit the engine does not serve.", high=0.05, goal=Goal.DOWN,
+    ),
+    MetricHelp(
+        "sync/canary_limit", "Canary limit", "nats",
+        "The largest canary gap with which an engine serves: sync.max_canary_gap, or three times what the first "
+        "publication measured.", "Set sync.max_canary_gap for another.",
     ),
 )  # fmt: skip
 

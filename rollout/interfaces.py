@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
@@ -74,6 +75,7 @@ class WeightManifest:
     version: int
     tensors: tuple[TensorSpec, ...]
     tied_embeddings: bool
+    max_canary_gap: float = math.inf  # an engine that differs by more does not serve
 
 
 @dataclass(frozen=True, slots=True)

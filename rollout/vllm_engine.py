@@ -176,7 +176,8 @@ class VLLMEngine:
         scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
         report = replace(found, canary_gap=canary_gap(canaries, scored))
         self._verified = manifest.version
-        await self._gate.enter(Phase.VERIFIED if report.passed(self._sync.max_canary_gap) else Phase.REFUSED)
+        limit = min(manifest.max_canary_gap, self._sync.max_canary_gap or math.inf)
+        await self._gate.enter(Phase.VERIFIED if report.passed(limit) else Phase.REFUSED)
         return report
 
     async def resume(self, version: int) -> None:

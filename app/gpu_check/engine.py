@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 VOCAB = 32_000
 CONFIG = RolloutConfig(max_model_len=1024, gpu_memory_utilization=0.5, max_concurrent=256, timeout_s=300)
-SYNC = SyncConfig(timeout_s=300)
+SYNC = SyncConfig(timeout_s=300, max_canary_gap=0.2)
 SCORED = 64  # tokens of a canary
 
 

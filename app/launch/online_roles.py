@@ -23,6 +23,7 @@ from raylign.conf.schema import (
     LearnerConfig,
     OldLogprobs,
     PlacementStrategy,
+    Precision,
     RolloutConfig,
     RunConfig,
 )
@@ -31,6 +32,7 @@ from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
 from raylign.trainer.algorithms.online import OnlineConfig
+from raylign.trainer.loops.canary_limit import EXACT, ROUNDED, CanaryLimit
 from raylign.trainer.loops.online import OnlineRoles
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.time_sharing import OWN_CARDS, TimeSharing
@@ -164,7 +166,7 @@ class RoleBuilder:
             policy,
             pool.members,
             timeout_s=config.sync.timeout_s,
-            max_canary_gap=config.sync.max_canary_gap,
+            canary_limit=_canary_limit(config),
             cards=cards,
         )
         return StartedRoles(
@@ -302,6 +304,11 @@ async def _given(pool: RolloutPool) -> RolloutPool:
 async def _nothing() -> None:
     """A role that need not be started again."""
     return None
+
+
+def _canary_limit(config: RunConfig) -> CanaryLimit:
+    exact = config.policy.precision is Precision.float32 and config.rollout.precision is Precision.float32
+    return CanaryLimit(config.sync.max_canary_gap, EXACT if exact else ROUNDED)
 
 
 def old_logprobs_of(config: RunConfig, settings: OnlineConfig) -> OldLogprobs:

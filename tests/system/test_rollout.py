@@ -22,6 +22,7 @@ from raylign.rollout.environment import engine_environment
 from raylign.rollout.interfaces import EngineDead, TensorSpec
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
 from transformers import AutoTokenizer
 
@@ -70,7 +71,7 @@ def prompts(count: int) -> list[Prompt]:
 
 async def _publish_and_sample(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
-    publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=SYNC.max_canary_gap)
+    publisher = WeightPublisher(learner, pool.members, timeout_s=60, canary_limit=CanaryLimit(SYNC.max_canary_gap))
     for version, temperature in ((1, 0.7), (2, 1.0), (3, 1.3)):
         learner.train()
         published = await publisher.publish(version)
@@ -100,7 +101,7 @@ async def _end_token_is_part_of_the_response(learner: ChangingModel, workers: li
     with torch.no_grad():
         learner.model.model.embed_tokens.weight[end] *= 4
     pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
-    await WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3).publish(4)
+    await WeightPublisher(learner, pool.members, timeout_s=60, canary_limit=CanaryLimit(1e-3)).publish(4)
     sampling = SamplingParams(temperature=1.3, max_new_tokens=60, seed=3)
     handles = await pool.generate(prompts(8), epoch=1, samples_per_prompt=4, sampling=sampling)
     groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
@@ -126,7 +127,7 @@ async def _stops_cut_what_is_sampled_without_them(
 ) -> None:
     """A stop changes no draw: what is sampled is the beginning of the same answer without stops, through the stop."""
     pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
-    await WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3).publish(5)
+    await WeightPublisher(learner, pool.members, timeout_s=60, canary_limit=CanaryLimit(1e-3)).publish(5)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plain = SamplingParams(temperature=1.0, max_new_tokens=40, seed=9)
 
@@ -165,7 +166,7 @@ async def _stopped_engine_costs_nothing(learner: ChangingModel, workers: list[Ra
     core = ray.get(workers[2].actor.__ray_call__.remote(lambda self: os.getpid()), timeout=30)
     hasty = RayWorkerHandle("rollout/2", workers[2].actor, generate_s=120, update_s=60, ping_s=3.0)
     pool = RolloutPool([*workers[:2], hasty], max_concurrent=8, timeout_s=120, probe_every_s=1.0)
-    publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
+    publisher = WeightPublisher(learner, pool.members, timeout_s=60, canary_limit=CanaryLimit(1e-3))
     await publisher.publish(6)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=6)
     os.kill(core, signal.SIGSTOP)
@@ -187,7 +188,7 @@ async def _stopped_engine_costs_nothing(learner: ChangingModel, workers: list[Ra
 
 async def _killed_worker_costs_nothing(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     pool = RolloutPool(workers[:2], max_concurrent=8, timeout_s=120)
-    publisher = WeightPublisher(learner, pool.members, timeout_s=60, max_canary_gap=1e-3)
+    publisher = WeightPublisher(learner, pool.members, timeout_s=60, canary_limit=CanaryLimit(1e-3))
     await publisher.publish(7)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=200, seed=5)
     step = asyncio.create_task(pool.generate(prompts(10), epoch=2, samples_per_prompt=2, sampling=sampling))

@@ -17,6 +17,7 @@ from raylign.rollout.environment import engine_environment
 from raylign.rollout.interfaces import GenerationRequest
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -54,7 +55,7 @@ def write(folder: Path, like: Path, kind: str, fields: dict[str, Any]) -> Path:
 async def published_and_sampled(worker: RayWorkerHandle, source: ChangingModel) -> RolloutGroup:
     await worker.start(400)
     pool = RolloutPool([worker], max_concurrent=8, timeout_s=120)
-    publisher = WeightPublisher(source, pool.members, timeout_s=120, max_canary_gap=SYNC.max_canary_gap)
+    publisher = WeightPublisher(source, pool.members, timeout_s=120, canary_limit=CanaryLimit(SYNC.max_canary_gap))
     published = await publisher.publish(1)
     assert published.verified_workers == 1
     prompt = Prompt("p", (), TOKENS)

@@ -71,6 +71,7 @@ class StepReport:
             "sync/bytes": float(self.published.num_bytes),
             "sync/verified": float(self.published.verified_workers),
             "sync/canary_gap": self.published.canary_gap,
+            "sync/canary_limit": self.published.canary_limit,
             **self.seconds,
         }
 

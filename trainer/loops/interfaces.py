@@ -54,7 +54,8 @@ class PublishResult:
     seconds: float
     num_bytes: int
     verified_workers: int
-    canary_gap: float
+    canary_gap: float  # of the worst engine that serves
+    canary_limit: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from raylign.cluster.errors import FailureKind, RoleError
@@ -33,6 +33,7 @@ from raylign.rollout.interfaces import (
     WeightManifest,
     WeightUpdateError,
 )
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.interfaces import PublishResult, WeightSource
 from raylign.trainer.loops.time_sharing import CardTurns, OwnCards
 
@@ -97,13 +98,13 @@ class WeightPublisher:
         members: Callable[[], Sequence[WeightSink]],
         *,
         timeout_s: float,
-        max_canary_gap: float,
+        canary_limit: CanaryLimit,
         cards: CardTurns | None = None,
     ) -> None:
-        """`timeout_s`: deadline of each phase; `max_canary_gap`: nats; `cards`: where engines share the learners'."""
+        """`timeout_s`: deadline of each phase; `canary_limit`: of engines; `cards`: where engines share the learners'."""
         self._source, self._members = source, members
         self._cards = cards or OwnCards()
-        self._timeout_s, self._max_gap = timeout_s, max_canary_gap
+        self._timeout_s, self._limit = timeout_s, canary_limit
         self._refused: frozenset[str] = frozenset()  # who does not serve the version before
 
     async def publish(self, version: int) -> PublishResult:
@@ -115,7 +116,8 @@ class WeightPublisher:
         sinks = list(self._members())
         if not sinks:
             raise NoWorkerLeft(f"version {version} cannot be published: no rollout worker is alive")
-        manifest = await self._from_source(self._source.manifest(version), "manifest")
+        told = await self._from_source(self._source.manifest(version), "manifest")
+        manifest = replace(told, max_canary_gap=self._limit.value)
         shipment = _Shipment(manifest, await self._from_source(self._source.canaries(), "canary log-probs"))
         await self._cards.engines()  # nothing is asked of the learners' cards any more: the weights lie in the store
         gaps, failures = await self._attempt(sinks, shipment)
@@ -135,6 +137,7 @@ class WeightPublisher:
             num_bytes=sum(_num_bytes(spec.shape, spec.dtype) for spec in manifest.tensors),
             verified_workers=len(gaps),
             canary_gap=max(gaps.values()),
+            canary_limit=self._limit.value,
         )
 
     def _judge(self, version: int, failures: Sequence[_Failure]) -> None:
@@ -189,11 +192,12 @@ class WeightPublisher:
 
         loaded = alive(await phase(begun, load, "load_bucket"))
         reports = await phase(loaded, lambda sink: sink.finish_update(shipment.canaries), "finish_update")
-        good = [(sink, report) for sink, report in reports if report.passed(self._max_gap)]
+        limit = self._limit.settle(version, [r.canary_gap for _, r in reports if not r.mismatched and not r.missing])
+        good = [(sink, report) for sink, report in reports if report.passed(limit)]
         failures += [
-            _Failure(sink, f"{sink.name}: {_describe(report, self._max_gap)}")
+            _Failure(sink, f"{sink.name}: {_describe(report, self._limit)}")
             for sink, report in reports
-            if not report.passed(self._max_gap)
+            if not report.passed(limit)
         ]
         resumed = alive(await phase(alive(good), lambda sink: sink.resume(version), "resume"))
         return {sink.name: report.canary_gap for sink, report in good if sink in resumed}, failures
@@ -218,7 +222,7 @@ class WeightPublisher:
             raise RoleError(role="policy", ranks=(), verb=what, kind=FailureKind.LATE, cause=cause) from error
 
 
-def _describe(report: VerifyReport, max_gap: float) -> str:
+def _describe(report: VerifyReport, limit: CanaryLimit) -> str:
     """Why a report did not pass."""
     parts = []
     if report.mismatched:
@@ -226,10 +230,10 @@ def _describe(report: VerifyReport, max_gap: float) -> str:
     if report.missing:
         parts.append(f"never arrived: {_names(report.missing)}")
     unasked = math.isinf(report.canary_gap) and bool(parts)  # a wrong engine without a cache is asked nothing
-    if not unasked and not report.canary_gap <= max_gap:
+    if not unasked and not report.canary_gap <= limit.value:
         parts.append(
             f"the engine's canary log-probs are {report.canary_gap:.3g} nats a token from the learner's "
-            f"(sync.max_canary_gap={max_gap:g})"
+            f"({limit.source()})"
         )
     return "; ".join(parts)
 

@@ -28,6 +28,7 @@ from raylign.rollout.interfaces import (
     metas_of,
 )
 from raylign.rollout.pool import RolloutPool
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import PublishError, WeightPublisher
 from raylign.trainer.loops.time_sharing import TimeSharing, Turn
 
@@ -231,7 +232,7 @@ class World:
         self.sharing.admit(self.learner)
         self.fails = ("", 0)  # a learner that is started again is well
         self.publisher = WeightPublisher(
-            self.learner, self.pool.members, timeout_s=0.5, max_canary_gap=0.05, cards=self.sharing
+            self.learner, self.pool.members, timeout_s=0.5, canary_limit=CanaryLimit(0.05), cards=self.sharing
         )
 
     async def lose_learner(self) -> None:

@@ -25,7 +25,7 @@ def report(step: int, versions: tuple[int, ...]) -> StepReport:
         ExperienceHandles((), (), Ref(None), {}, 0.0, len(keys) - 1),
         UpdateResult({}, 1, 0),
         None,
-        PublishResult(step, 0.1, 10, 2, 0.0),
+        PublishResult(step, 0.1, 10, 2, 0.0, 0.02),
         {"time/generation": 2.0, "time/step": 5.0},
     )
 

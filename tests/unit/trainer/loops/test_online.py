@@ -103,7 +103,7 @@ class World:
     async def publish(self, version: int) -> PublishResult:
         self.events.append(f"publish {version}")
         self.served = self.updates
-        return PublishResult(version, 0.1, 10, 1, 0.0)
+        return PublishResult(version, 0.1, 10, 1, 0.0, 0.02)
 
     # assembling
     async def assemble(

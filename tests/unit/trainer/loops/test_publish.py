@@ -17,6 +17,7 @@ from raylign.rollout.interfaces import (
     WeightManifest,
     WeightUpdateError,
 )
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import PublishError, WeightPublisher
 
 GOOD = VerifyReport(5, {}, (), (), 1e-5)
@@ -91,7 +92,7 @@ class Sink:
 
 
 def publisher(learner: Learner, *sinks: Sink) -> WeightPublisher:
-    return WeightPublisher(learner, lambda: sinks, timeout_s=0.2, max_canary_gap=0.05)
+    return WeightPublisher(learner, lambda: sinks, timeout_s=0.2, canary_limit=CanaryLimit(0.05))
 
 
 async def test_every_worker_is_paused_before_tensors_move_and_verified_before_any_resumes() -> None:
