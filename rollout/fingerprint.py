@@ -30,7 +30,7 @@ _CPU_PIECE = 1 << 18
 """Elements made canonical at once on the CPU: what is read, written and hashed stays in the cache. A canonical copy of
 the whole tensor costs a page fault every 4 KB, many times the hash."""
 _DEVICE_PIECE = 1 << 24
-"""Elements whose 64-bit products are held at once on a GPU: two blocks of 128 MB."""
+"""Elements whose 64-bit products are held at once on a GPU: two blocks of 128 MB. On the CPU _CPU_PIECE."""
 
 
 class DigestKind(Enum):
@@ -83,7 +83,7 @@ def part_digest(part: Tensor, *, first_row: int = 0, columns: Tensor | None = No
         columns = torch.arange(first_column, first_column + width, device=flat.device)
     by_column = _odd_hash(columns.to(flat.device), salt=1)
     by_row = _odd_hash(torch.arange(first_row, first_row + rows, device=flat.device), salt=2)
-    step = max(1, _DEVICE_PIECE // max(width, 1))
+    step = max(1, (_DEVICE_PIECE if flat.is_cuda else _CPU_PIECE) // max(width, 1))
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for start in range(0, rows, step):
         products = _canonical_bits(flat[start : start + step]).mul_(by_column)

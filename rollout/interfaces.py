@@ -111,8 +111,8 @@ class RolloutEngine(Protocol):
         ...
 
     async def begin_update(self, manifest: WeightManifest) -> None: ...
-    async def load_bucket(self, path: str) -> None:
-        """Load one safetensors file in shared memory holding some of the manifest's tensors."""
+    async def load_bucket(self, where: str) -> None:
+        """Load one bucket holding some of the manifest's tensors; `where` as rollout.bucket.reach names it."""
         ...
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:

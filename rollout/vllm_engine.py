@@ -147,11 +147,11 @@ class VLLMEngine:
             args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native)
             await self._rpc("raylign_begin", *args)
 
-    async def load_bucket(self, path: str) -> None:
-        """Load one safetensors file; it may be deleted afterwards. Raises WeightUpdateError naming the tensor."""
+    async def load_bucket(self, where: str) -> None:
+        """Load one bucket; its memory may go afterwards. Raises WeightUpdateError naming the tensor."""
         self._announced("load_bucket")
         async with self._guard("load_bucket", self._sync.timeout_s):
-            await self._rpc("raylign_load", path)
+            await self._rpc("raylign_load", where)
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """Put the weights in place, read every tensor back, score the canaries. Only reports; `resume` decides.

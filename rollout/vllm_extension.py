@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from raylign.cluster.pages import KeptPages
+from raylign.rollout.bucket import read_bucket
 from raylign.rollout.interfaces import TensorSpec, WeightUpdateError
 from raylign.rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
-from safetensors import safe_open
 from torch import Tensor, nn
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
@@ -80,18 +80,16 @@ class WeightReceiver:
             finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
         self.raylign_transaction = None
 
-    def raylign_load(self, path: str) -> int:
-        """Load one safetensors file; returns the bytes read. The file may be deleted when this returns.
+    def raylign_load(self, where: str) -> int:
+        """Load one bucket; returns the bytes read. What lies at `where` may go when this returns.
 
         Layers that are not complete yet keep the mapped pages of their tensors alive, no copy.
         """
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        num_bytes = 0
-        with safe_open(path, framework="pt", device="cpu") as bucket, torch.device(self.device):  # type: ignore[attr-defined]
-            tensors = [(name, bucket.get_tensor(name)) for name in bucket.keys()]  # noqa: SIM118 (no dict)
-            num_bytes = sum(tensor.nbytes for _, tensor in tensors)
+        tensors = read_bucket(where)
+        with torch.device(self.device):  # type: ignore[attr-defined]
             model.load_weights(self._raylign_open().observe(tensors))
-        return num_bytes
+        return sum(tensor.nbytes for _, tensor in tensors)
 
     def raylign_finish(self) -> list[list]:
         """Put the weights in place, read them back: [[name, digest, where, wanted], ...], [mismatched], [missing]."""

@@ -19,9 +19,9 @@ from raylign.cluster.collector import collector_paused
 from raylign.cluster.oom import memory_kills
 from raylign.cluster.rank import keep_log, last_error
 from raylign.cluster.reserve import Place
-from raylign.cluster.weights import Pieces, shared_memory_file
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
 from raylign.rollout import environment
+from raylign.rollout.bucket import Pieces, reach
 from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
@@ -66,6 +66,7 @@ class RolloutWorker:
                 VLLMEngine,
             )  # after the environment: vLLM reads it when imported
 
+        self._core_here = environment.core_in_this_process(spec.rollout, spec.device)
         self._engine = VLLMEngine(
             spec.model,
             spec.rollout,
@@ -73,7 +74,7 @@ class RolloutWorker:
             name=spec.name,
             device=spec.device,
             seed=spec.seed,
-            hosting=Hosting(environment.core_in_this_process(spec.rollout, spec.device), spec.shares_cards),
+            hosting=Hosting(self._core_here, spec.shares_cards),
         )
 
     async def start(self) -> None:
@@ -101,8 +102,8 @@ class RolloutWorker:
 
     async def load_bucket(self, pieces: Pieces) -> None:
         """Load one bucket of safetensors bytes, mapped from the object store. Two may be under way at once."""
-        async with shared_memory_file(pieces) as path:
-            await self._engine.load_bucket(path)
+        async with reach(pieces, same_process=self._core_here) as where:
+            await self._engine.load_bucket(where)
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """Put the weights in place and compare."""

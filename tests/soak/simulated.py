@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from raylign.cluster.rank import keep_log
-from raylign.cluster.weights import Pieces
+from raylign.rollout.bucket import Pieces
 from raylign.data.types import Completion, FinishReason, RolloutGroup, SampleKey, VersionSpan
 from raylign.rollout import worker
 from raylign.rollout.fingerprint import tensor_digest

@@ -64,7 +64,8 @@ class Engine(Protocol):
         """Whole parameters by Hugging Face name, tied ones once, in bounded memory. Collective.
 
         As they are trained: adapters stand beside the weight they adapt (engine/buckets.py has the two merged).
-        A tensor is valid until the next one is asked for; every rank must run the iterator to its end.
+        A tensor may be the model's own memory: it is valid until that trains on. Every rank must run the iterator to
+        its end.
         """
         ...
 

@@ -18,7 +18,7 @@ class WeightBucket:
     """Some parameters of the model, by Hugging Face name."""
 
     names: tuple[str, ...]
-    tensors: tuple[Tensor, ...]  # copies, free to keep or send
+    tensors: tuple[Tensor, ...]  # perhaps the model's own memory: use them before it trains on
 
     @property
     def num_bytes(self) -> int:
@@ -43,7 +43,7 @@ def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBuck
             yield WeightBucket(tuple(names), tuple(tensors))
             names, tensors, size = [], [], 0
         names.append(name)
-        tensors.append(tensor.detach().clone())
+        tensors.append(tensor.detach())
         size += num_bytes
     if names:
         yield WeightBucket(tuple(names), tuple(tensors))

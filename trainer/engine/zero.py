@@ -135,7 +135,7 @@ class ZeroEngine:
 
         for bucket in _gather_buckets(named, GATHER_BYTES):
             with GatheredParameters([p for _, p in bucket]):
-                yield from ((name, p.detach()) for name, p in bucket)
+                yield from ((name, p.detach().clone()) for name, p in bucket)  # partitioned again right after
 
     def save_state(self, folder: Path) -> None:
         """Write this rank's float32 masters and moments. Collective, also where a rank's disk refuses its file."""

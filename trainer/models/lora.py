@@ -104,7 +104,7 @@ def merged_weights(
 ) -> Iterator[tuple[str, Tensor]]:
     """Whole weights from parameters one by one, with those of `layers` merged; names stay, adapters are gone.
 
-    A tensor of `named` is not used after the next one was asked for.
+    Tensors of adapters are held until the weight that they adapt comes.
     """
     held: dict[str, Tensor] = {}
     for name, tensor in named:
@@ -112,7 +112,7 @@ def merged_weights(
         if layer not in layers or part == "bias":
             yield name, tensor
         elif is_adapter(name):
-            held[part] = tensor.detach().clone()
+            held[part] = tensor.detach()
         else:
             yield name, layers[layer].merged(tensor.detach(), held.pop(_A), held.pop(_B), name)
 

@@ -20,7 +20,7 @@ from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
 from raylign.rollout.fingerprint import dtype_name, tensor_digest
 from raylign.rollout.interfaces import Canary, TensorSpec
-from raylign.trainer.engine.base import MovableState
+from raylign.trainer.engine.base import Engine, MovableState
 from raylign.trainer.engine.buckets import weights_to_buckets
 from raylign.trainer.learner import Learner, Objective
 from raylign.trainer.loops.interfaces import UpdateResult
@@ -112,12 +112,7 @@ class LearnerWorker:
 
     def stage_weights(self, bucket_bytes: int) -> StagedWeights | None:
         """Put the present weights into the object store, bucket by bucket. Rank 0 answers, the others help gather."""
-        tensors: list[TensorSpec] = []
-        refs: list[ray.ObjectRef] = []
-        for bucket in weights_to_buckets(self._ready.engine, bucket_bytes):
-            for name, tensor in zip(bucket.names, bucket.tensors, strict=True):
-                tensors.append(TensorSpec(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor_digest(tensor)))
-            refs.append(put_bucket(dict(zip(bucket.names, bucket.tensors, strict=True))))
+        tensors, refs = staged(self._ready.engine, bucket_bytes)
         if self._info.rank != 0:
             return None
         tied = bool(self._model.hf.config.tie_word_embeddings)
@@ -193,6 +188,17 @@ class LearnerWorker:
     def _fetch(self, refs: Sequence[ray.ObjectRef]) -> tuple[list[RolloutGroup], TokenBatch]:
         groups = ray.get(list(refs), timeout=self._fetch_timeout_s) if refs else []
         return groups, pack_groups(groups)
+
+
+def staged(engine: Engine, bucket_bytes: int) -> tuple[list[TensorSpec], list[ray.ObjectRef]]:
+    """Every weight's digest, and the buckets in the object store: its copy is the only one. Collective."""
+    tensors: list[TensorSpec] = []
+    refs: list[ray.ObjectRef] = []
+    for bucket in weights_to_buckets(engine, bucket_bytes):
+        named = dict(zip(bucket.names, bucket.tensors, strict=True))
+        tensors += [TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t)) for n, t in named.items()]
+        refs.append(put_bucket(named))
+    return tensors, refs
 
 
 def _sizes(groups: Sequence[RolloutGroup]) -> list[int]:

@@ -48,7 +48,7 @@ def plain_additive(tensor: Tensor) -> str:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1,), (7,), (5, 3), (2, 3, 4)])
 def test_the_additive_digest_is_its_definition(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch) -> None:
-    monkeypatch.setattr(fingerprint, "_DEVICE_PIECE", 6)  # rows in several pieces
+    monkeypatch.setattr(fingerprint, "_CPU_PIECE", 6)  # rows in several pieces
     tensor = drawn(*shape, dtype=dtype)
     assert tensor_digest(tensor, ADDITIVE) == plain_additive(tensor)
 
