@@ -3,8 +3,10 @@
     python benchmarks/publication.py --model FOLDER [--versions 3] [--json out.json]
 
 One real vLLM engine on this machine's CPU is sent the folder's weights version by version through the publisher, the
-object store and the worker's class that a run uses, each process with a role's environment; once with every column of
-packed layers read back, once with `sync.verify_columns` as it is by default. Ratios hold on a busy machine.
+object store and the worker's class that a run uses, in a role's environment; once with every column of packed layers
+read back, once with `sync.verify_columns` as it is by default. Versions go by turns as they did before (a clone of each
+tensor, a file in shared memory for the engine) and as they do now. Ratios hold on a busy machine, processor seconds
+better than seconds.
 """
 
 from __future__ import annotations
@@ -23,15 +25,17 @@ import ray
 import torch
 import xxhash
 from raylign.cluster.runtime_env import RoleEnv
-from raylign.cluster.weights import put_bucket
-from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from raylign.conf.schema import Device, OptimConfig, Precision, RolloutConfig, SyncConfig
 from raylign.rollout.fingerprint import DigestKind, dtype_name, tensor_digest
-from raylign.rollout.interfaces import Canary, Ref, TensorSpec, VerifyReport, WeightManifest
+from raylign.rollout.interfaces import Canary, Ref, VerifyReport, WeightManifest
 from raylign.rollout.worker import RolloutWorker, WorkerSpec
+from raylign.trainer.engine.buckets import weights_to_buckets
+from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
+from raylign.trainer.models.loading import load_causal_lm
+from raylign.trainer.workers.learner_worker import staged
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 CONFIG = RolloutConfig(precision=Precision.float32, max_model_len=256, kv_cache_gb=0.25, max_concurrent=8)
 BUCKET_BYTES = SyncConfig().bucket_mb << 20
@@ -47,37 +51,43 @@ def earlier_digest(tensor: Tensor) -> str:
     return hasher.hexdigest()
 
 
-def digests(weights: dict[str, Tensor], repeat: int) -> dict[str, float]:
-    """Median seconds over all weights, the forms in turn so that a busy moment meets each of them."""
+def digests(weights: dict[str, Tensor], repeat: int) -> dict[str, tuple[float, float]]:
+    """Median seconds and processor seconds over all weights, the forms in turn so that a busy moment meets each."""
     forms: dict[str, Callable[[Tensor], str]] = {
         "digest, as it was": earlier_digest,
         "digest": tensor_digest,
         "digest, additive": lambda t: tensor_digest(t, DigestKind.ADDITIVE),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     for _ in range(repeat):
         for name, form in forms.items():
-            started = time.perf_counter()
+            clock = _Clock()
             for tensor in weights.values():
                 form(tensor)
-            seconds[name].append(time.perf_counter() - started)
+            clock.total("all")
+            costs[name].append(clock.laps["all"])
     assert all(tensor_digest(t) == earlier_digest(t) for t in weights.values())
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: _median(values) for name, values in costs.items()}
 
 
 class _Source:
-    """The learner's side, as rank 0 has it: digests, then buckets into the object store."""
+    """The learner's side, as rank 0 has it; `copies`: as it was, each tensor cloned before the store copies it."""
 
-    def __init__(self, weights: dict[str, Tensor], clock: _Clock) -> None:
-        self._weights, self._clock = weights, clock
+    def __init__(self, engine: TorchEngine, clock: _Clock, *, copies: bool) -> None:
+        self._engine, self._clock, self._copies = engine, clock, copies
         self._refs: list[Ref] = []
+        self._kept: list[list[Tensor]] = []
 
     async def manifest(self, version: int) -> WeightManifest:
         self._refs = []
-        specs = [TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t)) for n, t in self._weights.items()]
-        self._clock.lap("learner: digest")
-        self._refs = [Ref(put_bucket({n: t.clone() for n, t in bucket.items()})) for bucket in _buckets(self._weights)]
-        self._clock.lap("learner: copy, object store")
+        if self._copies:
+            self._kept = [
+                [t.clone() for t in bucket.tensors] for bucket in weights_to_buckets(self._engine, BUCKET_BYTES)
+            ]
+        specs, refs = staged(self._engine, BUCKET_BYTES)
+        self._kept = []
+        self._refs = [Ref(ref) for ref in refs]
+        self._clock.lap("learner: digest, object store")
         return WeightManifest(version, tuple(specs), tied_embeddings=True)
 
     async def canaries(self) -> list[Canary]:
@@ -95,7 +105,7 @@ class _Sink:
 
     def __init__(self, worker: RolloutWorker, clock: _Clock) -> None:
         self._worker, self._clock = worker, clock
-        self.begin_update, self.resume = worker.begin_update, worker.resume
+        self.ping, self.begin_update, self.resume = worker.ping, worker.begin_update, worker.resume
 
     async def load_bucket(self, bucket: Ref) -> None:
         await self._worker.load_bucket(ray.get(bucket, timeout=60))
@@ -112,48 +122,58 @@ class _Sink:
     die = quarantine
 
 
-def publications(folder: Path, weights: dict[str, Tensor], versions: int, columns: int) -> dict[str, float]:
-    """Median seconds of each phase on one engine, after a first version that warms it up."""
+def publications(folder: Path, engine: TorchEngine, versions: int, columns: int) -> dict[str, tuple[float, float]]:
+    """Median seconds and processor seconds of each phase on one engine, after a first version that warms it up.
+
+    By turns as it was (a clone of each tensor, a file for the engine) and as it is, so that a busy moment meets both.
+    Learner, store's client and engine are in this process: its processor time is that of the publication.
+    """
     sync = SyncConfig(max_canary_gap=1e9, verify_columns=columns)
-    worker, loop = (
-        RolloutWorker(WorkerSpec("rollout/0", str(folder), CONFIG, sync, Device.cpu)),
-        asyncio.new_event_loop(),
-    )
+    worker = RolloutWorker(WorkerSpec("rollout/0", str(folder), CONFIG, sync, Device.cpu))
+    loop = asyncio.new_event_loop()
     loop.run_until_complete(worker.start())
-    phases: dict[str, list[float]] = {}
+    phases: dict[str, list[tuple[float, float]]] = {}
     try:
-        for version in range(1, versions + 2):
+        for version in range(1, 2 * versions + 3):
+            before = version % 2 == 1
+            worker._core_here = not before
             clock = _Clock()
             publisher = WeightPublisher(
-                _Source(weights, clock), lambda c=clock: [_Sink(worker, c)], timeout_s=120, canary_limit=CanaryLimit(1e9)
+                _Source(engine, clock, copies=before),
+                lambda c=clock: [_Sink(worker, c)],
+                timeout_s=120,
+                canary_limit=CanaryLimit(1e9),
             )
-            result = loop.run_until_complete(publisher.publish(version))
-            clock.laps["publication"] = result.seconds
-            if version > 1:
-                for name, seconds in clock.laps.items():
-                    phases.setdefault(name, []).append(seconds)
+            loop.run_until_complete(publisher.publish(version))
+            clock.total("whole publication")
+            if version > 2:
+                for name, cost in clock.laps.items():
+                    phases.setdefault(
+                        f"{'before' if before else 'now'}, {columns or 'all'} columns: {name}", []
+                    ).append(cost)
     finally:
         loop.run_until_complete(worker.stop())
-    return {f"{name} ({columns or 'all'} columns)": statistics.median(values) for name, values in phases.items()}
+    return {name: _median(values) for name, values in sorted(phases.items())}
+
+
+def _median(costs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    wall, cpu = zip(*costs, strict=True)
+    return statistics.median(wall), statistics.median(cpu)
 
 
 class _Clock:
+    """Seconds of wall and processor."""
+
     def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self.laps: dict[str, tuple[float, float]] = {}
+        self._first = self._last = (time.perf_counter(), time.process_time())
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+        now = (time.perf_counter(), time.process_time())
+        self.laps[name], self._last = (now[0] - self._last[0], now[1] - self._last[1]), now
 
-
-def _buckets(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    buckets: list[dict[str, Tensor]] = [{}]
-    for name, tensor in weights.items():
-        if sum(t.nbytes for t in buckets[-1].values()) + tensor.nbytes > BUCKET_BYTES:
-            buckets.append({})
-        buckets[-1][name] = tensor
-    return buckets
+    def total(self, name: str) -> None:
+        self.laps[name] = (time.perf_counter() - self._first[0], time.process_time() - self._first[1])
 
 
 def main() -> None:
@@ -163,24 +183,29 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--digests-only", action="store_true")
+    parser.add_argument("--sampled-only", action="store_true")
+    parser.add_argument("--plain-allocator", action="store_true", help="glibc's, as a process that is no role has it")
     given = parser.parse_args()
-    if "LD_PRELOAD" not in os.environ:  # as a role's process is: its threads, its allocator
+    if (
+        "LD_PRELOAD" not in os.environ and not given.plain_allocator
+    ):  # as a role's process is: its threads, its allocator
         role = RoleEnv(Device.cpu, threads=os.cpu_count() or 1, keeps_pages=True).variables()
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | role)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model = load_causal_lm(given.model, precision=Precision.float32)
+    engine = TorchEngine(model, OptimConfig(), total_steps=0)
+    weights = {name: p.detach() for name, p in model.hf.named_parameters()}
+    size = sum(t.nbytes for t in weights.values())
+    half = {n: t.bfloat16() for n, t in weights.items()}
     found = {f"float32 {n}": s for n, s in digests(weights, given.versions).items()}
-    found |= {
-        f"bfloat16 {n}": s for n, s in digests({n: t.bfloat16() for n, t in weights.items()}, given.versions).items()
-    }
+    found |= {f"bfloat16 {n}": s for n, s in digests(half, given.versions).items()}
     if not given.digests_only:
         ray.init(num_cpus=2, object_store_memory=2 << 30, include_dashboard=False, log_to_driver=False)
-        for columns in (0, SyncConfig().verify_columns):
-            found |= publications(given.model, weights, given.versions, columns)
+        for columns in (0, SyncConfig().verify_columns)[1 if given.sampled_only else 0 :]:
+            found |= publications(given.model, engine, given.versions, columns)
         ray.shutdown()
-    size = sum(t.nbytes for t in weights.values())
-    for name, seconds in found.items():
-        print(f"{name:<44} {seconds:8.3f} s  {size / (2 if name.startswith('bf') else 1) / seconds / 1e9:7.2f} GB/s")
+    for name, (wall, cpu) in found.items():
+        rate = size / (2 if name.startswith("bf") else 1) / wall / 1e9
+        print(f"{name:<60} {wall:8.3f} s {cpu:8.3f} s of processor {rate:7.2f} GB/s")
     if given.json:
         given.json.write_text(json.dumps({"bytes": size, "seconds": found}, indent=1))
 

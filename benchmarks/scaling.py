@@ -28,10 +28,10 @@ from raylign.data.types import FinishReason, Prompt, Reward, RewardOutcome, Roll
 from raylign.rollout.interfaces import Canary, GenerationRequest, GroupHandle, Ref, VerifyReport, WeightManifest
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.trainer.functional.kl import KLState
+from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.hooks import OnlineProgress
 from raylign.trainer.loops.interfaces import ExperienceHandles, PromptDraw, TensorShards, UpdateResult
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
-from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.stream import StreamSettings
 
@@ -195,7 +195,13 @@ def run(*, workers: int, staleness: int, steps: int, train_s: float, token_s: fl
         pool = RolloutPool(engines, max_concurrent=CONCURRENT * QUEUE_FACTOR, timeout_s=3600)
         loop = OnlineLoop(
             OnlineRoles(
-                pool, rest, rest, rest, WeightPublisher(rest, pool.members, timeout_s=60, canary_limit=CanaryLimit(1.0)), None, None
+                pool,
+                rest,
+                rest,
+                rest,
+                WeightPublisher(rest, pool.members, timeout_s=60, canary_limit=CanaryLimit(1.0)),
+                None,
+                None,
             ),
             OnlineSettings(
                 steps, StreamSettings(prompts, SAMPLES, SAMPLING, staleness, chunks=4), False, 0.5, save_every=0, seed=0

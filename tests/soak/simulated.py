@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from raylign.cluster.rank import keep_log
-from raylign.rollout.bucket import Pieces
 from raylign.data.types import Completion, FinishReason, RolloutGroup, SampleKey, VersionSpan
 from raylign.rollout import worker
+from raylign.rollout.bucket import Pieces
 from raylign.rollout.fingerprint import tensor_digest
 from raylign.rollout.interfaces import Canary, GenerationRequest, VerifyReport, WeightManifest, metas_of
 from raylign.rollout.worker import WorkerSpec

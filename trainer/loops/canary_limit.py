@@ -73,4 +73,6 @@ class CanaryLimit:
             return f"sync.max_canary_gap={self._given:g}"
         if self._measured is None:
             return f"at most {self._bounds.ceiling:g} before a gap was measured; sync.max_canary_gap sets a limit"
-        return f"at most {self._measured:.3g}, measured at the first publication; sync.max_canary_gap sets another limit"
+        return (
+            f"at most {self._measured:.3g}, measured at the first publication; sync.max_canary_gap sets another limit"
+        )

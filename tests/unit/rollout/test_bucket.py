@@ -56,7 +56,9 @@ def test_an_engine_reads_what_was_written(same_process: bool) -> None:
 
     found = asyncio.run(read())
     assert found.keys() == TENSORS.keys()
-    assert all(found[n].dtype == t.dtype and found[n].shape == t.shape and found[n].equal(t) for n, t in TENSORS.items())
+    assert all(
+        found[n].dtype == t.dtype and found[n].shape == t.shape and found[n].equal(t) for n, t in TENSORS.items()
+    )
 
 
 def test_an_engine_in_this_process_reads_the_memory_of_the_store_itself_and_keeps_it_alive() -> None:
