@@ -101,7 +101,7 @@ class WeightPublisher:
         canary_limit: CanaryLimit,
         cards: CardTurns | None = None,
     ) -> None:
-        """`timeout_s`: deadline of each phase; `canary_limit`: of engines; `cards`: where engines share the learners'."""
+        """`timeout_s`: deadline of each phase; `cards`: where engines share the learners'."""
         self._source, self._members = source, members
         self._cards = cards or OwnCards()
         self._timeout_s, self._limit = timeout_s, canary_limit

@@ -25,8 +25,8 @@ def test_the_first_publication_fixes_the_limit_and_says_it(caplog: pytest.LogCap
         assert limit.settle(0, [0.06]) == pytest.approx(0.18)
         assert limit.settle(1, [0.15]) == limit.value == pytest.approx(0.18), "a later gap moved the limit"
     assert [record.message for record in caplog.records] == [
-        "version 0: engine and learner serve the same weights and differ by 0.06 nats a token on the canaries; an engine "
-        "beyond 0.18 is refused from now on (sync.max_canary_gap=0)"
+        "version 0: engine and learner serve the same weights and differ by 0.06 nats a token on the canaries; an "
+        "engine beyond 0.18 is refused from now on (sync.max_canary_gap=0)"
     ]
     assert "measured at the first publication" in limit.source()
 
