@@ -105,8 +105,9 @@ _PREFIX = "raylign_own_"
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return bool(file) and folder in Path(str(file)).resolve().parents and "site-packages" not in str(file)
+    """True for a file of the folder. Some modules name one without a folder that is none: torch.ops has "_ops.py"."""
+    file = Path(str(getattr(module, "__file__", None)))
+    return file.is_absolute() and folder in file.resolve().parents and "site-packages" not in file.parts
 
 
 def _module(where: str) -> ModuleType:

@@ -1,4 +1,7 @@
-"""What the run checked about itself, each as found in its numbers; a check that left none is listed as not recorded."""
+"""What the run checked about itself, each as found in its numbers.
+
+A check of online training that left none is listed as not recorded; of a run without engines it is not listed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from raylign.records.metrics_log import MetricHistory
 from raylign.records.report.tone import Tone
 
 _ZERO_KL = 1e-3  # nats a sequence; exactly 0 in float32, rounding in bfloat16
+_ONLINE = ("reward/", "rollout/", "sync/")  # groups that only a run with engines has
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +30,16 @@ class Check:
 
 def checks(history: MetricHistory) -> tuple[Check, ...]:
     """Everything the metrics tell about correctness, in a fixed order."""
-    found = (
-        _verified(history),
-        _limited(history, "sync/canary_gap", "Canary gap, largest", "nats"),
-        _gap(history),
-        _first_kl(history),
-        _masks(history),
-        _counted(history, "reward/failed", "Rewards that failed"),
-        _counted(history, "ledger/non_finite_metrics", "Numbers that were not finite"),
-        _complete(history),
-    )
+    found = [_counted(history, "ledger/non_finite_metrics", "Numbers that were not finite"), _complete(history)]
+    if any(name.startswith(_ONLINE) for name in history.names()):
+        found[:0] = [
+            _verified(history),
+            _limited(history, "sync/canary_gap", "Canary gap, largest", "nats"),
+            _gap(history),
+            _first_kl(history),
+            _masks(history),
+            _counted(history, "reward/failed", "Rewards that failed"),
+        ]
     return (*found, *_ledger(history))
 
 

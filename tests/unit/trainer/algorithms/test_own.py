@@ -6,8 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from raylign.app.commands.train_help import train_help
 from raylign.app.configuration import compose, from_resolved
+from raylign.app.launch.inputs import run_inputs
 from raylign.conf.errors import ConfigError
 from raylign.conf.own_code import OwnCodeError, load_named
 from raylign.conf.schema import DPOLoss, IPONormalisation, KLEstimator, LossAggregation
@@ -48,6 +50,15 @@ def test_its_settings_are_typed_in_help_and_survive_the_resolved_file(home: Path
     assert "clip_eps_low" not in shown
     (home / "my.yaml").write_text("defaults:\n  - algorithm: dpop.py:DPOP\nalgorithm: {beta: 0.5}\n")
     assert compose([*GIVEN, "--config=my.yaml"]).config.algorithm.beta == 0.5  # type: ignore[attr-defined]
+
+
+def test_the_files_on_record_are_the_users_own(home: Path) -> None:
+    """torch has modules that name a file without a folder (torch.ops: _ops.py), which no job could take along."""
+    assert torch.ops.__file__ == "_ops.py"
+    (home / "beside.py").write_text("weight = 1.0\n")
+    (home / "dpop.py").write_text(EXAMPLE + "\nimport beside\n")
+    inputs = run_inputs(compose([*GIVEN, "algorithm=dpop.py:DPOP"]).config)
+    assert {name for name in inputs if name.startswith("algorithm")} == {"algorithm/dpop.py", "algorithm/beside.py"}
 
 
 def test_a_run_goes_on_with_what_it_loaded_when_the_file_changes(home: Path) -> None:
