@@ -84,7 +84,11 @@ def _agreement(trust: Trust) -> Card:
     measure = f" Krippendorff's alpha, ties counted: {short(alpha.value, 2)}." if alpha else ""
     text = f"Two people who saw the same pair named the same winner {percent(found.value)} of the time"
     pairs = "1 pair" if found.count == 1 else f"{found.count:,} pairs"
-    text += f" ({pairs}).{measure} The range holds for these people; others may agree otherwise."
+    text += f" ({pairs}).{measure} "
+    if trust.agreement.by_person:
+        text += f"The range is for people like these {trust.agreement.raters:,}."
+    else:
+        text += "The range holds for these people; others may agree otherwise."
     if found.low >= _GOOD_AGREEMENT:
         tone, action = Tone.GOOD, ""
     elif found.low <= 0.5 and found.high >= _GOOD_AGREEMENT:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from raylign.feedback.trust.intervals import CONFIDENCE, Estimate, Floats, ratio, wilson, z_of
+from raylign.feedback.trust.crossed import Crossed
+from raylign.feedback.trust.intervals import CONFIDENCE, Estimate, Floats, ratio, share_of_variance, t_of, wilson, z_of
 from raylign.feedback.trust.judgements import judged_by_several
 
-_COUNTS = {name: f"num_{name}" for name in ("first", "second", "both_good", "both_bad")}
+_SAID = ("first", "second", "both_good", "both_bad")
+LEAST_PEOPLE = 20  # who count equally: with fewer nothing is known of people like them
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Agreement:
     pairs_judged: int
     pairs_with_several: int
     raters: int  # people behind those
+    by_person: bool  # whether the intervals hold for people like these; else for these people and other pairs
     alpha: Estimate | None  # nominal, four categories; 1 perfect, 0 chance, below 0 worse than chance
     agree: Estimate | None  # share of two people's judgements that are equal
     agree_decided: Estimate | None  # the same where both named a winner: what papers report (63 to 77 %)
@@ -26,22 +29,26 @@ class Agreement:
 
 def agreement(judged: pl.DataFrame) -> Agreement:
     """Agreement of `judged` (JUDGEMENT_SCHEMA); each person counts once a pair."""
-    rows = judged_by_several(judged)
-    several = rows.group_by("pair").agg(
-        *((pl.col("picked") == name).sum().cast(pl.Int64).alias(column) for name, column in _COUNTS.items())
-    )
-    columns = list(_COUNTS.values())
-    # Sorted: sums of floats depend on order, and groups come in any.
-    table = several.select(columns).sort(columns).to_numpy().astype(np.float64)
-    decided = table[:, :2][table[:, :2].sum(1) > 1]
+    # Pairs are numbered as they first came and not by hash: sums of floats depend on order.
+    rows = judged_by_several(judged).with_row_index("place").select(
+        pair=pl.col("place").min().over("pair"), rater=pl.col("rater").rank("dense"), said=_said()
+    )  # fmt: skip
+    everybody = Crossed.of(*(rows[name].to_numpy() for name in rows.columns), kinds=len(_SAID))
+    decided = Crossed.of(*(rows.filter(pl.col("said") < 2)[name].to_numpy() for name in rows.columns), kinds=2)
+    by_person = everybody.people >= LEAST_PEOPLE
     return Agreement(
         pairs_judged=judged["pair"].n_unique(),
-        pairs_with_several=several.height,
+        pairs_with_several=len(everybody.counts),
         raters=rows["rater"].n_unique(),
-        alpha=alpha_nominal(table),
-        agree=percent_agreement(table),
-        agree_decided=percent_agreement(decided),
+        by_person=by_person,
+        alpha=alpha_by_person(everybody) if by_person else alpha_nominal(everybody.counts),
+        agree=agree_by_person(everybody) if by_person else percent_agreement(everybody.counts),
+        agree_decided=agree_by_person(decided) if by_person else percent_agreement(decided.counts),
     )
+
+
+def _said() -> pl.Expr:
+    return pl.col("picked").replace_strict(list(_SAID), range(len(_SAID)), return_dtype=pl.Int64)
 
 
 def agreement_with_others(judged: pl.DataFrame) -> pl.DataFrame:
@@ -86,6 +93,27 @@ def percent_agreement(counts: Floats) -> Estimate | None:
     counts = counts[counts.sum(1) > 1]
     size = counts.sum(1)
     return ratio(size - _disagreement(counts), size)
+
+
+def alpha_by_person(judged: Crossed) -> Estimate | None:
+    """`alpha_nominal` with an interval for people and pairs like these, linear in the totals alpha is a function of."""
+    plain, people = alpha_nominal(judged.counts), judged.people
+    if plain is None or plain.value == 1:
+        return plain
+    slope = _gradient(np.array([_disagreement(judged.counts).sum(), *judged.counts.sum(0)]))
+    effect = 2 * slope[0] * (1 - np.eye(judged.kinds)) + slope[1:, None] + slope[None, 1:]
+    half = t_of(people - 1) * judged.variance(effect) ** 0.5
+    return Estimate(plain.value, max(-1.0, plain.value - half), min(1.0, plain.value + half), plain.count)
+
+
+def agree_by_person(judged: Crossed) -> Estimate | None:
+    """`percent_agreement` with an interval for people and pairs like these: Wilson's by the variance over both."""
+    plain, people = percent_agreement(judged.counts), judged.people
+    if plain is None or people < 2:
+        return plain
+    # Half the judgements are so many duos, as each counts 1 / (n - 1).
+    effect = (np.eye(judged.kinds) - plain.value) / (len(judged.item) / 2)
+    return share_of_variance(plain, judged.variance(effect), people)
 
 
 def _alpha(total: Floats) -> float:

@@ -68,8 +68,22 @@ def share_by_person(successes: Floats, totals: Floats) -> Estimate | None:
         return _wilson(share, max(equal, 1.0), z_of(CONFIDENCE), int(total))
     between = float(((successes - share * totals) ** 2).sum()) * people / (people - 1) / total**2
     effect = max(1.0, between / binomial)
-    quantile = float(stdtrit(max(1.0, equal - 1), 0.5 + CONFIDENCE / 2))
-    return _wilson(share, total / effect, quantile, int(total))
+    return _wilson(share, total / effect, t_of(equal - 1), int(total))
+
+
+def share_of_variance(share: Estimate, variance: float, people: float) -> Estimate:
+    """Wilson's interval for as many independent choices as have the `variance` of `share`; Student's quantile.
+
+    Where nothing varies the `people` are what is counted, so many that count equally, and no more than `share` counts.
+    """
+    if variance <= 0:
+        return _wilson(share.value, max(1.0, min(people, share.count)), z_of(CONFIDENCE), share.count)
+    return _wilson(share.value, share.value * (1 - share.value) / variance, t_of(people - 1), share.count)
+
+
+def t_of(freedom: float) -> float:
+    """Half width, in standard errors, of a two-sided interval by Student's distribution."""
+    return float(stdtrit(max(1.0, freedom), 0.5 + CONFIDENCE / 2))
 
 
 def shared_confidence(num_tests: int, *, confidence: float = CONFIDENCE) -> float:
