@@ -15,7 +15,8 @@ from scipy.sparse.csgraph import connected_components
 _PERMUTATIONS = 96
 _ROWS_PER_BAND = 3  # 32 bands: a pair at similarity 0.6 is missed 4 times in 10,000, at 0.5 once in 70
 LONG = 24  # word pairs: two texts of this length that share three fifths of them tell the same story
-_CHUNK = 50_000
+_CHUNK = 50_000  # pairs compared at a time
+_SIGNED = 5_000  # texts signed at a time
 
 
 def clusters(texts: pl.Series, threshold: float) -> np.ndarray:
@@ -33,7 +34,7 @@ def clusters_and_stories(texts: pl.Series, threshold: float, of_long: float) -> 
     unique = words.select("plain").unique(maintain_order=True).with_row_index("id")
     ids = words.join(unique, on="plain", how="left", maintain_order="left")["id"].to_numpy().astype(np.int64)
     plain = unique["plain"]
-    pairs = _candidates(_signatures(plain))
+    pairs = _candidates(_band_keys(plain))
     chunks = [_similarity(plain, pairs[i : i + _CHUNK]) for i in range(0, len(pairs), _CHUNK)]
     alike, size = (np.concatenate([np.empty(0), *part]) for part in (list(zip(*chunks, strict=True)) or [[], []]))
     close = alike >= threshold
@@ -70,32 +71,35 @@ def word_runs(texts: pl.Series, size: int) -> tuple[np.ndarray, np.ndarray]:
     return mixed[within], rows[:runs][within]
 
 
-def _signatures(texts: pl.Series) -> np.ndarray:
-    """[texts, 96] uint32 MinHash signatures."""
-    parts = [np.empty((0, _PERMUTATIONS), np.uint32)]
-    for start in range(0, len(texts), _CHUNK):
-        padded = _padded(texts.slice(start, _CHUNK))
+def _band_keys(texts: pl.Series) -> np.ndarray:
+    """[32, texts] uint64: each band of a text's MinHash signature as one number.
+
+    Signatures come out of rensa as lists of Python's numbers, fifteen times the size of the keys that stay.
+    """
+    bands = np.zeros((_PERMUTATIONS // _ROWS_PER_BAND, len(texts)), np.uint64)
+    for start in range(0, len(texts), _SIGNED):
+        padded = _padded(texts.slice(start, _SIGNED))
         hashes, rows = word_runs(padded, 2)
         offsets = np.searchsorted(rows, np.arange(len(padded) + 1)).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, _PERMUTATIONS, 1)
-        parts.append(np.asarray(matrix.to_rows(), dtype=np.uint32))
-    return np.concatenate(parts)
+        signatures = np.asarray(matrix.to_rows(), dtype=np.uint32)
+        for column, signed in enumerate(signatures.T):
+            keys = bands[column // _ROWS_PER_BAND, start : start + len(padded)]
+            np.multiply(keys ^ signed, np.uint64(0x9E3779B97F4A7C15), out=keys)
+            keys ^= keys >> np.uint64(29)
+    return bands
 
 
-def _candidates(signatures: np.ndarray) -> np.ndarray:
-    """[pairs, 2] positions of texts that agree in a band of their signatures.
+def _candidates(bands: np.ndarray) -> np.ndarray:
+    """[pairs, 2] positions of texts that have a band's key in common.
 
     Each text is paired with the first of its bucket and with the one before it: linear, whatever the bucket's size.
     """
-    count = len(signatures)
+    count = bands.shape[1]
     if not count:
         return np.empty((0, 2), np.int64)
     found = [np.empty(0, np.int64)]
-    for start in range(0, _PERMUTATIONS, _ROWS_PER_BAND):
-        keys = np.zeros(count, np.uint64)
-        for column in range(start, start + _ROWS_PER_BAND):
-            keys = (keys ^ signatures[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-            keys ^= keys >> np.uint64(29)
+    for keys in bands:
         order = np.argsort(keys, kind="stable")
         same = keys[order[1:]] == keys[order[:-1]]
         later = order[1:][same]
