@@ -33,8 +33,7 @@ def agreement(judged: pl.DataFrame) -> Agreement:
     rows = judged_by_several(judged).with_row_index("place").select(
         pair=pl.col("place").min().over("pair"), rater=pl.col("rater").rank("dense"), said=_said()
     )  # fmt: skip
-    everybody = Crossed.of(*(rows[name].to_numpy() for name in rows.columns), kinds=len(_SAID))
-    decided = Crossed.of(*(rows.filter(pl.col("said") < 2)[name].to_numpy() for name in rows.columns), kinds=2)
+    everybody, decided = _crossed(rows, len(_SAID)), _crossed(rows.filter(pl.col("said") < 2), 2)
     by_person = everybody.people >= LEAST_PEOPLE
     return Agreement(
         pairs_judged=judged["pair"].n_unique(),
@@ -45,6 +44,10 @@ def agreement(judged: pl.DataFrame) -> Agreement:
         agree=agree_by_person(everybody) if by_person else percent_agreement(everybody.counts),
         agree_decided=agree_by_person(decided) if by_person else percent_agreement(decided.counts),
     )
+
+
+def _crossed(rows: pl.DataFrame, kinds: int) -> Crossed:
+    return Crossed.of(rows["pair"].to_numpy(), rows["rater"].to_numpy(), rows["said"].to_numpy(), kinds)
 
 
 def _said() -> pl.Expr:

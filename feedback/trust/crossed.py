@@ -81,7 +81,7 @@ class Crossed:
         ]
         answers = [sum((effect[k, j] * one for j, one in enumerate(said)), csr_array(shape)) for k in range(self.kinds)]
         total = 0.0
-        for rows in _chunks(np.bincount(self.person, size[self.item])):
+        for rows in _chunks(np.bincount(self.person, size[self.item]).astype(np.float64)):
             met = csr_array((rows.stop - rows.start, shape[0]))
             for one, answer in zip(said, answers, strict=True):
                 met = met + one[rows].multiply(weight).tocsr() @ answer.T
