@@ -78,7 +78,7 @@ class _Source:
         self._refs: list[Ref] = []
         self._kept: list[list[Tensor]] = []
 
-    async def manifest(self, version: int) -> WeightManifest:
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
         self._refs = []
         if self._copies:
             self._kept = [

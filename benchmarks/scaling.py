@@ -154,7 +154,7 @@ class Rest:
 
     async def save(self, _: object) -> None: ...
     async def export(self, folder: str) -> None: ...
-    async def manifest(self, version: int) -> WeightManifest:
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
         return WeightManifest(version, (), False)
 
     async def canaries(self) -> Sequence[Canary]:

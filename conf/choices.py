@@ -26,6 +26,14 @@ class Offload(Enum):
     cpu = "cpu"
 
 
+class AdapterSync(Enum):
+    """What a publication sends of a policy with adapters, once an engine serves a version."""
+
+    auto = "auto"
+    merged = "merged"
+    separate = "separate"
+
+
 class Overlong(Enum):
     """What happens to a row longer than the context (counted before training starts)."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from raylign.conf.checks import Needs
-from raylign.conf.schema import LoraConfig, RunConfig
+from raylign.conf.schema import AdapterSync, Device, LoraConfig, PlacementStrategy, RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +187,12 @@ def _threads(config: RunConfig, needs: Needs, here: Surroundings) -> list[Resolv
         for key, given, count in open_settings
         if given == 0
     ]
+
+
+def adapters_alone(config: RunConfig) -> bool:
+    """Whether publications after the first send adapters without the weights they adapt."""
+    if not config.policy.lora.rank or config.cluster.placement is PlacementStrategy.colocated:
+        return False
+    if config.sync.adapters is AdapterSync.auto:
+        return config.cluster.device is Device.cuda
+    return config.sync.adapters is AdapterSync.separate

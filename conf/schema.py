@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylign.conf.choices import (  # noqa: F401  every choice is part of the schema and imported from here
+    AdapterSync,
     Better,
     Device,
     DPOLoss,
@@ -400,6 +401,9 @@ class SyncConfig:
     """Nats, mean over the canary tokens; an engine that differs by more does not serve. 0: measured at the first
     publication, between weights that were found equal, and three times that from then on (at least 0.02; 0.001 where
     policy and rollouts are in float32)."""
+    adapters: AdapterSync = AdapterSync.auto
+    """separate: engines that serve a version are sent a policy's adapters alone, and merge them into the weights of
+    their model folder; merged: all weights every time. auto: separate on GPUs, merged on CPU and on shared cards."""
     canary_prompts: int = 2
     """Fixed prompts whose log-probs engine and trainer compare after every publication."""
     verify_columns: int = 32

@@ -13,6 +13,9 @@ Ref = NewType("Ref", object)
 """Opaque to whoever passes it on: the object store's handle in the product, the value itself in a fault test."""
 
 
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
 class EngineDead(RuntimeError):
     """The engine cannot serve any more; the message names the worker and the cause."""
 
@@ -69,13 +72,36 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """A low-rank adapter of one published weight."""
+
+    weight: str  # Hugging Face name of the weight
+    rank: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class WeightManifest:
-    """Everything the receiver must end up with, in sending order. A name that never arrives is an error."""
+    """Everything the receiver must end up with, in sending order. A name that never arrives is an error.
+
+    With `adapters` only these travel (rollout/adapters.py): the digests are still of whole tensors, and what has no
+    adapter is as the engine has it.
+    """
 
     version: int
     tensors: tuple[TensorSpec, ...]
     tied_embeddings: bool
     max_canary_gap: float = math.inf  # an engine that differs by more does not serve
+    adapters: tuple[AdapterSpec, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """What travels to each engine."""
+        if not self.adapters:
+            return sum(math.prod(spec.shape) * DTYPE_BYTES[spec.dtype] for spec in self.tensors)
+        specs = {spec.name: spec for spec in self.tensors}
+        adapted = ((specs[adapter.weight], adapter.rank) for adapter in self.adapters)
+        return sum(sum(spec.shape) * rank * DTYPE_BYTES[spec.dtype] for spec, rank in adapted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,8 @@ class VLLMEngine:
         async with self._guard("begin_update", self._sync.timeout_s):
             await self._engine.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
             await self._reported(self._residence.weights_back(self._engine))
-            args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native)
+            adapters = [[adapter.weight, adapter.rank, adapter.scale] for adapter in manifest.adapters]
+            args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native, adapters)
             await self._rpc("raylign_begin", *args)
 
     async def load_bucket(self, where: str) -> None:

@@ -7,14 +7,15 @@ is held; the layers that the CPU build packs (and whose originals it frees) are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from raylign.cluster.pages import KeptPages
+from raylign.rollout.adapters import AdapterUpdate
 from raylign.rollout.bucket import read_bucket
-from raylign.rollout.interfaces import TensorSpec, WeightUpdateError
+from raylign.rollout.interfaces import AdapterSpec, TensorSpec, WeightUpdateError
 from raylign.rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
 from torch import Tensor, nn
 from vllm.model_executor.layers.linear import (
@@ -34,12 +35,17 @@ class WeightReceiver:
     """Mixed into vLLM's Worker; every name starts with `raylign_` so that none of its own is shadowed."""
 
     raylign_transaction: WeightTransaction | None = None
+    raylign_reloading: nn.Module | None = None  # the layers of the update under way: the model, or the adapted ones
+    raylign_adapters: AdapterUpdate | None = None  # the update under way, where it is of adapters alone
     raylign_native = False
     raylign_read_whole = False  # once every column of every packed layer has been read back and was right
     raylign_pages: KeptPages | None = None
 
-    def raylign_begin(self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool) -> None:
-        """Announce an update. `tensors`: [name, shape, dtype, digest]; `native`: vLLM's own transfer drives the reload.
+    def raylign_begin(
+        self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool, adapters: Sequence[list] = ()
+    ) -> None:
+        """Announce an update. `tensors`: [name, shape, dtype, digest]; `native`: vLLM's own transfer drives the reload;
+        `adapters`: [weight, rank, scale] of those that alone will come, the rest being as it is.
 
         Raises WeightUpdateError when the served model ties its embeddings and the publisher does not, or the reverse.
         """
@@ -54,14 +60,24 @@ class WeightReceiver:
         dtype, names = self.model_runner.model_config.dtype, {spec.name for spec in specs}  # type: ignore[attr-defined]
         modules = list(served_modules(model, dtype, names))
         columns = columns if self.raylign_read_whole else 0
+        self.raylign_adapters = None
+        if adapters:
+            folder = self.model_runner.model_config.model  # type: ignore[attr-defined]
+            update = AdapterUpdate(folder, [AdapterSpec(*adapter) for adapter in adapters])
+            self.raylign_adapters = update
+            modules = [m for m in modules if any(part.source in update.weights for part in m.parts)]
+            needed = {part.source for module in modules for part in module.parts}
+            specs = [spec for spec in specs if spec.name in needed]
         transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
         self.raylign_transaction = transaction
         self.raylign_native = native
+        layers = adapted_layers(model, self.raylign_adapters.weights, names) if self.raylign_adapters else []
+        self.raylign_reloading = nn.ModuleList(layers) if layers else model
         if native:  # vLLM's engine calls initialize_layerwise_reload itself, then model.load_weights a chunk at a time
             load = type(model).load_weights
             model.load_weights = lambda weights: load(model, transaction.observe(weights))
         else:
-            initialize_layerwise_reload(model)
+            initialize_layerwise_reload(self.raylign_reloading)
 
     def _raylign_open(self) -> WeightTransaction:
         if self.raylign_transaction is None:
@@ -77,8 +93,8 @@ class WeightReceiver:
             if getattr(self, "_weight_update_active", False):  # vLLM's own session, else it refuses every later one
                 self.finish_weight_update()  # type: ignore[attr-defined]
         else:
-            finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
-        self.raylign_transaction = None
+            finalize_layerwise_reload(self.raylign_reloading, self.model_runner.model_config)  # type: ignore[attr-defined]
+        self.raylign_transaction = self.raylign_reloading = None
 
     def raylign_load(self, where: str) -> int:
         """Load one bucket; returns the bytes read. What lies at `where` may go when this returns.
@@ -87,20 +103,28 @@ class WeightReceiver:
         """
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         tensors = read_bucket(where)
+        if self.raylign_adapters is not None:
+            self.raylign_adapters.receive((name, tensor.clone()) for name, tensor in tensors)
+            return sum(tensor.nbytes for _, tensor in tensors)
         with torch.device(self.device):  # type: ignore[attr-defined]
             model.load_weights(self._raylign_open().observe(tensors))
         return sum(tensor.nbytes for _, tensor in tensors)
 
     def raylign_finish(self) -> list[list]:
         """Put the weights in place, read them back: [[name, digest, where, wanted], ...], [mismatched], [missing]."""
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        model, transaction = self.model_runner.get_model(), self._raylign_open()  # type: ignore[attr-defined]
+        if self.raylign_adapters is not None:
+            with torch.device(self.device):  # type: ignore[attr-defined]
+                whole = self.raylign_adapters.whole_weights(transaction.announced, self.device)  # type: ignore[attr-defined]
+                model.load_weights(transaction.observe(whole))
         if self.raylign_native:
             del model.load_weights  # the class's own again
         else:
-            finalize_layerwise_reload(model, self.model_runner.model_config)  # type: ignore[attr-defined]
-        self.raylign_repack_head(model)
-        report = self._raylign_open().verify()
-        self.raylign_transaction = None
+            finalize_layerwise_reload(self.raylign_reloading, self.model_runner.model_config)  # type: ignore[attr-defined]
+        if self.raylign_adapters is None:
+            self.raylign_repack_head(model)
+        report = transaction.verify()
+        self.raylign_transaction = self.raylign_reloading = self.raylign_adapters = None
         self.raylign_read_whole = not report.mismatched and not report.missing
         self.raylign_pages = self.raylign_pages or KeptPages()
         self.raylign_pages.after_step()
@@ -137,6 +161,17 @@ def served_modules(model: nn.Module, dtype: torch.dtype, published: Collection[s
     if head is not None:
         source = _embedding_name(model) if _is_tied(model) else HEAD
         yield from _vocabulary(HEAD, source, head, read_packed=True)
+
+
+def adapted_layers(model: nn.Module, adapted: Collection[str], published: Collection[str]) -> list[nn.Module]:
+    """The linear layers that hold one of the `adapted` weights, alone or fused with others."""
+    packing: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, LinearBase)
+        and any(f"{part}.weight" in adapted for part in _names(name, packing, published))
+    ]
 
 
 def _names(name: str, packing: dict[str, list[str]], published: Collection[str]) -> list[str]:

@@ -82,6 +82,11 @@ class WeightTransaction:
             for part in module.parts:
                 self._consumers.setdefault(part.source, []).append((module, part))
 
+    @property
+    def announced(self) -> tuple[TensorSpec, ...]:
+        """What must arrive."""
+        return tuple(self._specs.values())
+
     def observe(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Pass weights on to the loader and note what they are.
 

@@ -223,14 +223,19 @@ class Outside:
     object_store: float  # of the node the policy's rank 0 is on
     checkpoint: float  # one, on disk
     export: float
-    publication: float  # sent to each engine at every version
+    publication: float  # sent to each engine, the whole model
+    later_publication: float  # the same after an engine's first: the whole model, or its adapters alone
 
 
 def outside(
-    models: Mapping[str, tuple[ModelShape, LearnerConfig]], engine: Precision | None, *, leaves_cards: bool = False
+    models: Mapping[str, tuple[ModelShape, LearnerConfig]],
+    engine: Precision | None,
+    *,
+    leaves_cards: bool = False,
+    adapters_alone: bool = False,
 ) -> Outside:
     """Of all models in training, by role; `engine`: precision served, None without engines; `leaves_cards`: state goes
-    to the host in the engines' turn."""
+    to the host in the engines' turn; `adapters_alone`: publications after the first send nothing else."""
     shape, policy = models["policy"]
     saved = sum(STATE_BYTES * m.trained for m, _ in models.values())
     host = {
@@ -245,7 +250,8 @@ def outside(
     export = float(shape.parameters * item_bytes(policy.precision))
     host["the policy while it is exported"] = export
     publication = export if engine else 0.0
-    return Outside(host, 1.2 * publication, float(saved), export, publication)
+    later = float(shape.adapted * item_bytes(policy.precision)) if engine and adapters_alone else publication
+    return Outside(host, 1.2 * publication, float(saved), export, publication, later)
 
 
 def nearest_that_fits(role: str, shape: ModelShape, learner: LearnerConfig, card_bytes: float) -> str | None:

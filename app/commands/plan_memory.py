@@ -10,7 +10,7 @@ from typing import cast
 from raylign.app.launch.demand import gpus_per_worker
 from raylign.cluster.placement import NodeSupply
 from raylign.conf.checks import Needs
-from raylign.conf.derive import critic_start, reference_model
+from raylign.conf.derive import adapters_alone, critic_start, reference_model
 from raylign.conf.errors import ClusterError, UserError
 from raylign.conf.schema import LearnerConfig, PlacementStrategy, RunConfig
 from raylign.trainer.algorithms import algorithm_of
@@ -107,7 +107,8 @@ def run_memory(config: RunConfig, needs: Needs, card_bytes: float) -> RunMemory:
     turns: Sequence[CardUse] = ()
     if engine is not None and config.cluster.placement is PlacementStrategy.colocated:
         turns = turn_uses(trained, engine, answers=needs.shared_reference)
-    beside = outside(trained, config.rollout.precision if engine else None, leaves_cards=bool(turns))
+    served = config.rollout.precision if engine else None
+    beside = outside(trained, served, leaves_cards=bool(turns), adapters_alone=adapters_alone(config))
     return RunMemory(trained, frozen, cards, engine, beside, turns)
 
 
@@ -144,7 +145,7 @@ def outside_rows(config: RunConfig, memory: RunMemory) -> list[tuple[str, str]]:
         longest = memory.engine.sequences(config.rollout.max_model_len)
         rows += [
             ("object store for a publication", f"{beside.object_store / GB:.1f} GB"),
-            ("a publication, to each engine", f"{beside.publication / GB:.2f} GB"),
+            ("a publication, to each engine", _publication(beside)),
             (
                 "KV cache of an engine",
                 f"{memory.engine.cache_tokens:,} tokens: {longest:,} sequences of the full length",
@@ -155,6 +156,13 @@ def outside_rows(config: RunConfig, memory: RunMemory) -> list[tuple[str, str]]:
         ("a checkpoint on disk", f"{beside.checkpoint / GB:.1f} GB"),
         ("an export", f"{beside.export / GB:.1f} GB"),
     ]
+
+
+def _publication(beside: Outside) -> str:
+    """Bytes of an engine's first version, and of later ones where they are fewer."""
+    whole = f"{beside.publication / GB:.2f} GB"
+    alone = beside.later_publication
+    return whole if alone == beside.publication else f"{whole} at first, then adapters alone: {alone / 10**6:.1f} MB"
 
 
 def phase_rows(config: RunConfig, memory: RunMemory, card: Card) -> list[tuple[str, str, str]]:
@@ -184,12 +192,18 @@ def _phases(config: RunConfig, memory: RunMemory, card: Card) -> dict[str, float
         "generation": generation_seconds(policy, rollout, memory.engine.cache_tokens, card),
         "scoring": max(scoring_seconds(shape, max(n, 0.1), tokens, card) for shape, n in scoring.values()),
         "updates": passes * max(update_seconds(s, c, tokens, card) for s, c in memory.trained.values()),
-        "publication": memory.outside.publication / STORE_BYTES_S,
+        "publication": _publication_seconds(memory.outside),
     }
     if memory.turns:
         moved = sum(offloaded_bytes(shape, learner) for shape, learner in memory.trained.values())
         phases["changing turns"] = 2 * moved / HOST_LINK_BYTES_S
     return phases
+
+
+def _publication_seconds(beside: Outside) -> float:
+    """After the first. An engine that is sent adapters alone reads the frozen weights from its host again."""
+    sent = beside.later_publication / STORE_BYTES_S
+    return sent if beside.later_publication == beside.publication else sent + beside.publication / HOST_LINK_BYTES_S
 
 
 def publication_note(memory: RunMemory) -> str:

@@ -17,6 +17,7 @@ from raylign.app.launch.stage import Stage
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place
 from raylign.cluster.runtime_env import RoleEnv
+from raylign.conf.derive import adapters_alone
 from raylign.conf.schema import (
     Device,
     JournalKeep,
@@ -168,6 +169,7 @@ class RoleBuilder:
             timeout_s=config.sync.timeout_s,
             canary_limit=_canary_limit(config),
             cards=cards,
+            adapters_only=adapters_alone(config),
         )
         return StartedRoles(
             rollouts=pool,

@@ -18,9 +18,9 @@ class StaleHead(WeightReceiver):
 class SwapsInTheEngine(WeightReceiver):
     """Loads layer 0's query projection into layer 1 and the reverse, after everything arrived rightly."""
 
-    def raylign_begin(self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool) -> None:
+    def raylign_begin(self, tensors: list, tied: bool, columns: int, seed: int, native: bool, adapters=()) -> None:
         """Wrap the observer's output, so that only what happens after arrival is wrong."""
-        super().raylign_begin(tensors, tied, columns, seed, native)
+        super().raylign_begin(tensors, tied, columns, seed, native, adapters)
         observe = self.raylign_transaction.observe
 
         def swapped(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -37,7 +37,7 @@ class ChangingModel:
         found: list[float] = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
         return found
 
-    async def manifest(self, version: int) -> WeightManifest:
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
         """Each tensor as it is now."""
         named = list(self.model.named_parameters())
         specs = tuple(TensorSpec(n, tuple(p.shape), dtype_name(p.dtype), tensor_digest(p)) for n, p in named)

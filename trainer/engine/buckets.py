@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from raylign.trainer.engine.base import WRAPPER_PREFIX, Engine
-from raylign.trainer.models.lora import lora_layers, merged_weights
+from raylign.trainer.models.lora import LoraLinear, is_adapter, lora_layers, merged_weights
 from torch import Tensor
 
 
@@ -35,9 +35,8 @@ def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBuck
     names: list[str] = []
     tensors: list[Tensor] = []
     size = 0
-    layers = {name.removeprefix(WRAPPER_PREFIX): layer for name, layer in lora_layers(engine.module).items()}
     gathered = (pair for pair in engine.gathered_parameters() if engine.rank == 0)
-    for name, tensor in merged_weights(gathered, layers):
+    for name, tensor in merged_weights(gathered, adapted_layers(engine)):
         num_bytes = tensor.numel() * tensor.element_size()
         if names and size + num_bytes > bucket_bytes:
             yield WeightBucket(tuple(names), tuple(tensors))
@@ -47,3 +46,24 @@ def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBuck
         size += num_bytes
     if names:
         yield WeightBucket(tuple(names), tuple(tensors))
+
+
+def adapted_layers(engine: Engine) -> dict[str, LoraLinear]:
+    """The model's layers with an adapter, by Hugging Face name."""
+    return {name.removeprefix(WRAPPER_PREFIX): layer for name, layer in lora_layers(engine.module).items()}
+
+
+def weights_and_adapters(engine: Engine, adapters: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The model's weights one by one, adapters merged; `adapters` gets those that went in, by parameter name.
+
+    Collective, as `weights_to_buckets`.
+    """
+
+    def noted() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in engine.gathered_parameters():
+            if engine.rank == 0:
+                if is_adapter(name):
+                    adapters[name] = tensor.detach()
+                yield name, tensor
+
+    yield from merged_weights(noted(), adapted_layers(engine))

@@ -40,7 +40,6 @@ from raylign.trainer.loops.time_sharing import CardTurns, OwnCards
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BUCKETS_UNDER_WAY = 2
 """Calls of `load_bucket` to one worker at a time."""
 NAMES_SHOWN = 4
@@ -100,11 +99,16 @@ class WeightPublisher:
         timeout_s: float,
         canary_limit: CanaryLimit,
         cards: CardTurns | None = None,
+        adapters_only: bool = False,
     ) -> None:
-        """`timeout_s`: deadline of each phase; `cards`: where engines share the learners'."""
+        """`timeout_s`: deadline of each phase; `cards`: where engines share the learners'; `adapters_only`: once every
+        engine serves a version, adapters alone are sent. Not with `cards`: engines forget their weights in their sleep.
+        """
         self._source, self._members = source, members
         self._cards = cards or OwnCards()
         self._timeout_s, self._limit = timeout_s, canary_limit
+        self._adapters_only = adapters_only
+        self._serving: frozenset[str] = frozenset()  # who serves the version before
         self._refused: frozenset[str] = frozenset()  # who does not serve the version before
 
     async def publish(self, version: int) -> PublishResult:
@@ -116,29 +120,38 @@ class WeightPublisher:
         sinks = list(self._members())
         if not sinks:
             raise NoWorkerLeft(f"version {version} cannot be published: no rollout worker is alive")
-        told = await self._from_source(self._source.manifest(version), "manifest")
-        manifest = replace(told, max_canary_gap=self._limit.value)
-        shipment = _Shipment(manifest, await self._from_source(self._source.canaries(), "canary log-probs"))
+        alone = self._adapters_only and all(sink.name in self._serving for sink in sinks)
+        shipment = await self._shipment(version, adapters_only=alone)
         await self._cards.engines()  # nothing is asked of the learners' cards any more: the weights lie in the store
         gaps, failures = await self._attempt(sinks, shipment)
         again = [failure for failure in failures if not failure.dead]
         if again:
             logger.warning("publication of version %d is tried again: %s", version, _sentences(again))
+            if alone:
+                logger.warning("adapters alone did not do: all weights are sent, from now on at every version")
+                self._adapters_only = False
+                shipment = await self._shipment(version, adapters_only=False)
             retried, failed_again = await self._attempt([failure.sink for failure in again], shipment)
             gaps |= retried
             failures = [failure for failure in failures if failure.dead] + failed_again
         self._judge(version, failures)
+        self._serving = frozenset(gaps)
         if not gaps:
             kind = NoWorkerLeft if all(failure.dead for failure in failures) else PublishError
             raise kind(f"version {version} is served by no worker: {_sentences(failures)}")
         return PublishResult(
             version=version,
             seconds=time.monotonic() - start,
-            num_bytes=sum(_num_bytes(spec.shape, spec.dtype) for spec in manifest.tensors),
+            num_bytes=shipment.manifest.num_bytes,
             verified_workers=len(gaps),
             canary_gap=max(gaps.values()),
             canary_limit=self._limit.value,
         )
+
+    async def _shipment(self, version: int, *, adapters_only: bool) -> _Shipment:
+        told = await self._from_source(self._source.manifest(version, adapters_only=adapters_only), "manifest")
+        canaries = await self._from_source(self._source.canaries(), "canary log-probs")
+        return _Shipment(replace(told, max_canary_gap=self._limit.value), canaries)
 
     def _judge(self, version: int, failures: Sequence[_Failure]) -> None:
         """Who has failed twice now does not serve; who is hopeless is given up, so that the fleet replaces it."""
@@ -245,10 +258,3 @@ def _names(names: Sequence[str]) -> str:
 
 def _sentences(failures: Sequence[_Failure]) -> str:
     return "; ".join(failure.reason for failure in failures)
-
-
-def _num_bytes(shape: Sequence[int], dtype: str) -> int:
-    count = DTYPE_BYTES[dtype]
-    for size in shape:
-        count *= size
-    return count

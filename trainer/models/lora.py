@@ -14,10 +14,9 @@ from contextlib import contextmanager
 
 import torch
 import xxhash
+from raylign.rollout.adapters import A, B, generator_of, merge
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-_A, _B = "lora_A", "lora_B"
 
 
 class LoraLinear(nn.Module):
@@ -46,32 +45,12 @@ class LoraLinear(nn.Module):
 
     def draw_a(self, seed: int, name: str) -> Tensor:
         """A's start `[rank, in]` in float32, as peft draws it: uniform within 1 / sqrt(in). The same on every rank."""
-        drawn = torch.rand(self.rank, self.in_features, generator=_generator(f"{seed} {name}", torch.device("cpu")))
+        drawn = torch.rand(self.rank, self.in_features, generator=generator_of(f"{seed} {name}", torch.device("cpu")))
         return (drawn * 2 - 1) * self.in_features**-0.5
 
     def merged(self, weight: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
-        """The whole weight `[out, in]` that does what the layer does: made in float32, rounded once to weight's format.
-
-        A bfloat16 weight is on the bfloat16 grid, and most adapters move it by less than half a spacing: rounded to the
-        nearest they would be gone, and the engines would serve the base. `name` seeds the rounding.
-        """
-        whole = torch.addmm(weight.float(), b.float(), a.float(), alpha=self.scale)
-        return round_in_proportion(whole, name) if weight.dtype is torch.bfloat16 else whole.to(weight.dtype)
-
-
-def round_in_proportion(x: Tensor, name: str) -> Tensor:
-    """float32 -> bfloat16, away from zero with the probability of the part that is cut off: right on average.
-
-    What is on the grid stays. The same draw for a name every time, so weights that did not move are rounded as before.
-    Overwrites `x`.
-    """
-    draw = torch.randint(1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=_generator(name, x.device))
-    x.view(torch.int32).add_(draw).bitwise_and_(-1 << 16)  # bfloat16 is the upper half of a float32
-    return x.to(torch.bfloat16)
-
-
-def _generator(text: str, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(xxhash.xxh64_intdigest(text.encode()) >> 1)
+        """The whole weight `[out, in]` that does what the layer does."""
+        return merge(weight, a, b, self.scale, name)
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
@@ -96,7 +75,7 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
 
 def is_adapter(name: str) -> bool:
     """True for a parameter that merging takes away."""
-    return name.endswith((f".{_A}", f".{_B}"))
+    return name.endswith((f".{A}", f".{B}"))
 
 
 def merged_weights(
@@ -114,7 +93,7 @@ def merged_weights(
         elif is_adapter(name):
             held[part] = tensor.detach()
         else:
-            yield name, layers[layer].merged(tensor.detach(), held.pop(_A), held.pop(_B), name)
+            yield name, layers[layer].merged(tensor.detach(), held.pop(A), held.pop(B), name)
 
 
 def frozen_digest(module: nn.Module) -> str:

@@ -128,9 +128,11 @@ class LearnerGroup:
         )
         return results[0]
 
-    async def stage_weights(self, bucket_bytes: int) -> StagedWeights:
-        """The present weights in the object store."""
-        staged = await self._all(lambda a, _: a.stage_weights.remote(bucket_bytes), verb="weight staging")
+    async def stage_weights(self, bucket_bytes: int, *, adapters_only: bool = False) -> StagedWeights:
+        """The present weights, or their adapters alone, in the object store."""
+        staged = await self._all(
+            lambda a, _: a.stage_weights.remote(bucket_bytes, adapters_only), verb="weight staging"
+        )
         return staged[0]
 
     async def offload_state(self) -> None:

@@ -19,9 +19,9 @@ from raylign.data.experience import pack_groups
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
 from raylign.rollout.fingerprint import dtype_name, tensor_digest
-from raylign.rollout.interfaces import Canary, TensorSpec
+from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec
 from raylign.trainer.engine.base import Engine, MovableState
-from raylign.trainer.engine.buckets import weights_to_buckets
+from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets
 from raylign.trainer.learner import Learner, Objective
 from raylign.trainer.loops.interfaces import UpdateResult
 from raylign.trainer.models.adapters import ADAPTER_FOLDER, write_adapter
@@ -43,6 +43,7 @@ class StagedWeights:
     tensors: tuple[TensorSpec, ...]
     buckets: tuple[ray.ObjectRef, ...]  # -> safetensors bytes, see cluster/weights.py; in the order of `tensors`
     tied_embeddings: bool
+    adapters: tuple[AdapterSpec, ...] = ()  # not empty: the buckets hold these alone
 
 
 class LearnerWorker:
@@ -110,13 +111,20 @@ class LearnerWorker:
         if not self._trains:
             self._pages.after_step()
 
-    def stage_weights(self, bucket_bytes: int) -> StagedWeights | None:
-        """Put the present weights into the object store, bucket by bucket. Rank 0 answers, the others help gather."""
-        tensors, refs = staged(self._ready.engine, bucket_bytes)
+    def stage_weights(self, bucket_bytes: int, adapters_only: bool = False) -> StagedWeights | None:
+        """Put the present weights, or their adapters alone, into the object store, bucket by bucket.
+
+        Rank 0 answers, the others help gather.
+        """
+        engine, adapters = self._ready.engine, tuple[AdapterSpec, ...]()
+        if adapters_only:
+            tensors, refs, adapters = staged_adapters(engine)
+        else:
+            tensors, refs = staged(engine, bucket_bytes)
         if self._info.rank != 0:
             return None
         tied = bool(self._model.hf.config.tie_word_embeddings)
-        return StagedWeights(tuple(tensors), tuple(refs), tied)
+        return StagedWeights(tuple(tensors), tuple(refs), tied, adapters)
 
     def offload_state(self) -> None:
         """Optimizer state to the host: an engine wants the card."""
@@ -196,9 +204,21 @@ def staged(engine: Engine, bucket_bytes: int) -> tuple[list[TensorSpec], list[ra
     refs: list[ray.ObjectRef] = []
     for bucket in weights_to_buckets(engine, bucket_bytes):
         named = dict(zip(bucket.names, bucket.tensors, strict=True))
-        tensors += [TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t)) for n, t in named.items()]
+        tensors += [_spec(name, tensor) for name, tensor in named.items()]
         refs.append(put_bucket(named))
     return tensors, refs
+
+
+def staged_adapters(engine: Engine) -> tuple[list[TensorSpec], list[ray.ObjectRef], tuple[AdapterSpec, ...]]:
+    """Every weight's digest, adapters merged, and the adapters alone in the object store. Collective."""
+    adapters: dict[str, Tensor] = {}
+    tensors = [_spec(name, tensor) for name, tensor in weights_and_adapters(engine, adapters)]
+    specs = [AdapterSpec(f"{name}.weight", layer.rank, layer.scale) for name, layer in adapted_layers(engine).items()]
+    return tensors, [put_bucket(adapters)] if adapters else [], tuple(specs)
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor_digest(tensor))
 
 
 def _sizes(groups: Sequence[RolloutGroup]) -> list[int]:

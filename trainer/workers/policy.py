@@ -71,11 +71,12 @@ class PolicyGroup:
         """Token ids the model knows."""
         return await self._learners.vocab_size()
 
-    async def manifest(self, version: int) -> WeightManifest:
-        """Stage the present weights and say what they are."""
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
+        """Stage the present weights, or their adapters alone, and say what they are."""
         self._staged = None  # frees the previous version's buckets before the next are made
-        self._staged = await self._learners.stage_weights(self._sync.bucket_mb << 20)
-        return WeightManifest(version, self._staged.tensors, self._staged.tied_embeddings)
+        staged = await self._learners.stage_weights(self._sync.bucket_mb << 20, adapters_only=adapters_only)
+        self._staged = staged
+        return WeightManifest(version, staged.tensors, staged.tied_embeddings, adapters=staged.adapters)
 
     async def canaries(self) -> list[Canary]:
         """Log-probs of fixed random tokens: they reach every row of the head, not only the likely ones."""

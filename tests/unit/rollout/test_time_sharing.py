@@ -204,7 +204,7 @@ class Learner:
         if not all(card.state for card in self.cards):
             raise Broken("an update without the optimizer's state")
 
-    async def manifest(self, version: int) -> WeightManifest:
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
         return WeightManifest(version, (TensorSpec("a", (1,), "float32", "x"),), False)
 
     async def canaries(self) -> list[Canary]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from raylign.cluster.errors import RoleError
 from raylign.rollout.interfaces import (
+    AdapterSpec,
     Canary,
     EngineDead,
     NoWorkerLeft,
@@ -33,10 +34,11 @@ class Learner:
         self.log.append(what)
         await asyncio.sleep(3600 if what == self.slow else 0)
 
-    async def manifest(self, version: int) -> WeightManifest:
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
         await self._give("manifest")
         specs = (TensorSpec("a", (2, 3), "float32", "x"), TensorSpec("b", (5,), "bfloat16", "y"))
-        return WeightManifest(version, specs, False)
+        adapters = (AdapterSpec("a", 1, 2.0),) if adapters_only else ()
+        return WeightManifest(version, specs, False, adapters=adapters)
 
     async def canaries(self) -> Sequence[Canary]:
         await self._give("canaries")
@@ -58,6 +60,7 @@ class Sink:
         self.serves: int | None = 4
         self.quarantined = ""
         self.died = ""
+        self.sent: list[str] = []
 
     async def _do(self, verb: str) -> None:
         self.log.append(f"{self.name} {verb}")
@@ -71,6 +74,7 @@ class Sink:
 
     async def begin_update(self, manifest: WeightManifest) -> None:
         self.serves = None
+        self.sent.append("adapters" if manifest.adapters else "whole")
         await self._do("begin_update")
 
     async def load_bucket(self, bucket: Ref) -> None:
@@ -202,3 +206,44 @@ async def test_a_dead_worker_is_not_tried_twice_and_is_said_to_be_dead() -> None
     assert result.verified_workers == 1 and good.serves == 5
     assert log.count("r0 begin_update") == 1, "a dead process was asked again"
     assert dead.died == "r0: begin_update: the actor died" and not dead.quarantined
+
+
+def _alone(learner: Learner, members: list[Sink]) -> WeightPublisher:
+    limit = CanaryLimit(0.05)
+    return WeightPublisher(learner, lambda: members, timeout_s=0.2, canary_limit=limit, adapters_only=True)
+
+
+async def test_adapters_alone_are_sent_to_engines_that_serve_the_version_before() -> None:
+    log: list[str] = []
+    members = [Sink("r0", log)]
+    publish = _alone(Learner(log), members).publish
+    results = [await publish(version) for version in (0, 1)]
+    assert members[0].sent == ["whole", "adapters"] and members[0].serves == 1
+    assert [result.num_bytes for result in results] == [34, 4 * (2 + 3)]
+    members.append(Sink("r1", log))  # it has never had the weights
+    await publish(2)
+    await publish(3)
+    assert members[0].sent[2:] == members[1].sent == ["whole", "adapters"]
+
+
+async def test_where_adapters_alone_did_not_do_all_weights_are_sent_from_then_on(caplog) -> None:
+    log: list[str] = []
+    wrong = VerifyReport(1, {}, ("a",), (), 0.3)
+    sink = Sink("r0", log, GOOD, wrong)
+    publish = _alone(Learner(log), [sink]).publish
+    for version in (0, 1, 2):
+        result = await publish(version)
+    assert sink.sent == ["whole", "adapters", "whole", "whole"] and sink.serves == 2 and result.num_bytes == 34
+    assert "adapters alone did not do" in caplog.text
+
+
+async def test_one_that_is_out_at_a_version_is_sent_all_weights_at_the_next() -> None:
+    log: list[str] = []
+    bad = VerifyReport(1, {}, ("a",), (), 0.0)
+    out, good = Sink("r0", log, bad, bad), Sink("r1", log)
+    publish = _alone(Learner(log), [out, good]).publish
+    await publish(0)
+    await publish(1)
+    assert out.sent == ["whole", "whole", "whole"] and good.sent == ["whole", "whole"]
+    await publish(2)
+    assert good.sent[-1] == out.sent[-1] == "adapters"

@@ -13,6 +13,7 @@ from raylign.app.launch.trained import trained_models
 from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, RunConfig
 from raylign.data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
+from raylign.rollout.adapters import round_in_proportion
 from raylign.trainer.algorithms.base import LossOutput
 from raylign.trainer.algorithms.ppo import PPOConfig
 from raylign.trainer.algorithms.rm import RMConfig
@@ -23,7 +24,7 @@ from raylign.trainer.learner import Learner
 from raylign.trainer.models.adapters import add_adapters, start_adapters, write_adapter
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import export_hf, load_causal_lm, load_scalar_model, stored_weights
-from raylign.trainer.models.lora import is_adapter, lora_layers, merged_weights, round_in_proportion
+from raylign.trainer.models.lora import is_adapter, lora_layers, merged_weights
 from raylign.trainer.models.scalar_head import ScalarModel, last_states
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
