@@ -29,8 +29,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"raylign {metadata.version('raylign')}")
         raise typer.Exit(0)
 
@@ -92,7 +92,7 @@ def train(
     if retries:
         from raylign.app.commands.retrying import keep_training, run_paths
 
-        raise typer.Exit(keep_training(given, run_paths(composed), retries, lambda said: typer.echo(said, err=True)))
+        raise typer.Exit(keep_training(given, run_paths(composed), retries, lambda line: typer.echo(line, err=True)))
     with collector_paused():
         from raylign.app.main import train as run
 
@@ -108,7 +108,7 @@ def plan(
         str | None, typer.Option(help="Plan for a cluster that need not be there: NODESxCARDSxGB, as 2x8x80.")
     ] = None,
 ) -> None:
-    """Say what `train` with these settings would do: arithmetic, placement, every `auto`, what becomes of the data."""
+    """Print what `train` with these settings would do: batches, placement, every `auto`, how the data are read."""
     from raylign.app.commands.plan import plan as describe
     from raylign.app.commands.plan_memory import SuppliedCluster
     from raylign.app.configuration import compose
@@ -253,12 +253,14 @@ def scale(
     workers: Annotated[list[str], typer.Argument(metavar="ROLE=N...", help="rollout=N, reward=N or both.")],
     run_root: RunRoot = Path("runs"),
 ) -> None:
-    """Give a live run more or fewer rollout workers or reward replicas; it follows after the present step."""
+    """Change a running run's number of rollout workers or reward replicas; done after the current step."""
     folder = _run_folder(run, run_root)
     from raylign.records.scale_order import give_order, parse_order
 
     give_order(folder, parse_order(workers))
-    typer.echo(f"{folder.name} is asked for {' '.join(workers)}; rollout/workers and reward/replicas show it follow")
+    typer.echo(
+        f"{folder.name}: requested {' '.join(workers)}; rollout/workers and reward/replicas show when it is done"
+    )
 
 
 @app.command()
@@ -290,8 +292,8 @@ def submit(
 
     checked_config = checked(given, working_dir)
     sent = forwarded([*(env or []), *tokens(checked_config, os.environ)], os.environ)
-    if told := login_notice(os.environ):
-        typer.echo(told)
+    if notice := login_notice(os.environ):
+        typer.echo(notice)
     given = [*([f"--retries={retries}"] if retries else []), *given]
     raise typer.Exit(send(given, address=address, working_dir=working_dir, wait=wait, env_vars=sent, tell=typer.echo))
 
@@ -307,7 +309,7 @@ def doctor(
     minutes: Annotated[float, typer.Option(help="With --gpu: the time of all stages together.")] = 10.0,
     out: Annotated[Path | None, typer.Option(help="With --gpu: also write the JSON lines here.")] = None,
 ) -> None:
-    """Look for what would keep a run from working here: versions, compiler, shared memory, Ray, GPUs, write access."""
+    """Check whether runs can work on this machine: versions, compiler, shared memory, Ray, GPUs, write access."""
     if gpu:
         from raylign.app.gpu_check.run import main as check_gpu
 
@@ -332,7 +334,7 @@ add_trace(app, lambda run, run_root: _run_folder(run, run_root))
 
 
 def main() -> None:
-    """Entry point: runs a command and ends the process with the exit code of design, telling causes in sentences."""
+    """Entry point: runs a command and ends the process with its exit code; causes are printed as sentences."""
     sys.exit(run_command(app))
 
 

@@ -1,4 +1,4 @@
-"""The commands that ask a model suites, compare it with another, and let it replace that one."""
+"""The commands that evaluate a model on suites, compare it with another, and let it replace that one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Suites = Annotated[
         "--suite", metavar="SUITE", help="A shipped suite's name, or a yaml file; may be given several times."
     ),
 ]
-Results = Annotated[Path, typer.Option(help="Where results are kept; what is there is not asked again.")]
+Results = Annotated[Path, typer.Option(help="Where results are kept; what is there is not computed again.")]
 RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
 RegistryFolder = Annotated[Path, typer.Option("--registry", help="Where aliases are kept.")]
 PrecisionName = Annotated[
@@ -30,7 +30,7 @@ Again = Annotated[bool, typer.Option("--again", help="Ask also what is in the re
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")],
     suite: Suites = None,
-    against: Annotated[str | None, typer.Option(help="Another model, asked the same.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model, run on the same suites.")] = None,
     results: Results = Path("eval-results"),
     run_root: RunRoot = Path("runs"),
     precision: PrecisionName = None,
@@ -109,7 +109,7 @@ def promote(
         bool, typer.Option("--first", help="The first release of an alias: there is no gate yet.")
     ] = False,
 ) -> None:
-    """Let an alias stand for a model that has passed its gate, or go back."""
+    """Point an alias to a model that has passed its gate, or roll back."""
     from raylign.app.commands.gate import promote as let_in
     from raylign.app.commands.gate import releases, roll_back
 

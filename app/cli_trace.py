@@ -67,7 +67,7 @@ def audit(
     out: Annotated[Path, typer.Option(help="The page; the figures lie beside it as .json.")] = Path("audit.html"),
     run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
 ) -> None:
-    """Does a reward model deserve trust: accuracy by slice, calibration, what it pays for, best of n."""
+    """Audit a reward model: accuracy by slice, calibration, what raises its score without merit, best of n."""
     from raylign.app.commands.audit import AuditSettings, audit_lines, write_page, write_record
     from raylign.app.commands.audit import audit as examine
 

@@ -64,8 +64,8 @@ def run(*, seed: int, run_root: Path) -> int:
     console = Console()
     started = time.monotonic()
     stage = run_root.absolute() / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
-    told = f"three acts, {MINUTES} minutes on two cores that nothing else uses"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    length = f"three acts, {MINUTES} minutes on two cores that nothing else uses"
+    console.print(length, markup=False, highlight=False, soft_wrap=True)
     model = prepare_sample_model()
     common = [f"run_root={stage}", f"seed={seed}", f"policy.model={model}"]
     cluster = ClusterConfig(object_store_gb=1.0)
@@ -73,8 +73,8 @@ def run(*, seed: int, run_root: Path) -> int:
         _act(console, started, "1", f"{model.name} answers questions twice, simulated users choose")
         log = asyncio.run(_collect(model, stage, seed))
         built = stage / "feedback"
-        told = _became(build(Source(logs=(log,), overrides=BUILD), built))
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        outcome = _became(build(Source(logs=(log,), overrides=BUILD), built))
+        console.print(outcome, markup=False, highlight=False, soft_wrap=True)
         _act(console, started, "2", "a reward model learns the pairs")
         train(
             compose(

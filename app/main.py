@@ -73,8 +73,8 @@ def train(composed: Composed) -> int:
 def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
     """As `train`; returns the closed run folder. `ray_session`: run in this one instead of opening one."""
 
-    def say(told: str) -> None:
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     config = settled(composed.config, fetch=say)
     refuse_impossible(config, needs(config))
@@ -82,8 +82,8 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         refuse_unreachable(config.reward)
     require_sinks(config.tracking.sinks)
     trained_models(config)  # refuses what cannot be trained of its models before anything is started
-    for told in [*untried_models(config), *named_runs(composed.config)]:
-        say(told)
+    for notice in [*untried_models(config), *named_runs(composed.config)]:
+        say(notice)
     redactor = Redactor.from_environ(os.environ)
     with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
         resumed = find_resume(config.checkpoint, folder)
@@ -98,12 +98,12 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             came_from=came_from(composed.config),
             hub_models=hub_models(composed.config, config),
         )
-        for told in start_notices(step, skipped, changed):
-            say(told)
+        for notice in start_notices(step, skipped, changed):
+            say(notice)
         rows = read_rows(config, manifest.today, folder.path / "quarantine.jsonl")
         refuse_unfit(config, of_rows(config, rows))
-        for told in rows.notices:
-            say(told)
+        for notice in rows.notices:
+            say(notice)
         tracker = Tracker(
             folder,
             config,
@@ -114,9 +114,9 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         )
         tracker.log_artifacts(read_artifacts(config, manifest.current))
         try:
-            with ending_told(folder, composed), open_session(config, ray_session) as opened, closing(tracker):
-                play = Play(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
-                summary = play.run()
+            with resume_hint_added(folder, composed), open_session(config, ray_session) as opened, closing(tracker):
+                open_run = OpenRun(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
+                summary = open_run.run()
                 folder.write_summary(summary)
                 tracker.log_artifacts(written_artifacts(folder))
         except BaseException:
@@ -124,14 +124,14 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             for name, where in tracker.where.items():
                 say(f"{name}: {where}")
             raise
-        left = whereabouts(folder, write_report(folder.path), summary)
+        left = outputs(folder, write_report(folder.path), summary)
         show_ending(console, config.name, figures_of(summary), {**left, **tracked(tracker.where)})
         return folder
 
 
 @contextmanager
 def closing(tracker: Tracker) -> Iterator[None]:
-    """Finish the tracker while Ray is still there: W&B's process has Ray's mark, and goes with it otherwise."""
+    """Finish the tracker while Ray runs: W&B's process carries Ray's mark, and is ended with it otherwise."""
     try:
         yield
     except BaseException:
@@ -141,16 +141,16 @@ def closing(tracker: Tracker) -> Iterator[None]:
 
 
 def start_notices(resumed_step: int | None, skipped: Sequence[str], changed: Sequence[str]) -> Iterator[str]:
-    """What a person should know before the first step: where the run goes on, and what is not as it was left."""
+    """What a person should know before the first step: where the run resumes, and which inputs have changed."""
     for sentence in skipped:
         yield f"warning: {sentence}; is the disk failing?"
     if resumed_step is not None:
         yield f"resuming from step {resumed_step}"
     if changed:
-        yield f"warning: other content than at this run's last start: {', '.join(changed)}"
+        yield f"warning: changed since this run's last start: {', '.join(changed)}"
 
 
-def whereabouts(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, str]:
+def outputs(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, str]:
     """What a finished run left, by name, and what can be done with it."""
     export = folder.export / f"step-{summary.steps}"
     left = {"run": str(folder.path), "report": str(report)}
@@ -184,7 +184,7 @@ def open_session(config: RunConfig, given: Session | None) -> Iterator[Session]:
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class OpenRun:
     """One run between its folder being open and its summary."""
 
     config: RunConfig
@@ -227,7 +227,7 @@ class Play:
             )
 
             def stopping() -> bool:
-                return should_stop() or bool(steps.asked)
+                return should_stop() or bool(steps.stopped_by)
 
             if isinstance(self.rows, OnlineRows):
                 online = cast("OnlineAlgorithm", algorithm)
@@ -259,8 +259,8 @@ def read_rows(config: RunConfig, today: date, quarantine: Path | None = None) ->
 def settled(config: RunConfig, *, fetch: Callable[[str], None]) -> RunConfig:
     """`name=auto` becomes the algorithm and the time, a run named as a model its export, and every path absolute.
 
-    A model of a hub is downloaded, told by `fetch`. Ranks on other nodes work in other directories, where a relative
-    path is another one.
+    A model of a hub is downloaded; `fetch` gets a sentence before that. Ranks on other nodes work in other directories,
+    where a relative path is another one.
     """
 
     def home(path: str) -> str:
@@ -307,8 +307,8 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
-    """Add the last good step and the command that goes on to the last line of whatever ended the run.
+def resume_hint_added(folder: RunFolder, composed: Composed) -> Iterator[None]:
+    """Add the last good step and the command that resumes to the last line of whatever ended the run.
 
     A dead engine becomes RunFailed; an interruption, and a disk that refuses what the run writes, Stopped.
     """
@@ -317,22 +317,22 @@ def ending_told(folder: RunFolder, composed: Composed) -> Iterator[None]:
     except UserError:
         raise  # nothing was trained: there is nothing to resume
     except RaylignError as error:
-        error.problems = (*error.problems[:-1], f"{error.problems[-1]}; {how_to_go_on(folder, composed)}")
+        error.problems = (*error.problems[:-1], f"{error.problems[-1]}; {resume_hint(folder, composed)}")
         raise
     except EngineDead as error:
-        raise RunFailed(f"rollout: {error}; {how_to_go_on(folder, composed)}") from error
+        raise RunFailed(f"rollout: {error}; {resume_hint(folder, composed)}") from error
     except OSError as error:
         if error.errno not in _DISK_REFUSES:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise Stopped(
-            f"the disk refuses what the run writes: {error.strerror}{where}; {how_to_go_on(folder, composed)}"
+            f"the disk refuses what the run writes: {error.strerror}{where}; {resume_hint(folder, composed)}"
         ) from error
     except KeyboardInterrupt as error:
-        raise Stopped(f"interrupted; {how_to_go_on(folder, composed)}") from error
+        raise Stopped(f"interrupted; {resume_hint(folder, composed)}") from error
 
 
-def how_to_go_on(folder: RunFolder, composed: Composed) -> str:
+def resume_hint(folder: RunFolder, composed: Composed) -> str:
     """The last good step and the command that resumes from it."""
     step = last_good_step(folder)
     given = [o for o in composed.overrides if not o.startswith(("name=", "run_root="))]

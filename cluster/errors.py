@@ -1,4 +1,4 @@
-"""How a role can fail, told apart. No Ray here, so that everyone may name these."""
+"""The ways in which a role can fail. No Ray here, so that everyone may name these."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Fleet(Generic[W]):
         self._unproven: set[str] = set()  # who has joined and not served yet
         self._failed = 0
         self._wanted = 0
-        self._said = (0, 0)
+        self._reported = (0, 0)
 
     @property
     def size(self) -> int:
@@ -171,11 +171,11 @@ class Fleet(Generic[W]):
             logger.warning("a worker that left did not end cleanly: %s", error)
 
     def _say_fixed(self, wanted: int) -> None:
-        if (wanted, self.size) != self._said and wanted != self.size:
+        if (wanted, self.size) != self._reported and wanted != self.size:
             logger.warning(
                 "%d workers are wanted and %d are left: on shared cards none joins or leaves", wanted, self.size
             )
-        self._said = (wanted, self.size)
+        self._reported = (wanted, self.size)
 
     def _vacate(self, member: Present) -> None:
         """Its place is to be filled again, after a while or not at all."""
@@ -187,7 +187,7 @@ class Fleet(Generic[W]):
                 logger.warning("another worker in the place of %s is started after %g s", member.name, pause)
             return
         self._given_up += 1
-        if not member.given_up:  # else it was said when it happened
+        if not member.given_up:  # else it was reported when it happened
             logger.warning("the place of %s: %s", member.name, place.given_up(member.reason))
         logger.warning("the run goes on with at most %d of %d workers", self._wanted - self._given_up, self._wanted)
 
@@ -207,11 +207,11 @@ class Fleet(Generic[W]):
         self._starting[asyncio.create_task(self._bring_up(worker))] = worker
 
     async def _bring_up(self, worker: W) -> None:
-        said = False
+        reported = False
         while not await worker.placed(ROOM_LOOK_S):
-            if not said:
+            if not reported:
                 logger.warning("%s waits for room in the cluster", worker.name)
-            said = True
+            reported = True
         await worker.start(self._start_timeout_s)
 
     def _give_up(self, task: asyncio.Task[None], worker: W) -> None:

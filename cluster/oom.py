@@ -1,6 +1,6 @@
 """Whether the kernel has killed for lack of memory: a role that dies so looks like any other that is gone.
 
-The count is the machine's of the driver: of another node Ray says what it knows. Linux; elsewhere nothing is said.
+The count is the machine's of the driver: of other nodes Ray reports. Linux; elsewhere nothing is reported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SMALLER = {
 
 
 class MemoryKills:
-    """Kills that have not been told yet."""
+    """Kills that have not been reported yet."""
 
     def __init__(self, counts: Path = _COUNTS) -> None:
         self._counts = counts

@@ -24,7 +24,7 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RoleRequest:
-    """What one role asks for: `count` processes of `cpus` and `gpus` each."""
+    """What one role requests: `count` processes of `cpus` and `gpus` each."""
 
     role: str
     count: int
@@ -217,11 +217,11 @@ def _check_totals(requests: Sequence[RoleRequest], nodes: Sequence[NodeSupply]) 
     ):
         demand = sum(demands.values())
         if demand > supply + _EPS:
-            problems.append(f"{unit}: {_shares(demands, unit)} = {demand:g} asked, the cluster has {supply:g}")
+            problems.append(f"{unit}: {_shares(demands, unit)} = {demand:g} requested, the cluster has {supply:g}")
     if problems:
         raise ClusterError(
             "the roles do not fit in the cluster; " + "; ".join(problems) + f"; nodes: {_supply(nodes)}; "
-            "lower the number of ranks, workers or replicas, or what each asks for, or add nodes"
+            "lower the number of ranks, workers or replicas, or what each requests, or add nodes"
         )
 
 
@@ -235,7 +235,7 @@ def _check_labels(requests: Sequence[RoleRequest], nodes: Sequence[NodeSupply]) 
             )
             raise ClusterError(
                 f"cluster.{'learner' if request.side is Side.TRAIN else 'serving'}_labels: no node has {wanted}, which "
-                f"{request.role} asks for; labels of the nodes: {', '.join(there) or 'none'}; start a node with "
+                f"{request.role} requests; labels of the nodes: {', '.join(there) or 'none'}; start a node with "
                 f"`ray start --labels={wanted.replace(', ', ',')}`"
             )
 
@@ -259,6 +259,6 @@ def _does_not_fit(requests: Sequence[RoleRequest], strategy: PlacementStrategy, 
         PlacementStrategy.separate: "learners and rollout workers do not fit on different machines",
     }[strategy]
     return (
-        f"cluster.placement={strategy.value}: {reason}; asked: {demand}; nodes: {_supply(nodes)}; "
+        f"cluster.placement={strategy.value}: {reason}; requested: {demand}; nodes: {_supply(nodes)}; "
         "lower the demand, add nodes, or choose another cluster.placement (shared, separate, one_node, colocated)"
     )

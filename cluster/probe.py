@@ -1,4 +1,4 @@
-"""The machines of a running cluster, asked for in a child process: `ray.init` waits for ever on a dead address."""
+"""The machines of a running cluster, read in a child process: `ray.init` waits for ever on a dead address."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cluster_supply(address: str) -> list[NodeSupply]:
     """The live nodes of the cluster at `address`. Raises ClusterError, naming it, when none answers within 60 s."""
     _refuse_closed_port(address)
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "raylign.cluster.probe", address],
             capture_output=True,
             text=True,
@@ -32,10 +32,10 @@ def cluster_supply(address: str) -> list[NodeSupply]:
         raise ClusterError(
             f"cluster.address={address}: no Ray cluster answered within {_DEADLINE_S:g} s; {_START_ONE}"
         ) from error
-    if asked.returncode != 0:
-        last = asked.stderr.strip().rpartition("\n")[2]
+    if result.returncode != 0:
+        last = result.stderr.strip().rpartition("\n")[2]
         raise ClusterError(last or f"cluster.address={address}: the cluster did not answer; {_START_ONE}")
-    return [NodeSupply(**node) for node in json.loads(asked.stdout.splitlines()[-1])]
+    return [NodeSupply(**node) for node in json.loads(result.stdout.splitlines()[-1])]
 
 
 def _refuse_closed_port(address: str) -> None:

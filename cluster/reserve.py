@@ -112,10 +112,10 @@ def reserve(placement: Placement, *, timeout_s: float) -> Reservation:
         remove_placement_group(group)
         free = ray.available_resources()
         raise ClusterError(
-            f"cluster.start_timeout_s={timeout_s:g}: the cluster has the resources but they are not free: asked "
+            f"cluster.start_timeout_s={timeout_s:g}: the cluster has the resources but they are not free: requested "
             f"{sum(s.cpus for s in fixed):g} CPU, {sum(s.gpus for s in fixed):g} GPU for "
             f"{', '.join(sorted({s.role for s in fixed}))}; free {free.get('CPU', 0.0):g} CPU, "
-            f"{free.get('GPU', 0.0):g} GPU; wait for the other jobs (`ray list actors`), or ask for less"
+            f"{free.get('GPU', 0.0):g} GPU; wait for the other jobs (`ray list actors`), or request less"
         )
     return Reservation(placement, group, bundles)
 

@@ -75,13 +75,13 @@ class StallWatch:
     def __init__(self, limit_s: float, dump: Callable[[float], None]) -> None:
         """`dump`: called in a thread of its own, with the seconds since the last beat."""
         self._limit_s, self._dump = limit_s, dump
-        self._last, self._told = time.monotonic(), False
+        self._last, self._reported = time.monotonic(), False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stall-watch", daemon=True)
 
     def beat(self) -> None:
         """There is progress."""
-        self._last, self._told = time.monotonic(), False
+        self._last, self._reported = time.monotonic(), False
 
     def __enter__(self) -> Self:
         self.beat()
@@ -95,8 +95,8 @@ class StallWatch:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._limit_s / 4)):
             silent = time.monotonic() - self._last
-            if silent > self._limit_s and not self._told:
-                self._told = True
+            if silent > self._limit_s and not self._reported:
+                self._reported = True
                 try:
                     self._dump(silent)
                 except OSError as error:  # a full disk must not hide the stall

@@ -180,16 +180,16 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
     A connection that breaks is made again, and the log goes on where it was. Raises ClusterError when the job server
     has not answered for LOST_TIMEOUT_S.
     """
-    told, lost_at = 0, None
+    printed, lost_at = 0, None
     while True:
         try:
             seen = 0
             async for text in client.tail_job_logs(job_id):
                 lines = text.rstrip("\n").splitlines()
-                for line in lines[max(0, told - seen) :]:
+                for line in lines[max(0, printed - seen) :]:
                     tell(line)
                 seen += len(lines)
-                told = max(told, seen)
+                printed = max(printed, seen)
             if (status := client.get_job_status(job_id)).is_terminal():
                 break
             lost_at = None
@@ -214,7 +214,7 @@ def _connect(address: str | None) -> JobSubmissionClient:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     if address:
-        os.environ[ADDRESS] = address  # Ray takes the variable before what it is told
+        os.environ[ADDRESS] = address  # Ray takes the variable before its argument
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -246,7 +246,7 @@ def _mib(size: int) -> str:
 
 
 def _reason(message: str | None) -> str:
-    """Of a job that did not end well; its log has been told."""
+    """Of a job that did not end well; its log has been printed."""
     return _first_line(message or "no reason given").partition(", last available logs")[0]
 
 

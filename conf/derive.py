@@ -109,7 +109,7 @@ def shares_reference(config: RunConfig) -> bool:
     return config.policy.lora.rank > 0 and same_model and config.reference.precision is config.policy.precision
 
 
-def adapters_said(lora: LoraConfig) -> str:
+def lora_description(lora: LoraConfig) -> str:
     """The adapters in words, for plan and model card."""
     stabilised = ", rank-stabilised" if lora.rslora else ""
     where = ", ".join(lora.target_modules) or "all linear layers"

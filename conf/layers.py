@@ -75,7 +75,7 @@ def read_layers(choices: Mapping[str, str], files: Sequence[Path], search: Searc
     if experiment := choices.get("experiment"):
         _read_option(reading, "experiment", experiment, f"+experiment={experiment}")
     for path in files:
-        _read_file(reading, path, prefix="", said=f"--config {path}")
+        _read_file(reading, path, prefix="", named_as=f"--config {path}")
     chosen = {"algorithm": "ppo"} | reading.choices | {g: c for g, c in choices.items() if g in _CHOICES}
     below = _Reading(reading.search, problems=reading.problems)  # a file may have added folders
     for group in _CHOICES[1:]:
@@ -102,31 +102,31 @@ def _read_algorithm(reading: _Reading, option: str) -> str:
     bases = [name for name in named if is_own(name) or name in reference.algorithm_names()]
     if content is None or not bases:
         known = ", ".join(reference.algorithm_names())
-        told = (
+        sentence = (
             f"{_shown(path)}: an algorithm's file names the one it is built on in `defaults:`, one of {known}, or "
             "FILE.py:CLASS."
         )
-        reading.problems.append(Problem(("algorithm",), told))
+        reading.problems.append(Problem(("algorithm",), sentence))
         return "ppo"
     reading.assignments += content.assignments("algorithm.")
     return bases[0]
 
 
-def _read_option(reading: _Reading, group: str, option: str, said: str) -> None:
+def _read_option(reading: _Reading, group: str, option: str, named_as: str) -> None:
     path = reading.search.find(f"{group}/{option}")
     if path is None:
-        reading.problems.append(unknown_option(group, option, reading.search.options(group), said=said))
+        reading.problems.append(unknown_option(group, option, reading.search.options(group), given_as=named_as))
     else:
-        _read_file(reading, path, prefix="", said=said)
+        _read_file(reading, path, prefix="", named_as=named_as)
 
 
-def _read_file(reading: _Reading, path: Path, *, prefix: str, said: str) -> None:
-    """Append what `path` and the files in its `defaults:` say. `said`: how it was named, for messages."""
+def _read_file(reading: _Reading, path: Path, *, prefix: str, named_as: str) -> None:
+    """Append what `path` and the files in its `defaults:` say. `named_as`: how it was named, for messages."""
     path = path.expanduser()
     if path.resolve() in reading.open_files:
-        reading.problems.append(Problem((), f"{said}: {_shown(path)} names itself through its `defaults:`."))
+        reading.problems.append(Problem((), f"{named_as}: {_shown(path)} names itself through its `defaults:`."))
         return
-    content = _load(reading, path, said)
+    content = _load(reading, path, named_as)
     if content is None:
         return
     reading.open_files.append(path.resolve())
@@ -157,17 +157,17 @@ def _read_default(reading: _Reading, content: _Content, entry: object) -> None:
             if group in _CHOICES:
                 reading.choices[group] = option
             else:
-                _read_file(reading, path, prefix=_package(path, group), said=f"{where}: {entry}")
+                _read_file(reading, path, prefix=_package(path, group), named_as=f"{where}: {entry}")
         return
     if not isinstance(entry, Mapping) or len(entry) != 1:
-        told = f"{where}: `defaults:` holds {entry!r}; an entry is a file's name, or `group: option`."
-        reading.problems.append(Problem((), told))
+        sentence = f"{where}: `defaults:` holds {entry!r}; an entry is a file's name, or `group: option`."
+        reading.problems.append(Problem((), sentence))
         return
     ((key, given),) = entry.items()
     group = str(key).removeprefix("override").strip().strip("/")
     if "@" in group:
-        told = f"{where}: `{key}`: a package (@) is not supported; give the settings by their full names."
-        reading.problems.append(Problem((), told))
+        sentence = f"{where}: `{key}`: a package (@) is not supported; give the settings by their full names."
+        reading.problems.append(Problem((), sentence))
         return
     for option in given if isinstance(given, list) else [given]:
         if group in _CHOICES:
@@ -226,8 +226,8 @@ class _Content:
         if hydra is None:
             return
         if not isinstance(hydra, Mapping) or set(hydra) != {"searchpath"}:
-            told = f"{self.where('hydra')}: of `hydra:` only `searchpath: [file:///folder]` has a meaning here."
-            problems.append(Problem((), told))
+            sentence = f"{self.where('hydra')}: of `hydra:` only `searchpath: [file:///folder]` has a meaning here."
+            problems.append(Problem((), sentence))
             return
         for folder in hydra["searchpath"] if isinstance(hydra["searchpath"], list) else [hydra["searchpath"]]:
             yield from search_folder(str(folder), self.where("hydra.searchpath"), problems)
@@ -255,10 +255,10 @@ def leaves(tree: Mapping[str, object], known: reference.Keys, prefix: str = "") 
             yield key, value
 
 
-def _load(reading: _Reading, path: Path, said: str = "") -> _Content | None:
+def _load(reading: _Reading, path: Path, named_as: str = "") -> _Content | None:
     """The parsed file; None, and a problem, for one that is missing or no mapping in yaml."""
     if not path.is_file():
-        reading.problems.append(_missing(said or str(path), path, reading.search))
+        reading.problems.append(_missing(named_as or str(path), path, reading.search))
         return None
     try:
         text = path.read_text(encoding="utf-8")
@@ -272,8 +272,8 @@ def _load(reading: _Reading, path: Path, said: str = "") -> _Content | None:
         reading.problems.append(Problem((), f"{_shown(path)}{line}: not readable as yaml ({reason})."))
         return None
     if not isinstance(values, dict):
-        told = f"{_shown(path)}: holds a {type(values).__name__}; a file of settings is `key: value` lines."
-        reading.problems.append(Problem((), told))
+        sentence = f"{_shown(path)}: holds a {type(values).__name__}; a file of settings is `key: value` lines."
+        reading.problems.append(Problem((), sentence))
         return None
     lines = dict(_lines(root, "")) if root is not None else {}
     named = {str(key): value for key, value in values.items()}

@@ -12,7 +12,7 @@ BEST = "BEST"
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """The folder to load, and what was said to get there."""
+    """The folder to load, and how it was found."""
 
     path: str
     note: str  # empty for a plain folder, else a sentence's end: which export of the run, and why
@@ -35,7 +35,7 @@ def is_run(folder: Path) -> bool:
 
 
 def model_folder(named: str) -> ModelFolder:
-    """What `named` stands for. A run gives its best step's export when it chose one, else its newest.
+    """The folder that `named` names. A run gives its best step's export when it chose one, else its newest.
 
     Raises ValueError for a run without an export: it did not finish.
     """

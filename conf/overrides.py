@@ -133,13 +133,13 @@ def _leaf(key: str) -> str:
     return key.rsplit(".", 1)[-1]
 
 
-def unknown_option(group: str, option: str, known: Sequence[str], said: str = "") -> Problem:
-    """The sentence for a choice a group does not have. `said`: how it was given, when not as `group=option`."""
+def unknown_option(group: str, option: str, known: Sequence[str], given_as: str = "") -> Problem:
+    """The sentence for a choice a group does not have. `given_as`: how it was given, when not as `group=option`."""
     guess = nearest(option, known)
     hint = f"did you mean {guess}? " if guess else ""
     if group == "model" and guess is None:
         hint = "a model is named with policy.model=. "
-    return Problem((group,), f"{said or f'{group}={option}'} is not known; {hint}Choices: {', '.join(known)}.")
+    return Problem((group,), f"{given_as or f'{group}={option}'} is not known; {hint}Choices: {', '.join(known)}.")
 
 
 def wrong_elements(key: reference.Key, value: Value) -> list[Problem]:

@@ -34,8 +34,8 @@ def is_own(named: str) -> bool:
 
 
 def load_named(named: str, kind: str = "class", *, timeout_s: float = IMPORT_TIMEOUT_S) -> object:
-    """What `named` stands for. Raises OwnCodeError when there is no such file, module or name, or when the import fails
-    or takes longer than `timeout_s` seconds. `kind`: what is expected, for the messages."""
+    """The object that `named` names. Raises OwnCodeError when there is no such file, module or name, or when the import
+    fails or takes longer than `timeout_s` seconds. `kind`: what is expected, for the messages."""
     where, _, name = named.rpartition(":")
     if not where or not name:
         example = f"{named.rstrip(':') or 'my.py'}:{'Mine' if kind == 'class' else 'mine'}"

@@ -23,7 +23,7 @@ B = TypeVar("B", bound=TrainBatch)
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """One optimizer step: `ranks[r]` is rank r's micro-batches, each a tuple of units; `()` stands for a filler."""
+    """One optimizer step: `ranks[r]` is rank r's micro-batches, each a tuple of units; `()` is a filler."""
 
     units: tuple[int, ...]
     ranks: Ranks

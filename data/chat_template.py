@@ -79,26 +79,26 @@ def read_chat_template(named: str) -> str:
     """
     if not named or named in FAMILIES:
         return FAMILIES[named].template if named else ""
-    path, said = Path(named).expanduser(), f"data.chat_template={named}"
+    path, setting = Path(named).expanduser(), f"data.chat_template={named}"
     if path.is_dir():
-        text = _of_folder(path, said)
+        text = _of_folder(path, setting)
     elif path.is_file():
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{said}: the file cannot be read ({error}).") from error
+            raise DataError(f"{setting}: the file cannot be read ({error}).") from error
     else:
         guess = nearest(named, tuple(FAMILIES))
         hint = f"; did you mean {guess}?" if guess else "."
         raise DataError(
-            f"{said}: there is no such file, and no family of this name; known: {', '.join(FAMILIES)}{hint}"
+            f"{setting}: there is no such file, and no family of this name; known: {', '.join(FAMILIES)}{hint}"
         )
     if not text.strip():
-        raise DataError(f"{said}: the file is empty.")
+        raise DataError(f"{setting}: the file is empty.")
     try:
         parse_template(text)
     except TemplateSyntaxError as error:
-        raise DataError(f"{said}: line {error.lineno} is no Jinja ({error.message}).") from error
+        raise DataError(f"{setting}: line {error.lineno} is not valid Jinja ({error.message}).") from error
     return text
 
 
@@ -123,11 +123,11 @@ def no_template(what: str) -> str:
     )
 
 
-def _of_folder(folder: Path, said: str) -> str:
+def _of_folder(folder: Path, setting: str) -> str:
     from raylign.data.tokenize import load_tokenizer
 
     found = load_tokenizer(str(folder)).chat_template
     text = found.get("default") if isinstance(found, dict) else found
     if not isinstance(text, str):
-        raise DataError(f"{said}: the folder's tokenizer has no chat template.")
+        raise DataError(f"{setting}: the folder's tokenizer has no chat template.")
     return text

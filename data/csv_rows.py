@@ -61,7 +61,7 @@ def read_csv(file: Path) -> Iterator[tuple[str, Cells | Broken]]:
 
 
 def typed(columns: Mapping[str, object]) -> dict[str, object]:
-    """Cells as what their columns hold, by standard names; text that is no such value stays text, and is told there."""
+    """Cells as what their columns hold, by standard names; text that is no such value stays text, reported there."""
     return {name: _value(name, cell) for name, cell in columns.items()}
 
 

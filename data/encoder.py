@@ -115,7 +115,7 @@ class Encoder:
     ) -> EncodedText:
         """A turn with a weight is trained from its first token to its end token; what follows the last is left out.
 
-        Where a turn lies is told by rendering the conversation up to it, and verified. Raises EarlierTurnDiffers for a
+        Where a turn lies is found by rendering the conversation up to it, and verified. Raises EarlierTurnDiffers for a
         template that renders an earlier trained turn otherwise once more follow.
         """
         if not self.has_template:

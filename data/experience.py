@@ -31,7 +31,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class StageOutputs:
-    """What the forward passes said: one entry a group, in group order; None for a pass that did not run."""
+    """What the forward passes computed: one entry a group, in group order; None for a pass that did not run."""
 
     logprobs: Sequence[Tensor] | None  # of the policy before the update, [tokens of the group]
     ref_logprobs: Sequence[Tensor] | None  # [tokens of the group]

@@ -62,12 +62,12 @@ def mask_warnings(
     }
     if not generates:
         checks = {what: found for what, found in checks.items() if "BOS" in what}
-    told = [
+    warnings = [
         f"masks: {sum(found)} of {len(sequences)} sequences {what} (first: sequence {found.index(True) + 1})."
         for what, found in checks.items()
         if any(found)
     ]
-    return told + rewriting_warnings(encoder)
+    return warnings + rewriting_warnings(encoder)
 
 
 def rewriting_warnings(encoder: Encoder) -> list[str]:

@@ -109,15 +109,15 @@ class Replies:
     def _earlier(self, opening: str, content: str, whole: str) -> Reply:
         """An answer that more turns follow: as the template has it from then on."""
         rest = whole[len(opening) :]
-        said = content if content in rest else content.strip()
-        at = rest.find(said)
+        answer = content if content in rest else content.strip()
+        at = rest.find(answer)
         if at < 0 or self._ends.first(rest[:at]):
             raise EarlierTurnDiffers(_REWRITES)
-        end = self._ends.first(rest[at + len(said) :])
-        if end is None or rest[at + len(said) : at + len(said) + end[0]].strip():
+        end = self._ends.first(rest[at + len(answer) :])
+        if end is None or rest[at + len(answer) : at + len(answer) + end[0]].strip():
             raise EarlierTurnDiffers(_NO_END)
-        body = rest[: at + len(said) + end[0]]
-        return Reply(opening, body, end[2], opening + rest[: at + len(said) + end[1]])
+        body = rest[: at + len(answer) + end[0]]
+        return Reply(opening, body, end[2], opening + rest[: at + len(answer) + end[1]])
 
     def _last(self, opening: str, content: str, whole: str) -> Reply:
         """The answer word for word, with what the template writes before it and the end token it writes after it."""
@@ -128,18 +128,18 @@ class Replies:
         if before is None and not (tag and whole.startswith(opening[: tag.start()])):
             raise RowError(_NOT_THE_SAME)
         rest = whole[len(before) :] if before is not None else whole[len(opening[: tag.start()]) if tag else 0 :]
-        said = content if content in rest else content.strip()
-        at = rest.find(said)
+        answer = content if content in rest else content.strip()
+        at = rest.find(answer)
         lead = rest[:at] if at >= 0 and before == opening else ""
         if tag and f"</{tag[1]}>" not in lead + content:
             raise RowError(
                 f"the chat template opens every answer with a thought (<{tag[1]}>) and this answer does not close it; "
                 f"give the reasoning up to </{tag[1]}>, or chat_template_kwargs that turn thinking off"
             )
-        after = rest[at + len(said) :] if at >= 0 else rest
+        after = rest[at + len(answer) :] if at >= 0 else rest
         end = self._ends.first(after)
         tail = after[: end[0]] if end and at >= 0 and not after[: end[0]].strip() else ""
-        if said != content and lead.isspace():  # the template strips: the answer's own white space is kept instead
+        if answer != content and lead.isspace():  # the template strips: the answer's own white space is kept instead
             tail = ""
         end_id = end[2] if end else self._ends.eos_id
         return Reply(opening, lead + content + tail, end_id, whole)

@@ -164,7 +164,7 @@ class RewardFailure:
 
     key: SampleKey
     reason: str
-    unreadable: bool = False  # a judge answered, and no score could be read from what it said
+    unreadable: bool = False  # a judge answered, and no score could be read from its reply
 
 
 RewardOutcome = Reward | RewardFailure

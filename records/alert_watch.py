@@ -41,12 +41,12 @@ class AlertWatch:
     """Belongs to the tracker. `tell` is called once a kind, from the caller's thread or from the watch's own."""
 
     def __init__(self, path: Path, *, keep_to_step: int, tell: Callable[[Alert], None]) -> None:
-        """`path`: alerts.jsonl; what is in it up to `keep_to_step` has been told already (-1: nothing has)."""
+        """`path`: alerts.jsonl; what is in it up to `keep_to_step` has been sent already (-1: nothing has)."""
         self._path, self._tell = path, tell
         kept = [alert for alert in read_alerts(path) if alert.step <= keep_to_step]
         if path.exists():
             write_atomic(path, "".join(map(_line, kept)))
-        self._told = {alert.kind for alert in kept}
+        self._sent = {alert.kind for alert in kept}
         self._records: list[StepRecord] = []
         self._lock = threading.Lock()
         self._last_step_at = time.monotonic()
@@ -67,7 +67,7 @@ class AlertWatch:
         self._raise(records, Moment(disk_free_bytes=self._free()))
 
     def rewind(self, keep_to_step: int) -> None:
-        """Later steps are done again; what was told of them stays told."""
+        """Later steps are done again; what was sent about them stays sent."""
         with self._lock:
             self._records = [record for record in self._records if record.step <= keep_to_step]
 
@@ -91,12 +91,12 @@ class AlertWatch:
     def _raise(self, records: Sequence[StepRecord], moment: Moment) -> None:
         for alert in find_alerts(records, moment):
             with self._lock:
-                if alert.kind in self._told:
+                if alert.kind in self._sent:
                     continue
-                self._told.add(alert.kind)
+                self._sent.add(alert.kind)
                 try:
                     with self._path.open("a", encoding="utf-8") as file:
                         file.write(_line(alert))
-                except OSError:  # a full disk is one of the things to be told
+                except OSError:  # a full disk is one of the things to report
                     pass
             self._tell(alert)

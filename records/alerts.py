@@ -17,7 +17,7 @@ from raylign.records.glossary import describe
 from raylign.records.metrics_log import MetricRow
 
 WINDOW = 5
-"""Steps whose mean stands for "now"; a sign needs as many before it to compare with."""
+"""Steps whose mean is taken as the present value; a sign needs as many before it to compare with."""
 RESERVE_GIB = 2.0
 """Free disk below which a checkpoint of even a small model may fail."""
 STALL_FACTOR, STALL_LEAST_S = 10.0, 600.0

@@ -50,7 +50,7 @@ def _matchers() -> tuple[_Matcher, ...]:
 
 
 def describe(name: str) -> MetricHelp | None:
-    """The entry of a metric name; `<x>` in a pattern stands for one part of a name. None: not in the glossary."""
+    """The entry of a metric name; `<x>` in a pattern matches one part of a name. None: not in the glossary."""
     return next((m.entry for m in _matchers() if m.regex.fullmatch(name)), None)
 
 
@@ -90,7 +90,7 @@ def range_text(entry: MetricHelp) -> str:
 _HEADER = """# Metrics
 
 Every name a run may write to `metrics.jsonl`, Weights & Biases and the report. A healthy range is a place to start
-looking, not a law: it is where runs of this kind usually are. `<x>` stands for any name. An entry of `null` in
+looking, not a law: it is where runs of this kind usually are. `<x>` is any name. An entry of `null` in
 `metrics.jsonl` is a number that was not finite; `ledger/non_finite_metrics` counts them.
 
 Written from `records/glossary_table.py` by `python -m raylign.records.glossary docs/metrics.md`; edit it there.

@@ -4,7 +4,7 @@
     {"crc": "...", "record": {"step": 5, "trained": [...], ...}}      one finished step
 
 A step that is done again after a crash stands here twice; the later one counts, because the weights that the earlier
-one trained are gone. Each line is on disk before the step is told anywhere else.
+one trained are gone. Each line is on disk before the step is reported anywhere else.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.@-]+)+")
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One step's line; None stands for a number that was not finite."""
+    """One step's line; None is a number that was not finite."""
 
     step: int
     values: Mapping[str, float | None]

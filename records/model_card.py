@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raylign.conf.derive import adapters_said
+from raylign.conf.derive import lora_description
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
 from raylign.records.atomic import write_atomic
@@ -142,7 +142,7 @@ def model_card(config: RunConfig, *, with_reference: bool, metrics: Path | None 
         ("units an update", str(config.algorithm.units_per_update)),
         ("learning rate", f"{optim.lr:g}, {optim.schedule.value}"),
         ("precision", config.policy.precision.value),
-        *([("LoRA, merged", adapters_said(config.policy.lora))] if config.policy.lora.rank else []),
+        *([("LoRA, merged", lora_description(config.policy.lora))] if config.policy.lora.rank else []),
         ("seed", str(config.seed)),
     )
     known = package_versions()

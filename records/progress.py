@@ -52,7 +52,7 @@ class FigureRow:
 class RunProgress:
     """Shows steps and notices of one run on `console`. A context manager: the live line is always taken down.
 
-    `total_steps` 0: not known beforehand, see `expect`. `gold`: the rule that stands for the truth, as
+    `total_steps` 0: not known beforehand, see `expect`. `gold`: the rule that counts as the truth, as
     `evaluation.gold` names it.
     """
 

@@ -58,7 +58,7 @@ class RunView:
         return self.history.rows[-1].step if self.history.rows else 0
 
     def remaining_s(self) -> float | None:
-        """Steps left at the pace of the newest steps; start-up is no step. None when it cannot be told."""
+        """Steps left at the pace of the newest steps; start-up is no step. None when it is not known."""
         paces = [seconds for _, seconds in self.history.series("time/step") if seconds is not None][-_PACE:]
         left = self.total_steps - self.step
         return median(paces) * left if paces and left > 0 and self.state is RunState.TRAINING else None

@@ -124,7 +124,7 @@ class Caller:
         try:
             answer = self._awaited(self._function(**_accepted(self._function, missing | _trl(samples))))
         except Exception as error:
-            return NotScored(f"it raised {said(error)}")
+            return NotScored(f"it raised {error_text(error)}")
         found = {
             str(name): as_score(v) for name, v in (answer if isinstance(answer, Mapping) else {"": answer}).items()
         }
@@ -143,7 +143,7 @@ class Caller:
         try:
             values = self._values(samples)
         except Exception as error:
-            tell(Done(rows, (NotScored(f"it raised {said(error)}"),) * len(rows)))
+            tell(Done(rows, (NotScored(f"it raised {error_text(error)}"),) * len(rows)))
             return
         if len(values) != len(rows):
             tell(Done(rows, (NotScored(f"it gave {len(values)} values for {len(rows)} answers"),) * len(rows)))
@@ -169,7 +169,7 @@ class Caller:
         try:
             return _verl_score(self._awaited(self._function(**_accepted(self._function, _verl(sample)))))
         except Exception as error:
-            return NotScored(f"it raised {said(error)}")
+            return NotScored(f"it raised {error_text(error)}")
 
     async def _together(self, samples: Sequence[Sample], tell: Tell) -> None:
         places = asyncio.Semaphore(_MOST_AT_ONCE)
@@ -180,7 +180,7 @@ class Caller:
                 try:
                     score = _verl_score(await self._function(**_accepted(self._function, _verl(sample))))
                 except Exception as error:
-                    score = NotScored(f"it raised {said(error)}")
+                    score = NotScored(f"it raised {error_text(error)}")
                 tell(Done((row,), (score,)))
 
         await asyncio.gather(*(one(row, sample) for row, sample in enumerate(samples)))
@@ -240,7 +240,7 @@ def _accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping
     return {name: value for name, value in given.items() if name in parameters}
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An exception in one line, without secrets of this process's environment, short enough for a log."""
     text = Redactor.from_environ(os.environ).text(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"[:_MAX_REASON] if text else type(error).__name__

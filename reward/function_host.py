@@ -1,6 +1,6 @@
 """The process of one reward function, started with a file descriptor and a folder as its arguments.
 
-What to load is told over the first; its files are put into the second. It ends when its parent does: standard input is
+What to load arrives over the first; its files are put into the second. It ends when its parent does: standard input is
 the parent's lifeline.
 """
 
@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from raylign.reward.function_call import Caller, columns_needed, recognised, said
+from raylign.reward.function_call import Caller, columns_needed, error_text, recognised
 from raylign.reward.function_messages import Ask, FunctionCode, FunctionError, Hello, Loaded, Measure
 
 
@@ -64,7 +64,7 @@ def _load(code: FunctionCode, folder: Path) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         beside = "; data files beside it do not go along, name them by their whole path"
         hint = beside if code.files and isinstance(error, FileNotFoundError) else ""
-        raise FunctionError(f"{code.module} cannot be imported: {said(error)}{hint}") from error
+        raise FunctionError(f"{code.module} cannot be imported: {error_text(error)}{hint}") from error
     found = getattr(loaded, code.function, None)
     if not callable(found):
         names = [n for n, v in vars(loaded).items() if callable(v) and not n.startswith("_")]

@@ -1,4 +1,4 @@
-"""What a reward function's process and its parent say to each other. Standard library only."""
+"""Messages between a reward function's process and its parent. Standard library only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Measure:
 
 
 Figures = Mapping[str, float] | NotScored
-"""What a metric says of a set: a number by name ("": the metric's own), or why there is none."""
+"""A metric's values for a set: a number by name ("": the metric's own), or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """And this is what it said, one a row."""
+    """And these are its scores, one a row."""
 
     rows: tuple[int, ...]
     scores: tuple[Score, ...]

@@ -1,7 +1,7 @@
 """A reward function in a process of its own: started when needed, watched, ended when it hangs, started again.
 
 What it prints goes to the role's log without secrets. One of the process's calls that hangs or dies fails the answers
-of that call; the others are asked again in a new process.
+of that call; the others are called again in a new process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MOST_PRINTED = 1 << 20  # characters of one process's output that are logged
 _LONGEST_LINE = 2000
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from raylign.reward.function_host import main; main()"
-"""In a submitted job our package may lie where only Ray has told this process to look."""
+"""In a submitted job our package may lie where only Ray has put it on this process's path."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class FunctionProcess:
         self._running: _Running | None = None
 
     def load(self) -> Loaded:
-        """Start the process and say what the function is. Raises FunctionError when it cannot be used."""
+        """Start the process and load the function. Raises FunctionError when it cannot be used."""
         loaded = self._ready(self._start_timeout_s).loaded
         assert loaded is not None
         return loaded
@@ -104,7 +104,7 @@ class FunctionProcess:
         return [batch.scores[row] for row in range(len(samples))]
 
     def measure(self, samples: Sequence[Sample]) -> Figures:
-        """What the function says of the whole set. Never raises for what it does; one that hangs is ended."""
+        """The function's values for the whole set. Never raises for what it does; one that hangs is ended."""
         try:
             running = self._ready(self._start_timeout_s)
             running.pipe.send(Measure(samples))

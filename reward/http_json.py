@@ -28,7 +28,7 @@ class EndpointError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask."""
+    """Where requests go."""
 
     url: str
     token_env: str = ""  # names the environment variable that holds the token
@@ -62,7 +62,7 @@ async def post_json(session: aiohttp.ClientSession, endpoint: Endpoint, body: ob
 
     Raises EndpointError. Only what may pass is tried again: no connection, no answer in time, 408, 425, 429 and 5xx.
     """
-    clock, tries, why = asyncio.get_running_loop().time, 0, "there was no time left to ask"
+    clock, tries, why = asyncio.get_running_loop().time, 0, "there was no time left for a request"
     while (left := until - clock()) > 0:
         tries += 1
         try:
@@ -99,7 +99,7 @@ async def _once(session: aiohttp.ClientSession, endpoint: Endpoint, body: object
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         raise EndpointError(f"{where}: its TLS certificate cannot be verified ({_plain(error)})") from error
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-        raise EndpointError(f"{where} is no address that can be asked") from error
+        raise EndpointError(f"{where} is not an address that can be called") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _Passing(f"no connection ({_plain(error)})") from error
     if reply.status != 200:
@@ -131,16 +131,16 @@ def _refusal(reply: aiohttp.ClientResponse, endpoint: Endpoint, text: str) -> Ex
         to = shown(reply.headers.get("Location", "nowhere"))
         return EndpointError(f"{where} redirects ({status}) to {to}, which is not followed; give the address itself")
     if status in (401, 403):
-        told = (
+        reason = (
             f"refuses the token of {endpoint.token_env}" if endpoint.token else "requires a token; name it in token_env"
         )
-        return EndpointError(f"{where} {told} ({status})")
+        return EndpointError(f"{where} {reason} ({status})")
     return EndpointError(f"{where}: it answered {status}: {_cut(text)!r}")
 
 
-def _pause(asked: str) -> float:
+def _pause(retry_after: str) -> float:
     """Retry-After in seconds; a date is not looked at."""
-    return min(float(asked), _LONGEST_PAUSE_S) if asked.isdecimal() else 0.0
+    return min(float(retry_after), _LONGEST_PAUSE_S) if retry_after.isdecimal() else 0.0
 
 
 def _cut(text: str) -> str:

@@ -77,7 +77,7 @@ class Judge:
     request: Mapping[str, object] = field(default_factory=dict)  # more of the body; None takes a field out
 
     def key(self, sample: Sample) -> str:
-        """Equal for answers that the same judge would be asked the same about."""
+        """Equal for answers that the same judge would get the same request."""
         truth = sample.ground_truth if self.rubric.wants_truth else None
         parts = [self.rubric.digest, self._fields(), sample.prompt, sample.completion, truth]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -103,7 +103,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class JudgeScorer:
-    """A SampleScorer: every answer that is new is asked about once."""
+    """A SampleScorer: every new answer is judged once."""
 
     endpoint: Endpoint
     judge: Judge
@@ -119,9 +119,9 @@ class JudgeScorer:
             if self.cache.get(key) is None and not self._lacks_truth(sample):
                 wanted.setdefault(key, sample)
         failed = asyncio.run(self._ask(wanted)) if wanted else {}
-        return [self._said(key, sample, failed) for key, sample in zip(keys, samples, strict=True)]
+        return [self._score_of(key, sample, failed) for key, sample in zip(keys, samples, strict=True)]
 
-    def _said(self, key: str, sample: Sample, failed: Mapping[str, str]) -> Score:
+    def _score_of(self, key: str, sample: Sample, failed: Mapping[str, str]) -> Score:
         if self._lacks_truth(sample):
             return NotScored("the rubric has {{ground_truth}}, and the row has none")
         reply = self.cache.get(key)
@@ -131,7 +131,7 @@ class JudgeScorer:
         return self.judge.rubric.wants_truth and sample.ground_truth is None
 
     async def _ask(self, wanted: Mapping[str, Sample]) -> dict[str, str]:
-        """Fills the cache; returns why, for each key that could not be asked."""
+        """Fills the cache; returns why, for each key without a reply."""
         until = asyncio.get_running_loop().time() + self.timeout_s
         places = asyncio.Semaphore(self.max_concurrent)
         failed: dict[str, str] = {}
@@ -168,8 +168,8 @@ def _read(reply: str) -> float | None:
     text = reply.strip()
     fenced = _FENCE.fullmatch(text)
     try:
-        said = json.loads(fenced[1] if fenced else text)
-        value = said.get("score") if isinstance(said, dict) else None
+        parsed = json.loads(fenced[1] if fenced else text)
+        value = parsed.get("score") if isinstance(parsed, dict) else None
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     except (ValueError, RecursionError, OverflowError):

@@ -1,4 +1,4 @@
-"""What a judge has said, kept in the run's folder: no answer is paid for twice, and everything can be looked up.
+"""A judge's replies, kept in the run's folder: no answer is paid for twice, and everything can be looked up.
 
 One file a process, each line `{"key": ..., "reply": ...}`; all files of a judge are read at start. Without a folder,
 or where it cannot be written, replies are kept in memory.
@@ -34,7 +34,7 @@ class JudgeCache:
         self._file = path / f"{name}-{uuid.uuid4().hex[:12]}.jsonl"
 
     def get(self, key: str) -> str | None:
-        """What was said; None when nothing has been yet."""
+        """The reply; None where there is none yet."""
         return self._replies.get(key)
 
     def put(self, key: str, reply: str) -> None:
@@ -51,7 +51,7 @@ class JudgeCache:
             self._file = None
 
     def _read(self, file: Path) -> None:
-        """Lines that a dying process left in parts are skipped: their answers are asked about again."""
+        """Lines that a dying process left in parts are skipped: their answers are judged again."""
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 found = json.loads(line)

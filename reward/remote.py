@@ -135,8 +135,8 @@ def _raylign_body(samples: Sequence[Sample]) -> object:
 
 def _raylign_scores(reply: object, count: int) -> list[Score]:
     values = _list_of(reply, "scores", count, "")
-    told = reply.get("errors") if isinstance(reply, Mapping) else None
-    errors = told if isinstance(told, list) and len(told) == count else [None] * count
+    listed = reply.get("errors") if isinstance(reply, Mapping) else None
+    errors = listed if isinstance(listed, list) and len(listed) == count else [None] * count
     return [
         NotScored(f"the server says: {str(error)[:300]}") if value is None and error else _number(value)
         for value, error in zip(values, errors, strict=True)

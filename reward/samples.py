@@ -29,7 +29,7 @@ class NotScored:
     """Why there is no score."""
 
     reason: str
-    unreadable: bool = False  # it answered, and no score could be read from what it said
+    unreadable: bool = False  # it answered, and no score could be read from its reply
 
 
 Score = float | NotScored | None

@@ -31,7 +31,7 @@ class ServeSettings:
     """What a server allows."""
 
     model: str  # its name in replies
-    token: str  # "": none is asked for
+    token: str  # "": none is required
     max_batch: int = 256
     max_body_bytes: int = 16 << 20
     timeout_s: float = 300.0
@@ -61,7 +61,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _guard(settings: ServeSettings) -> Any:
-    """What may be asked, and what becomes of an error."""
+    """Which requests are served, and how an error is answered."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -15,6 +15,6 @@ class RewardSources:
 
     functions: tuple[FunctionSource, ...] = ()  # one for each of reward.functions
     rubrics: tuple[Rubric, ...] = ()  # one for each of reward.judges
-    judged_folder: str = ""  # where judges keep what they said; "": nowhere
+    judged_folder: str = ""  # where judges' replies are kept; "": nowhere
     today: date | None = None  # what chat templates print; None: this day
     policy_model: str = ""  # whose tokenizer writes the text that OpenRLHF calls a query

@@ -1,6 +1,6 @@
 """What a reward model reads of a sample: the policy's token ids, or text in its own template, tokens and end tokens.
 
-Text is for policies of another family, whose token ids would mean other words, and for a server that is asked in text.
+Text is for policies of another family, whose token ids would mean other words, and for a server that is sent text.
 Both have the form that the model was trained on.
 """
 
@@ -64,7 +64,7 @@ class TextScorer:
         self._model = ModelScorer(folder, precision=precision, device=device, micro_batch_tokens=micro_batch_tokens)
 
     def sampled(self, prompt: Prompt, completion: Completion) -> Scorable:
-        """What another model was asked and answered, its tools and documents included. Raises RewardRuleError."""
+        """What another model was sent and answered, its tools and documents included. Raises RewardRuleError."""
         columns = json.loads(prompt.columns) if prompt.columns else {}
         shared = {name: columns[name] for name in ("tools", "documents") if name in columns}
         finished = completion.finish_reason is FinishReason.STOP

@@ -1,6 +1,6 @@
-"""A reward model reads the policy's token ids as they are, unless it is asked in text: told before anything is loaded.
+"""A reward model reads the policy's token ids as they are, unless it scores text: refused before anything is loaded.
 
-Refused is a reward model that means other text by the ids, and one whose template cannot be asked.
+Refused is a reward model that means other text by the ids, and one whose template cannot be used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def tokenizer_problems(policy_folder: str, reward_folder: str, chat_template: st
     policy, reward = load_tokenizer(policy_folder, chat_template), load_tokenizer(reward_folder)
     both = f"reward.model={reward_folder} and policy.model={policy_folder}"
     fix = (
-        "set reward.retokenize=true to ask it in text, with its own template and tokens, or train a reward model from "
-        "this policy's own start (algorithm=rm)"
+        "set reward.retokenize=true to let it score text, with its own template and tokens, or train a reward model "
+        "from this policy's own start (algorithm=rm)"
     )
     difference = _vocabulary_difference(policy, reward)
     if difference:
@@ -47,7 +47,7 @@ def tokenizer_problems(policy_folder: str, reward_folder: str, chat_template: st
 
 
 def retokenize_problems(reward_folder: str, system_prompt: str) -> list[str]:
-    """Why the reward model cannot be asked in text, tried on a question and an answer. Raises ModelLoadError."""
+    """Why the reward model cannot score text, tried on a question and an answer. Raises ModelLoadError."""
     turns = (*([Message("system", system_prompt)] if system_prompt else []), Message("user", "Which is it?"))
     try:
         read_by(Encoder(load_tokenizer(reward_folder)), turns, "The first one.")

@@ -1,6 +1,6 @@
 """Digests of weight tensors: how the learner states what it sent and an engine states what it serves.
 
-Two kinds, told apart by how a digest begins:
+Two kinds, which differ in how a digest begins:
 
     <32 hex digits>      xxh3 (128 bit) of dtype, shape and canonical bytes; for tensors on the CPU
     add64:<16 digits>    sum over elements of u(row) v(column) bits(element) mod 2^64; for tensors on a GPU

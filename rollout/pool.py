@@ -184,7 +184,7 @@ class RolloutPool:
             raise ValueError(f"top_p={sampling.top_p:g}: rollouts are drawn with top_p=1, as trainer log-probs assume")
         requests = [_request(prompt, epoch, samples_per_prompt, sampling) for prompt in prompts]
         if len({request.keys for request in requests}) != len(requests):
-            raise ValueError("a prompt occurs twice in one rollout step: its samples could not be told apart")
+            raise ValueError("a prompt occurs twice in one rollout step: its samples could not be distinguished")
         watch = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(self._timeout_s):

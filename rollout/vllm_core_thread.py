@@ -3,7 +3,7 @@
 On CPU a second process costs more than it gives: it imports all of vLLM again (nine seconds of processor time an
 engine), holds those libraries a second time, and takes every token through two more wake-ups on the same cores. What is
 between the two sides stays vLLM's own: requests, outputs and calls go over the same sockets into the same loop, so
-pauses, aborts and utility calls are what they are with a process. As vLLM's own Ray actors do, the core is told its
+pauses, aborts and utility calls are what they are with a process. As vLLM's own Ray actors do, the core is given its
 addresses instead of shaking hands.
 """
 

@@ -33,7 +33,7 @@ from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import EngineDead, RolloutEngine
 from transformers import PreTrainedTokenizerBase
 
-SAID, RESULT = "said ", "result "
+NOTE, RESULT = "note ", "result "
 """How the lines on standard output begin that are for the caller; the engine's own do not."""
 
 
@@ -94,10 +94,10 @@ def answer(job: AnswerJob) -> list[str]:
     if missing:
         stops = tuple(sorted(EndTokens(tokenizer).ids))
         try:
-            said = asyncio.run(_ask(job, missing, stops))
+            outcomes = asyncio.run(_ask(job, missing, stops))
         except EngineDead as error:
             raise RunFailed(f"{job.name}: {error}") from error
-        for one, (groups, rows, seconds) in zip(missing, said, strict=True):
+        for one, (groups, rows, seconds) in zip(missing, outcomes, strict=True):
             found = _graded(one.suite, groups, job) if groups else rows
             store.keep(one.key, _result(job, one, weights, found, seconds))
     return [one.key for one in asked]
@@ -107,9 +107,9 @@ def _asked(job: AnswerJob, suite: Suite, tokenizer: PreTrainedTokenizerBase, wei
     loss = suite.config.kind is SuiteKind.text_loss
     prompts: tuple[Prompt, ...] = () if loss else prompts_of(suite, tokenizer)
     texts = texts_of(suite, tokenizer) if loss else ()
-    told = suite_digest(suite, texts or prompts, _graders(suite))
-    key = result_key(suite.name, {"model": weights, "suite": told, "precision": job.precision, "device": job.device})
-    return _Asked(suite, prompts, texts, told, key)
+    digest = suite_digest(suite, texts or prompts, _graders(suite))
+    key = result_key(suite.name, {"model": weights, "suite": digest, "precision": job.precision, "device": job.device})
+    return _Asked(suite, prompts, texts, digest, key)
 
 
 def _graders(suite: Suite) -> dict[str, str]:
@@ -128,15 +128,15 @@ async def _ask(
     engine = _engine(job, asked)
     await engine.start()
     try:
-        said = []
+        outcomes = []
         for one in asked:
-            sys.stdout.write(f"{SAID}{job.name}: {one.suite.name}, {len(one)} rows\n")
+            sys.stdout.write(f"{NOTE}{job.name}: {one.suite.name}, {len(one)} rows\n")
             sys.stdout.flush()
             started = time.monotonic()
             groups = await answers(engine, one.suite.config, one.prompts, stops) if one.prompts else []
             rows = await text_losses(engine, one.texts) if one.texts else []
-            said.append((groups, rows, time.monotonic() - started))
-        return said
+            outcomes.append((groups, rows, time.monotonic() - started))
+        return outcomes
     finally:
         await engine.stop()
 

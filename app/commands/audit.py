@@ -47,7 +47,7 @@ from raylign.reward.text_scorer import TextScorer
 
 Tell = Callable[[str], None]
 SLICED = ("subset", "persona", "topic", "locale", "rules")
-"""Columns by which pairs are sliced where nothing is said: RewardBench's, and those of a feedback build."""
+"""Columns by which pairs are sliced where none are named: RewardBench's, and those of a feedback build."""
 
 _SMALLEST_SLICE, _MOST_SLICES = 5, 30
 _AT_ONCE = 64
@@ -86,7 +86,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """What a reward model is asked."""
+    """What a reward model is audited with."""
 
     sources: Sequence[str]  # files of pairs; empty: the run's held-out sets
     run_root: Path
@@ -140,16 +140,16 @@ def headline(found: Audit) -> str:
     share = found.accuracy[0].accuracy
     gamed = [one.probe.name for one in found.probes if one.gamed and not one.probe.lowers]
     blind = [one.probe.name for one in found.probes if one.gamed and one.probe.lowers]
-    said = [f"{found.model} agrees with {100 * share.value:.0f} % of the choices"]
+    parts = [f"{found.model} agrees with {100 * share.value:.0f} % of the choices"]
     if share.low is not None and share.low <= 0.5:
-        said[0] += ", which may be chance"
+        parts[0] += ", which may be chance"
     if blind:
-        said.append(f"it does not mind {_listed(blind)}")
+        parts.append(f"its scores do not fall for {_listed(blind)}")
     if gamed:
-        said.append(f"it pays for {_listed(gamed)}")
+        parts.append(f"its scores rise for {_listed(gamed)}")
     if found.turns_at is not None:
-        said.append(f"choosing by it stops helping at best of {found.turns_at}")
-    return "; ".join(said) + "."
+        parts.append(f"choosing by it stops helping at best of {found.turns_at}")
+    return "; ".join(parts) + "."
 
 
 def audit_lines(found: Audit) -> list[str]:

@@ -60,7 +60,7 @@ def gpu_findings() -> Iterator[Finding]:
 
 
 def judged(cards: Sequence[str], torch: TorchBuild | str) -> Iterator[Finding]:
-    """What driver and torch are together. `cards`: nvidia-smi's lines; `torch`: its build, or why it said nothing."""
+    """What driver and torch are together. `cards`: nvidia-smi's lines; `torch`: its build, or why there is none."""
     if isinstance(torch, str):
         yield Finding("bad", "torch and CUDA", torch)
         return
@@ -96,12 +96,13 @@ def judged(cards: Sequence[str], torch: TorchBuild | str) -> Iterator[Finding]:
 def _ask_torch() -> TorchBuild | str:
     """In a child: importing torch here would open a CUDA context, or hang with the driver."""
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return f"torch did not answer within {_TIMEOUT_S:g} s; the driver hangs"
-    if said.returncode != 0:
-        return f"torch cannot be asked: {said.stderr.strip().splitlines()[-1] if said.stderr.strip() else 'no message'}"
-    found = json.loads(said.stdout)
+    if result.returncode != 0:
+        lines = result.stderr.strip().splitlines()
+        return f"torch cannot be imported: {lines[-1] if lines else 'no message'}"
+    found = json.loads(result.stdout)
     return TorchBuild(**{**found, "cards": [(name, capability) for name, capability in found["cards"]]})

@@ -1,4 +1,4 @@
-"""`raylign eval` and `raylign gate`: models asked suites, compared on the same prompts."""
+"""`raylign eval` and `raylign gate`: models evaluated on suites, compared on the same prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylign.app.commands.answer import RESULT, SAID, AnswerJob
+from raylign.app.commands.answer import NOTE, RESULT, AnswerJob
 from raylign.app.commands.serve import causal_export
 from raylign.cluster.rank import last_error
 from raylign.cluster.runtime_env import RoleEnv
@@ -27,7 +27,7 @@ STOP_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """How suites are asked."""
+    """How suites are run."""
 
     results: Path
     run_root: Path
@@ -118,8 +118,8 @@ def _keys(job: AnswerJob, variables: dict[str, str], deadline_s: float, tell: Ca
             process.stdin.write(job.to_json())
             process.stdin.close()
             for line in process.stdout:
-                if line.startswith(SAID):
-                    tell(line.removeprefix(SAID).rstrip("\n"))
+                if line.startswith(NOTE):
+                    tell(line.removeprefix(NOTE).rstrip("\n"))
                 elif line.startswith(RESULT):
                     keys.append(line.removeprefix(RESULT).strip())
             code = process.wait(timeout=STOP_S)
@@ -131,9 +131,9 @@ def _keys(job: AnswerJob, variables: dict[str, str], deadline_s: float, tell: Ca
         return keys
     if code == -signal.SIGKILL and fired:
         raise RunFailed(f"{job.name}: the suites were not answered within {deadline_s:g} s (--deadline).")
-    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if code == UserError.exit_code:
-        raise UserError(said[-1] if said else f"{job.name}: refused.")
+        raise UserError(lines[-1] if lines else f"{job.name}: refused.")
     raise RunFailed(f"{job.name}: {last_error(log) or f'its process ended with exit code {code}'}; see {log}")
 
 

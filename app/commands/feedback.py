@@ -112,8 +112,8 @@ def run_forget(
     gone = next((drop.events for drop in result.event_drops if drop.rule == "forgotten"), 0)
     _show(result, folder, console)
     console.print(Text(f"{gone:,} events are forgotten."), highlight=False)
-    if before is not None and (told := brought_in(before, result)):
-        console.print(Text(f"note: {told}"), highlight=False, soft_wrap=True)
+    if before is not None and (note := brought_in(before, result)):
+        console.print(Text(f"note: {note}"), highlight=False, soft_wrap=True)
     if not gone:
         console.print(Text("None of the logs' events is theirs; check the id, and privacy.user_salt."), highlight=False)
     return result
@@ -179,7 +179,7 @@ def run_inspect(source: Source, console: Console) -> None:
 
 
 def _show(result: BuildResult, out: Path, console: Console, *, refused: bool = False) -> None:
-    """`refused`: the first warning is told as what ends the command."""
+    """`refused`: the first warning is printed as what ends the command."""
     steps = [(step.name, f"-{step.lost:,}" if step.lost else "", f"{step.after:,}") for step in result.waterfall]
     _print(console, "From judgements to use", ("step", "lost", "left"), steps)
     made = {(file.kind, file.split): file.rows for file in result.produced}

@@ -21,11 +21,11 @@ def run_browse(folder: Path, console: Console, *, port: int, reviews: Path | Non
     shelf = open_shelf(folder, reviews)
     token = new_token()
     listener = _listen(port)
-    told = f"http://{LOOPBACK}:{listener.getsockname()[1]}/{token}/"
+    address = f"http://{LOOPBACK}:{listener.getsockname()[1]}/{token}/"
 
     def tell(_: str) -> None:  # in place of aiohttp's own words, once it listens
         console.print(Text(f"{shelf.events.height:,} events, {shelf.rows.height:,} rows"), highlight=False)
-        console.print(Text(f"{told} (Ctrl-C ends it)"), highlight=False, soft_wrap=True)
+        console.print(Text(f"{address} (Ctrl-C ends it)"), highlight=False, soft_wrap=True)
 
     web.run_app(browse_app(shelf, token), sock=listener, print=tell, access_log=None)
 

@@ -28,7 +28,7 @@ def decide(
     record: Path,
     tell: Callable[[str], None],
 ) -> int:
-    """Ask both models, say what holds, write the record; the exit code. Raises UserError for what cannot be asked."""
+    """Evaluate both models, print what holds, write the record; the exit code. Raises UserError."""
     policy = read_gate(policy_file)
     suites = [str(open_suite(one.suite, policy_file.parent).path) for one in policy.conditions]
     compares = any(one.must is not Demand.at_least for one in policy.conditions)
@@ -40,7 +40,7 @@ def decide(
     found = evaluate(candidate, suites, settings, tell)
     others = evaluate(current, suites, settings, tell) if current else [None] * len(suites)
     result = judge(policy, found, others)
-    tell(told(result, candidate, against))
+    tell(verdict_text(result, candidate, against))
     digests = {
         "candidate": found[0].model_digest,
         "current": others[0].model_digest if others[0] else None,
@@ -50,7 +50,7 @@ def decide(
     return result.verdict.value
 
 
-def told(result: GateResult, candidate: str, against: str | None) -> str:
+def verdict_text(result: GateResult, candidate: str, against: str | None) -> str:
     """The decision in lines."""
     lines = [f"{one.verdict.words:>15}  {one.suite}: {one.asked}; {_found(one)}" for one in result.checked]
     lines.append(f"{candidate}{f' against {against}' if against else ''}: {result.verdict.words}")
@@ -60,7 +60,7 @@ def told(result: GateResult, candidate: str, against: str | None) -> str:
 def promote(registry: Path, alias: str, candidate: str, run_root: Path, record: Path | None) -> str:
     """What was done. `record`: None for the first release of an alias.
 
-    Raises UserError without a passed gate of exactly this model against exactly what the alias stands for.
+    Raises UserError without a passed gate of exactly this model against exactly what the alias points to.
     """
     folder = causal_export(candidate, run_root)
     digest = model_digest(folder)
@@ -69,16 +69,16 @@ def promote(registry: Path, alias: str, candidate: str, run_root: Path, record: 
     gate: Mapping[str, object] = {}
     if record is None:
         if current is not None:
-            raise UserError(f"{alias} stands for {current.model} already: --first is for an alias without a release.")
+            raise UserError(f"{alias} points to {current.model} already; leave out --first.")
     else:
         gate = _passed(record, digest, current, alias)
     aliases.promote(alias, folder, digest, gate)
-    return f"{alias} stands for {folder} now" + (f"; before: {current.model}" if current else "")
+    return f"{alias} points to {folder} now" + (f"; before: {current.model}" if current else "")
 
 
 def roll_back(registry: Path, alias: str) -> str:
     """What was done. Raises UserError when there is nothing to go back to."""
-    return f"{alias} stands for {Registry(registry).roll_back(alias).model} again"
+    return f"{alias} points to {Registry(registry).roll_back(alias).model} again"
 
 
 def releases(registry: Path, alias: str) -> str:
@@ -94,7 +94,7 @@ def _how(release: Release) -> str:
 
 
 def _current(against: str, registry: Path) -> str:
-    """The model that an alias stands for, else `against` itself."""
+    """The model that an alias points to, else `against` itself."""
     if Path(against).exists() or not (registry / f"{against}.json").is_file():
         return against
     release = Registry(registry).current(against)
@@ -111,12 +111,14 @@ def _passed(record: Path, digest: str, current: Release | None, alias: str) -> M
             "that has no release yet."
         ) from error
     if verdict != Verdict.PASSED.words:
-        raise UserError(f"--record {record}: the gate said {verdict!r}; a model that has not passed is not promoted.")
+        raise UserError(
+            f"--record {record}: the gate's verdict is {verdict!r}; a model that has not passed is not promoted."
+        )
     if candidate != digest:
         raise UserError(f"--record {record}: it is about another model; run the gate for this one.")
     if current is not None and against != current.digest:
         raise UserError(
-            f"--record {record}: the model was not compared with what {alias} stands for ({current.model}); run the "
+            f"--record {record}: the model was not compared with what {alias} points to ({current.model}); run the "
             f"gate with --against {alias}."
         )
     assert isinstance(gate, dict)

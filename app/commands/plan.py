@@ -58,8 +58,8 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     requests = role_requests(config, roles(config))
     refuse_impossible(config, needed)
     yield f"raylign plan: {run_name(config, now)}, algorithm={config.algorithm.name}\n"
-    if told := [*untried_models(config), *named_runs(composed.config)]:
-        yield "\n".join(told) + "\n"
+    if notices := [*untried_models(config), *named_runs(composed.config)]:
+        yield "\n".join(notices) + "\n"
     num_rows = None
     if cluster is not None and not _has_tokenizer(config.policy.model):
         refuse_unfit(config, of_settings(config, online=needed.rollout))

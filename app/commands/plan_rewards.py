@@ -43,7 +43,7 @@ def reward_tables(config: RewardConfig) -> Iterator[Table]:
 
 
 def reward_model_lines(config: RunConfig) -> Iterator[str]:
-    """What a reward model that is asked in text reads of a question and an answer."""
+    """What a reward model that scores text reads of a question and an answer."""
     if not config.reward.retokenize:
         return
     tokenizer, template = load_tokenizer(config.reward.model), read_chat_template(config.data.chat_template)
@@ -55,7 +55,7 @@ def reward_model_lines(config: RunConfig) -> Iterator[str]:
         else "the same tokens as"
     )
     yield (
-        f"Reward model: asked in text (reward.retokenize), and reads {own} the policy writes. A question and its "
+        f"Reward model: scores text (reward.retokenize), and reads {own} the policy writes. A question and its "
         f"answer, as {config.reward.model} sees them:\n{tokenizer.decode(read.token_ids)!r}\n"
     )
 

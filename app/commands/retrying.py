@@ -64,14 +64,14 @@ def run_paths(composed: Composed) -> RunPaths:
 
 
 def _pinned(given: Sequence[str], paths: RunPaths) -> list[str]:
-    """With the name that `auto` stands for now: the next start must find the same folder."""
+    """With the name that `auto` becomes now: the next start must find the same folder."""
     return [*(one for one in given if not one.startswith("name=")), f"name={paths.path.name}"]
 
 
 def _resuming(arguments: Sequence[str], paths: RunPaths) -> list[str]:
-    """Not from where the first start was told to go on, once the run has a checkpoint of its own."""
-    told = next((one.partition("=")[2] for one in arguments if one.startswith("checkpoint.resume=")), "auto")
-    if told not in ("auto", "none") and not any(paths.checkpoints.glob("step-*")):
+    """Not from where the first start resumed, once the run has a checkpoint of its own."""
+    resume = next((one.partition("=")[2] for one in arguments if one.startswith("checkpoint.resume=")), "auto")
+    if resume not in ("auto", "none") and not any(paths.checkpoints.glob("step-*")):
         return list(arguments)
     return [*(one for one in arguments if not one.startswith("checkpoint.resume=")), "checkpoint.resume=auto"]
 
@@ -110,5 +110,5 @@ def _end_with_parent() -> None:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What is said arrives at once, also in a job's log."""
+    """Lines arrive at once, also in a job's log."""
     return {**environ, "PYTHONUNBUFFERED": "1"}

@@ -26,18 +26,18 @@ class Listening:
 
 
 def listening(host: str, port: int, *, open_to_all: bool) -> Listening:
-    """Raises UserError when anybody could ask: no token is set, or --no-token is not for this machine alone."""
+    """Raises UserError when access is open: no token is set, or --no-token is not for this machine alone."""
     token = os.environ.get(TOKEN_ENV, "")
     if open_to_all:
         if not is_loopback(host):
             raise UserError(
-                f"--no-token with --host {host}: anybody on the network could ask; set {TOKEN_ENV} instead."
+                f"--no-token with --host {host}: anybody on the network could send requests; set {TOKEN_ENV} instead."
             )
         return Listening(host, port, "")
     if len(token) < _SHORTEST_TOKEN:
         raise UserError(
             f"{TOKEN_ENV} holds no token of {_SHORTEST_TOKEN} characters or more; set it where server and askers run, "
-            f"as in export {TOKEN_ENV}=$(openssl rand -hex 16), or say --no-token: everybody on this machine may ask."
+            f"as in export {TOKEN_ENV}=$(openssl rand -hex 16), or say --no-token to serve everybody here."
         )
     return Listening(host, port, token)
 
@@ -83,11 +83,13 @@ def serve_reward(
     scorer = TextScorer(str(folder), precision=precision or usual, device=device, micro_batch_tokens=micro_batch_tokens)
     app = reward_app(scorer, ServeSettings(folder.name, where.token, max_batch))
     host = f"[{where.host}]" if ":" in where.host else where.host
-    asked = f"with the token of {TOKEN_ENV}" if where.token else "without a token"
-    told = f"serving {folder} at http://{host}:{where.port}, {asked}: /get_reward, /classify, /score (Ctrl-C ends it)"
+    access = f"with the token of {TOKEN_ENV}" if where.token else "without a token"
+    notice = (
+        f"serving {folder} at http://{host}:{where.port}, {access}: /get_reward, /classify, /score (Ctrl-C ends it)"
+    )
 
     def tell(_: str) -> None:  # in place of aiohttp's own words, once it listens
-        sys.stderr.write(told + "\n")
+        sys.stderr.write(notice + "\n")
         sys.stderr.flush()
 
     try:

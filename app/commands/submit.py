@@ -32,7 +32,7 @@ def checked(arguments: Sequence[str], working_dir: Path) -> RunConfig:
 
 
 def tokens(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
-    """The environment variables that the settings name, each of which goes with the job.
+    """The environment variables that the settings name, each of which is sent with the job.
 
     Raises ConfigError for those that are not set, and for addresses that no token should be sent to.
     """

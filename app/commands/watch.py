@@ -17,7 +17,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 def awaited(find: Callable[[], Path], wait_s: float, *, wait: Callable[[float], None] = time.sleep) -> Path:
-    """The folder that `find` gives; asked again for `wait_s` seconds while there is none. Raises what `find` raises."""
+    """The folder that `find` gives; tried again for `wait_s` seconds while there is none. Raises what `find` raises."""
     deadline = time.monotonic() + wait_s
     while True:
         try:

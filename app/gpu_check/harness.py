@@ -1,4 +1,4 @@
-"""What a check is, and how one is run and told: one JSON line each. Standard library and torch only."""
+"""What a check is, and how one is run and reported: one JSON line each. Standard library and torch only."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Machine:
         cuda = device.type == "cuda"
         return cls(
             card=torch.cuda.get_device_name(device) if cuda else "CPU",
-            driver=_said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) if cuda else "",
+            driver=_output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) if cuda else "",
             torch_version=torch.__version__,
             cuda=torch.version.cuda or "",
-            commit=_said(["git", "-C", str(Path(__file__).resolve().parents[2]), "rev-parse", "--short", "HEAD"]),
+            commit=_output_of(["git", "-C", str(Path(__file__).resolve().parents[2]), "rev-parse", "--short", "HEAD"]),
         )
 
 
@@ -133,7 +133,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _said(command: list[str]) -> str:
+def _output_of(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 
 class CallbackSink:
-    """Writes a step through `inner`, then calls every callback. `asked` holds who asked to stop, once one has."""
+    """Writes a step through `inner`, then calls every callback. `stopped_by`: who requested a stop."""
 
     def __init__(
         self, inner: Sink, callbacks: Sequence[Callback], run: Path, tell: Callable[[str], None], *, timeout_s: float
@@ -56,7 +56,7 @@ class CallbackSink:
         self._run = run
         self._tell = tell
         self._timeout_s = timeout_s
-        self.asked = ""
+        self.stopped_by = ""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One step. Raises RunFailed, with the callback's name, when one raises, is not done within `timeout_s`
@@ -80,8 +80,8 @@ class CallbackSink:
                     f"callbacks: {callback.path} returned a {type(answer).__name__} after step {step}; return True to "
                     "save and stop, or None"
                 )
-            if answer and not self.asked:
-                self.asked = callback.path
+            if answer and not self.stopped_by:
+                self.stopped_by = callback.path
                 self._tell(f"callbacks: {callback.path} asked to stop after step {step}")
 
 

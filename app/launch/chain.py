@@ -19,8 +19,8 @@ MODEL_ROLES = ("policy", "critic", "reference", "reward")
 def with_model_folders(config: RunConfig, *, fetch: Callable[[str], None] | None = None) -> RunConfig:
     """The configuration with a Hugging Face folder in every place where a model is named.
 
-    `fetch`: told before a model is downloaded; None: none is. Raises ConfigError for a run that has no export, and for
-    a hub's model that cannot be had.
+    `fetch`: gets a sentence before a model is downloaded; None: none is. Raises ConfigError for a run that has no
+    export, and for a hub's model that cannot be had.
     """
     pinned = _pinned(config)
     found = {role: folder.path for role, folder in _folders(config)}

@@ -35,11 +35,11 @@ def of_rows(config: RunConfig, rows: OnlineRows | OfflineRows) -> Sequences:
     if isinstance(rows, OfflineRows):
         sizes = [(len(ids), max(ids)) for one in rows.sets.values() for ids in one.token_ids()]
         return Sequences(max(n for n, _ in sizes), max(top for _, top in sizes), "set data.max_length={limit}")
-    asked = [(rows.train, config.rollout.max_new_tokens)]
-    asked += [(rows.held_out, config.evaluation.max_new_tokens)] if rows.held_out else []
+    sets = [(rows.train, config.rollout.max_new_tokens)]
+    sets += [(rows.held_out, config.evaluation.max_new_tokens)] if rows.held_out else []
     return Sequences(
-        max(len(prompt.token_ids) + new for prompts, new in asked for prompt in prompts.prompts),
-        max(max(rows.stop_token_ids), *(max(p.token_ids) for prompts, _ in asked for p in prompts.prompts)),
+        max(len(prompt.token_ids) + new for prompts, new in sets for prompt in prompts.prompts),
+        max(max(rows.stop_token_ids), *(max(p.token_ids) for prompts, _ in sets for p in prompts.prompts)),
         "lower data.max_prompt_tokens, rollout.max_new_tokens or evaluation.max_new_tokens to {limit} together",
     )
 
@@ -54,20 +54,20 @@ def of_settings(config: RunConfig, *, online: bool) -> Sequences:
 def _problems(config: RunConfig, found: Sequences) -> Iterator[str]:
     for role, folder, scalar in _models(config):
         hf = model_skeleton(folder, scalar=scalar)
-        said = f"{role}.model={folder}"
+        model = f"{role}.model={folder}"
         long = f"the longest sequence may have {found.longest} tokens"
         positions, own = position_limit(hf), length_limit(hf.config)
         if positions is not None and found.longest > positions:
-            yield f"{said} has learned positions for {positions} tokens and {long}; {_remedy(found, positions)}."
+            yield f"{model} has learned positions for {positions} tokens and {long}; {_remedy(found, positions)}."
         if own is not None and found.longest > own[0]:
             yield (
-                f"{said} has {own[1]}, so past {own[0]} tokens a sequence's log-probs depend on the others of its "
+                f"{model} has {own[1]}, so past {own[0]} tokens a sequence's log-probs depend on the others of its "
                 f"batch, and {long}; {_remedy(found, own[0])}."
             )
         vocabulary = int(hf.config.get_text_config().vocab_size)
         if found.largest_id >= vocabulary:
             yield (
-                f"{said} has {vocabulary} token ids and the rows have id {found.largest_id}: the tokenizer of "
+                f"{model} has {vocabulary} token ids and the rows have id {found.largest_id}: the tokenizer of "
                 f"policy.model={config.policy.model} is not this model's, or tokens were added without an embedding."
             )
 

@@ -35,11 +35,11 @@ class HubModel:
 
 
 def hub_model(key: str, named: str, *, pinned: str = "", fetch: Callable[[str], None] | None) -> HubModel:
-    """The model that `named` stands for: `owner/name`, or `owner/name@revision`.
+    """The model that `named` names: `owner/name`, or `owner/name@revision`.
 
     `pinned`: what an earlier start of the run used, `owner/name@commit`; it wins when it is the same name without a
-    revision. `fetch`: told once before a download; None: nothing is downloaded. Raises ConfigError in one sentence, for
-    `key`: not there, no such model or revision, no access, no network, no safetensors.
+    revision. `fetch`: gets one sentence before a download; None: nothing is downloaded. Raises ConfigError in one
+    sentence, for `key`: not there, no such model or revision, no access, no network, no safetensors.
     """
     name, _, revision = named.partition("@")
     if not revision and pinned.startswith(f"{name}@"):

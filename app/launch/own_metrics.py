@@ -85,10 +85,10 @@ class OwnMetrics:
     async def measure(self, answers: Sequence[tuple[Prompt, Completion]]) -> Mapping[str, float]:
         """All of them side by side. A part of a mapping is `name/part`; `metrics_failed` counts those without."""
         samples = [sample_of(prompt, completion) for prompt, completion in answers]
-        asked = [asyncio.to_thread(process.measure, samples) for _, process in self.processes.values()]
+        calls = [asyncio.to_thread(process.measure, samples) for _, process in self.processes.values()]
         found: dict[str, float] = {}
         failed = 0
-        for (name, (path, _)), figures in zip(self.processes.items(), await asyncio.gather(*asked), strict=True):
+        for (name, (path, _)), figures in zip(self.processes.items(), await asyncio.gather(*calls), strict=True):
             if isinstance(figures, NotScored):
                 failed += 1
                 self.tell(f"evaluation.metrics: {path} has no value at this evaluation: {figures.reason}")

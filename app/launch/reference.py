@@ -86,7 +86,7 @@ def reference_spec(config: RunConfig) -> FrozenSpec:
 
 
 async def _compute(stage: Stage, sets: Mapping[str, TrainRows]) -> dict[str, Tensor]:
-    """Ask the frozen model. Its processes and their reservation are gone afterwards."""
+    """Run the frozen model. Its processes and their reservation are gone afterwards."""
     config = stage.config
     requests = [r for r in role_requests(config, frozenset({Role.REFERENCE})) if r.role == Role.REFERENCE.value]
     reservation, cores = stage.reserve(requests)
@@ -99,7 +99,7 @@ async def _compute(stage: Stage, sets: Mapping[str, TrainRows]) -> dict[str, Ten
             for name, rows in sets.items():
                 sequences = rows.sequences()
 
-                def told(done: int, name: str = name, total: int = len(sequences)) -> None:
+                def on_round(done: int, name: str = name, total: int = len(sequences)) -> None:
                     stage.progress.phase(f"reference log-probs of {name}: {done} of {total}")
 
                 computed[name] = await score_sequences(
@@ -107,7 +107,7 @@ async def _compute(stage: Stage, sets: Mapping[str, TrainRows]) -> dict[str, Ten
                     group,
                     num_ranks=group.num_ranks,
                     micro_batch_tokens=config.reference.micro_batch_tokens,
-                    on_round=told,
+                    on_round=on_round,
                 )
             return computed
         finally:

@@ -20,7 +20,7 @@ _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 def remote_problems(config: RewardConfig, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each address that cannot be asked, or not safely, and for a token that `environ` has not."""
+    """A sentence for each address that cannot be used, or not safely, and for a token that `environ` has not."""
     problems: list[str] = []
     for number, given in enumerate(config.remote):
         key = f"reward.remote[{number}]"
@@ -77,7 +77,7 @@ def is_loopback(host: str) -> bool:
 
 
 def addresses(config: RewardConfig) -> list[tuple[str, str]]:
-    """Key and address of everything that is asked over HTTP."""
+    """Key and address of everything that is called over HTTP."""
     found = [(f"reward.remote[{number}]", given.url) for number, given in enumerate(config.remote)]
     return found + [(f"reward.judges[{number}]", given.url) for number, given in enumerate(config.judges)]
 
@@ -94,7 +94,7 @@ def refuse_unreachable(config: RewardConfig) -> None:
 
 
 def unreachable(urls: list[str]) -> list[str]:
-    """Why each cannot be connected to; "" where it can. Takes CONNECT_S at the most; nothing is asked."""
+    """Why each cannot be connected to; "" where it can. Takes CONNECT_S at the most; no request is sent."""
     why = ["no connection within 3 s"] * len(urls)
 
     def connect(number: int, url: str) -> None:

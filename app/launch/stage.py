@@ -60,12 +60,12 @@ class Stage:
         cores = {node.node_id: max(1, int(node.cpus)) for node in nodes}
         reserved = reserve(placement, timeout_s=cluster.start_timeout_s)
         used = len({slot.node_id for slot in placement.slots})
-        asked = ", ".join(f"{request.role} {request.count}" for request in requests)
-        self.progress.notice(f"starting {asked} on {used} node{'s' if used > 1 else ''}")
+        roles = ", ".join(f"{request.role} {request.count}" for request in requests)
+        self.progress.notice(f"starting {roles} on {used} node{'s' if used > 1 else ''}")
         return reserved, cores
 
     async def ready(self, role: str, starting: Awaitable[T]) -> T:
-        """What `starting` gives, told when it is there: on a cluster the first step is minutes away."""
+        """What `starting` gives, with a notice when it is there: on a cluster the first step is minutes away."""
         began = time.monotonic()
         started = await starting
         self.progress.notice(f"{role} is ready after {duration(time.monotonic() - began)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from raylign.conf.derive import adapters_said, critic_start, reference_model
+from raylign.conf.derive import critic_start, lora_description, reference_model
 from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.schema import LearnerConfig, RunConfig
 from raylign.trainer.algorithms import algorithm_of
@@ -36,7 +36,7 @@ def trained_models(config: RunConfig) -> list[TrainedModel]:
     run; ModelLoadError for a folder that is no model.
     """
     problems: list[str] = []
-    models = [_count(*each, problems) for each in _asked(config)]
+    models = [_count(*each, problems) for each in _in_training(config)]
     if _is_online(config):
         problems += _unserved(config)
     if problems:
@@ -68,31 +68,31 @@ def untried_models(config: RunConfig) -> list[str]:
 
     Raises ModelLoadError for an architecture that packed training does not support.
     """
-    asked = [(role, folder, scalar) for role, folder, _, scalar in _asked(config)]
-    trained = len(asked)
+    models = [(role, folder, scalar) for role, folder, _, scalar in _in_training(config)]
+    trained = len(models)
     roles = algorithm_of(config.algorithm).roles
     if Role.REFERENCE in roles and reference_model(config) != config.policy.model:
-        asked.append(("reference", reference_model(config), False))
+        models.append(("reference", reference_model(config), False))
     if _is_online(config) and config.reward.model:
-        asked.append(("reward", config.reward.model, True))
-    for _, folder, scalar in asked[trained:]:
+        models.append(("reward", config.reward.model, True))
+    for _, folder, scalar in models[trained:]:
         refuse_other_weights(Path(folder), model_skeleton(folder, scalar=scalar))
     return [
         f"{role}.model={folder}: no small copy of its architecture can be built, so whether packed training supports "
         "it is tried only when it is loaded"
-        for role, folder, scalar in asked
+        for role, folder, scalar in models
         if not try_architecture(folder, scalar=scalar)
     ]
 
 
-def _asked(config: RunConfig) -> list[tuple[str, str, LearnerConfig, bool]]:
+def _in_training(config: RunConfig) -> list[tuple[str, str, LearnerConfig, bool]]:
     """Role, folder, settings and head of each model in training."""
     algorithm = algorithm_of(config.algorithm)
     scalar = not _is_online(config) and cast("OfflineAlgorithm", algorithm).needs.model is ModelKind.SCALAR
-    asked = [("policy", config.policy.model, config.policy, scalar)]
+    models = [("policy", config.policy.model, config.policy, scalar)]
     if Role.CRITIC in algorithm.roles:
-        asked.append(("critic", critic_start(config), config.critic, True))
-    return asked
+        models.append(("critic", critic_start(config), config.critic, True))
+    return models
 
 
 def _is_online(config: RunConfig) -> bool:
@@ -113,5 +113,5 @@ def _count(role: str, folder: str, learner: LearnerConfig, scalar: bool, problem
         return TrainedModel(role, folder, total, 0, "")
     add_adapters(hf, lora)
     trained = sum(p.numel() for p in hf.parameters() if p.requires_grad)
-    how = f"LoRA: {adapters_said(lora)} ({len(lora_layers(hf))} layers){' and the whole head' if scalar else ''}"
+    how = f"LoRA: {lora_description(lora)} ({len(lora_layers(hf))} layers){' and the whole head' if scalar else ''}"
     return TrainedModel(role, folder, total, trained, how)

@@ -26,7 +26,7 @@ def next_steps(
     alerts: Sequence[Alert],
     summary: RunSummary | None,
 ) -> tuple[str, ...]:
-    """At most five sentences. A run with nothing against it is told how to have people judge it."""
+    """At most five sentences. For a run without remarks: how to have people judge it."""
     found = [f"{alert.kind.value.capitalize()} (step {alert.step}): {alert.text}" for alert in alerts if alert.serious]
     if summary is None:
         found.append("Let the run end, or resume it from its last checkpoint with the command below.")

@@ -64,8 +64,8 @@ def judge(facts: RunFacts, *, checks: Sequence[Check] = (), questions: Sequence[
     summary = facts.summary
     shares = held_out_shares(summary) if summary else ()
     headline = headline_of(facts, summary, shares)
-    said = (*_language(summary), *_gaming(summary, facts.judge)) if summary else ()
-    remarks = (*_alerts(facts), *said, *_health(facts), *_below(checks, questions))
+    on_answers = (*_language(summary), *_gaming(summary, facts.judge)) if summary else ()
+    remarks = (*_alerts(facts), *on_answers, *_health(facts), *_below(checks, questions))
     warnings = [remark for remark in remarks if remark.tone is Tone.WARNING]
     tone = headline.tone
     if tone is Tone.GOOD and warnings:
@@ -91,7 +91,7 @@ def _against(count: int) -> str:
 
 
 def _subdued(remark: Remark, warned: bool) -> Remark:
-    """No tick beside warnings: what is well is said, and not celebrated."""
+    """No tick beside warnings: good findings are listed without a mark."""
     return Remark(Tone.PLAIN, remark.text) if warned and remark.tone is Tone.GOOD else remark
 
 

@@ -75,7 +75,7 @@ def test_models_are_compared_gated_and_released(desk: Path):
     assert (second.returncode, second.stdout) == (0, first.stdout)
     assert "rows" not in second.stderr  # nothing was asked again
 
-    assert "stands for" in raylign(desk, "promote", "production", "current", "--first").stdout
+    assert "points to" in raylign(desk, "promote", "production", "current", "--first").stdout
     gate = raylign(desk, "gate", "candidate", "--against", "production", "--policy", "gate.yaml")
     assert gate.returncode == 0, gate.stdout + gate.stderr
     assert raylign(desk, "promote", "production", "candidate").returncode == 0

@@ -120,7 +120,9 @@ def test_more_gpus_than_the_cluster_has_are_refused(
 ) -> None:
     given = ["cluster=one_node", "policy.num_ranks=64", "algorithm.sequences_per_update=64"]
     told = ended(capsys, [*settings, *given], ray_session, code=2)
-    assert "policy 64 x 1" in told and "asked, the cluster has 0" in told and "lower the number of ranks" in told, told
+    assert "policy 64 x 1" in told and "requested, the cluster has 0" in told and "lower the number of ranks" in told, (
+        told
+    )
 
 
 def test_a_reward_model_that_reads_other_tokens_is_refused(

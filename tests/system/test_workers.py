@@ -162,7 +162,7 @@ def test_a_busy_cluster_refuses_at_the_deadline_with_what_is_free(reservation: R
 
 
 def test_demand_beyond_the_cluster_is_refused_at_once(cluster: Session) -> None:
-    with pytest.raises(ClusterError, match=r"GPU: policy 2 x 1 = 2 asked, the cluster has 0"):
+    with pytest.raises(ClusterError, match=r"GPU: policy 2 x 1 = 2 requested, the cluster has 0"):
         plan_placement([RoleRequest("policy", 2, 1.0, 1.0)], PlacementStrategy.shared, cluster.nodes())
 
 

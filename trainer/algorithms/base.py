@@ -107,7 +107,7 @@ class CausalAlgorithm(Protocol):
     def needs(self) -> OfflineNeeds: ...
 
     def loss(self, outputs: TokenOutputs, batch: Any, denominators: Denominators) -> LossOutput:
-        """`batch` is of the type that `needs.rows` stands for."""
+        """`batch` is of the type that belongs to `needs.rows`."""
         ...
 
 

@@ -75,7 +75,7 @@ class KTO:
 
     @property
     def roles(self) -> frozenset[Role]:
-        """The reference is asked once, before training."""
+        """The reference's log-probs are computed once, before training."""
         return frozenset({Role.POLICY, Role.REFERENCE})
 
     @property

@@ -29,7 +29,7 @@ class SetMetrics(Protocol):
     """Metrics of a user's own over all held-out answers together."""
 
     async def measure(self, answers: Sequence[tuple[Prompt, Completion]]) -> Mapping[str, float]:
-        """Numbers by name. What fails is told by its name and has no number; nothing is raised for it."""
+        """Numbers by name. What fails is reported by its name and has no number; nothing is raised for it."""
         ...
 
 
@@ -50,11 +50,11 @@ class Evaluator:
         groups = await self.rollouts.generate(self.prompts, epoch=-1, samples_per_prompt=1, sampling=self.sampling)
         outcomes = await self.reward.score(groups)
         fluency = await self._fluency(groups)
-        answers, said = [], []
+        answers, answered = [], []
         for handle, outcome, fluent in zip(groups, outcomes, fluency, strict=True):
             group = await self.reader.rollout_group(handle)
             completion = group.completions[0]
-            said.append((group.prompt, completion))
+            answered.append((group.prompt, completion))
             scored = outcome if isinstance(outcome, Reward) else None
             answers.append(
                 JudgedAnswer(
@@ -68,7 +68,7 @@ class Evaluator:
                     fluency=fluent,
                 )
             )
-        return answers, await self.own.measure(said) if self.own else {}
+        return answers, await self.own.measure(answered) if self.own else {}
 
     async def _fluency(self, groups: Sequence[GroupHandle]) -> list[float | None]:
         """Under the untempered reference, whatever the sampling temperature was."""

@@ -1,6 +1,6 @@
 """The hook that counts over the whole run: what became of every sample, and how many engines serve.
 
-It writes a step into the ledger before the step is told anywhere else.
+It writes a step into the ledger before the step is reported anywhere else.
 """
 
 from __future__ import annotations

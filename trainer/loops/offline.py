@@ -144,8 +144,8 @@ class OfflineLoop:
         loss = result.metrics["loss"]
         if result.steps_applied == 0 or not math.isfinite(loss):
             raise RunFailed(f"learner, step {step}: loss is {loss} and {result.steps_skipped} optimizer steps skipped")
-        told = {f"train/{_TRL_NAMES.get(name, name)}": value for name, value in result.metrics.items()}
-        return {**told, **clock.seconds()}
+        metrics = {f"train/{_TRL_NAMES.get(name, name)}": value for name, value in result.metrics.items()}
+        return {**metrics, **clock.seconds()}
 
     async def _evaluate(self, held_out: Mapping[str, Sequence[Ref]]) -> dict[str, float]:
         figures: dict[str, float] = {}

@@ -64,7 +64,7 @@ def head_scales(config: PretrainedConfig) -> list[float]:
 
 
 def head_problem(hf: PreTrainedModel) -> str | None:
-    """Why the fused head cannot stand for this model's, or None. The reason names the field."""
+    """Why the fused head cannot replace this model's, or None. The reason names the field."""
     cap = getattr(hf.config.get_text_config(), "final_logit_softcapping", None)
     if cap is not None:
         return f"its head soft-caps the logits (final_logit_softcapping={cap:g}), which the fused head does not"

@@ -229,7 +229,7 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
         output_loading_info=True,
     )
     hf, info = _built(load, path, config)
-    hf.raylign_noise = noise  # for the export, whose configuration says what the folder's said
+    hf.raylign_noise = noise  # for the export, whose configuration says the same as the folder's
     missing = set(info["missing_keys"]) - ({SCORE_WEIGHT} if fresh else set())
     if missing or info["mismatched_keys"]:
         # transformers would go on with random weights and a warning

@@ -76,8 +76,8 @@ def _refusal(hf: PreTrainedModel, path: Path | str, reason: str) -> ModelLoadErr
 
 
 def _first_line(error: BaseException) -> str:
-    told = (str(error).strip() or "no message").splitlines()[0]
-    return told if type(error) is ValueError else f"{type(error).__name__}: {told}"
+    message = (str(error).strip() or "no message").splitlines()[0]
+    return message if type(error) is ValueError else f"{type(error).__name__}: {message}"
 
 
 def _refuse_threshold_routers(hf: PreTrainedModel) -> None:

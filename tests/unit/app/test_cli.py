@@ -278,6 +278,6 @@ def test_where_a_run_goes_on_and_what_was_damaged_is_said_first() -> None:
     assert told == [
         "warning: skipped step-000008: state.json is missing; is the disk failing?",
         "resuming from step 6",
-        "warning: other content than at this run's last start: data.train",
+        "warning: changed since this run's last start: data.train",
     ]
     assert not list(start_notices(None, (), ()))

@@ -15,7 +15,7 @@ def test_without_a_token_nobody_is_served_unless_asked_for_on_this_machine(monke
     with pytest.raises(UserError, match="RAYLIGN_REWARD_TOKEN holds no token of 8 characters or more"):
         listening("127.0.0.1", 1, open_to_all=False)
     for host in ("0.0.0.0", "10.0.0.1", "127.evil.example", "::"):
-        with pytest.raises(UserError, match="anybody on the network could ask"):
+        with pytest.raises(UserError, match="anybody on the network could send requests"):
             listening(host, 1, open_to_all=True)
     assert listening("::1", 1, open_to_all=True) == Listening("::1", 1, "")
     monkeypatch.setenv(TOKEN_ENV, "long-enough")

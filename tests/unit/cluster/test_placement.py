@@ -55,7 +55,7 @@ def test_refusal_states_demand_and_supply_by_resource_and_role() -> None:
     with pytest.raises(ClusterError) as refusal:
         plan_placement([policy(8), rollout(4, gpus=2)], SHARED, [node("1", gpus=4), node("2", gpus=4)])
     message = str(refusal.value)
-    assert "GPU: policy 8 x 1 + rollout 4 x 2 = 16 asked, the cluster has 8" in message
+    assert "GPU: policy 8 x 1 + rollout 4 x 2 = 16 requested, the cluster has 8" in message
     assert "CPU:" not in message  # 12 of 16: only what is short is named
     assert "10.0.0.1 (8 CPU, 4 GPU)" in message
     assert refusal.value.exit_code == 2

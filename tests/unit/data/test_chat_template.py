@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_refused_with_the_names_there_are(tmp_path: Path,
     empty.write_text(" \n")
     for named, words in {
         "chatmll": ("no such file", "known: chatml, llama3", "did you mean chatml?"),
-        str(broken): ("line 2 is no Jinja",),
+        str(broken): ("line 2 is not valid Jinja",),
         str(empty): ("empty",),
         str(tmp_path): ("no tokenizer", "cannot be loaded"),
     }.items():

@@ -158,7 +158,7 @@ def test_a_release_needs_its_own_gate_and_can_be_taken_back(tmp_path: Path, mode
     registry = tmp_path / "registry"
     first, second = model_digest(one), model_digest(two)
 
-    assert "stands for" in promote(registry, "production", str(one), tmp_path, None)
+    assert "points to" in promote(registry, "production", str(one), tmp_path, None)
     with pytest.raises(UserError, match="already"):
         promote(registry, "production", str(two), tmp_path, None)
     with pytest.raises(UserError, match="said 'fail'"):

@@ -112,7 +112,7 @@ NEEDS = Needs(rollout=True, reward=True, critic=True, reference=True)
 
 
 def test_another_family_is_refused_with_the_setting_that_allows_it(policy: Path, foreign: Path) -> None:
-    with pytest.raises(ConfigError, match=r"set reward\.retokenize=true to ask it in text"):
+    with pytest.raises(ConfigError, match=r"set reward\.retokenize=true to let it score text"):
         refuse_impossible(run(policy, model=str(foreign)), NEEDS)
     assert tokenizer_problems(str(policy), str(foreign))
 
