@@ -122,7 +122,7 @@ def test_a_role_goes_to_nodes_of_its_kind_and_a_mistyped_label_is_named() -> Non
     assert placement.nodes_of("policy") == ("0",) and set(placement.nodes_of("rollout")) == {"1", "2"}
     with pytest.raises(
         ClusterError,
-        match=r"^cluster\.serving_labels: no node has market=sopt, which rollout asks for; labels of the nodes: "
+        match=r"^cluster\.serving_labels: no node has market=sopt, which rollout requests; labels of the nodes: "
         r"market=on-demand, market=spot; start a node with `ray start --labels=market=sopt`",
     ):
         plan_placement([replace(workers, labels=(("market", "sopt"),))], SHARED, nodes)
