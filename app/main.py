@@ -30,6 +30,7 @@ from raylign.app.launch.offline import run_offline
 from raylign.app.launch.online import run_online
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import refuse_unreachable
+from raylign.app.launch.reward_trial import try_rewards
 from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
 from raylign.app.launch.stage import ShownMetrics, Stage, seed_process
 from raylign.app.launch.summary import offline_summary, online_summary
@@ -102,7 +103,8 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             say(notice)
         rows = read_rows(config, manifest.today, folder.path / "quarantine.jsonl")
         refuse_unfit(config, of_rows(config, rows))
-        for notice in rows.notices:
+        tried = try_rewards(config, rows.train.prompts, rows.tokenizer) if isinstance(rows, OnlineRows) else []
+        for notice in [*rows.notices, *tried]:
             say(notice)
         tracker = Tracker(
             folder,

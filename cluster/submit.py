@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from raylign.cluster.package import package_folder
 from raylign.cluster.runtime_env import ray_process_env
@@ -82,7 +82,7 @@ def submit(
     tell(f"sending {working_dir.resolve()}: {len(sizes)} files, {sum(sizes) / (1 << 20):.1f} MiB")
     try:
         job_id = _send(client, command, working_dir, env_vars or {})
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, ConnectionError, RayError) as error:
         raise ClusterError(f"{_where(address)} did not take the job: {_first_line(error)}") from error
     where = f" --address {address}" if address else ""
     tell(f"job {job_id} is submitted")
@@ -123,7 +123,7 @@ def forwarded(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
 def check_working_dir(folder: Path) -> None:
     """Raises UserError when `folder` is missing, or larger than a job's folder should be, saying what is large."""
     if not folder.is_dir():
-        raise UserError(f"working_dir={folder}: there is no such folder; name the one that holds the code")
+        raise UserError(f"--working-dir {folder}: there is no such folder; name the one that holds the code")
     sizes = {path: path.stat().st_size for path in shipped_files(folder)}
     total = sum(sizes.values())
     if total <= MAX_WORKING_DIR_BYTES:
@@ -134,7 +134,7 @@ def check_working_dir(folder: Path) -> None:
         largest[top] = largest.get(top, 0) + size
     named = sorted(largest.items(), key=lambda item: -item[1])[:3]
     raise UserError(
-        f"working_dir={folder} is {_mib(total)} without {', '.join(EXCLUDES[:4])} and the like; at most "
+        f"--working-dir {folder} is {_mib(total)} without {', '.join(EXCLUDES[:4])} and the like; at most "
         f"{_mib(MAX_WORKING_DIR_BYTES)} is sent with a job. Largest: "
         f"{', '.join(f'{name} {_mib(size)}' for name, size in named)}. Move models and data to a disk that the nodes "
         "share and name them by absolute path, or name what is not needed in .rayignore, as in a .gitignore"
@@ -209,7 +209,17 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
     return code
 
 
+def _refuse_other_address(given: str) -> None:
+    """Raises UserError for what is not the address of a job server: Ray would take it for one of another port."""
+    named = f"--address {given}" if given != os.environ.get(ADDRESS) else f"{ADDRESS}={given}"
+    if not given.startswith(("http://", "https://")):
+        host = given.rpartition("://")[2].partition(":")[0] or "HOST"
+        raise UserError(f"{named}: a job server's address begins with http://; write it as http://{host}:8265")
+
+
 def _connect(address: str | None) -> JobSubmissionClient:
+    if given := address or os.environ.get(ADDRESS):
+        _refuse_other_address(given)
     ray_process_env(token_path=None)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -222,7 +232,7 @@ def _connect(address: str | None) -> JobSubmissionClient:
             f"{_where(address)} refused this process ({_first_line(error)}); set RAY_AUTH_MODE=token and put the "
             "cluster's token in RAY_AUTH_TOKEN, or the path of its file in RAY_AUTH_TOKEN_PATH"
         ) from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError(
             f"{_where(address)} does not answer ({_first_line(error)}); start a cluster with `ray start --head` and "
             "name its job server, http://<head>:8265"

@@ -183,8 +183,9 @@ def _read_default(reading: _Reading, content: _Content, entry: object) -> None:
 def _missing(what: str, beside: Path, search: SearchPath) -> Problem:
     near = sorted({path.stem for path in beside.parent.glob("*.yaml")} | set(search.options(beside.parent.name)))
     guess = nearest(beside.stem, near)
-    looked = ", ".join(str(folder) for folder in (beside.parent, *search.folders))
-    return Problem((), f"{what}, and there is no such file in {looked}.{f' Did you mean {guess}?' if guess else ''}")
+    looked = ", ".join(str(folder.absolute()) for folder in (beside.parent, *search.folders))
+    hint = f"; did you mean {guess}?" if guess else "; correct the name."
+    return Problem((), f"{what}: there is no such file in {looked}{hint}")
 
 
 def _package(path: Path, group: str) -> str:

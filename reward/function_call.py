@@ -26,10 +26,10 @@ _FIGURE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_AT_ONCE = 64  # calls of an async verl function under way
 
 
-_MARKS = {
-    Style.openrlhf: {"queries", "prompts", "labels"},
-    Style.verl: {"data_source", "solution_str", "ground_truth"},
-    Style.trl: {"prompts", "completions"},
+_MARKS: Mapping[Style, tuple[str, ...]] = {
+    Style.openrlhf: ("queries", "prompts", "labels"),
+    Style.verl: ("data_source", "solution_str", "ground_truth"),
+    Style.trl: ("prompts", "completions"),
 }
 _TRL_ONLY = {"trainer_state", "log_extra", "log_metric", "environments"}
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -46,16 +46,16 @@ def recognised(function: Callable[..., Any], path: str, wanted: Style | None) ->
     except (TypeError, ValueError) as error:
         if wanted is not None:
             return wanted  # of a builtin or a callable of C there is nothing to check
-        raise FunctionError(f"{path} has no signature to read; say style: trl, verl or openrlhf") from error
-    style = wanted or next((style for style, marks in _MARKS.items() if marks <= parameters.keys()), None)
+        raise FunctionError("its signature cannot be read; set style: trl, verl or openrlhf") from error
+    style = wanted or next((style for style, marks in _MARKS.items() if set(marks) <= parameters.keys()), None)
     if style is None:
-        forms = "; ".join(f"{style.value}: {', '.join(sorted(marks))}" for style, marks in _MARKS.items())
+        forms = "; ".join(f"{style.value}: {', '.join(marks)}" for style, marks in _MARKS.items())
         raise FunctionError(
-            f"{path} takes ({', '.join(parameters)}), which is no signature of a reward function known here ({forms}); "
-            "rename its parameters, or say style: trl, verl or openrlhf"
+            f"it takes ({', '.join(parameters)}), which is not a known signature of a reward function ({forms}); "
+            "rename its parameters, or set style: trl, verl or openrlhf"
         )
     if problem := _misfit(parameters, style):
-        raise FunctionError(f"{path} takes ({', '.join(parameters)}), but style {style.value} {problem}")
+        raise FunctionError(f"it takes ({', '.join(parameters)}), but style {style.value} {problem}")
     return style
 
 
@@ -85,10 +85,10 @@ def _misfit(parameters: Mapping[str, inspect.Parameter], style: Style) -> str:
     if any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in parameters.values()):
         return "passes everything by name, which a parameter before / does not take"
     takes_all = inspect.Parameter.VAR_KEYWORD in kinds
-    wanted = _MARKS[style] if style is Style.verl else {"completions"}
+    wanted = set(_MARKS[style]) if style is Style.verl else {"completions"}
     if not takes_all and (missing := sorted(wanted - parameters.keys())):
         return f"gives {', '.join(missing)} by name, which it does not take"
-    if style is Style.verl and (more := [n for n in required if n not in _MARKS[style] | {"extra_info"}]):
+    if style is Style.verl and (more := [n for n in required if n not in {*_MARKS[style], "extra_info"}]):
         return f"gives no {', '.join(more)}; give it a default, or read it from extra_info"
     if style is Style.trl and (more := [n for n in required if n in _TRL_ONLY]):
         return f"has no {', '.join(more)} here, which exists in TRL's trainer only; give it a default"
@@ -146,7 +146,11 @@ class Caller:
             tell(Done(rows, (NotScored(f"it raised {error_text(error)}"),) * len(rows)))
             return
         if len(values) != len(rows):
-            tell(Done(rows, (NotScored(f"it gave {len(values)} values for {len(rows)} answers"),) * len(rows)))
+            tell(
+                Done(
+                    rows, (NotScored(f"it gave {len(values)} values for {len(rows)} answers", always=True),) * len(rows)
+                )
+            )
             return
         tell(Done(rows, tuple(as_score(value) for value in values)))
 

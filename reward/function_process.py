@@ -64,7 +64,7 @@ class _Batch:
         return [row for row in range(len(self.samples)) if row not in self.scores]
 
     def fail(self, rows: Sequence[int], reason: str) -> None:
-        self.scores.update({row: NotScored(reason) for row in rows})
+        self.scores.update({row: NotScored(reason, always=True) for row in rows})
 
 
 class FunctionProcess:
@@ -189,8 +189,7 @@ class FunctionProcess:
             code = _exit_code(running.process)
             return Loaded(f"{self._code.module} ended the process that imported it, with code {code}", None)
         return Loaded(
-            f"{self._code.path} was not imported within {timeout_s:g} s; do less at import, or raise its "
-            "start_timeout_s",
+            f"it was not imported within {timeout_s:g} s; do less at import, or raise its start_timeout_s",
             None,
         )
 

@@ -33,13 +33,13 @@ def read_source(
     """
     where, _, function = path.rpartition(":")
     if not where or not function:
-        raise FunctionError(f"{path!r} names no function; write FILE.py:NAME or module:NAME")
+        raise FunctionError("it names no function; write FILE.py:NAME or module:NAME")
     files: tuple[tuple[str, str], ...] = ()
     module = where
     if where.endswith(".py"):
         file = Path(where).expanduser()
         if not file.is_file():
-            raise FunctionError(f"{where}: there is no such file")
+            raise FunctionError(f"there is no file {where} (seen from {Path.cwd()}); correct the path")
         files = _with_neighbours(file)
         module = file.stem
     code = FunctionCode(path, function, module, files, None if style == "auto" else Style(style))

@@ -125,7 +125,7 @@ class JudgeScorer:
         if self._lacks_truth(sample):
             return NotScored("the rubric has {{ground_truth}}, and the row has none")
         reply = self.cache.get(key)
-        return NotScored(failed[key]) if reply is None else self.judge.score(reply)
+        return NotScored(failed[key], always=True) if reply is None else self.judge.score(reply)
 
     def _lacks_truth(self, sample: Sample) -> bool:
         return self.judge.rubric.wants_truth and sample.ground_truth is None

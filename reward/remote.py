@@ -64,7 +64,7 @@ class RemoteScorer:
             reply = await post_json(session, self.endpoint, wire.body(batch), until=until)
             return wire.scores(reply, len(batch))
         except EndpointError as error:
-            return [NotScored(str(error))] * len(batch)
+            return [NotScored(str(error), always=True)] * len(batch)
 
 
 def _openrlhf_body(samples: Sequence[Sample]) -> object:

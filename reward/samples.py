@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -30,6 +30,7 @@ class NotScored:
 
     reason: str
     unreadable: bool = False  # it answered, and no score could be read from its reply
+    always: bool = field(default=False, compare=False)  # not because of this answer: any other would fare alike
 
 
 Score = float | NotScored | None
@@ -49,9 +50,9 @@ def as_score(value: object) -> Score:
     if value is None:
         return None
     if isinstance(value, str | bytes):
-        return NotScored(f"it gave {type(value).__name__}, not a number")
+        return NotScored(f"it gave {type(value).__name__}, not a number", always=True)
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever it is
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several numbers
-        return NotScored(f"it gave {type(value).__name__}, not a number")
+        return NotScored(f"it gave {type(value).__name__}, not a number", always=True)
     return number if math.isfinite(number) else NotScored(f"it gave {number}")

@@ -110,7 +110,7 @@ class ComposedScorer:
             try:
                 process.load()  # now, not in the first batch's time
             except FunctionError as error:
-                raise ConfigError([f"reward.functions: {error}."]) from error
+                raise ConfigError([f"reward.functions: {given.path}: {error}."]) from error
             self._judges[source.name] = (f"reward function {source.name}", process)
             self._weights.append(WeightedComponent(source.name, given.weight))
 
@@ -139,6 +139,19 @@ class ComposedScorer:
         if self._model is not None:
             self._ask_model(self._model, samples, found)
         return [self._outcome(c, f) for (_, c), f in zip(samples, found, strict=True)]
+
+    def trial(self, groups: Sequence[RolloutGroup]) -> dict[str, list[Score]]:
+        """What each function, server and judge gives for these answers, by its name in metrics."""
+        samples = [sample_of(g.prompt, c, self._writer) for g in groups for c in g.completions]
+        with ThreadPoolExecutor(len(self._judges)) as threads:
+            scores = threads.map(lambda judge: judge[1].score(samples), self._judges.values())
+            return dict(zip(self._judges, scores, strict=True))
+
+    def stop(self) -> None:
+        """End the processes of functions. A reward server's end with it."""
+        for _, judge in self._judges.values():
+            if isinstance(judge, FunctionProcess):
+                judge.stop()
 
     def _rule_scores(self, prompt: Prompt, completion: Completion) -> _Found:
         try:

@@ -22,7 +22,7 @@ def checked(arguments: Sequence[str], working_dir: Path) -> RunConfig:
     Relative paths are of `working_dir`, which goes along; absolute ones are looked at where the job runs.
     """
     if not working_dir.is_dir():
-        raise UserError(f"working_dir={working_dir}: there is no such folder; name the one that holds the code")
+        raise UserError(f"--working-dir {working_dir}: there is no such folder; name the one that holds the code")
     with contextlib.chdir(working_dir):
         config = compose(arguments, elsewhere=True).config
         problems = [*_run_root(config), *_left_behind(config)]

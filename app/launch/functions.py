@@ -25,13 +25,13 @@ def read_functions(config: RewardConfig) -> tuple[list[FunctionSource], list[str
     """The sources that can be used, and a sentence for each that cannot."""
     sources: list[FunctionSource] = []
     problems: list[str] = []
-    for given in config.functions:
+    for number, given in enumerate(config.functions):
         try:
             sources.append(
                 read_source(given.path, name=given.name, style=given.style.value, start_timeout_s=given.start_timeout_s)
             )
         except FunctionError as error:
-            problems.append(f"reward.functions: {error}.")
+            problems.append(f"reward.functions[{number}].path={given.path}: {error}.")
     return sources, problems
 
 

@@ -122,9 +122,15 @@ def _download(key: str, named: str, name: str, revision: str, fetch: Callable[[s
     except Exception as error:  # the client's network library has its own classes
         raise ConfigError(
             f"{key}={named}: there is no such folder here, no copy of a hub's model of this name, and {where} cannot "
-            f"be reached ({type(error).__name__}); correct the path if a folder is meant, else run "
+            f"be reached ({_why(error)}); correct the path if a folder is meant, else run "
             f"{_command(name, revision)} where there is a network and copy it here (HF_HOME)."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """The client's class of errors; its switch against the network has one of its own."""
+    offline = type(error).__name__ == "OfflineModeIsEnabled"
+    return "HF_HUB_OFFLINE is set" if offline else type(error).__name__
 
 
 def _command(name: str, revision: str) -> str:

@@ -31,7 +31,7 @@ def metric_problems(config: RunConfig, *, online: bool) -> list[str]:
         return ["evaluation.metrics: data.eval is empty, so there is nothing to measure; give held-out prompts."]
     taken = {*_FIGURES, *components(config.reward)}
     problems = []
-    for metric in given:
+    for number, metric in enumerate(given):
         name = metric_name(metric)
         if not _NAME.fullmatch(name) or name.startswith("pass@"):
             problems.append(f"evaluation.metrics: {metric.path} cannot be called {name!r}; use A-Z a-z 0-9 . _ -.")
@@ -41,7 +41,7 @@ def metric_problems(config: RunConfig, *, online: bool) -> list[str]:
         try:
             _source(metric)
         except FunctionError as error:
-            problems.append(f"evaluation.metrics: {error}.")
+            problems.append(f"evaluation.metrics[{number}].path={metric.path}: {error}.")
     return problems
 
 

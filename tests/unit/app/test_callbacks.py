@@ -41,10 +41,10 @@ def test_called_after_the_step_is_written_and_asks_to_stop_once(tmp_path: Path) 
         "    return record.metrics['reward/mean'] > LIMIT\n",
     )
     steps.log(1, {"reward/mean": 0.25})
-    assert not steps.asked and not told
+    assert not steps.stopped_by and not told
     steps.log(2, {"reward/mean": 0.75})
     steps.log(3, {"reward/mean": 0.75})
-    assert told == [f"callbacks: {tmp_path / 'mine.py'}:f asked to stop after step 2"] and steps.asked
+    assert told == [f"callbacks: {tmp_path / 'mine.py'}:f asked to stop after step 2"] and steps.stopped_by
     (callback,) = load_callbacks([f"{tmp_path / 'mine.py'}:f"], 5)
     assert callback.call.__globals__["seen"] == [(n, tmp_path) for n in (1, 2, 3)]  # type: ignore[attr-defined]
     assert [step for step, _ in lines.lines] == [1, 2, 3]

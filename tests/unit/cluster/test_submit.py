@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +50,44 @@ def test_no_cluster_is_said_with_how_to_start_one(tmp_path: Path, monkeypatch: p
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 does not answer.*ray start --head"):
         submit.submit([], address="http://127.0.0.1:1", working_dir=tmp_path, wait=False)
     assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(("given", "meant"), [("10.0.0.1:6379", "http://10.0.0.1:8265"), ("auto", "http://auto:8265")])
+def test_an_address_that_is_no_job_servers_is_refused(
+    given: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would wait a minute for a cluster's own port and then end in a traceback."""
+    with pytest.raises(UserError, match=rf"^--address {given}: .* write it as {meant}$"):
+        submit.submit([], address=given, working_dir=tmp_path, wait=False)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", given)
+    with pytest.raises(UserError, match=rf"^RAY_API_SERVER_ADDRESS={given}: "):
+        submit.submit([], address=None, working_dir=tmp_path, wait=False)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_cluster_that_refuses_the_token_is_named_with_the_variables(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
+    try:
+        with pytest.raises(ClusterError, match=rf"{address} refused this process .*RAY_AUTH_TOKEN_PATH") as refused:
+            submit.submit([], address=address, working_dir=tmp_path, wait=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "wrong" not in str(refused.value) and refused.value.exit_code == 2
 
 
 def test_a_broken_connection_is_made_again_and_no_line_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_a_mistake_is_reported_with_its_file_and_line(home: Path):
     [
         ("a: [1\n", "my.yaml:2: not readable as yaml (expected ',' or ']'"),
         ("- a\n", "my.yaml: holds a list; a file of settings is `key: value` lines."),
-        ("defaults: [bsae]\n", "my.yaml:1: `defaults:` names bsae, and there is no such file in .. Did you mean base?"),
+        ("defaults: [bsae]\n", "my.yaml:1: `defaults:` names bsae: there is no such file in "),
         ("defaults: [my]\n", "my.yaml:1: my: my.yaml names itself through its `defaults:`."),
         ("\ndefaults:\n  - algorithm: gpro\n", "my.yaml:2: algorithm=gpro is not known; did you mean grpo?"),
         ("defaults: [{model@policy: tiny}]\n", "my.yaml:1: `model@policy`: a package (@) is not supported"),
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_used_is_refused_alone(text: str, sentence: str, h
 def test_a_file_that_is_missing_or_given_as_a_setting_is_the_only_error(home: Path):
     (home / "mine.yaml").write_text("seed: 1\n")
     assert problems_of("--config=mone.yaml") == [
-        "--config mone.yaml, and there is no such file in .. Did you mean mine?"
+        f"--config mone.yaml: there is no such file in {home}; did you mean mine?"
     ]
     for given in ("mine.yaml", "+experiment=exps/mine.yaml"):
         (told,) = problems_of(given, "algorithm.scale_by_std=true")

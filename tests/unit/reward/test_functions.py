@@ -139,7 +139,7 @@ def test_none_is_not_applicable_only_where_trl_says_so() -> None:
 @pytest.mark.parametrize(
     ("head", "wanted", "said"),
     [
-        ("def score(a, b)", None, r"takes \(a, b\), which is no signature of a reward function"),
+        ("def score(a, b)", None, r"takes \(a, b\), which is not a known signature of a reward function"),
         ("def score(prompts, answers)", Style.trl, "style trl gives completions by name, which it does not take"),
         ("def score(prompts, completions, trainer_state)", None, "has no trainer_state here"),
         ("def score(queries, prompts)", Style.openrlhf, r"is called as f\(queries, prompts, labels\)"),
@@ -235,7 +235,7 @@ def test_a_module_is_found_where_this_process_would_find_it(tmp_path: Path, monk
         ("import os; os._exit(4)", "mine ended the process that imported it, with code 4"),
         ("import time; time.sleep(60)", "was not imported within 2 s; do less at import, or raise its start_timeout_s"),
         ("def other(prompts, completions): pass", "mine has no function 'score'; it has other"),
-        ("open('table.csv')", "FileNotFoundError.*; data files beside it do not go along"),
+        ("open('table.csv')", "FileNotFoundError.*; data files beside it are not sent along"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text: str, said: str, tmp_path: Path) -> None:
@@ -243,7 +243,9 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text: str, said: st
         read_source(written(tmp_path, text), start_timeout_s=2.0)
 
 
-@pytest.mark.parametrize(("path", "said"), [("score", "names no function"), ("gone.py:score", "there is no such file")])
+@pytest.mark.parametrize(
+    ("path", "said"), [("score", "names no function"), ("gone.py:score", "there is no file gone.py")]
+)
 def test_a_path_that_leads_nowhere_is_refused(path: str, said: str) -> None:
     with pytest.raises(FunctionError, match=said):
         read_source(path)
