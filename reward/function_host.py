@@ -62,13 +62,10 @@ def _load(code: FunctionCode, folder: Path) -> Callable[..., Any]:
         else:
             loaded = importlib.import_module(code.module)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        beside = "; data files beside it do not go along, name them by their whole path"
-        hint = (
-            beside if code.files and isinstance(error, FileNotFoundError) else "; correct it, or install what it needs"
-        )
-        raise FunctionError(
-            f"{code.module} cannot be imported: {error_text(error)}{hint or '; correct the file, or install what it needs'}"
-        ) from error
+        beside = code.files and isinstance(error, FileNotFoundError)
+        fix = "data files beside it are not sent along, name them by their whole path"
+        hint = fix if beside else "correct it, or install what it needs"
+        raise FunctionError(f"{code.module} cannot be imported: {error_text(error)}; {hint}") from error
     found = getattr(loaded, code.function, None)
     if not callable(found):
         names = [n for n, v in vars(loaded).items() if callable(v) and not n.startswith("_")]
