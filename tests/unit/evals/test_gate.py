@@ -161,7 +161,7 @@ def test_a_release_needs_its_own_gate_and_can_be_taken_back(tmp_path: Path, mode
     assert "points to" in promote(registry, "production", str(one), tmp_path, None)
     with pytest.raises(UserError, match="already"):
         promote(registry, "production", str(two), tmp_path, None)
-    with pytest.raises(UserError, match="said 'fail'"):
+    with pytest.raises(UserError, match="verdict is 'fail'"):
         promote(registry, "production", str(two), tmp_path, record(tmp_path, "fail", second, first))
     with pytest.raises(UserError, match="another model"):
         promote(registry, "production", str(two), tmp_path, record(tmp_path, "pass", first, first))
