@@ -93,6 +93,8 @@ def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
             runtime_env=dict(job_runtime_env(local=True)),
             _node_ip_address=LOOPBACK_IP,
             _temp_dir=str(folder / RAY_FOLDER),
+            # Every role has an environment of its own, so a worker started beforehand is never used.
+            _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
         )
     except Exception as error:  # the bare class is what Ray raises here
         if _START_TIMEOUT not in str(error):

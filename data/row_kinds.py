@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from raylign.conf.schema import DataConfig
 from raylign.data.judged import load_judged
@@ -14,7 +14,9 @@ from raylign.data.quarantine import LoadReport
 from raylign.data.texts import load_conversations, load_documents
 from raylign.data.types import RowKind
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 
 class TrainRows(Protocol):

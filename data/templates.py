@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, time
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, meta, nodes
 from jinja2.exceptions import TemplateError
 from raylign.data.row_fields import RowError, calls_of
 from raylign.data.types import Message
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 _REFUSALS = (
     TemplateError,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig
 from raylign.data.encoder import Encoder
-from raylign.data.loading import RawRow
+from raylign.data.loading import RawRow, item_text
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_batches import TextBatch
 from raylign.data.row_fields import EarlierTurnDiffers, RowError
@@ -21,7 +21,9 @@ from raylign.data.rows import CompletionRow, ConversationRow, completion_or_conv
 from raylign.data.tokenize import EncodedText
 from raylign.data.types import Message, TokenBatch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class _ConversationBuilder:
 
     def fingerprint(self, item: EncodedText) -> str:
         """Everything of it."""
-        return json.dumps(asdict(item))
+        return item_text(item)
 
 
 def _turns_and_weights(
@@ -185,4 +187,4 @@ class _DocumentBuilder:
 
     def fingerprint(self, item: EncodedText) -> str:
         """Everything of it."""
-        return json.dumps(asdict(item))
+        return item_text(item)

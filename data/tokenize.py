@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 from raylign.conf.errors import ModelLoadError
 from raylign.data.templates import prints_questions
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
 
     Raises ModelLoadError for a folder without one, or one without character offsets (only fast tokenizers have them).
     """
+    from transformers import AutoTokenizer
+
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise ModelLoadError(f"{folder}: there is no such folder; give a Hugging Face model folder.")

@@ -47,13 +47,16 @@ async def run_offline(
         stack.callback(reservation.release)
         spec = model_spec(config, algorithm.needs, num_steps, read.template)
         rebuilds = Rebuilds(config.cluster.max_rebuilds, stage.progress.notice)
+        feeder = _start_feeder(stage, stack)
         found, group = stage.resumed, await _start_model(stage, algorithm, spec, reservation, cores, stack)
         while True:
             try:
-                return await _train(stage, group, rows, num_steps, found, should_stop)
+                return await _train(stage, group, feeder, rows, num_steps, found, should_stop)
             except (RoleError, HolderLost) as error:
                 rebuilds.allow(error, step=stage.newest_step())
             group.stop()
+            feeder.stop()
+            feeder = _start_feeder(stage, stack)
             try:
                 group = await _start_model(stage, algorithm, spec, reservation, cores, stack)
             except RoleError as error:
@@ -64,6 +67,7 @@ async def run_offline(
 async def _train(
     stage: Stage,
     group: OfflineModelGroup,
+    feeder: Feeder,
     rows: Mapping[str, TrainRows],
     num_steps: int,
     found: Checkpoint | None,
@@ -75,25 +79,30 @@ async def _train(
     if found is not None:
         progress = await restore_offline(found, group)
     best = config.evaluation.best
-    with ExitStack() as stack:
-        feeder = Feeder(_feed(config, rows, progress), timeout_s=config.cluster.step_timeout_s)
-        stack.callback(feeder.stop)
-        loop = OfflineLoop(
-            feeder,
-            group,
-            OfflineSettings(
-                num_steps,
-                config.evaluation.every,
-                config.checkpoint.every,
-                BestRule(best, config.evaluation.best_is) if best else None,
-            ),
-            progress=progress,
-            sink=stage.steps,
-            saver=OfflineRunSaver(stage.saving(), group, stage.folder, stage.model_card()),
-            should_stop=should_stop,
-        )
-        stage.progress.phase("training")
-        return await loop.run()
+    await feeder.begin(_feed(config, rows, progress))
+    loop = OfflineLoop(
+        feeder,
+        group,
+        OfflineSettings(
+            num_steps,
+            config.evaluation.every,
+            config.checkpoint.every,
+            BestRule(best, config.evaluation.best_is) if best else None,
+        ),
+        progress=progress,
+        sink=stage.steps,
+        saver=OfflineRunSaver(stage.saving(), group, stage.folder, stage.model_card()),
+        should_stop=should_stop,
+    )
+    stage.progress.phase("training")
+    return await loop.run()
+
+
+def _start_feeder(stage: Stage, stack: ExitStack) -> Feeder:
+    """Not awaited: its process starts while the model is loaded. The stack takes it down."""
+    feeder = Feeder(timeout_s=stage.config.cluster.step_timeout_s)
+    stack.callback(feeder.stop)
+    return feeder
 
 
 async def _start_model(

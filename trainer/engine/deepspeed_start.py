@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from raylign.trainer.engine.build_lock import free_build_locks
+
+_MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
 
 
 def prepare_deepspeed() -> None:
@@ -14,6 +17,9 @@ def prepare_deepspeed() -> None:
     from deepspeed.utils import logger
 
     free_build_locks()
+    # Else `initialize` imports its Muon optimizer only to see that ours is another one, and that brings torch's whole
+    # compiler along: 1.5 s. DeepSpeed takes an ImportError for "not there".
+    sys.modules.setdefault(_MUON, None)  # type: ignore[arg-type]  # how Python marks a module as not to be imported
     logger.setLevel(logging.ERROR)  # skipped steps are reported by StepResult, typed inputs are not worth a warning
     # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False

@@ -16,8 +16,12 @@ from raylign.rollout.interfaces import Ref
 class FeederWorker:
     """The actor. Shards are put by it, so they live as long as it does."""
 
-    def __init__(self, feed: RowFeed) -> None:
-        self._feed = feed
+    def __init__(self) -> None:
+        self._given: RowFeed | None = None
+
+    def begin(self, feed: RowFeed) -> None:
+        """The rows, at the position to go on from."""
+        self._given = feed
 
     def next_update(self) -> list[ray.ObjectRef]:
         """References to one RankShard a rank."""
@@ -31,19 +35,28 @@ class FeederWorker:
         """Position between two updates."""
         return self._feed.state()
 
+    @property
+    def _feed(self) -> RowFeed:
+        assert self._given is not None, "the feeder was asked before it began"
+        return self._given
+
 
 class Feeder:
-    """Facade: a loops.offline.Feeder."""
+    """Facade: a loops.offline.Feeder, once it has begun. Its process starts when it is made, beside the learners'."""
 
-    def __init__(self, feed: RowFeed, *, timeout_s: float) -> None:
+    def __init__(self, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._worker = WorkerGroup.spawn(
             FeederWorker,
             role="feeder",
             options=[{"num_cpus": 0}],
             env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
-            args=[(feed,)],
+            args=[()],
         )
+
+    async def begin(self, feed: RowFeed) -> None:
+        """The rows, at the position to go on from."""
+        await self._call(lambda a, _: a.begin.remote(feed), "rows")
 
     async def next_update(self) -> list[Ref]:
         """One reference a rank."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig, Overlong
-from raylign.data.loading import RawRow, read_rows
-from raylign.data.preferences import load_pairs, pair_batch
+from raylign.data.loading import RawRow, item_text, read_rows
+from raylign.data.preferences import PairExample, load_pairs, pair_batch
 from raylign.data.prompts import load_prompts
 from raylign.data.quarantine import BadRow
-from raylign.data.tokenize import load_tokenizer
+from raylign.data.tokenize import EncodedAnswer, EncodedText, load_tokenizer
+from raylign.data.types import Message, Prompt
 from transformers import PreTrainedTokenizerBase
 
 ROWS = [{"prompt": f"What is {i} + 1?", "ground_truth": str(i + 1)} for i in range(5)]
@@ -166,6 +168,17 @@ def test_the_digest_follows_what_training_sees(tmp_path: Path, tokenizer: PreTra
     assert load_prompts(name, DataConfig(), tokenizer).digest != first
     jsonl(tmp_path / "a.jsonl", ROWS[::-1])
     assert load_prompts(name, DataConfig(), tokenizer).digest != first
+
+
+def test_an_item_as_text_is_what_asdict_gives():
+    answer = EncodedAnswer((1, 2, 3), 1, ((0, 1),))
+    items = [
+        PairExample(answer, answer, 0.5, 1.0),
+        EncodedText((5, 6), (0.0, 1 / 3)),
+        Prompt("id", (Message("user", "é\ud800"),), (1,), ground_truth=None),
+    ]
+    for item in items:
+        assert item_text(item) == json.dumps(asdict(item))
 
 
 def test_the_answer_of_a_row_is_no_part_of_its_prompt(tmp_path: Path, tokenizer: PreTrainedTokenizerBase):
