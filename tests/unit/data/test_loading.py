@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -179,6 +181,12 @@ def test_an_item_as_text_is_what_asdict_gives():
     ]
     for item in items:
         assert item_text(item) == json.dumps(asdict(item))
+
+
+def test_rows_are_unpickled_without_transformers():
+    """The feeder holds rows and makes no tokens: importing transformers would double its start."""
+    asked = "import sys, raylign.data.row_feed; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False, timeout=120).returncode == 0
 
 
 def test_the_answer_of_a_row_is_no_part_of_its_prompt(tmp_path: Path, tokenizer: PreTrainedTokenizerBase):
