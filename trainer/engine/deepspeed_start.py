@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-import sys
+from collections.abc import Callable
+from typing import Any
 
 from raylign.trainer.engine.build_lock import free_build_locks
-
-_MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
 
 
 def prepare_deepspeed() -> None:
@@ -17,10 +17,26 @@ def prepare_deepspeed() -> None:
     from deepspeed.utils import logger
 
     free_build_locks()
-    # Else `initialize` imports its Muon optimizer only to see that ours is another one, and that brings torch's whole
-    # compiler along: 1.5 s. DeepSpeed takes an ImportError for "not there".
-    sys.modules.setdefault(_MUON, None)  # type: ignore[arg-type]  # how Python marks a module as not to be imported
+    _import_muon_uncompiled()
     logger.setLevel(logging.ERROR)  # skipped steps are reported by StepResult, typed inputs are not worth a warning
     # Else a shared-memory collective that only DeepSpeed's inference calls is compiled now, for up to two minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=None, verbose=False)
+
+
+def _import_muon_uncompiled() -> None:
+    """DeepSpeed's Muon, which it asks in `initialize` and in each step whether our AdamW is one.
+
+    Its functions are marked for compilation when they are imported, which imports torch's whole compiler: more than a
+    second of every learner's start. We never call them.
+    """
+    from deepspeed.runtime import compiler
+
+    def as_it_is(*_: Any, **__: Any) -> Callable[[Any], Any]:
+        return lambda function: function
+
+    compile_, compiler.compile = compiler.compile, as_it_is
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_
