@@ -68,6 +68,8 @@ def _run(config: RunConfig) -> Iterator[Problem]:
         )
     if config.num_steps == 0 and config.num_epochs == 0:
         yield Problem(("num_steps", "num_epochs"), "num_steps=0 and num_epochs=0: nothing would be trained; set one.")
+    if any(step < 1 for step in config.profile.steps):
+        yield Problem(("profile.steps",), f"profile.steps={config.profile.steps}: steps are counted from 1.")
 
 
 def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:

@@ -560,6 +560,14 @@ class EvalConfig:
 
 
 @dataclass(kw_only=True)
+class ProfileConfig:
+    """Where the time of an update goes."""
+
+    steps: list[int] = field(default_factory=list)
+    """Steps whose updates each learner's rank 0 records, as [3,4], counted from 1 since it started: RUN/profile/."""
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """A whole run."""
 
@@ -589,3 +597,4 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)

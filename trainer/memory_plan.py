@@ -1,7 +1,8 @@
 """How much memory each process of a run takes, before any is started. Pure: shapes and settings in, bytes out.
 
 Weights, gradients and optimizer state are counted exactly; activations, the head and what frameworks take beside them
-are estimates from the shapes of the layers, stated in the names of the parts. None of it has been compared with a GPU.
+are estimates from the shapes of the layers, stated in the names of the parts. benchmarks/memory_peaks.py compares them
+with peaks on a CPU; none has been compared with a GPU.
 
 Sources: ZeRO's counts are Rajbhandari et al. 2020 (arXiv:1910.02054) with the formats of engine/zero_config.py;
 recomputed activations are one input a layer and one layer in full (Korthikanti et al. 2022, arXiv:2205.05198).
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raylign.conf.schema import LearnerConfig, Offload, Precision, ReferenceConfig, RewardConfig, RolloutConfig
+from raylign.conf.schema import Device, LearnerConfig, Offload, Precision, ReferenceConfig, RewardConfig, RolloutConfig
+from raylign.trainer.functional.known_gradient import CPU_BLOCK_BYTES
 from raylign.trainer.models.adapters import add_adapters
 from raylign.trainer.models.loading import model_skeleton
 from raylign.trainer.models.lora import is_adapter
@@ -31,6 +33,7 @@ HEAD_BYTES = 2.3 * GB
 FULL = 0.95
 """A card counts as full beyond this share: allocators lose the rest to fragments."""
 LEARNERS_TURN, ENGINES_TURN = "learners' turn", "engines' turn"
+_GATED = {"gate_proj", "up_proj", "down_proj"}
 STATE_BYTES = 12
 """A trained parameter's float32 master and its two AdamW moments."""
 
@@ -50,17 +53,30 @@ class ModelShape:
     intermediate: int
     vocab: int
     scalar: bool  # one number a state instead of a vocabulary
+    gated: bool  # feed-forwards as Llama's: gate, up, down
 
     @property
     def layer_numel(self) -> int:
         """Parameters of one decoder layer, about."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return attention + 3 * self.hidden * self.intermediate
+        return attention + (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    @property
+    def kept_width(self) -> int:
+        """Numbers that one layer keeps of each token between forward and backward: of a gated feed-forward gate and up
+        (models/lean_layers.py), of another its hidden layer before and after the activation."""
+        return 4 * self.hidden + 2 * self.head_dim * (self.heads + self.kv_heads) + 2 * self.intermediate
+
+    @property
+    def worked_width(self) -> int:
+        """Numbers of each token beside what is kept while one feed-forward's gradient is made; half of them are
+        computed again."""
+        return (4 if self.gated else 2) * self.intermediate
 
     @property
     def layer_width(self) -> int:
-        """Numbers that the backward pass keeps of one layer for each token."""
-        return 4 * self.hidden + 2 * self.head_dim * (self.heads + self.kv_heads) + 4 * self.intermediate
+        """Numbers of one layer for each token where nothing has been kept of it: a layer made again, a forward pass."""
+        return self.kept_width + (2 * self.intermediate if self.gated else 0)
 
     def kv_bytes(self, itemsize: int, tensor_parallel: int) -> float:
         """Keys and values of one token on one card."""
@@ -96,6 +112,7 @@ def shape_of(hf: PreTrainedModel, *, scalar: bool) -> ModelShape:
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab=text.vocab_size,
         scalar=scalar,
+        gated=any(dict(module.named_children()).keys() >= _GATED for module in hf.modules()),
     )
 
 
@@ -118,8 +135,8 @@ class CardUse:
         return self.total <= FULL * card_bytes * min(self.share or 1.0, 1.0)
 
 
-def learner_use(role: str, shape: ModelShape, learner: LearnerConfig) -> CardUse:
-    """One rank of a learner under ZeRO."""
+def learner_use(role: str, shape: ModelShape, learner: LearnerConfig, device: Device = Device.cuda) -> CardUse:
+    """One rank of a learner under ZeRO, at the first backward of a later micro-batch: gradients are there."""
     ranks, stage, width = learner.num_ranks, learner.zero_stage, item_bytes(learner.precision)
     bf16, trained = learner.precision is Precision.bfloat16, shape.trained
     parameters = shape.parameters + shape.adapted
@@ -131,9 +148,13 @@ def learner_use(role: str, shape: ModelShape, learner: LearnerConfig) -> CardUse
     state = trained * (STATE_BYTES if bf16 or stage else 8) / (ranks if stage else 1)
     parts = {"weights": weights, "gradients": gradients}
     parts["optimizer"] = 0.0 if learner.offload_optimizer is Offload.cpu else state
-    tokens, body = learner.micro_batch_tokens, shape.layer_width * width
-    kept = shape.layers * shape.hidden * width + body if learner.gradient_checkpointing else shape.layers * body
-    return CardUse(role, ranks, learner.gpus_per_rank, {**parts, **_computing(tokens * kept, shape, tokens, width)})
+    tokens = learner.micro_batch_tokens
+    if learner.gradient_checkpointing:  # one layer's are there again when its gradients are made
+        each_token = shape.layers * shape.hidden + shape.layer_width + shape.worked_width / 2
+    else:
+        each_token = shape.layers * shape.kept_width + shape.worked_width
+    activations = tokens * width * each_token
+    return CardUse(role, ranks, learner.gpus_per_rank, {**parts, **_computing(activations, shape, tokens, device)})
 
 
 def frozen_use(role: str, shape: ModelShape, config: ReferenceConfig | RewardConfig) -> CardUse:
@@ -148,7 +169,7 @@ def frozen_use(role: str, shape: ModelShape, config: ReferenceConfig | RewardCon
     else:
         count, share = config.num_replicas, config.gpus_per_replica
     return CardUse(
-        role, count, share, {"weights": weights, **_computing(tokens * shape.layer_width * width, shape, tokens, width)}
+        role, count, share, {"weights": weights, **_computing(tokens * shape.layer_width * width, shape, tokens)}
     )
 
 
@@ -287,8 +308,14 @@ def item_bytes(precision: Precision) -> int:
     return 2 if precision is Precision.bfloat16 else 4
 
 
-def _computing(activations: float, shape: ModelShape, tokens: int, width: int) -> dict[str, float]:
-    if shape.scalar:
-        return {"activations": float(activations), "context": CONTEXT_BYTES}
-    logits = 3 * 4.0 * tokens * shape.vocab + 4.0 * shape.vocab * shape.hidden  # a small head is one block
-    return {"activations": float(activations), "head": min(HEAD_BYTES, logits), "context": CONTEXT_BYTES}
+def _computing(activations: float, shape: ModelShape, tokens: int, device: Device = Device.cuda) -> dict[str, float]:
+    parts = {"activations": float(activations)}
+    if not shape.scalar:
+        weight = 4.0 * shape.vocab * shape.hidden  # its gradient, before it is added
+        if device is Device.cpu:
+            parts["head"] = 2.0 * CPU_BLOCK_BYTES + (weight if shape.trained > shape.adapted else 0.0)
+        else:
+            parts["head"] = min(HEAD_BYTES, 3 * 4.0 * tokens * shape.vocab + weight)  # a small head is one block
+    if device is not Device.cpu:
+        parts["context"] = CONTEXT_BYTES
+    return parts

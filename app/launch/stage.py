@@ -85,6 +85,7 @@ class Stage:
             loopback=self.session.local,
             env=dict(cluster.env),
             run_folder=self.shared,
+            profiled=tuple(self.config.profile.steps),
         )
 
     def store(self) -> CheckpointStore:

@@ -76,10 +76,10 @@ def _feed_forward(module: Any, x: Tensor) -> Tensor:
     gate, up = module.gate_proj(x), module.up_proj(x)
     remade = _Remade(module.act_fn, gate.detach(), up.detach())
     activation = module.act_fn(gate)
-    remade.stands_for(activation, _Remade.activation)
+    remade.remake(activation, _Remade.activation)
     with saved_tensors_hooks(remade.pack, _Remade.unpack):
         product = activation * up
-        remade.stands_for(product, _Remade.product)
+        remade.remake(product, _Remade.product)
         output: Tensor = module.down_proj(product)
     return output
 
@@ -92,7 +92,7 @@ class _Remade:
         self._recipes: dict[int, Callable[[_Remade], Tensor]] = {}  # by address
         self._activation: Tensor | None = None
 
-    def stands_for(self, tensor: Tensor, recipe: Callable[[_Remade], Tensor]) -> None:
+    def remake(self, tensor: Tensor, recipe: Callable[[_Remade], Tensor]) -> None:
         """`tensor` need not be kept. It must live as long as `pack` is called: its address is what is recognised."""
         self._recipes[tensor.data_ptr()] = recipe
 

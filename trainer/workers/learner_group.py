@@ -38,6 +38,7 @@ class GroupSettings:
     loopback: bool  # the whole run is on this machine
     env: Mapping[str, str]  # of the run's own choice (cluster.env): it wins over ours
     run_folder: SharedFolder  # where ranks write: proved to be the driver's before a model is loaded
+    profiled: tuple[int, ...] = ()  # updates of rank 0 to profile, counted from its start
 
 
 class LearnerGroup:
@@ -59,7 +60,13 @@ class LearnerGroup:
             options=[reservation.options(slot) for slot in slots],
             env_vars=[rank_environment(settings, reservation.placement, slot, cores) for slot in slots],
             args=[
-                (RankInfo(s.role, s.rank, len(slots), settings.log_dir), spec, settings.step_timeout_s) for s in slots
+                (
+                    RankInfo(s.role, s.rank, len(slots), settings.log_dir),
+                    spec,
+                    settings.step_timeout_s,
+                    settings.profiled,
+                )
+                for s in slots
             ],
         )
         self = cls(group, settings)

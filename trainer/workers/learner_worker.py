@@ -29,6 +29,7 @@ from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import export_hf
 from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
+from raylign.trainer.workers.profiling import UpdateProfiler
 from raylign.trainer.workers.specs import LearnerSpec
 from safetensors import SafetensorError
 from torch import Tensor
@@ -49,7 +50,8 @@ class StagedWeights:
 class LearnerWorker:
     """One rank of a policy, critic, reference or reward-model learner. Methods are called on all ranks together."""
 
-    def __init__(self, info: RankInfo, spec: LearnerSpec, fetch_timeout_s: float) -> None:
+    def __init__(self, info: RankInfo, spec: LearnerSpec, fetch_timeout_s: float, profiled: Sequence[int] = ()) -> None:
+        """`profiled`: updates of this process to profile; rank 0 does."""
         info.open_log()
         self._info = info
         self._spec = spec
@@ -57,6 +59,9 @@ class LearnerWorker:
         self._learner: Learner | None = None
         self._pages = KeptPages()
         self._trains = False
+        self._profiler = UpdateProfiler(
+            () if info.rank else profiled, Path(info.log_dir).parent / "profile", f"{info.role}-{info.rank}"
+        )
 
     def prove_folder(self, folder: SharedFolder) -> None:
         """Raises ClusterError when the run's folder is not the driver's on this node."""
@@ -95,7 +100,8 @@ class LearnerWorker:
 
     def update(self, shard: RankShard[Any], objective: Objective[Any]) -> UpdateResult:
         """Train on this rank's shard (Ray hands over the object behind the reference)."""
-        result = self._ready.update(shard, objective)
+        with self._profiler.update():
+            result = self._ready.update(shard, objective)
         self._trains = True
         self._pages.after_step()
         return result
