@@ -81,6 +81,38 @@ def feedback_forget(
     run_forget(folder.expanduser(), user or [], event or [], _console(), logs=logs, companion=companion)
 
 
+@feedback_app.command("judge")
+def feedback_judge(  # noqa: PLR0913 - one argument an option
+    logs: Annotated[
+        list[str], typer.Argument(metavar="LOG... [key=value ...]", help="Logs with two answers side by side.")
+    ],
+    constitution: Annotated[Path, typer.Option(help="The principles that decide: a text file, one a line.")],
+    model: Annotated[str, typer.Option(help="Who judges: a run or a model folder, or with --url its name there.")],
+    out: Annotated[Path, typer.Option(help="The log of events to write; replies are kept beside it.")],
+    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
+    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    max_calls: Annotated[int, typer.Option(min=0, help="Most new calls, two a pair; 0: no bound.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 250 pairs may take.")] = 7200.0,
+    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+) -> None:
+    """Let a model choose between the answers of a log by a constitution, each pair both ways round."""
+    from raylign.app.commands.feedback_judge import JudgeSettings, judge_pairs, judged_lines
+
+    source = _source([Path(g) for g in logs if not _is_setting(g)], log_format, mapping, companion, logs)
+    settings = JudgeSettings(
+        constitution=constitution, out=out.expanduser(), model=model, url=url, token_env=token_env,
+        max_calls=max_calls, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent, deadline_s=deadline,
+        run_root=run_root,
+    )  # fmt: skip
+    found = judge_pairs(source, settings, lambda said: typer.echo(said, err=True))
+    typer.echo("\n".join(judged_lines(found, out)))
+
+
 @feedback_app.command("browse")
 def feedback_browse(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],

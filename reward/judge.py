@@ -113,13 +113,17 @@ class JudgeScorer:
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One a sample, in order. A call that fails fails the samples that it was for."""
+        failed = self.ask(samples)
+        return [self._score_of(self.judge.key(sample), sample, failed) for sample in samples]
+
+    def ask(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """Fill the cache with the replies that it lacks; why there is none, by key."""
         wanted: dict[str, Sample] = {}
-        keys = [self.judge.key(sample) for sample in samples]
-        for key, sample in zip(keys, samples, strict=True):
+        for sample in samples:
+            key = self.judge.key(sample)
             if self.cache.get(key) is None and not self._lacks_truth(sample):
                 wanted.setdefault(key, sample)
-        failed = asyncio.run(self._ask(wanted)) if wanted else {}
-        return [self._score_of(key, sample, failed) for key, sample in zip(keys, samples, strict=True)]
+        return asyncio.run(self._ask(wanted)) if wanted else {}
 
     def _score_of(self, key: str, sample: Sample, failed: Mapping[str, str]) -> Score:
         if self._lacks_truth(sample):
