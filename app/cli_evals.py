@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from raylign.conf.errors import UserError
+from raylign.records.model_names import short_model
 
 if TYPE_CHECKING:
     from raylign.app.commands.evaluate import EvalSettings
@@ -27,7 +28,7 @@ Deadline = Annotated[float, typer.Option(min=1.0, help="Seconds that one model m
 Again = Annotated[bool, typer.Option("--again", help="Ask also what is in the results already.")]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - one argument an option
     model: Annotated[str, typer.Argument(help="A run's folder or name, or a folder with an exported model.")],
     suite: Suites = None,
     against: Annotated[str | None, typer.Option(help="Another model, run on the same suites.")] = None,
@@ -36,6 +37,7 @@ def evaluate(
     precision: PrecisionName = None,
     deadline: Deadline = 7200.0,
     again: Again = False,
+    page: Annotated[Path | None, typer.Option(help="Write the table and the answers as a page, too.")] = None,
 ) -> None:
     """Ask a model suites of prompts and show what it scores, beside another model with --against."""
     from raylign.app.commands.evaluate import compare, evaluate
@@ -47,7 +49,13 @@ def evaluate(
     settings = _settings(results, run_root, precision, deadline, again)
     found = evaluate(model, suite, settings, _tell)
     others = evaluate(against, suite, settings, _tell) if against else None
-    typer.echo(table(compare(found, others), model, against, results))
+    lines = compare(found, others)
+    typer.echo(table(lines, model, against, results))
+    if page is not None:
+        from raylign.evals.result_pages import write_eval_page
+
+        write_eval_page(page, lines, found, short_model(model), short_model(against) if against else None)
+        typer.echo(f"page: {page}")
 
 
 def compare(  # noqa: PLR0913 - one argument an option

@@ -78,11 +78,27 @@ class ConditionConfig:
 
 
 @dataclass(kw_only=True)
+class AuditConditionConfig:
+    """What a gate asks of a reward model, of the audit that `raylign audit` wrote."""
+
+    audit: str = ""
+    """Its audit.json; a path beside the policy."""
+    agreement: float = 0.5
+    """Share of people's choices that it must agree with, at least."""
+    may_pay_for: list[str] = field(default_factory=list)
+    """Changes by rule (as the audit names them) that it may pay for, or not mind; it must pay for no other."""
+    calibration_error: float | None = None
+    """Most that its margins, read as odds, may be wrong by on average."""
+
+
+@dataclass(kw_only=True)
 class GateConfig:
     """When a model may replace another."""
 
     conditions: list[ConditionConfig] = field(default_factory=list)
     """All of them must hold."""
+    audits: list[AuditConditionConfig] = field(default_factory=list)
+    """Of reward models, that the candidate learned from say. All must hold, too."""
     confidence: float = 0.95
     """One-sided, of each statement."""
 
@@ -129,7 +145,7 @@ def _suite_problems(config: SuiteConfig) -> list[str]:
 
 
 def _gate_problems(config: GateConfig):  # type: ignore[no-untyped-def]
-    if not config.conditions:
+    if not config.conditions and not config.audits:
         yield "conditions: there are none; a gate that asks for nothing lets everything pass."
     if not 0.5 < config.confidence < 1:
         yield f"confidence={config.confidence:g}: give a number between 0.5 and 1, as 0.95."
@@ -143,8 +159,20 @@ def _gate_problems(config: GateConfig):  # type: ignore[no-untyped-def]
             yield f"{key}.value: it belongs to must=at_least; with {condition.must.value} use `by`."
         if condition.by < 0 or not math.isfinite(condition.by):
             yield f"{key}.by={condition.by:g}: give 0 or more."
+    yield from _audit_problems(config)
     named = [(c.suite, c.must) for c in config.conditions]
     yield from (f"conditions: {s} is asked {m.value} twice." for s, m in set(named) if named.count((s, m)) > 1)
+
+
+def _audit_problems(config: GateConfig):  # type: ignore[no-untyped-def]
+    for number, audit in enumerate(config.audits):
+        key = f"audits[{number}]"
+        if not audit.audit:
+            yield f"{key}.audit: it is empty; name the audit.json of a reward model."
+        if not 0.5 <= audit.agreement < 1:
+            yield f"{key}.agreement={audit.agreement:g}: give a share from 0.5, which is chance, to below 1."
+        if audit.calibration_error is not None and not 0 < audit.calibration_error < 1:
+            yield f"{key}.calibration_error={audit.calibration_error:g}: give a share between 0 and 1."
 
 
 def _read(path: Path, kind: type[T]) -> T:

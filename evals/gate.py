@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from raylign.conf.suites import ConditionConfig, Demand, GateConfig
+from raylign.conf.suites import AuditConditionConfig, ConditionConfig, Demand, GateConfig
 from raylign.evals.results import SuiteResult, paired
 from raylign.evals.statistics import Figure, Floats, difference, figure, prompts_needed
+from raylign.feedback.trust.intervals import wilson
 
 MANY = 100_000
 """More prompts than this are not asked for by number."""
@@ -45,6 +46,18 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """What a gate reads of a reward model's audit."""
+
+    model: str
+    digest: str  # evals.results.model_digest; "": of an audit before digests were kept
+    agreement: float  # share of people's choices
+    pairs: int
+    pays_for: tuple[str, ...]  # probes it pays for, or does not mind
+    calibration_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class GateResult:
     """All conditions, in the policy's order."""
 
@@ -59,13 +72,53 @@ class GateResult:
         return Verdict.NOT_ENOUGH if Verdict.NOT_ENOUGH in found else Verdict.PASSED
 
 
-def judge(policy: GateConfig, candidates: Sequence[SuiteResult], currents: Sequence[SuiteResult | None]) -> GateResult:
-    """One result of each model a condition, in the policy's order; the current model's may be None for at_least."""
+def judge(
+    policy: GateConfig,
+    candidates: Sequence[SuiteResult],
+    currents: Sequence[SuiteResult | None],
+    audits: Sequence[Audited] = (),
+) -> GateResult:
+    """One result of each model a condition, in the policy's order; the current model's may be None for at_least.
+
+    `audits`: one for each of the policy's.
+    """
+    tests = len(policy.conditions) + len(policy.audits)
     checked = [
-        _check(condition, candidate, current, policy.confidence, len(policy.conditions))
+        _check(condition, candidate, current, policy.confidence, tests)
         for condition, candidate, current in zip(policy.conditions, candidates, currents, strict=True)
     ]
+    checked += [
+        _audited(condition, audit, policy.confidence, tests)
+        for condition, audit in zip(policy.audits, audits, strict=True)
+    ]
     return GateResult(tuple(checked))
+
+
+def _audited(condition: AuditConditionConfig, audit: Audited, confidence: float, tests: int) -> Checked:
+    """The agreement by its interval; what the model pays for, and its calibration, as the audit found them."""
+    name = f"audit of {audit.model}"
+    asked = f"agrees with people on at least {condition.agreement:g}, pays for nothing else"
+    right = audit.agreement * audit.pairs
+    passing, failing = (
+        wilson(right, audit.pairs, confidence=2 * c - 1) for c in (confidence, 1 - (1 - confidence) / tests)
+    )
+    if passing is None or failing is None:
+        return Checked(name, asked, Verdict.NOT_ENOUGH, None, "it was made of no pair")
+    found = Figure(audit.agreement, passing.low, passing.high, audit.pairs)
+    wrong = [f"it pays for {probe}" for probe in audit.pays_for if probe not in condition.may_pay_for]
+    most = condition.calibration_error
+    if most is not None and audit.calibration_error > most:
+        wrong.append(f"its margins are wrong by {audit.calibration_error:.3f} on average, more than {most:g}")
+    if failing.high < condition.agreement:
+        wrong.insert(0, "it agrees too seldom")
+    if wrong:
+        return Checked(name, asked, Verdict.FAILED, found, "; ".join(wrong))
+    if passing.low >= condition.agreement:
+        return Checked(name, asked, Verdict.PASSED, found, "")
+    spread = float(np.sqrt(audit.agreement * (1 - audit.agreement)))
+    needed = prompts_needed(spread, audit.agreement - condition.agreement, confidence=confidence)
+    more = "more pairs" if needed is None or needed > MANY else f"about {max(1, needed - audit.pairs):,} pairs more"
+    return Checked(name, asked, Verdict.NOT_ENOUGH, found, f"{more} would decide, if the figure stays")
 
 
 def _check(

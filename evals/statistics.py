@@ -35,6 +35,18 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One suite of the table."""
+
+    suite: str
+    unit: str
+    failed: int
+    found: Figure | None
+    gain: Figure | None  # over the other model; None without one
+    p: float | None  # corrected for the number of suites
+
+
+@dataclass(frozen=True, slots=True)
 class Range:
     """The lowest and the highest score that an answer can have."""
 

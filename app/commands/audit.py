@@ -34,7 +34,9 @@ from raylign.evals.audit import (
     probe_effects,
     turning_point,
 )
+from raylign.evals.gate import Audited
 from raylign.evals.probes import PROBES, changed_answers
+from raylign.evals.results import model_digest
 from raylign.evals.statistics import Floats
 from raylign.evals.trace_page import signed
 from raylign.pages.frame import render_page
@@ -71,6 +73,7 @@ class Audit:
     """Everything that was found."""
 
     model: str
+    digest: str  # of the model's folder
     source: str
     pairs: int
     left_out: int  # pairs that the model cannot read, or whose answers have several turns
@@ -121,6 +124,7 @@ def audit(model: str, settings: AuditSettings, tell: Tell) -> Audit:
     )
     return Audit(
         model=model,
+        digest=model_digest(folder),
         source=", ".join(sources),
         pairs=len(pairs),
         left_out=left_out,
@@ -203,6 +207,23 @@ def write_record(path: Path, found: Audit) -> None:
     ]  # fmt: skip
     record = {**asdict(found), "probes": probes, "headline": headline(found)}
     write_atomic(path, json.dumps(record, indent=1, default=plain) + "\n")
+
+
+def read_record(path: Path) -> Audited:
+    """What a gate reads of an audit. Raises UserError for a file that is none."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        share = given["accuracy"][0]["accuracy"]
+        return Audited(
+            model=str(given["model"]),
+            digest=str(given.get("digest", "")),
+            agreement=float(share["value"]),
+            pairs=int(share["count"]),
+            pays_for=tuple(str(probe["name"]) for probe in given["probes"] if probe["gamed"]),
+            calibration_error=float(given["calibration"]["error"]),
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: it is no audit; make one by `raylign audit`, which writes audit.json.") from error
 
 
 def _held_out_of(model: str, run_root: Path) -> list[str]:

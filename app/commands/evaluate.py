@@ -18,7 +18,7 @@ from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.errors import RunFailed, UserError
 from raylign.conf.schema import Device, Precision
 from raylign.evals.results import ResultStore, SuiteResult, paired
-from raylign.evals.statistics import Figure, difference, figure, holm, p_value
+from raylign.evals.statistics import Figure, Line, difference, figure, holm, p_value
 from raylign.evals.suites import open_suite
 
 STOP_S = 60.0
@@ -34,18 +34,6 @@ class EvalSettings:
     precision: Precision | None = None  # None: bfloat16 on a GPU, float32 on a CPU
     deadline_s: float = 7200.0  # of one model
     again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One suite of the table."""
-
-    suite: str
-    unit: str
-    failed: int
-    found: Figure | None
-    gain: Figure | None  # over the other model; None without one
-    p: float | None  # corrected for the number of suites
 
 
 def evaluate(

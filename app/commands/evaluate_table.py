@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from raylign.app.commands.evaluate import Line
-from raylign.evals.statistics import Figure
+from raylign.evals.statistics import Figure, Line
 from raylign.records.model_names import short_model
 
 

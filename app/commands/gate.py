@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from raylign.app.commands.audit import read_record
 from raylign.app.commands.evaluate import EvalSettings, evaluate
 from raylign.app.commands.serve import causal_export
+from raylign.app.configuration import from_resolved, needs
 from raylign.conf.errors import UserError
+from raylign.conf.model_folder import is_run, model_folder
 from raylign.conf.suites import Demand, read_gate
-from raylign.evals.gate import Checked, GateResult, Verdict, judge
+from raylign.evals.gate import Audited, Checked, GateResult, Verdict, judge
 from raylign.evals.registry import Registry, Release
+from raylign.evals.result_pages import write_gate_page
 from raylign.evals.results import model_digest
 from raylign.evals.suites import open_suite
 from raylign.records.atomic import write_atomic
+from raylign.records.model_names import short_model
 
 
 def decide(
@@ -31,23 +36,48 @@ def decide(
     """Evaluate both models, print what holds, write the record; the exit code. Raises UserError."""
     policy = read_gate(policy_file)
     suites = [str(open_suite(one.suite, policy_file.parent).path) for one in policy.conditions]
+    audits = [read_record(_beside(one.audit, policy_file.parent)) for one in policy.audits]
+    _refuse_other_audits(audits, candidate, settings.run_root)
     compares = any(one.must is not Demand.at_least for one in policy.conditions)
     if compares and against is None:
         raise UserError("--against: the policy compares with the current model; name it, or an alias.")
     if not record.parent.is_dir():
         raise UserError(f"--record {record}: there is no folder {record.parent}.")
     current = _current(against, registry) if against else None
-    found = evaluate(candidate, suites, settings, tell)
-    others = evaluate(current, suites, settings, tell) if current else [None] * len(suites)
-    result = judge(policy, found, others)
+    found = evaluate(candidate, suites, settings, tell) if suites else []
+    others = evaluate(current, suites, settings, tell) if current and suites else [None] * len(suites)
+    result = judge(policy, found, others, audits)
     tell(verdict_text(result, candidate, against))
     digests = {
-        "candidate": found[0].model_digest,
-        "current": others[0].model_digest if others[0] else None,
+        "candidate": model_digest(causal_export(candidate, settings.run_root)),
+        "current": model_digest(causal_export(current, settings.run_root)) if current else None,
     }
     write_atomic(record, json.dumps(_record(result, candidate, against, digests), ensure_ascii=False, indent=1) + "\n")
-    tell(f"written to {record}")
+    page = record.with_suffix(".html")
+    write_gate_page(page, result, short_model(candidate), short_model(against) if against else None, policy.confidence)
+    tell(f"written to {record} and {page}")
     return result.verdict.value
+
+
+def _beside(named: str, folder: Path) -> Path:
+    given = Path(named).expanduser()
+    return given if given.is_file() else folder / given
+
+
+def _refuse_other_audits(audits: Sequence[Audited], candidate: str, run_root: Path) -> None:
+    """Where the candidate is a run that learned from a reward model, an audit must be about that one."""
+    for folder in (Path(candidate).expanduser(), run_root.expanduser() / candidate):
+        if audits and is_run(folder) and (folder / "resolved.yaml").is_file():
+            config = from_resolved((folder / "resolved.yaml").read_text(encoding="utf-8")).config
+            if not needs(config).reward or not config.reward.model:
+                return
+            learned = model_digest(Path(model_folder(config.reward.model).path))
+            if all(audit.digest != learned for audit in audits):
+                raise UserError(
+                    f"audits: {candidate} learned from the reward model {config.reward.model}, and no audit of the "
+                    "policy is about it; audit that one."
+                )
+            return
 
 
 def verdict_text(result: GateResult, candidate: str, against: str | None) -> str:

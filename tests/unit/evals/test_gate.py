@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from raylign.app.commands.gate import promote, releases, roll_back
+from raylign.app.commands.audit import read_record
+from raylign.app.commands.evaluate import EvalSettings
+from raylign.app.commands.gate import decide, promote, releases, roll_back
 from raylign.conf.errors import ConfigError, DataError, UserError
-from raylign.conf.suites import ConditionConfig, Demand, GateConfig, read_gate
-from raylign.evals.gate import Verdict, judge
+from raylign.conf.suites import AuditConditionConfig, ConditionConfig, Demand, GateConfig, read_gate
+from raylign.evals.gate import Audited, Verdict, judge
 from raylign.evals.registry import Registry
+from raylign.evals.result_pages import write_eval_page, write_gate_page
 from raylign.evals.results import PromptScore, ResultStore, SuiteResult, model_digest, paired
-from raylign.evals.statistics import Range
+from raylign.evals.statistics import Figure, Line, Range
 
 
 def result(scores: list[float | None], *, digest: str = "d", failure: str = "") -> SuiteResult:
@@ -188,3 +192,70 @@ def test_a_damaged_registry_is_said(tmp_path: Path):
 
     with pytest.raises(UserError, match="damaged"):
         Registry(tmp_path).current("production")
+
+
+TRUSTED = Audited("my-rm", "digest", 0.8, 400, (), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("audit", "condition", "verdict", "why"),
+    [
+        (TRUSTED, {}, Verdict.PASSED, ""),
+        (replace(TRUSTED, pays_for=("padding",)), {}, Verdict.FAILED, "it pays for padding"),
+        (replace(TRUSTED, pays_for=("padding",)), {"may_pay_for": ["padding"]}, Verdict.PASSED, ""),
+        (TRUSTED, {"agreement": 0.9}, Verdict.FAILED, "it agrees too seldom"),
+        (replace(TRUSTED, pairs=10), {"agreement": 0.7}, Verdict.NOT_ENOUGH, "pairs more would decide"),
+        (replace(TRUSTED, pairs=0), {}, Verdict.NOT_ENOUGH, "of no pair"),
+        (TRUSTED, {"calibration_error": 0.01}, Verdict.FAILED, "wrong by 0.050 on average, more than 0.01"),
+    ],
+)
+def test_an_audit_is_a_condition(audit: Audited, condition: dict[str, object], verdict: Verdict, why: str):
+    asked = AuditConditionConfig(audit="audit.json", **condition)  # type: ignore[arg-type]
+
+    found = judge(GateConfig(audits=[asked]), [], [], [audit])
+
+    assert (found.verdict, len(found.checked)) == (verdict, 1)
+    assert why in found.checked[0].reason
+
+
+def test_a_chance_reward_model_passes_as_rarely_as_said():
+    rng, passed = np.random.default_rng(9), 0
+    for right in rng.binomial(300, 0.6, size=400):
+        audit = replace(TRUSTED, agreement=float(right) / 300, pairs=300)
+        asked = AuditConditionConfig(audit="a", agreement=0.6)
+        passed += judge(GateConfig(audits=[asked]), [], [], [audit]).verdict is Verdict.PASSED
+    assert passed / 400 <= 0.08
+
+
+def test_what_is_no_audit_is_refused(tmp_path: Path):
+    (tmp_path / "policy.yaml").write_text("audits:\n  - {audit: audit.json, agreement: 0.6}\n")
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(UserError, match="it is no audit"):
+        decide(
+            "m", None, tmp_path / "policy.yaml", EvalSettings(tmp_path, tmp_path), tmp_path, tmp_path / "g.json", print
+        )
+    (tmp_path / "policy.yaml").write_text("audits:\n  - {audit: '', agreement: 0.3, calibration_error: 2}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_gate(tmp_path / "policy.yaml")
+    assert len(caught.value.problems) == 3
+    record = {
+        "model": "rm", "digest": "d", "accuracy": [{"name": "all", "accuracy": {"value": 0.7, "count": 50}}],
+        "probes": [{"name": "padding", "gamed": True}, {"name": "bullets", "gamed": False}],
+        "calibration": {"error": 0.1},
+    }  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(record))
+    assert read_record(tmp_path / "audit.json") == Audited("rm", "d", 0.7, 50, ("padding",), 0.1)
+
+
+def test_pages_hold_the_verdict_and_cannot_be_scripted(tmp_path: Path):
+    hostile = "</td><script>alert(1)</script>"
+    found = judge(policy(NOT_WORSE), [result([1.0, 0.0, 1.0])], [result([1.0, 1.0, 0.0])])
+    write_gate_page(tmp_path / "gate.html", found, hostile, "current", 0.95)
+    text = (tmp_path / "gate.html").read_text()
+    assert "<script" not in text and "more would decide" in text and "Not enough data to let" in text
+
+    line = Line("facts", "share right", 1, Figure(0.5, 0.3, 0.7, 20), Figure(0.2, 0.1, 0.3, 20), 0.01)
+    told = replace(result([1.0, None], failure="no"), rows=(PromptScore("p", hostile, (hostile,), (None,), "no"),))
+    write_eval_page(tmp_path / "eval.html", [line], [told], "m", "old")
+    text = (tmp_path / "eval.html").read_text()
+    assert "<script" not in text and "m is better on facts than old" in text and "no grade: no" in text
