@@ -4,8 +4,9 @@
     checkpoints/step-000010/        immutable; manifest.json has size and sha256 of every file
     checkpoints/LATEST              the name of the newest verified one
 
-Files are written and flushed, then hashed, then the folder is renamed, then re-read and verified, then LATEST moves;
-only then may an old one go. A process killed at any point leaves the previous checkpoint in use.
+Files are written, flushed, read back and hashed (a rank's own by the rank, beside the training), then the folder is
+renamed and verified, then LATEST moves; only then may an old one go. A process killed at any point leaves the previous
+checkpoint in use.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from raylign.trainer.engine.state_file import rank_file
-from raylign.trainer.verified_folder import find_damage, sync_folder, write_atomically, write_json, write_manifest
+from raylign.trainer.verified_folder import (
+    FileDigest,
+    find_damage,
+    sync_folder,
+    write_atomically,
+    write_json,
+    write_manifest,
+)
 
 STATE = "state.json"
 LATEST = "LATEST"
@@ -129,22 +137,29 @@ class CheckpointStore:
         path.mkdir()
         return Draft(step, path)
 
-    def commit(self, draft: Draft, state: RunState, *, num_ranks: Mapping[str, int]) -> Path:
+    def commit(
+        self,
+        draft: Draft,
+        state: RunState,
+        *,
+        num_ranks: Mapping[str, int],
+        vouched: Mapping[str, FileDigest] | None = None,
+    ) -> Path:
         """Publish a draft: manifest, rename, verify, LATEST, and only then retire old ones. Returns its folder.
 
-        `num_ranks`: ranks of every role that saved. Raises CheckpointError when one's file is not here, or what was
-        written cannot be read back; LATEST then still names the old one.
+        `num_ranks`: ranks of every role that saved; `vouched`: files that they have read back. Raises CheckpointError
+        when one's file is not here, or what was written cannot be read back; LATEST then still names the old one.
         """
         if problem := _missing_ranks(draft.path, num_ranks):
             raise CheckpointError(problem)
         write_json(draft.path / STATE, asdict(state))
-        write_manifest(draft.path)
+        write_manifest(draft.path, vouched=vouched)
         target = self._root / folder_name(draft.step)
         if target.exists():  # damaged, or of a history that a resume from an earlier step has abandoned
             target.rename(self._root / f"{_TMP_PREFIX}replaced-{target.name}")
         draft.path.rename(target)
         sync_folder(self._root)
-        problem = find_damage(target)
+        problem = find_damage(target, vouched=vouched)
         if problem:
             raise CheckpointError(f"{target} was written but does not verify: {problem}; is the disk full or failing?")
         write_atomically(self._root / LATEST, f"{target.name}\n")

@@ -5,15 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a folder, by its manifest; None when every file is there, whole and unchanged."""
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """What a file is vouched for by: read back from the disk by whoever wrote it."""
+
+    num_bytes: int
+    sha256: str
+
+
+def find_damage(path: Path, *, vouched: Mapping[str, FileDigest] | None = None) -> str | None:
+    """What is wrong with a folder, by its manifest; None when every file is there, whole and unchanged.
+
+    Files of `vouched` were read back a moment ago by their writers: of them only presence and size are looked at.
+    """
     manifest_file = path / MANIFEST
     if not manifest_file.is_file():
         return f"it has no {MANIFEST}"
@@ -34,20 +47,23 @@ def find_damage(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != num_bytes:
             return f"{name} has {file.stat().st_size} bytes, not {num_bytes}"
+    looked_at = [name for name in files if name not in (vouched or {})]
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, [path / name for name in files]))
-    for (name, (_, sha256)), digest in zip(files.items(), digests, strict=True):
-        if digest != sha256:
+        digests = list(pool.map(_sha256, [path / name for name in looked_at]))
+    for name, digest in zip(looked_at, digests, strict=True):
+        if digest != files[name][1]:
             return f"{name} has changed (its sha256 is not the manifest's)"
     return None
 
 
-def write_manifest(path: Path) -> None:
-    """Flush every file below `path` and write the size and sha256 of each, last of all."""
+def write_manifest(path: Path, *, vouched: Mapping[str, FileDigest] | None = None) -> None:
+    """Write the size and sha256 of every file below `path`, last of all; those not `vouched` for are flushed here."""
     names = _files_below(path)
+    known = dict(vouched or {})
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_flush_and_hash, [path / name for name in names]))
-    files = {n: {"bytes": (path / n).stat().st_size, "sha256": d} for n, d in zip(names, digests, strict=True)}
+        unknown = [name for name in names if name not in known]
+        known |= zip(unknown, pool.map(flush_and_hash, [path / name for name in unknown]), strict=True)
+    files = {name: {"bytes": known[name].num_bytes, "sha256": known[name].sha256} for name in names}
     for folder in {(path / name).parent for name in names}:
         sync_folder(folder)
     write_json(path / MANIFEST, {"format": _FORMAT, "files": files})
@@ -58,10 +74,12 @@ def _files_below(path: Path) -> list[str]:
     return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
 
 
-def _flush_and_hash(path: Path) -> str:
+def flush_and_hash(path: Path) -> FileDigest:
+    """Force a file to disk and read it back."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return _sha256(path)
+        num_bytes = os.fstat(file.fileno()).st_size
+    return FileDigest(num_bytes, _sha256(path))
 
 
 def _sha256(path: Path) -> str:

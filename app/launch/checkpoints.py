@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raylign.app.launch.export import export_step, mark_best
-from raylign.conf.errors import Stopped, UserError
+from raylign.conf.errors import RaylignError, Stopped, UserError
 from raylign.conf.schema import CheckpointConfig, KLController
 from raylign.records.journal import retire
 from raylign.records.model_card import ModelCard
@@ -19,6 +19,7 @@ from raylign.trainer.checkpoint import (
     Checkpoint,
     CheckpointError,
     CheckpointStore,
+    Draft,
     Json,
     RngState,
     RunState,
@@ -28,6 +29,7 @@ from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.best import BestStep
 from raylign.trainer.loops.hooks import OnlineProgress
 from raylign.trainer.loops.offline import OfflineProgress
+from raylign.trainer.verified_folder import FileDigest
 
 _POLICY, _CRITIC = "policy", "critic"
 
@@ -37,7 +39,14 @@ class Stateful(Protocol):
 
     @property
     def num_ranks(self) -> int: ...
-    async def save(self, folder: str) -> None: ...
+    async def save(self, folder: str) -> None:
+        """Begin to write the state as it is now; later calls may follow at once."""
+        ...
+
+    async def saved(self) -> Mapping[str, FileDigest]:
+        """What `save` wrote, by name in its folder, read back from the disk. Raises CheckpointError."""
+        ...
+
     async def restore(self, folder: str) -> None: ...
 
 
@@ -50,7 +59,11 @@ class RewardState(Protocol):
 
 
 class Saving:
-    """Writes the checkpoints of one run. A disk that refuses one costs no step, unless it goes on refusing."""
+    """Writes the checkpoints of one run, beside its steps and one at a time.
+
+    A disk that refuses one costs no step, unless it goes on refusing. A checkpoint that is not whole yet is a draft,
+    which no resume looks at.
+    """
 
     def __init__(
         self,
@@ -65,47 +78,100 @@ class Saving:
         self.store, self.run_generation = store, run_generation
         self._journal, self._max_failed, self._tell = journal, max_failed, tell
         self._failed = 0
+        self._writing: asyncio.Task[str | None] | None = None
 
-    async def save(self, roles: Mapping[str, Stateful], state: RunState) -> str | None:
-        """Why the disk refused it; None when it is saved.
+    async def save(
+        self, roles: Mapping[str, Stateful], state: RunState, *, wait: bool, protect: int | None = None
+    ) -> str | None:
+        """Save the state as it is now. Why the disk refuses it, as far as that is known; None otherwise.
 
-        Raises RoleError when a rank is lost, and Stopped after more than `max_failed` refusals in a row.
+        `wait`: until it is saved; else it is written beside the steps that follow. `protect`: a step whose checkpoint
+        does not retire. Raises RoleError when a rank is lost, and Stopped after more than `max_failed` refusals in a
+        row; both also for the save before this one.
         """
-        refused = await self._attempt(roles, state)
+        await self.settle()
+        refused = self.store.missing_room()
         if refused is None:
-            self._failed = 0
-            oldest = self.store.oldest_step()
-            if self._journal is not None and oldest is not None:
-                retire(self._journal, up_to=oldest)
-            return None
+            try:
+                draft = await self._begin(roles, state.step)
+            except OSError as error:
+                refused = str(error)
+        if refused is not None:
+            return self._refused(refused, state.step)
+        self._writing = asyncio.create_task(self._finish(draft, roles, state, protect))
+        return await self.settle() if wait else None
+
+    async def settle(self) -> str | None:
+        """Wait for what is being written; returns and raises as `save` does."""
+        task, self._writing = self._writing, None
+        return None if task is None else await task
+
+    async def check(self) -> None:
+        """Raise what a save beside the steps has met, if it has ended."""
+        if self._writing is not None and self._writing.done():
+            await self.settle()
+
+    async def close(self) -> None:
+        """Let what is being written end, whatever it meets: the run ends for another reason, or is over."""
+        try:
+            await self.settle()
+        except (RaylignError, OSError) as error:
+            self._tell(f"warning: the checkpoint that was being written is not saved: {error}")
+
+    async def _begin(self, roles: Mapping[str, Stateful], step: int) -> Draft:
+        """Every role has begun to write when this returns."""
+        draft = self.store.begin(step)
+        try:
+            await asyncio.gather(*(role.save(str(draft.role(name))) for name, role in roles.items()))
+        except BaseException:
+            self.store.drop(draft)
+            raise
+        return draft
+
+    async def _finish(
+        self, draft: Draft, roles: Mapping[str, Stateful], state: RunState, protect: int | None
+    ) -> str | None:
+        refused = await self._publish(draft, roles, state, protect)
+        if refused is not None:
+            return self._refused(refused, state.step)
+        self._failed = 0
+        oldest = self.store.oldest_step()
+        if self._journal is not None and oldest is not None:
+            retire(self._journal, up_to=oldest)
+        return None
+
+    def _refused(self, refused: str, step: int) -> str:
         self._failed += 1
         if self._failed > self._max_failed:
             raise Stopped(
-                f"step {state.step} could not be saved, {self._failed} times in a row: {refused}; free some space "
+                f"step {step} could not be saved, {self._failed} times in a row: {refused}; free some space "
                 "(checkpoint.max_failed_saves allows more)"
             )
         self._tell(
-            f"warning: step {state.step} could not be saved: {refused}; the previous checkpoint stays in use "
+            f"warning: step {step} could not be saved: {refused}; the previous checkpoint stays in use "
             f"({self._failed} of {self._max_failed} allowed in a row)"
         )
         return refused
 
-    async def _attempt(self, roles: Mapping[str, Stateful], state: RunState) -> str | None:
-        if missing := self.store.missing_room():
-            return missing
-        draft = None
+    async def _publish(
+        self, draft: Draft, roles: Mapping[str, Stateful], state: RunState, protect: int | None
+    ) -> str | None:
+        vouched: dict[str, FileDigest] = {}
         try:
-            draft = self.store.begin(state.step)
-            saves = [role.save(str(draft.role(name))) for name, role in roles.items()]
-            for problem in await asyncio.gather(*saves, return_exceptions=True):  # all have ended: none writes on
-                if problem is not None:
-                    raise problem
+            written = await asyncio.gather(*(role.saved() for role in roles.values()), return_exceptions=True)
+            for name, found in zip(roles, written, strict=True):  # all have ended: none writes on
+                if isinstance(found, BaseException):
+                    raise found
+                vouched |= {f"{name}/{file}": digest for file, digest in found.items()}
             num_ranks = {name: role.num_ranks for name, role in roles.items()}
-            await asyncio.to_thread(lambda: self.store.commit(draft, state, num_ranks=num_ranks))
+            self.store.protect(protect)
+            await asyncio.to_thread(lambda: self.store.commit(draft, state, num_ranks=num_ranks, vouched=vouched))
         except (CheckpointError, OSError) as error:
-            if draft is not None:
-                self.store.drop(draft)
+            self.store.drop(draft)
             return str(error)
+        except BaseException:
+            self.store.drop(draft)
+            raise
         return None
 
 
@@ -117,7 +183,7 @@ class OnlineSaver:
         self._roles = {_POLICY: policy} | ({_CRITIC: critic} if critic else {})
         self._reward = reward
 
-    async def save(self, progress: OnlineProgress) -> str | None:
+    async def save(self, progress: OnlineProgress, *, wait: bool) -> str | None:
         """As Saving.save."""
         kl = {**asdict(progress.kl), "controller": progress.kl.controller.value}
         state = RunState(
@@ -128,7 +194,15 @@ class OnlineSaver:
             reward=asdict(self._reward.state),
             rng=RngState.capture(),
         )
-        return await self._saving.save(self._roles, state)
+        return await self._saving.save(self._roles, state, wait=wait)
+
+    async def check(self) -> None:
+        """As Saving.check."""
+        await self._saving.check()
+
+    async def close(self) -> None:
+        """As Saving.close."""
+        await self._saving.close()
 
 
 class ExportingModel(Stateful, Protocol):
@@ -146,14 +220,22 @@ class OfflineRunSaver:
         self._folder = folder
         self._card = card
 
-    async def save(self, progress: OfflineProgress) -> str | None:
+    async def save(self, progress: OfflineProgress, *, wait: bool) -> str | None:
         """As OnlineSaver.save; the best step's checkpoint does not retire."""
         best = asdict(progress.best) if progress.best else {}
         state = RunState(
             progress.step, self._saving.run_generation, dict(progress.data), {}, {}, RngState.capture(), best=best
         )
-        self._saving.store.protect(progress.best.step if progress.best else None)
-        return await self._saving.save({_POLICY: self._learner}, state)
+        best_step = progress.best.step if progress.best else None
+        return await self._saving.save({_POLICY: self._learner}, state, wait=wait, protect=best_step)
+
+    async def check(self) -> None:
+        """As Saving.check."""
+        await self._saving.check()
+
+    async def close(self) -> None:
+        """As Saving.close."""
+        await self._saving.close()
 
     async def export(self, progress: OfflineProgress) -> None:
         """`export/step-N`, and `export/BEST` when this step is the best one."""

@@ -265,7 +265,8 @@ def test_a_saved_policy_continues_where_it_was(roles: Roles, tmp_path: Path) -> 
 
     async def scenario() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         await roles.policy.save(str(tmp_path))
-        before = await logprobs()
+        before = await logprobs()  # written beside it
+        assert sorted(await roles.policy.saved()) == ["rank-00000.safetensors", "rank-00001.safetensors"]
         await train()
         changed = await logprobs()
         await roles.policy.restore(str(tmp_path))

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from raylign.conf.schema import OptimConfig, Schedule
+from raylign.trainer.verified_folder import FileDigest
 from torch import Tensor, nn
 
 WRAPPER_PREFIX = "hf."
@@ -86,6 +87,18 @@ class Engine(Protocol):
         ...
 
 
+class BackgroundSaving(Protocol):
+    """An engine in training that is saved beside it."""
+
+    def begin_save(self, folder: Path) -> None:
+        """As `save_state`, beside what comes: forward and backward passes go on, the next step waits. Collective."""
+        ...
+
+    def saved(self) -> FileDigest | None:
+        """This rank's file, read back from the disk; None while it is written. Raises what the disk refused."""
+        ...
+
+
 class MovableState(Protocol):
     """An engine in training that may share its device."""
 
@@ -127,6 +140,12 @@ def lr_at(step: int, optim: OptimConfig, total_steps: int) -> float:
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
     """All of them, or with adapters those and a scalar head."""
     return [p for p in module.parameters() if p.requires_grad]
+
+
+def trained_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The same, by Hugging Face name, in the same order."""
+    named = module.named_parameters()
+    return {name.removeprefix(WRAPPER_PREFIX): p for name, p in named if p.requires_grad}
 
 
 def adamw(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:

@@ -14,10 +14,12 @@ from raylign.trainer.engine.base import (
     lr_at,
     moments,
     refuse_offloaded,
+    trained_by_name,
     trained_parameters,
 )
 from raylign.trainer.engine.offload import OnHost
-from raylign.trainer.engine.state_file import StateHeader, load_masters, save_masters
+from raylign.trainer.engine.relayout import Cut, whole_cut
+from raylign.trainer.engine.state_file import StateHeader, load_masters, state_writer
 from raylign.trainer.models.lora import frozen_digest
 from torch import Tensor, nn
 
@@ -82,13 +84,14 @@ class TorchEngine:
 
     def save_state(self, folder: Path) -> None:
         """Write weights and moments of what is trained."""
-        save_masters(folder, self._header(), trained_parameters(self._module), self._optimizer, self._on_host.read)
+        masters = trained_parameters(self._module)
+        state_writer(folder, self._header(), self._cut(), masters, self._optimizer, self._on_host.read)()
 
     def load_state(self, folder: Path) -> None:
         """Continue from `save_state`."""
         refuse_offloaded(bool(self._on_host))
         masters = trained_parameters(self._module)
-        self._applied_steps = load_masters(folder, self._header(), masters, self._optimizer)
+        self._applied_steps = load_masters(folder, self._header(), self._cut(), masters, self._optimizer)
 
     def offload_state(self) -> None:
         """The moments to the host; the masters are the working weights."""
@@ -104,10 +107,13 @@ class TorchEngine:
     def close(self) -> None:
         """Nothing to leave."""
 
+    def _cut(self) -> Cut:
+        return whole_cut(trained_by_name(self._module).items())
+
     def _header(self) -> StateHeader:
-        return StateHeader(
-            kind="torch", rank=0, world_size=1, applied_steps=self._applied_steps, frozen=frozen_digest(self._module)
-        )
+        precision = str(next(self._module.parameters()).dtype).removeprefix("torch.")
+        kind = f"torch {precision}" if precision == "float32" else f"torch {precision}-masters"
+        return StateHeader(kind, 0, 1, self._applied_steps, frozen_digest(self._module))
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:

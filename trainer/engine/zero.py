@@ -11,12 +11,14 @@ What is different from DeepSpeed's defaults, and why:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from raylign.conf.schema import Device, LearnerConfig, Offload
+from raylign.trainer.engine.background import BackgroundWrite
 from raylign.trainer.engine.base import (
     WRAPPER_PREFIX,
     StepResult,
@@ -24,15 +26,18 @@ from raylign.trainer.engine.base import (
     lr_at,
     moments,
     refuse_offloaded,
+    trained_by_name,
     trained_parameters,
 )
 from raylign.trainer.engine.deepspeed_start import prepare_deepspeed
 from raylign.trainer.engine.offload import OnHost
+from raylign.trainer.engine.relayout import Cut, Piece, whole_cut
 from raylign.trainer.engine.rendezvous import Rendezvous, join
-from raylign.trainer.engine.state_file import StateHeader, load_masters, save_masters
+from raylign.trainer.engine.state_file import StateHeader, load_masters, state_writer
 from raylign.trainer.engine.torch_engine import clip_gradients
 from raylign.trainer.engine.zero_config import deepspeed_config
 from raylign.trainer.models.lora import frozen_digest
+from raylign.trainer.verified_folder import FileDigest
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -60,7 +65,9 @@ class ZeroEngine:
         self._total_steps = total_steps
         self._applied_steps = 0
         self._on_host = OnHost()
+        self._write = BackgroundWrite(rendezvous.timeout_s)
         self._frozen = frozen_digest(module)  # now, while this rank has all of it
+        self._shapes = {name: tuple(p.shape) for name, p in trained_by_name(module).items()}  # stage 3 empties them
         self._deepspeed = _initialize(module, config, device)
         self._optimizer: Any = self._deepspeed.optimizer  # DeepSpeed's wrapper; plain AdamW for stage 0 in float32
         self._adamw: torch.optim.Optimizer = self._deepspeed.basic_optimizer
@@ -103,6 +110,7 @@ class ZeroEngine:
 
     def step(self) -> StepResult:
         """Clip, update, clear gradients; skipped on every rank when the gradient is not finite. Collective."""
+        self._write.settle()
         lr = lr_at(self._applied_steps, self._config.optim, self._total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = lr
@@ -140,19 +148,33 @@ class ZeroEngine:
     def save_state(self, folder: Path) -> None:
         """Write this rank's float32 masters and moments. Collective, also where a rank's disk refuses its file."""
         try:
-            save_masters(folder, self._header(), self._masters(), self._adamw, self._on_host.read)
+            self.begin_save(folder)
+            self._write.settle()
+            self.saved()
         finally:
             self.barrier()
+
+    def begin_save(self, folder: Path) -> None:
+        """The same beside what comes; whatever changes the state waits for it."""
+        self._write.begin(
+            state_writer(folder, self._header(), self._cut(), self._masters(), self._adamw, self._on_host.read)
+        )
+
+    def saved(self) -> FileDigest | None:
+        """This rank's file, read back; None while it is written. Raises what the disk refused."""
+        return self._write.result()
 
     def load_state(self, folder: Path) -> None:
         """Restore masters and moments and rebuild the working weights from them. Collective."""
         refuse_offloaded(bool(self._on_host))
-        self._applied_steps = load_masters(folder, self._header(), self._masters(), self._adamw)
+        self._write.settle()
+        self._applied_steps = load_masters(folder, self._header(), self._cut(), self._masters(), self._adamw)
         self._refresh_working_weights()
         self.barrier()
 
     def offload_state(self) -> None:
         """Masters that are not the working weights, moments and ZeRO-3's gradients to the host. Collective."""
+        self._write.settle()
         masters = [] if self._optimizer is self._adamw else self._masters()
         gradients = getattr(self._optimizer, "grad_partitions_flat_buffer", None)
         kept = [*masters, *moments(self._adamw), *([] if gradients is None else [gradients])]
@@ -161,6 +183,7 @@ class ZeroEngine:
 
     def reload_state(self) -> None:
         """Back to the device, bit for bit. Collective."""
+        self._write.settle()
         self._on_host.give_back()
         self.barrier()
 
@@ -174,8 +197,8 @@ class ZeroEngine:
         """
         from deepspeed.utils import safe_set_full_fp32_param
 
-        named = self.module.named_parameters()
-        parameters = {n.removeprefix(WRAPPER_PREFIX): p for n, p in named if p.requires_grad}
+        self._write.settle()
+        parameters = trained_by_name(self.module)
         whole: dict[int, Tensor] = {}  # stage 0 keeps unpartitioned masters, which DeepSpeed's accessor does not know
         if self._config.zero_stage == 0:
             groups = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
@@ -212,6 +235,7 @@ class ZeroEngine:
 
     def close(self) -> None:
         """Drop DeepSpeed's hooks and leave the process group."""
+        self._write.settle()
         self._deepspeed.destroy()
         dist.destroy_process_group()
 
@@ -229,6 +253,28 @@ class ZeroEngine:
         if optimizer is self._adamw:
             return [*trained_parameters(self.module)]
         return [p for group in optimizer.fp32_groups for p in group]
+
+    def _cut(self) -> Cut:
+        """Which elements of which parameter `_masters` hold, by DeepSpeed's own records of it."""
+        optimizer, parameters = self._optimizer, trained_by_name(self.module)
+        pieces = []
+        if self._config.zero_stage == 3:
+            for name, p in parameters.items():
+                group, offset, length = optimizer.grad_position[optimizer.get_param_id(p)]
+                first = length * optimizer._get_param_partition_rank(p)
+                count = min(length, prod(self._shapes[name]) - first)  # the last ranks' parts are filled up
+                pieces.append(Piece(name, first, count, group, offset))
+        elif self._config.zero_stage > 0:
+            for name, p in parameters.items():
+                if (held := p._hp_mapping) is not None:  # type: ignore[attr-defined]  # DeepSpeed's
+                    part, place = held.lp_fragment_address, held.hp_fragment_address
+                    pieces.append(Piece(name, part.start, part.numel, held.param_group_index, place.start))
+        elif optimizer is self._adamw:
+            return whole_cut(parameters.items())
+        else:
+            order = {id(p): i for i, p in enumerate(p for group in optimizer.fp16_groups for p in group)}
+            pieces = [Piece(name, 0, p.numel(), order[id(p)], 0) for name, p in parameters.items()]
+        return Cut(self._shapes, tuple(piece for piece in pieces if piece.count > 0))
 
     @torch.no_grad()
     def _refresh_working_weights(self) -> None:

@@ -103,8 +103,16 @@ class MetricSink(Protocol):
 class CheckpointSaver(Protocol):
     """Makes a step resumable: every learner's state and the loop's own, in one verified folder."""
 
-    async def save(self, progress: OnlineProgress) -> str | None:
-        """None when it is saved; else why not, where the run may go on without."""
+    async def save(self, progress: OnlineProgress, *, wait: bool) -> str | None:
+        """None when it is saved, or without `wait` being written; else why not, where the run may go on without."""
+        ...
+
+    async def check(self) -> None:
+        """Raises what a save that nobody waited for has met, when the run may not go on with it."""
+        ...
+
+    async def close(self) -> None:
+        """Returns when nothing is being written any more."""
         ...
 
 

@@ -56,9 +56,12 @@ class OfflineLearner(Protocol):
 class OfflineSaver(Protocol):
     """Makes a step resumable."""
 
-    async def save(self, progress: OfflineProgress) -> str | None:
+    async def save(self, progress: OfflineProgress, *, wait: bool) -> str | None:
         """As hooks.CheckpointSaver. The state of `progress.best` is kept however old it gets."""
         ...
+
+    async def check(self) -> None: ...
+    async def close(self) -> None: ...
 
     async def export(self, progress: OfflineProgress) -> None:
         """The present model as a plain folder; the best one's is kept besides the last."""
@@ -100,6 +103,12 @@ class OfflineLoop:
 
     async def run(self) -> OfflineProgress:
         """Train to the last step, leave its model as a folder, and return where the run stands."""
+        try:
+            return await self._run()
+        finally:
+            await self._saver.close()
+
+    async def _run(self) -> OfflineProgress:
         held_out = await self._feeder.held_out()
         if self._progress.step == 0 and held_out:
             self._sink.log(0, await self._evaluate(held_out))
@@ -107,8 +116,9 @@ class OfflineLoop:
             last = self._progress.step + 1 == self._settings.num_steps
             found_best = await self._advance(held_out, last=last)
             stopping = self._should_stop() and not last
+            await self._saver.check()
             if last or stopping or found_best or due(self._progress.step, self._settings.save_every):
-                refused = await self._saver.save(self._progress)
+                refused = await self._saver.save(self._progress, wait=last or stopping)
                 if refused and (last or stopping):
                     raise Stopped(f"step {self._progress.step} is trained and could not be saved: {refused}")
             if found_best and not last:

@@ -132,6 +132,7 @@ class OnlineLoop:
             raise Stopped(f"step {self._progress.step + 1}: {error}") from error
         finally:
             await self._stream.close()
+            await self._saver.close()
 
     async def _run(self) -> OnlineProgress:
         await self._publish(self._progress.step)
@@ -146,8 +147,9 @@ class OnlineLoop:
             self._sink.log(report.progress.step, _merge([report.metrics(), *extra]))
             self._watch.check(report.progress.step, report.metrics())  # a destroyed policy replaces no checkpoint
             stopping = self._should_stop() and not last
+            await self._saver.check()
             if last or stopping or due(report.progress.step, self._settings.save_every):
-                refused = await self._saver.save(report.progress)
+                refused = await self._saver.save(report.progress, wait=last or stopping)
                 if refused and (last or stopping):
                     raise Stopped(f"step {report.progress.step} is trained and could not be saved: {refused}")
             if stopping:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raylign.data.types import CriticExperience, Denominators
@@ -10,6 +10,7 @@ from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, LossOutput
 from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
 from raylign.trainer.models.scalar_head import values_from_states
+from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.learner_group import LearnerGroup
 from torch import nn
 
@@ -52,8 +53,12 @@ class CriticGroup:
         return self._learners.num_ranks
 
     async def save(self, folder: str) -> None:
-        """Weights and optimizer state."""
+        """Begin to write weights and optimizer state as they are now."""
         await self._learners.save(folder)
+
+    async def saved(self) -> Mapping[str, FileDigest]:
+        """The files of `save`, when they are on disk."""
+        return await self._learners.saved()
 
     async def restore(self, folder: str) -> None:
         """Continue from `save`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,17 @@ from raylign.conf.schema import Device
 from raylign.data.types import TokenBatch
 from raylign.rollout.interfaces import Canary, GroupHandle, Ref
 from raylign.trainer.checkpoint import CheckpointError
+from raylign.trainer.engine.state_file import rank_file
 from raylign.trainer.learner import Objective
 from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
+from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.forward_plan import RankPass, plan_group_passes
 from raylign.trainer.workers.learner_worker import LearnerWorker, StagedWeights
 from raylign.trainer.workers.specs import LearnerSpec
 from torch import Tensor
+
+SAVED_LOOK_S = 0.2
+"""Pause between two questions whether a checkpoint is written. A rank that computes answers afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +165,26 @@ class LearnerGroup:
         return (await self._all(lambda a, _: a.vocab_size.remote(), verb="vocabulary"))[0]
 
     async def save(self, folder: str) -> None:
-        """One file a rank under `folder`. Raises CheckpointError when a rank cannot write its own."""
-        refused = await self._all(lambda a, _: a.save.remote(folder), verb="save")
-        for rank, why in enumerate(refused):
-            if why:
-                raise CheckpointError(f"{self._settings.role} rank {rank}: {why}")
+        """Begin to write one file a rank under `folder`, of the state as it is now; other calls may follow at once."""
+        await self._all(lambda a, _: a.save.remote(folder), verb="save")
+
+    async def saved(self) -> Mapping[str, FileDigest]:
+        """The files that `save` began, by name, when all are on disk and read back.
+
+        Raises CheckpointError when a rank could not write its own, after all have ended.
+        """
+        until = asyncio.get_running_loop().time() + self._settings.step_timeout_s
+        while None in (told := await self._all(lambda a, _: a.saved.remote(), verb="save")):
+            if asyncio.get_running_loop().time() > until:
+                late = [rank for rank, one in enumerate(told) if one is None]
+                raise CheckpointError(
+                    f"{self._settings.role} rank {late[0]}: not written within cluster.step_timeout_s"
+                )
+            await asyncio.sleep(SAVED_LOOK_S)
+        for rank, one in enumerate(told):
+            if not isinstance(one, FileDigest):
+                raise CheckpointError(f"{self._settings.role} rank {rank}: {one}")
+        return {rank_file(rank): digest for rank, digest in enumerate(told)}
 
     async def restore(self, folder: str) -> None:
         """Continue from `save`."""

@@ -15,12 +15,13 @@ from raylign.cluster.pages import KeptPages
 from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.weights import put_bucket
+from raylign.conf.errors import UserError
 from raylign.data.experience import pack_groups
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
 from raylign.rollout.fingerprint import dtype_name, tensor_digest
 from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec
-from raylign.trainer.engine.base import Engine, MovableState
+from raylign.trainer.engine.base import BackgroundSaving, Engine, EngineStateError, MovableState
 from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets
 from raylign.trainer.learner import Learner, Objective
 from raylign.trainer.loops.interfaces import UpdateResult
@@ -28,6 +29,7 @@ from raylign.trainer.models.adapters import ADAPTER_FOLDER, write_adapter
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import export_hf
 from raylign.trainer.models.scalar_head import ScalarModel
+from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
 from raylign.trainer.workers.profiling import UpdateProfiler
 from raylign.trainer.workers.specs import LearnerSpec
@@ -151,20 +153,29 @@ class LearnerWorker:
         """Token ids the model knows."""
         return int(self._model.hf.config.get_text_config().vocab_size)
 
-    def save(self, folder: str) -> str | None:
-        """Write this rank's weights and optimizer state into `folder`, which all ranks can reach.
+    def save(self, folder: str) -> None:
+        """Begin to write this rank's weights and optimizer state into `folder`, which all ranks can reach."""
+        self._saving.begin_save(Path(folder))
 
-        The reason when the disk refuses them: training may go on, so this rank has not failed.
+    def saved(self) -> FileDigest | str | None:
+        """The file that `save` began; None while it is written.
+
+        The reason when the disk refuses it: training may go on, so this rank has not failed.
         """
         try:
-            self._ready.engine.save_state(Path(folder))
+            return self._saving.saved()
         except (OSError, SafetensorError) as error:
             return f"{type(error).__name__}: {error}"
-        return None
 
     def restore(self, folder: str) -> None:
-        """Continue where `save` left off."""
-        self._ready.engine.load_state(Path(folder))
+        """Continue where `save` left off, under this or another rank count and ZeRO stage.
+
+        Raises UserError, naming what differs, when it cannot be.
+        """
+        try:
+            self._ready.engine.load_state(Path(folder))
+        except EngineStateError as error:
+            raise UserError(f"checkpoint.resume: {error}") from error
 
     def export(self, folder: str) -> None:
         """Write a plain Hugging Face folder (rank 0), and in it the adapter by itself where that is asked for."""
@@ -194,6 +205,10 @@ class LearnerWorker:
     @property
     def _movable(self) -> MovableState:
         return cast("MovableState", self._ready.engine)  # that of a policy or a critic
+
+    @property
+    def _saving(self) -> BackgroundSaving:
+        return cast("BackgroundSaving", self._ready.engine)
 
     @property
     def _model(self) -> CausalLM | ScalarModel:

@@ -20,6 +20,7 @@ from raylign.trainer.algorithms.base import (
 from raylign.trainer.learner import Objective
 from raylign.trainer.loops.interfaces import UpdateResult
 from raylign.trainer.models.scalar_head import last_states
+from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.learner_group import LearnerGroup
 from torch import Tensor, nn
 
@@ -109,8 +110,12 @@ class OfflineModelGroup:
         return self._learners.num_ranks
 
     async def save(self, folder: str) -> None:
-        """Weights and optimizer state."""
+        """Begin to write weights and optimizer state as they are now."""
         await self._learners.save(folder)
+
+    async def saved(self) -> Mapping[str, FileDigest]:
+        """The files of `save`, when they are on disk."""
+        return await self._learners.saved()
 
     async def restore(self, folder: str) -> None:
         """Continue from `save`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raylign.conf.schema import SyncConfig
@@ -11,6 +11,7 @@ from raylign.data.types import Denominators, PolicyExperience
 from raylign.rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
 from raylign.trainer.algorithms.base import LossOutput, OnlineAlgorithm
 from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
+from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.learner_group import LearnerGroup
 from raylign.trainer.workers.learner_worker import StagedWeights
 from torch import nn
@@ -98,8 +99,12 @@ class PolicyGroup:
         return self._learners.num_ranks
 
     async def save(self, folder: str) -> None:
-        """Weights and optimizer state."""
+        """Begin to write weights and optimizer state as they are now."""
         await self._learners.save(folder)
+
+    async def saved(self) -> Mapping[str, FileDigest]:
+        """The files of `save`, when they are on disk."""
+        return await self._learners.saved()
 
     async def restore(self, folder: str) -> None:
         """Continue from `save`."""

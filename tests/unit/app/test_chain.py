@@ -20,6 +20,7 @@ from raylign.trainer.algorithms.dpo import DPOConfig
 from raylign.trainer.checkpoint import CheckpointStore, RngState, RunState
 from raylign.trainer.loops.best import BestRule, BestStep
 from raylign.trainer.loops.offline import OfflineProgress
+from raylign.trainer.verified_folder import FileDigest
 
 CONFIG = RunConfig(
     name="second",
@@ -95,6 +96,9 @@ class Model:
     async def save(self, folder: str) -> None:
         (Path(folder) / "rank-00000.safetensors").write_text(self.text)
 
+    async def saved(self) -> dict[str, FileDigest]:
+        return {}
+
     async def restore(self, folder: str) -> None:
         self.text = (Path(folder) / "rank-00000.safetensors").read_text()
 
@@ -114,9 +118,10 @@ def test_the_best_checkpoint_and_export_outlive_newer_ones(tmp_path: Path) -> No
         for step, best in ((2, BestStep(2, 1.0)), (4, BestStep(4, 0.5)), (6, BestStep(4, 0.5)), (8, BestStep(4, 0.5))):
             model.text = f"at {step}"
             progress = OfflineProgress(step, {"position": step}, best)
-            await saver.save(progress)
+            await saver.save(progress, wait=False)
             if best.step == step or step == 8:
                 await saver.export(progress)
+        await saver.close()
         found = CheckpointStore(paths.checkpoints, keep=1).latest()
         assert found is not None
         return await restore_offline(found, model)

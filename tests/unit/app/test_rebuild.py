@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from raylign.app.launch.checkpoints import find_resume
-from raylign.app.launch.rebuild import Rebuilds, is_loss
+from raylign.app.launch.rebuild import Rebuilds, is_loss, step_settings
 from raylign.cluster.errors import FailureKind, HolderLost, RoleError
 from raylign.conf.errors import UserError
-from raylign.conf.schema import CheckpointConfig
+from raylign.conf.schema import CheckpointConfig, OptimConfig, RunConfig
 from raylign.records.run_folder import RunPaths
+from raylign.trainer.algorithms.ppo import PPOConfig
 from raylign.trainer.checkpoint import CheckpointStore
 
 from tests.unit.trainer.crashing_writer import save
@@ -58,3 +61,20 @@ def test_with_every_checkpoint_damaged_a_start_is_refused_and_names_each(tmp_pat
     with pytest.raises(UserError, match=r"checkpoint\.resume=auto: .*step-000002: .*step-000001: ") as refusal:
         find_resume(CheckpointConfig(), run)
     assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda c: replace(c, policy=replace(c.policy, num_ranks=3)), True),
+        (lambda c: replace(c, policy=replace(c.policy, zero_stage=1)), True),
+        (lambda c: replace(c, critic=replace(c.critic, num_ranks=2)), True),
+        (lambda c: replace(c, policy=replace(c.policy, optim=OptimConfig(lr=3e-7))), False),
+        (lambda c: replace(c, rollout=replace(c.rollout, temperature=0.9)), False),
+    ],
+)
+def test_journaled_batches_are_trained_again_where_only_their_order_of_adding_up_is_another(
+    change: Callable[[RunConfig], RunConfig], same: bool
+) -> None:
+    config = RunConfig(name="run", algorithm=PPOConfig())
+    assert (step_settings(config) == step_settings(change(config))) is same

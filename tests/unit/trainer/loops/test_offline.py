@@ -56,9 +56,17 @@ class Book:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.lines[step] = metrics
 
-    async def save(self, progress: OfflineProgress) -> None:
+    async def check(self) -> None: ...
+    async def close(self) -> None:
+        self.closed += 1
+
+    closed: int = 0
+    waited_for: list[int] = field(default_factory=list)
+
+    async def save(self, progress: OfflineProgress, *, wait: bool) -> None:
         assert progress.step in self.lines, "a checkpoint may not be ahead of metrics.jsonl"
         self.saved.append(progress)
+        self.waited_for += [progress.step] if wait else []
 
     async def export(self, progress: OfflineProgress) -> None:
         self.exported.append(progress.step)
@@ -81,7 +89,7 @@ def test_every_row_is_trained_once_and_evaluation_and_saving_happen_when_due() -
     end = asyncio.run(make_loop(Rows(), learner, book).run())
     assert learner.seen == [1, 2, 3, 4, 5, 6]
     assert learner.evaluated_after == [0, 4, 6]
-    assert [p.step for p in book.saved] == [3, 6]
+    assert [p.step for p in book.saved] == [3, 6] and book.waited_for == [6] and book.closed == 1
     assert end == OfflineProgress(6, {"position": 6})
     assert book.lines[4]["eval/held_out/accuracy"] == 0.5 and book.lines[4]["train/loss"] == 4.0
 

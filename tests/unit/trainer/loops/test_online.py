@@ -129,11 +129,19 @@ class World:
 
     refuses_saves: bool = False
 
-    async def save(self, progress: OnlineProgress) -> str | None:
+    async def save(self, progress: OnlineProgress, *, wait: bool) -> str | None:
         assert progress.step in self.lines, "a checkpoint may not be ahead of metrics.jsonl"
         self.events.append(f"save {progress.step}")
         self.saved.append(progress)
+        self.waited_for = [*self.waited_for, progress.step] if wait else self.waited_for
         return "the disk is full" if self.refuses_saves else None
+
+    waited_for: list[int] = field(default_factory=list)
+    closed: int = 0
+
+    async def check(self) -> None: ...
+    async def close(self) -> None:
+        self.closed += 1
 
     async def on_start(self, progress: OnlineProgress) -> Mapping[str, float]:
         return {"eval/held_out/reward": 0.0} if progress.step == 0 else {}
@@ -342,6 +350,7 @@ def test_a_save_that_may_fail_costs_nothing_and_the_last_one_may_not() -> None:
     with pytest.raises(Stopped, match="step 3 is trained and could not be saved: the disk is full"):
         asyncio.run(make_loop(world).run())
     assert [progress.step for progress in world.saved] == [2, 3]
+    assert world.waited_for == [3] and world.closed == 1, "the steps go on beside a save, the end does not"
 
 
 def test_steps_of_the_journal_are_trained_again_and_not_sampled_again() -> None:
