@@ -52,6 +52,10 @@ GPU_BATCH_TOKENS = 8192
 CPU_BATCH_TOKENS = 4096
 """Tokens of one engine step on CPU; a prompt that does not fit waits for the next step."""
 
+CPU_BLOCK_TOKENS = 32
+"""Of the cache on CPU. Only whole blocks of a prompt are shared by its samples, and vLLM's 128 are longer than most
+prompts here, so each sample computed the whole prompt anew. Its kernels take multiples of 32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
@@ -264,6 +268,7 @@ class VLLMEngine:
             max_num_batched_tokens=config.max_batched_tokens or self._batch_tokens(),
             enable_sleep_mode=self._hosting.shares_cards and not on_cpu,
             enable_prefix_caching=True,  # the samples of one prompt share its keys and values
+            block_size=CPU_BLOCK_TOKENS if on_cpu else None,
             # On a shared card vLLM would count what other roles load meanwhile as its own, and size the cache by it.
             kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30) if on_cpu or 0 < config.gpus_per_worker < 1 else None,
             gpu_memory_utilization=config.gpu_memory_utilization,

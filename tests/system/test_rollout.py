@@ -69,6 +69,12 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"p{i}", (), (*TOKENS, 20 + i)) for i in range(count)]
 
 
+def with_long_ones(count: int) -> list[Prompt]:
+    """Every second one longer than two blocks of the engine's cache, which its samples share."""
+    long = (*TOKENS * 7, 99)
+    return [replace(p, token_ids=(*long, *p.token_ids)) if i % 2 else p for i, p in enumerate(prompts(count))]
+
+
 async def _publish_and_sample(learner: ChangingModel, workers: list[RayWorkerHandle]) -> None:
     pool = RolloutPool(workers, max_concurrent=16, timeout_s=120)
     publisher = WeightPublisher(learner, pool.members, timeout_s=60, canary_limit=CanaryLimit(SYNC.max_canary_gap))
@@ -77,7 +83,7 @@ async def _publish_and_sample(learner: ChangingModel, workers: list[RayWorkerHan
         published = await publisher.publish(version)
         assert published.verified_workers == 3 and published.canary_gap < 1e-3
         sampling = SamplingParams(temperature=temperature, max_new_tokens=24, seed=11)
-        handles = await pool.generate(prompts(6), epoch=0, samples_per_prompt=3, sampling=sampling)
+        handles = await pool.generate(with_long_ones(6), epoch=0, samples_per_prompt=3, sampling=sampling)
         groups: list[RolloutGroup] = ray.get([handle.ref for handle in handles], timeout=60)
         assert [group.prompt.prompt_id for group in groups] == [f"p{i}" for i in range(6)]
         for handle, group in zip(handles, groups, strict=True):
@@ -88,7 +94,7 @@ async def _publish_and_sample(learner: ChangingModel, workers: list[RayWorkerHan
                 full = learner.logprobs((*group.prompt.token_ids, *completion.response_ids), temperature)
                 truth = full[len(group.prompt.token_ids) - 1 :]
                 assert completion.rollout_logprobs == pytest.approx(truth, abs=1e-3)
-        again = await pool.generate(prompts(6), epoch=0, samples_per_prompt=3, sampling=sampling)
+        again = await pool.generate(with_long_ones(6), epoch=0, samples_per_prompt=3, sampling=sampling)
         twins: list[RolloutGroup] = ray.get([handle.ref for handle in again], timeout=60)
         firsts = [completion.response_ids for group in groups for completion in group.completions]
         assert [completion.response_ids for group in twins for completion in group.completions] == firsts
