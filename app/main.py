@@ -136,8 +136,8 @@ def closing(tracker: Tracker) -> Iterator[None]:
     """Finish the tracker while Ray runs: W&B's process carries Ray's mark, and is ended with it otherwise."""
     try:
         yield
-    except BaseException:
-        tracker.finish(exit_code=1)
+    except BaseException as error:
+        tracker.finish(exit_code=error.exit_code if isinstance(error, RaylignError) else 1)
         raise
     tracker.finish(exit_code=0)
 

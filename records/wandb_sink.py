@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raylign.conf.errors import Preempted, Stopped
 from raylign.conf.schema import WandbMode
 from raylign.records.alerts import Alert
 from raylign.records.atomic import write_atomic
@@ -81,7 +82,12 @@ class WandbSink:
             _log.warning("Weights & Biases: no artifact is logged, %s was refused (%s)", artifact.name, error)
 
     def finish(self, exit_code: int) -> None:
-        """Waits for the upload, at most FINISH_TIMEOUT_S."""
+        """Waits for the upload, at most FINISH_TIMEOUT_S. A run that can be resumed ends as preempted, not as failed.
+
+        Not so in a sweep: W&B would give its id to the next agent, which has none of its folder.
+        """
+        if exit_code in (Stopped.exit_code, Preempted.exit_code) and not self._run.sweep_id:
+            self._run.mark_preempting()
         self._run.finish(exit_code=exit_code)
         self._finished = True
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import sqlite3
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from raylign.records.metrics_log import read_history
+
+from tests.system.wandb_board import KEY, Board, local_board
+from tests.system.wandb_files import ending
 
 pytestmark = pytest.mark.system
-
-KEY = "local" + "0" * 40
-"""The key that openwandb gives its first user."""
 
 RUN = """
 import os, sys
@@ -45,47 +39,10 @@ print("\\n".join(said))
 """
 
 
-@dataclass(frozen=True)
-class Board:
-    """The local server, and its own tables."""
-
-    url: str
-    database: Path
-
-    def rows(self, query: str, *values: str) -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(self.database, timeout=30.0)) as opened:
-            return opened.execute(query, values).fetchall()
-
-    def steps(self, run: str, key: str) -> list[float]:
-        found = self.rows("select value from metrics where run_id = ? and key = ? order by id", run, key)
-        return [float(str(value)) for (value,) in found]
-
-
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    folder = tmp_path_factory.mktemp("board")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "openwandb", "serve", "--host", "127.0.0.1", "-p", str(port)]
-    command += ["--data-dir", str(folder), "--base-url", f"http://127.0.0.1:{port}"]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for(url, server)
-            yield Board(url, folder / "openwandb.db")
-        finally:
-            server.terminate()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90.0
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5.0):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.2)
-    raise AssertionError(f"openwandb did not start (exit code {server.poll()})")
+    with local_board(tmp_path_factory.mktemp("board")) as opened:
+        yield opened
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -143,42 +100,58 @@ def test_an_offline_run_is_uploaded_by_wandb_sync(board: Board, tmp_path: Path) 
     said = track(folder, 1, 2, env)
     assert "offline (no WANDB_API_KEY and no `wandb login` for api.wandb.ai)" in said
     place = next(line for line in said.splitlines() if "offline-run" in line).removeprefix("Weights & Biases: ")
-    subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", place],
-        env={**environment(tmp_path), "WANDB_BASE_URL": board.url, "WANDB_API_KEY": KEY},
-        check=True,
-        capture_output=True,
-        timeout=200,
-    )
+    upload(board, tmp_path, Path(place))
     run = (folder / "wandb_run_id").read_text()
     assert board.steps(run, "reward/mean") == [0.1, 0.2]
 
 
-def test_a_whole_run_is_finished_on_the_board_before_ray_ends(
-    board: Board, tiny_model_dir: Path, tmp_path: Path
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["online", pytest.param("offline", marks=pytest.mark.thorough)])
+def test_a_whole_run_is_on_the_board_as_in_its_metrics_file(
+    board: Board, tiny_model_dir: Path, tmp_path: Path, mode: str
 ) -> None:
     """W&B's process carries the mark by which Ray's processes are ended: it must be done by then, all numbers sent."""
-    env = logged_in(tmp_path, board.url)
+    env = logged_in(tmp_path, board.url) | {"WANDB_MODE": mode}
+    name = f"whole-{mode}"
     rows = tmp_path / "rows.jsonl"
     answer = {"role": "assistant", "content": "a river"}
     texts = [{"messages": [{"role": "user", "content": f"What is {i}?"}, answer]} for i in range(40)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in texts))
-    settings = ["+experiment=sft_tiny_cpu", f"policy.model={tiny_model_dir}", f"data.train={rows}", "name=whole"]
+    settings = ["+experiment=sft_tiny_cpu", f"policy.model={tiny_model_dir}", f"data.train={rows}", f"name={name}"]
     settings += [f"run_root={tmp_path}", "num_steps=2", "policy.num_ranks=1", "tracking.project=toy"]
     done = subprocess.run(
         [sys.executable, "-m", "raylign.app.cli", "train", *settings],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=400,
         env=env,
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr
-    address = (tmp_path / "whole" / "wandb_address").read_text().strip()
-    assert done.stderr.count(address) == 2, "said when it is open and again at the end"
     assert "Traceback" not in done.stderr and "ConnectionResetError" not in done.stderr
-    run = address.rsplit("/", 1)[-1]
-    assert board.rows("select display_name, state from runs where run_id = ?", run) == [("whole", "finished")]
-    assert board.steps(run, "train/global_step") == [1, 2]
+    folder = tmp_path / name
+    (life,) = (folder / "wandb").glob("*run-*")
+    if mode == "online":
+        assert done.stderr.count((folder / "wandb_address").read_text().strip()) == 2, "when it is open and at the end"
+    else:
+        upload(board, tmp_path, life)
+    assert ending(life) == (0, False)
+    run = (folder / "wandb_run_id").read_text()
+    assert board.rows("select display_name, state from runs where run_id = ?", run) == [(name, "finished")]
+    written = read_history(folder / "metrics.jsonl").rows
+    assert [row.step for row in written] == [1, 2]
+    assert board.curves(run) == {
+        row.step: {k: v for k, v in row.values.items() if v is not None} for row in written
+    }  # every number under its own name
     assert board.rows("select 1 from system_metrics where run_id = ? limit 1", run), "CPU and memory are measured"
+
+
+def upload(board: Board, home: Path, life: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", str(life)],
+        env={**environment(home), "WANDB_BASE_URL": board.url, "WANDB_API_KEY": KEY},
+        check=True,
+        capture_output=True,
+        timeout=200,
+    )

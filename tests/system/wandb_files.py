@@ -42,3 +42,11 @@ def drawn(folder: Path) -> dict[int, dict[str, float]]:
                 told = {name: value for name, value in items.items() if isinstance(value, float | int)}
                 steps.setdefault(step, {}).update(told)
     return steps
+
+
+def ending(life: Path) -> tuple[int, bool]:
+    """Exit code of one W&B folder's life, and whether it was marked as one that can be resumed."""
+    (path,) = life.glob("run-*.wandb")
+    found = list(records(path))
+    (code,) = (record.exit.exit_code for record in found if record.WhichOneof("record_type") == "exit")
+    return code, any(record.WhichOneof("record_type") == "preempting" for record in found)
