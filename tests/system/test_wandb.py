@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from raylign.conf.errors import Preempted, RunFailed, Stopped
 from raylign.records.metrics_log import read_history
 
-from tests.system.wandb_files import drawn
+from tests.system.wandb_files import drawn, ending
 
 pytestmark = pytest.mark.system
 
@@ -120,6 +121,31 @@ def test_what_a_killed_life_had_told_is_told_again(tmp_path: Path) -> None:
     curve = {step: values["reward/mean"] for step, values in drawn(tmp_path).items()}
     assert curve == {row.step: row.values["reward/mean"] for row in read_history(tmp_path / "metrics.jsonl").rows}
     assert sorted(curve) == list(range(1, 9))
+
+
+ENDED_RUNS = """
+import sys
+from pathlib import Path
+from raylign.conf.schema import WandbMode
+from raylign.records.sinks import SinkTarget
+from raylign.records.wandb_sink import WandbSink
+for code in map(int, sys.argv[2:]):
+    folder = Path(sys.argv[1]) / str(code)
+    folder.mkdir()
+    sink = WandbSink(SinkTarget(WandbMode.offline, "toy", str(code), f"run{code}", folder, {}))
+    sink.finish(code)
+    sink.close()
+"""
+
+
+def test_a_run_that_can_be_resumed_ends_as_preempted(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    codes = {0: False, RunFailed.exit_code: False, Stopped.exit_code: True, Preempted.exit_code: True}
+    given = [sys.executable, "-c", ENDED_RUNS, str(tmp_path), *map(str, codes)]
+    subprocess.run(given, check=True, timeout=280, env=env, stdin=subprocess.DEVNULL, capture_output=True)
+    for code, resumable in codes.items():
+        (life,) = (tmp_path / str(code) / "wandb").glob("offline-run-*")
+        assert ending(life) == (code, resumable)
 
 
 def test_an_unwritable_wandb_folder_costs_one_warning(tmp_path: Path) -> None:

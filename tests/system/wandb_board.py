@@ -37,11 +37,14 @@ class Board:
     def curves(self, run: str) -> dict[int, dict[str, float]]:
         """Step -> its numbers as the run's page draws them, the later over the earlier where a step was sent twice."""
         sent = self.rows("select step, key, value from metrics where run_id = ? order by id", run)
-        lines: dict[int, dict[str, float]] = {}
+        lines: list[dict[str, float]] = []
+        before = None
         for line, key, value in sent:
-            lines.setdefault(int(str(line)), {})[str(key)] = float(str(value))
+            if line != before or key in lines[-1]:  # a resumed life may count its lines from 0 again
+                lines.append({})
+            lines[-1][str(key)], before = float(str(value)), line
         steps: dict[int, dict[str, float]] = {}
-        for values in lines.values():
+        for values in lines:
             steps.setdefault(int(values.pop("train/global_step")), {}).update(values)
         return steps
 
@@ -67,7 +70,7 @@ def local_board(folder: Path) -> Iterator[Board]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90.0
+    deadline = time.monotonic() + 200.0
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5.0):
