@@ -117,6 +117,8 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         tracker.log_artifacts(read_artifacts(config, manifest.current))
         try:
             with resume_hint_added(folder, composed), open_session(config, ray_session) as opened, closing(tracker):
+                if exposed := opened.without_token(os.environ):
+                    say(f"warning: {exposed}")
                 open_run = OpenRun(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
                 summary = open_run.run()
                 folder.write_summary(summary)

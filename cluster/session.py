@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import ray
@@ -25,6 +26,7 @@ from raylign.conf.errors import ClusterError
 from raylign.conf.schema import ClusterConfig
 
 _GIB = 2**30
+_TOKEN_FIX = "start it with RAY_AUTH_MODE=token and a token (`ray get-auth-token --generate`), and set both here too"
 _START_TIMEOUT = "timed out during startup"  # Ray's words; its 30 s are not a setting
 
 
@@ -49,6 +51,16 @@ class Session:
             if node["Alive"]
         ]
 
+    def without_token(self, environ: Mapping[str, str]) -> str | None:
+        """What a person should know of a cluster that lets anybody in; None where it asks for a token."""
+        reached = [] if self.local else reachable_without_token([node.address for node in self.nodes()], environ)
+        if not reached:
+            return None
+        return (
+            f"the cluster asks for no token, so whoever reaches {reached[0]} can run code there as its user; keep it "
+            f"on a private network, and {_TOKEN_FIX}"
+        )
+
 
 @contextmanager
 def session(config: ClusterConfig, *, num_cpus: float) -> Iterator[Session]:
@@ -66,9 +78,36 @@ def session(config: ClusterConfig, *, num_cpus: float) -> Iterator[Session]:
                 ray.shutdown()
     else:
         try:
-            yield _join("auto" if config.address == "local" else config.address)
+            joined = _join("auto" if config.address == "local" else config.address)
+            refuse_public(config.address, [node.address for node in joined.nodes()], os.environ)
+            yield joined
         finally:
             ray.shutdown()
+
+
+def reachable_without_token(addresses: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Addresses of nodes that other machines may reach, where a process that gave no token was let in."""
+    if environ.get("RAY_AUTH_MODE") == "token":  # the cluster has checked it, or does not care: doctor looks further
+        return []
+    return [address for address in addresses if not _ip(address).is_loopback]
+
+
+def refuse_public(named: str, addresses: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Raises ClusterError for a cluster on a public address that asks for no token."""
+    public = [address for address in reachable_without_token(addresses, environ) if _ip(address).is_global]
+    if public:
+        raise ClusterError(
+            f"cluster.address={named}: its node {public[0]} has a public address and asks for no token, so anybody can "
+            f"run code there; {_TOKEN_FIX}"
+        )
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address:
+    """A name that is no address counts as one of a private network."""
+    try:
+        return ip_address(address)
+    except ValueError:
+        return IPv4Address("10.0.0.1")
 
 
 def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:

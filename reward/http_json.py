@@ -105,11 +105,18 @@ async def _once(session: aiohttp.ClientSession, endpoint: Endpoint, body: object
     if reply.status != 200:
         raise _refusal(reply, endpoint, text)
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise EndpointError(f"{where}: its answer is not JSON: {_cut(text)!r}") from error
+    if not isinstance(value, dict | list) and not any(name in reply.headers for name in _END_TOLD):
+        raise EndpointError(
+            f"{where}: its answer is a bare {type(value).__name__} without Content-Length, and one that was cut on the "
+            "way would be another; let the server send the length"
+        )
+    return value
 
 
+_END_TOLD = ("Content-Length", "Transfer-Encoding")
 _NO_OTHER = aiohttp.ClientTimeout(total=None, sock_connect=None, sock_read=None)  # asyncio.timeout has the deadline
 
 
