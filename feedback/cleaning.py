@@ -11,7 +11,7 @@ from raylign.feedback.clean.repeats import drop_above_caps, drop_near_duplicates
 from raylign.feedback.clean.similarity import clusters_and_stories
 from raylign.feedback.clean.unusable import drop_repeated_events, drop_second_thoughts, drop_unusable
 from raylign.feedback.corrections import find_corrections, find_edits
-from raylign.feedback.filtering import apply_row_rules
+from raylign.feedback.filtering import apply_row_rules, of_each_row
 from raylign.feedback.ledger import Ledger
 from raylign.feedback.reviews import drop_reviewed
 from raylign.feedback.settings import BuildSettings
@@ -50,7 +50,7 @@ def clean_events(
 def place_events(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> pl.DataFrame:
     """Events with `prompt_id`, `cluster` and `split`, without those whose question belongs to another split."""
     prompts = work.select("prompt").unique(maintain_order=True).with_row_index("prompt_id")
-    said = prompts.select(user_text(pl.col("prompt")))["prompt"]
+    said = of_each_row(prompts, user_text(pl.col("prompt")))
     near = settings.clean.near_duplicates
     groups = stories = np.arange(len(said))
     if near:

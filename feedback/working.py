@@ -29,8 +29,13 @@ def working_frame_of(parts: list[pl.DataFrame]) -> pl.DataFrame:
     """`working_frame` of a log in parts, which are taken from the list: its texts are in memory once, not twice."""
     packed = []
     while parts:
-        packed.append(_packed(parts.pop(0)))
-    return pl.concat(packed, rechunk=False).sort("time", "event_id", nulls_last=True, maintain_order=True)
+        packed.append(_packed(parts.pop(0)).get_columns())
+    columns = [list(column) for column in zip(*packed, strict=True)]
+    del packed
+    keys = pl.DataFrame([pl.concat(column) for column in columns if column[0].name in ("time", "event_id")])
+    order = keys.select(pl.arg_sort_by("time", "event_id", nulls_last=True, maintain_order=True)).to_series()
+    # One column after the other: what is put in order, is in memory twice until it is done.
+    return pl.DataFrame([pl.concat(columns.pop(0)).gather(order) for _ in range(len(columns))])
 
 
 def _packed(events: pl.DataFrame) -> pl.DataFrame:

@@ -149,10 +149,14 @@ def redact_frame(work: pl.DataFrame, regions: Sequence[str] = ()) -> Redacted:
         schema={"row": pl.UInt32, **dict.fromkeys((*TEXTS, *_LABELS), pl.String)},
         orient="row",
     )
-    rest = marked.drop("scope", "found")
-    changed = rest.select(pl.exclude(*TEXTS, *_LABELS)).join(rewritten, on="row", how="inner")
-    kept = rest.join(rewritten.select("row"), on="row", how="anti")
-    frame = pl.concat([kept, changed.select(kept.columns)]).sort("row").drop("row")
+    # What is kept stays where it is in memory: only the rewritten rows' texts are there besides.
+    told = marked.select("row").join(
+        rewritten.with_columns(rewritten=True), on="row", how="left", maintain_order="left"
+    )
+    new = told["rewritten"].fill_null(False)
+    frame = work.with_columns(
+        pl.when(new).then(told[name]).otherwise(pl.col(name)).alias(name) for name in (*TEXTS, *_LABELS)
+    )
     return Redacted(frame, dict(sorted(counts.items())))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from raylign.feedback.filtering import of_each_row
 from raylign.feedback.working import normalised
 from rensa import RMinHash
 from scipy.sparse import coo_array
@@ -30,7 +31,7 @@ def clusters(texts: pl.Series, threshold: float) -> np.ndarray:
 
 def clusters_and_stories(texts: pl.Series, threshold: float, of_long: float) -> tuple[np.ndarray, np.ndarray]:
     """`clusters`, and the same where two texts of LONG word pairs or more are near from `of_long` on already."""
-    words = pl.DataFrame({"text": texts}).with_columns(plain=normalised(pl.col("text")))
+    words = pl.DataFrame({"plain": of_each_row(pl.DataFrame({"text": texts}), normalised(pl.col("text")))})
     unique = words.select("plain").unique(maintain_order=True).with_row_index("id")
     ids = words.join(unique, on="plain", how="left", maintain_order="left")["id"].to_numpy().astype(np.int64)
     plain = unique["plain"]

@@ -1,8 +1,12 @@
-"""Label Studio: the JSON export of a project with a Pairwise tag. Every annotation of a task is one judgement."""
+"""Label Studio: the JSON export of a project with a Pairwise or a Ranker tag.
+
+An annotation with a Pairwise tag is one judgement; a ranking of k answers, the best first, is k-1 pairs of neighbours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import msgspec
 from raylign.feedback.events import Choice, Event, EventKind, Side
@@ -50,7 +54,65 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     task = msgspec.convert(columns, _Task)
     if not task.annotations:
         raise RowProblem("a task nobody has annotated")
-    return [attempt(_event, row, task, annotation, context) for annotation in task.annotations]
+    return [judged for annotation in task.annotations for judged in _judgements(row, task, annotation, context)]
+
+
+def _judgements(row: Row, task: _Task, annotation: _Annotation, context: Context) -> Judgements:
+    ranking = next((result for result in annotation.result if result.type == "ranker"), None)
+    if ranking is None or annotation.was_cancelled:
+        return [attempt(_event, row, task, annotation, context)]
+    try:
+        ranked = _ranked_texts(task, ranking)
+    except RowProblem as problem:
+        return [f"{problem}"]
+    asked = ranking.from_name or "ranking"
+    return [
+        attempt(_neighbours, row, task, annotation, (number, asked, *pair), context)
+        for number, pair in enumerate(pairwise(ranked), start=1)
+    ]
+
+
+def _ranked_texts(task: _Task, ranking: _Result) -> list[str]:
+    """The answers of a ranking, the best first. Raises RowProblem: between items in buckets there is no order."""
+    given = ranking.value.get("ranker")
+    if isinstance(given, Mapping):
+        buckets = [ids for ids in given.values() if isinstance(ids, list)]
+        if len(buckets) != 1:
+            raise RowProblem("items in buckets; only a ranking in one list says which of two is better")
+        given = buckets[0]
+    lists = [value for value in task.data.values() if isinstance(value, list) and _holds_items(value)]
+    if not isinstance(given, list) or len(given) < 2 or len(lists) != 1:
+        raise RowProblem("a ranking of fewer than two items of the one list in `data`")
+    items = {f"{item['id']}": item for item in lists[0]}
+    missing = [f"{name}" for name in given if f"{name}" not in items]
+    if missing:
+        raise RowProblem(f"a ranking of `{missing[0][:40]}`, which is not in `data`")
+    return [text_in(items[f"{name}"], "body" if items[f"{name}"].get("body") else "html") for name in given]
+
+
+def _holds_items(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) and "id" in v for v in value)
+
+
+def _neighbours(
+    row: Row, task: _Task, annotation: _Annotation, pair: tuple[int, str, str, str], context: Context
+) -> Event:
+    number, asked, better, worse = pair
+    created, updated = time_of(annotation.created_at, "created_at"), time_of(annotation.updated_at, "updated_at")
+    in_order(created, updated, "the annotation")
+    return Event(
+        event_id=f"label_studio:{task.id}:{annotation.id}:{number}",
+        kind=EventKind.SIDE_BY_SIDE,
+        source=context.source,
+        source_row=row.line,
+        prompt=question_in({name: value for name, value in task.data.items() if not _holds_items(value)}),
+        response_a=better,
+        response_b=worse,
+        annotator_hash=context.hashed(_who(annotation.completed_by)),
+        time=created,
+        updated=updated,
+        choice=context.scores.side(asked, Choice.A),
+    )
 
 
 def _event(row: Row, task: _Task, annotation: _Annotation, context: Context) -> Event:
@@ -101,6 +163,8 @@ def _picked(results: list[_Result]) -> tuple[str, object]:
 
 def _scores(columns: Columns, context: Context) -> Iterable[Said]:
     for annotation in msgspec.convert(columns, _Task).annotations:
+        for ranking in (result for result in annotation.result if result.type == "ranker"):
+            yield Said(ranking.from_name or "ranking", "ranking", compares=True)
         asked, picked = _picked(annotation.result)
         if picked is not None:
             yield Said(asked, picked, compares=True)
@@ -115,7 +179,7 @@ def _who(completed_by: object) -> object:
 
 FORMAT = Format(
     name="label_studio",
-    title="Label Studio tasks with pairwise annotations",
+    title="Label Studio tasks with pairwise annotations or rankings",
     recognises=recognises,
     parse=each(_read),
     scores=_scores,

@@ -200,7 +200,7 @@ def _spec(field: str, name: str, examples: Sequence[str]) -> str:
         return f"{{column: {_quoted(name)}, values: {{{words}}}}}  # each word: 1 (up) or -1 (down)"
     if field in ("rating", "strength"):
         seen = [float(example) for example in examples]
-        low, high = _scale(seen)
+        low, high = _scale(seen, name)
         start = 0 if field == "strength" else low  # a strength of nought would be none
         return f"{{column: {_quoted(name)}, scale: [{start:g}, {high:g}]}}  # seen: {min(seen):g} to {max(seen):g}"
     return _quoted(name)
@@ -216,8 +216,11 @@ def _side(word: str, all_words: Sequence[str]) -> Choice | None:
     return choice_of(word) or choice_of(tail.strip())
 
 
-def _scale(seen: Sequence[float]) -> tuple[float, float]:
-    """The usual scale that holds all values seen."""
+def _scale(seen: Sequence[float], name: str) -> tuple[float, float]:
+    """The scale that the column's name gives, as in "sure? (1-5)", else the usual one that holds all values seen."""
+    given = re.search(r"\b(\d{1,3}) ?(?:-|\u2013|to) ?(\d{1,3})\b", name)
+    if given and int(given[1]) <= min(seen) and max(seen) <= int(given[2]):
+        return int(given[1]), int(given[2])
     ends = ((0, 1), (1, 5), (0, 5), (1, 7), (1, 10), (0, 10), (1, 100), (0, 100))
     fits = [pair for pair in ends if pair[0] <= min(seen) and max(seen) <= pair[1]]
     return fits[0] if fits else (min(seen), max(seen))

@@ -425,6 +425,35 @@ def test_argilla_flattened_takes_submitted_responses_only(tmp_path: Path):
     assert reasons(result) == [(1, "question `better`: draft, not submitted")]
 
 
+def test_label_studio_rankings_are_pairs_of_neighbours_the_best_first(tmp_path: Path):
+    items = [{"id": f"llm_{n}", "title": f"Answer {n}", "body": f"text {n}"} for n in (1, 2, 3)]
+
+    def task(number: int, value: object, name: str = "rank") -> dict[str, object]:
+        result = {"from_name": name, "to_name": "answers", "type": "ranker", "value": {"ranker": value}}
+        annotation = {"id": 10 + number, "completed_by": 7, "result": [result], "created_at": "2026-03-01T12:00:00Z"}
+        return {"id": number, "data": {"prompt": "What is tea?", "items": items}, "annotations": [annotation]}
+
+    log = tmp_path / "ranked.json"
+    rows = [task(1, {"rank": ["llm_3", "llm_1", "llm_2"]}), task(2, ["llm_1", "llm_3"]),
+            task(3, {"good": ["llm_1"], "bad": ["llm_2", "llm_3"]}), task(4, {"rank": ["llm_1", "llm_9"]}),
+            task(5, {"rank": ["llm_1"]})]  # fmt: skip
+    log.write_text(json.dumps(rows))
+    result = read_log([log], user_salt="salt")
+    told = result.events.select("event_id", "response_a", "response_b", "choice").rows()
+    assert told == [
+        ("label_studio:1:11:1", "text 3", "text 1", "a"),
+        ("label_studio:1:11:2", "text 1", "text 2", "a"),
+        ("label_studio:2:12:1", "text 1", "text 3", "a"),
+    ]
+    assert result.events["prompt"][0].to_list() == [{"role": "user", "content": "What is tea?"}]
+    reasons = result.quarantined["reason"].to_list()
+    assert [reason.split(";")[0] for reason in reasons] == [
+        "items in buckets",
+        "a ranking of `llm_9`, which is not in `data`",
+        "a ranking of fewer than two items of the one list in `data`",
+    ]
+
+
 def test_label_studio(tmp_path: Path):
     def annotation(number: int, selected: str | None, **changes: object) -> dict[str, object]:
         picked = {"id": "x", "from_name": "pw", "to_name": "txt-1", "type": "pairwise", "value": {"selected": selected}}
