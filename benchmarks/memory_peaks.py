@@ -130,7 +130,7 @@ def _loss(model: nn.Module, batch: PolicyExperience, denominators: Denominators)
 
 
 def _score_loss(model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> LossOutput:
-    return LossOutput((model(batch.tokens).at_tokens * batch.advantages).sum() / denominators.tokens, {})
+    return LossOutput((model(batch.tokens) * batch.advantages).sum() / denominators.tokens, {})
 
 
 def _shard(tokens: int) -> RankShard[PolicyExperience]:

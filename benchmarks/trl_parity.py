@@ -9,7 +9,7 @@ of every step is compared. `plain`: the model has no chat template and rows are 
 with the end token and nothing after it. (After ChatML TRL trains the line break behind the end token, which sampling
 never gives and we do not train.) What is given to TRL that its defaults do not say: offline_sides/trl_run.py. Without
 files: generated sums; without a model: a random one of two layers. Whose rounding a difference of DPO is:
-benchmarks/dpo_truth.py. (TRL adds up an answer's log-probs in float32, which at 2,000 nats is right to 1e-4.)
+benchmarks/pair_truth.py. (TRL adds up an answer's log-probs in float32, which at 2,000 nats is right to 1e-4.)
 """
 
 from __future__ import annotations
