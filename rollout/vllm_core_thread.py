@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
+from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.utils.network_utils import get_open_zmq_ipc_path
 from vllm.v1.engine import EngineCoreRequestType
@@ -24,6 +26,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCoreProc, EngineShutdownState
 from vllm.v1.engine.utils import EngineZmqAddresses
 from vllm.v1.executor import Executor
+from vllm.v1.sample import sampler
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,9 @@ class CoreThread:
 
     async def start(self) -> AsyncLLM:
         """Load the model; the engine in front of it. Raises what vLLM raised."""
+        # Else the first token waits for torch's compiler to build a kernel for the rank of each drawn token among all
+        # others, which nobody here reads.
+        sampler.batched_count_greater_than = _no_ranks
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[None] = loop.create_future()
         self._thread = threading.Thread(target=self._run, args=(loop, loaded), name="EngineCore", daemon=True)
@@ -90,6 +96,11 @@ class CoreThread:
             self._core._send_engine_dead()
         finally:
             self._core.shutdown()
+
+
+def _no_ranks(logprobs: Tensor, drawn: Tensor) -> Tensor:
+    """Zeros `[B]`. `logprobs`: `[B, V]`; `drawn`: those of the drawn tokens, `[B, 1]`."""
+    return torch.zeros(len(drawn), dtype=torch.int64)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[None], error: BaseException | None) -> None:
