@@ -24,6 +24,7 @@ from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, hub_mo
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
 from raylign.app.launch.fitting import of_rows, refuse_unfit
+from raylign.app.launch.guard import Guard
 from raylign.app.launch.inputs import run_inputs
 from raylign.app.launch.machine import object_store_gb
 from raylign.app.launch.offline import run_offline
@@ -217,7 +218,9 @@ class OpenRun:
             shown = ShownMetrics(self.tracker, progress, stall.beat)
             patience = config.callback_timeout_s
             callbacks = load_callbacks(config.callbacks, patience)
-            steps = CallbackSink(shown, callbacks, self.folder.path, progress.notice, timeout_s=patience)
+            called = CallbackSink(shown, callbacks, self.folder.path, progress.notice, timeout_s=patience)
+            guard = Guard(called, config.guard, progress.notice)
+            self.tracker.on_alert(guard.sign)
             stage = Stage(
                 config,
                 self.folder,
@@ -227,11 +230,11 @@ class OpenRun:
                 self.resumed,
                 self.run_generation,
                 SharedFolder.mark(self.folder.path),
-                steps,
+                guard,
             )
 
             def stopping() -> bool:
-                return should_stop() or bool(steps.stopped_by)
+                return should_stop() or bool(called.stopped_by or guard.stopped_by)
 
             if isinstance(self.rows, OnlineRows):
                 online = cast("OnlineAlgorithm", algorithm)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylign.conf.guard import check_guard
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import is_hub_name, model_folder
 from raylign.conf.nearest import nearest
@@ -49,6 +50,7 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
     problems = [about_its_settings(sentence, known) for sentence in config.algorithm.check()]
     problems += check_numbers(config)
     problems += _run(config)
+    problems += check_guard(config, rollout=needs.rollout, reference=needs.reference or needs.shared_reference)
     problems += _data(config, needs)
     problems += _learner("policy", config.policy, config)
     if needs.critic:

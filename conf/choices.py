@@ -183,3 +183,12 @@ class PlacementStrategy(Enum):
     separate = "separate"  # learners and rollout workers on different nodes
     one_node = "one_node"  # everything on one machine
     colocated = "colocated"  # learners and engines take turns on the same cards
+
+
+class GuardAction(Enum):
+    """What a run does when one of its alerts is raised."""
+
+    off = "off"  # nothing: it is not even said
+    warn = "warn"  # say it: terminal, alerts.jsonl, W&B, report
+    stop = "stop"  # say it, save, and end
+    rollback = "rollback"  # say it, put the best checkpoint back, export its model, and end

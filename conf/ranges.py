@@ -57,6 +57,9 @@ _RANGES: Mapping[str, Range] = {
         (_POSITIVE, ("policy.lora.alpha", "critic.lora.alpha")),
         (_NOT_NEGATIVE, ("evaluation.temperature", "evaluation.samples")),  # 0: the most likely token
         (_FRACTION, ("max_failed_fraction", "max_bad_fraction", "max_overlong_fraction")),
+        (_NOT_NEGATIVE, ("guard.kl_limit",)),
+        (Range(0, 1, above=True), ("guard.entropy_low", "guard.repetition_limit")),
+        (Range(1, above=True), ("guard.entropy_high", "guard.length_factor")),
         (Range(0, 1, above=True), ("gpu_memory_utilization",)),
         (Range(0, 3), ("zero_stage",)),
     )

@@ -16,6 +16,7 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     Better,
     Device,
     DPOLoss,
+    GuardAction,
     ImportanceMode,
     InFlight,
     IPONormalisation,
@@ -559,6 +560,38 @@ class EvalConfig:
     """Also measure the answers' mean token log-prob under the reference; keeps a reference even when KL is off."""
 
 
+GUARD_WINDOW = 5
+"""Steps whose mean a rule of the guard looks at."""
+
+
+@dataclass(kw_only=True)
+class GuardConfig:
+    """Signs in a run's own numbers that its policy goes wrong, and what to do about each."""
+
+    kl: GuardAction = GuardAction.warn
+    """KL to the reference runs away: five times what it was and above its usual range, or above kl_limit."""
+    kl_limit: float = 0.0
+    """Nats a sequence that three steps in a row may not be above; 0: only the sudden rise counts."""
+    entropy: GuardAction = GuardAction.warn
+    """The policy's entropy collapses or explodes."""
+    entropy_low: float = 0.1
+    """Share of the entropy of the first steps below which it has collapsed."""
+    entropy_high: float = 3.0
+    """Times the entropy of the first steps above which it has exploded."""
+    length: GuardAction = GuardAction.off
+    """Answers become longer or shorter by length_factor, whatever the reward does: right for reasoning, so off."""
+    length_factor: float = 2.0
+    """How many times the length of the first steps."""
+    repetition: GuardAction = GuardAction.warn
+    """Answers go round in circles: rollout/repetition is above repetition_limit and twice what it was."""
+    repetition_limit: float = 0.5
+    """Share of runs of four tokens that their answer has had before."""
+    gamed: GuardAction = GuardAction.warn
+    """The reward rises while evaluation.gold's part of it falls, or while answers double or halve in length."""
+    reward: GuardAction = GuardAction.warn
+    """The reward collapses: three quarters of the gain are lost, or it is below where it began."""
+
+
 @dataclass(kw_only=True)
 class ProfileConfig:
     """Where the time of an update goes."""
@@ -598,3 +631,4 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)

@@ -25,7 +25,7 @@ from raylign.data.types import (
     ValueEstimates,
 )
 from raylign.trainer.algorithms.base import OnlineAlgorithm
-from raylign.trainer.functional.segments import sequence_sum, trained_tokens
+from raylign.trainer.functional.segments import repetition, sequence_sum, trained_tokens
 from torch import Tensor
 
 
@@ -194,6 +194,7 @@ def _rollout_metrics(batch: ScoredBatch) -> dict[str, float]:
     return {
         "rollout/response_length": float(trained_tokens(batch.tokens).float().mean()),
         "rollout/truncated_ratio": float(batch.truncated.float().mean()),
+        "rollout/repetition": float(repetition(batch.tokens).mean()),
     }
 
 

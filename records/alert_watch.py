@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from raylign.records.alerts import Alert, AlertKind, Moment, StepRecord, find_alerts
+from raylign.conf.schema import GuardConfig
+from raylign.records.alerts import (
+    DEFAULTS,
+    Alert,
+    AlertKind,
+    Moment,
+    StepRecord,
+    best_step,
+    find_alerts,
+)
 from raylign.records.atomic import write_atomic
 
 _END_S = 10.0
@@ -40,14 +49,27 @@ def _line(alert: Alert) -> str:
 class AlertWatch:
     """Belongs to the tracker. `tell` is called once a kind, from the caller's thread or from the watch's own."""
 
-    def __init__(self, path: Path, *, keep_to_step: int, tell: Callable[[Alert], None]) -> None:
-        """`path`: alerts.jsonl; what is in it up to `keep_to_step` has been sent already (-1: nothing has)."""
-        self._path, self._tell = path, tell
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_to_step: int,
+        tell: Callable[[Alert], None],
+        guard: GuardConfig = DEFAULTS,
+        before: Sequence[StepRecord] = (),
+    ) -> None:
+        """`path`: alerts.jsonl; what is in it up to `keep_to_step` has been sent already (-1: nothing has).
+
+        `before`: the steps of the run's earlier lives, against whose beginning the next ones are held.
+        """
+        self._path, self._tell, self._guard = path, tell, guard
         kept = [alert for alert in read_alerts(path) if alert.step <= keep_to_step]
         if path.exists():
             write_atomic(path, "".join(map(_line, kept)))
         self._sent = {alert.kind for alert in kept}
-        self._records: list[StepRecord] = []
+        self._records = list(before)
+        while len(self._records) >= _KEPT_STEPS:
+            del self._records[_KEPT_STEPS // 2]
         self._lock = threading.Lock()
         self._last_step_at = time.monotonic()
         self._closed = threading.Event()
@@ -71,6 +93,11 @@ class AlertWatch:
         with self._lock:
             self._records = [record for record in self._records if record.step <= keep_to_step]
 
+    def best_step(self, saved: Sequence[int]) -> int | None:
+        """As alerts.best_step, of the steps so far."""
+        with self._lock:
+            return best_step(tuple(self._records), saved)
+
     def close(self) -> None:
         """Stop looking."""
         self._closed.set()
@@ -89,7 +116,7 @@ class AlertWatch:
             return None
 
     def _raise(self, records: Sequence[StepRecord], moment: Moment) -> None:
-        for alert in find_alerts(records, moment):
+        for alert in find_alerts(records, moment, self._guard):
             with self._lock:
                 if alert.kind in self._sent:
                     continue

@@ -1,7 +1,8 @@
 """When a run needs a person: signs in its newest steps, each a pure rule over typed records.
 
 `find_alerts` looks at the whole history that it is given and says what holds now; who sends it, and that it is sent
-once, is records/tracking.py's business. Thresholds are meant to be quiet on a healthy run: windows are compared with
+once, is records/tracking.py's business; what else is done about it (`guard.*`: stop, rollback), app/launch/guard.py's.
+Thresholds are meant to be quiet on a healthy run: windows are compared with
 their own step-to-step spread, not with fixed numbers, wherever the scale of a metric is the user's.
 """
 
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
+from raylign.conf.schema import GUARD_WINDOW, GuardAction, GuardConfig
 from raylign.records.glossary import describe
 from raylign.records.metrics_log import MetricRow
 
-WINDOW = 5
+WINDOW = GUARD_WINDOW
 """Steps whose mean is taken as the present value; a sign needs as many before it to compare with."""
 RESERVE_GIB = 2.0
 """Free disk below which a checkpoint of even a small model may fail."""
@@ -38,9 +40,23 @@ class AlertKind(Enum):
     KL_RUNAWAY = "KL runs away"
     REWARD_COLLAPSE = "the reward collapses"
     REWARD_GAMED = "the reward may be gamed"
+    ENTROPY = "the entropy leaves its range"
+    LENGTH = "answers change their length"
+    REPETITION = "answers repeat themselves"
     NO_VALID_REWARD = "rewards fail"
     STALL = "no step for long"
     DISK = "the disk is nearly full"
+
+
+GUARDED = {
+    AlertKind.KL_RUNAWAY: "kl",
+    AlertKind.ENTROPY: "entropy",
+    AlertKind.LENGTH: "length",
+    AlertKind.REPETITION: "repetition",
+    AlertKind.REWARD_GAMED: "gamed",
+    AlertKind.REWARD_COLLAPSE: "reward",
+}
+"""The setting of `guard` that says what to do about a kind; the others are always said, and only said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,8 @@ class StepRecord:
     failed: float | None = None  # samples whose reward could not be had
     samples: float | None = None  # sampled in this step
     seconds: float | None = None
+    entropy: float | None = None  # nats a token
+    repetition: float | None = None  # share of four-token runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +107,41 @@ def step_record(row: MetricRow, *, gold: str = "", samples: int = 0) -> StepReco
         failed=values.get("reward/failed"),
         samples=float(samples) if samples else None,
         seconds=values.get("time/step"),
+        entropy=values.get("policy/entropy", values.get("train/entropy")),
+        repetition=values.get("rollout/repetition"),
     )
 
 
-def find_alerts(records: Sequence[StepRecord], moment: Moment) -> tuple[Alert, ...]:
+DEFAULTS = GuardConfig()
+
+
+def action_of(kind: AlertKind, guard: GuardConfig) -> GuardAction:
+    """What to do about a kind of alert."""
+    found = getattr(guard, GUARDED[kind]) if kind in GUARDED else GuardAction.warn
+    assert isinstance(found, GuardAction)
+    return found
+
+
+def find_alerts(records: Sequence[StepRecord], moment: Moment, guard: GuardConfig = DEFAULTS) -> tuple[Alert, ...]:
     """Every sign that holds at the newest record or at this moment. `records`: in step order, possibly empty."""
-    steps = (_not_finite, _kl_runaway, _reward_collapse, _reward_gamed, _rewards_fail)
-    found = [rule(records) for rule in steps] if records else []
-    return tuple(alert for alert in (*found, _stall(records, moment), _disk(records, moment)) if alert is not None)
+    found = [rule(records) for rule in (_not_finite, _reward_collapse, _reward_gamed, _rewards_fail)] if records else []
+    limited = [rule(records, guard) for rule in (_kl_runaway, _entropy, _length, _repetition)] if records else []
+    every = (*found, *limited, _stall(records, moment), _disk(records, moment))
+    return tuple(a for a in every if a is not None and action_of(a.kind, guard) is not GuardAction.off)
+
+
+def best_step(records: Sequence[StepRecord], saved: Sequence[int]) -> int | None:
+    """The best of the steps with a checkpoint; None: there is none.
+
+    That is the highest gold score (mean of the WINDOW steps up to it), where there is one; else the newest, for the
+    reward is what may have been gamed.
+    """
+    if not saved:
+        return None
+    golds = {step: [r.gold for r in records if step - WINDOW < r.step <= step and r.gold is not None] for step in saved}
+    if all(golds.values()):
+        return max(saved, key=lambda step: (statistics.fmean(golds[step]), step))
+    return max(saved)
 
 
 def _not_finite(records: Sequence[StepRecord]) -> Alert | None:
@@ -112,12 +157,24 @@ def _not_finite(records: Sequence[StepRecord]) -> Alert | None:
     )
 
 
-def _kl_runaway(records: Sequence[StepRecord]) -> Alert | None:
-    """Above the usual range for three steps, and far above what it was: a level that was chosen is left alone."""
+def _kl_runaway(records: Sequence[StepRecord], guard: GuardConfig) -> Alert | None:
+    """Above the usual range for three steps, and far above what it was: a level that was chosen is left alone.
+
+    Where a limit is given, three steps above it are enough.
+    """
     values = _series(records, lambda r: r.kl)
+    if records[-1].kl is None:
+        return None
+    if guard.kl_limit and len(values) >= 3 and min(values[-3:]) > guard.kl_limit:
+        return Alert(
+            AlertKind.KL_RUNAWAY,
+            records[-1].step,
+            f"KL to the reference has been above guard.kl_limit={guard.kl_limit:g} for three steps and is "
+            f"{values[-1]:.3g} nats a sequence: raise the KL coefficient or lower policy.optim.lr.",
+        )
     entry = describe("policy/kl")
     usual = entry.high if entry and entry.high is not None else 8.0
-    if len(values) < WINDOW + 3 or records[-1].kl is None:
+    if len(values) < WINDOW + 3:
         return None
     before, now = statistics.median(values[-WINDOW - 3 : -3]), values[-3:]
     if min(now) <= usual or min(now) < _KL_JUMP * max(before, 0.0):
@@ -127,6 +184,42 @@ def _kl_runaway(records: Sequence[StepRecord]) -> Alert | None:
         records[-1].step,
         f"KL to the reference is {now[-1]:.3g} nats a sequence after {before:.3g} a few steps earlier: raise the KL "
         "coefficient or lower policy.optim.lr, and read the samples.",
+    )
+
+
+def _entropy(records: Sequence[StepRecord], guard: GuardConfig) -> Alert | None:
+    """Against the first steps, which are those of a model that somebody chose."""
+    moved = _moved(records, lambda r: r.entropy)
+    if moved is None or guard.entropy_low * moved[0] <= moved[1] <= guard.entropy_high * moved[0]:
+        return None
+    first, now = moved
+    why, what = ("always says the same", "raise") if now < first else ("comes apart", "lower")
+    return Alert(
+        AlertKind.ENTROPY,
+        records[-1].step,
+        f"the policy's entropy went from {first:.3g} to {now:.3g} nats a token, so it {why}: lower policy.optim.lr or "
+        f"{what} algorithm.entropy_coef, and go on from an earlier checkpoint.",
+    )
+
+
+def _length(records: Sequence[StepRecord], guard: GuardConfig) -> Alert | None:
+    moved = _moved(records, lambda r: r.response_length)
+    if moved is None or moved[0] / guard.length_factor < moved[1] < moved[0] * guard.length_factor:
+        return None
+    text = f"answers went from {moved[0]:.0f} to {moved[1]:.0f} tokens: read the samples before continuing."
+    return Alert(AlertKind.LENGTH, records[-1].step, text)
+
+
+def _repetition(records: Sequence[StepRecord], guard: GuardConfig) -> Alert | None:
+    """Above the limit, and twice what it was: a model that repeated itself from the start is left alone."""
+    moved = _moved(records, lambda r: r.repetition)
+    if moved is None or moved[1] <= guard.repetition_limit or moved[1] < 2 * moved[0]:
+        return None
+    return Alert(
+        AlertKind.REPETITION,
+        records[-1].step,
+        f"{100 * moved[1]:.0f} % of the four-token runs of an answer have been in it before, {100 * moved[0]:.0f} % at "
+        "the start: read the samples; lower policy.optim.lr, or raise the KL coefficient.",
     )
 
 
@@ -220,6 +313,14 @@ def _disk(records: Sequence[StepRecord], moment: Moment) -> Alert | None:
         f"{free / 2**30:.2f} GiB are left where the run folder lies: the next checkpoint may fail; make room or lower "
         "checkpoint.keep.",
     )
+
+
+def _moved(records: Sequence[StepRecord], figure: Callable[[StepRecord], float | None]) -> tuple[float, float] | None:
+    """Means of the first and of the newest WINDOW steps; None while they overlap, or without a newest figure."""
+    values = _series(records, figure)
+    if len(values) < 2 * WINDOW or figure(records[-1]) is None:
+        return None
+    return statistics.fmean(values[:WINDOW]), statistics.fmean(values[-WINDOW:])
 
 
 def _series(records: Sequence[StepRecord], figure: Callable[[StepRecord], float | None]) -> list[float]:

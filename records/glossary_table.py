@@ -166,6 +166,12 @@ _ROLLOUT = (
         goal=Goal.DOWN,
     ),
     MetricHelp(
+        "rollout/repetition", "Repetition", "share of four-token runs",
+        "Four tokens in a row that the same answer has had before; mean over answers.",
+        "Above the range answers go round in circles: read the samples; lower policy.optim.lr, or raise the KL "
+        "coefficient.", high=0.5, goal=Goal.DOWN,
+    ),
+    MetricHelp(
         "rollout/logprob_gap", "Engine and trainer differ by", "nats",
         "Mean difference between the engine's log-prob of a sampled token and the trainer's; 0 when the trainer does "
         "not compute its own.",

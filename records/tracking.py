@@ -11,7 +11,7 @@ from functools import partial
 from raylign.conf.schema import RunConfig, WandbMode
 from raylign.conf.schema import Sink as SinkName
 from raylign.records.alert_watch import AlertWatch
-from raylign.records.alerts import Alert, step_record
+from raylign.records.alerts import Alert, StepRecord, step_record
 from raylign.records.atomic import write_atomic
 from raylign.records.manifest import Start
 from raylign.records.metrics_log import NON_FINITE, MetricRow, MetricsLog, read_history
@@ -64,7 +64,9 @@ class Tracker:
         self._warned_names: set[str] = set()
         self._shown = -1  # the furthest step the sinks were given: one that is done again is not drawn twice
         self._finished = False
-        self._watch = AlertWatch(folder.alerts, keep_to_step=keep_to, tell=self._alert)
+        self._signs: list[Callable[[Alert], None]] = []
+        past = [self._record(row) for row in read_history(folder.metrics).rows]
+        self._watch = AlertWatch(folder.alerts, keep_to_step=keep_to, tell=self._alert, guard=config.guard, before=past)
         if SinkName.wandb in tracking.sinks:
             say(decision.sentence())
         if environ.get("WANDB_SWEEP_ID"):  # the agent of a sweep knows its runs by the ids it gives them
@@ -87,7 +89,18 @@ class Tracker:
                 _log.warning("step %d: %s is not finite; written as null", step, name)
                 self._warned_names.add(name)
         self._show(row)
-        self._watch.step(step_record(row, gold=self._gold, samples=self._samples))
+        self._watch.step(self._record(row))
+
+    def _record(self, row: MetricRow) -> StepRecord:
+        return step_record(row, gold=self._gold, samples=self._samples)
+
+    def on_alert(self, call: Callable[[Alert], None]) -> None:
+        """`call` gets every alert too, from the thread that found it: for one of a step, before `log` returns."""
+        self._signs.append(call)
+
+    def best_step(self, saved: Sequence[int]) -> int | None:
+        """The best of the steps with a checkpoint, by the gold score, else the newest; None: there is none."""
+        return self._watch.best_step(saved)
 
     def rewind(self, step: int) -> None:
         """Steps after `step` are done again in this process: their lines are dropped and written anew."""
@@ -163,6 +176,8 @@ class Tracker:
         self._say(f"alert, step {alert.step}: {alert.kind.value}: {alert.text}")
         for sink in self._sinks:
             sink.put(lambda opened: opened.alert(alert))
+        for call in self._signs:
+            call(alert)
 
 
 def sink_target(

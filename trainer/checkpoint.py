@@ -182,6 +182,19 @@ class CheckpointStore:
             raise CheckpointError(f"no checkpoint in {self._root} can be used: {'; '.join(skipped)}")
         return None
 
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints can be gone back to, the newest first; whether they verify is seen then."""
+        return [_step_of(path) for path in self._saved(up_to=self._named_by_latest())]
+
+    def go_back_to(self, step: int) -> Checkpoint:
+        """Make a step's checkpoint the newest one: later ones are of an abandoned history from now on.
+
+        Raises CheckpointError when it does not verify; LATEST then stays.
+        """
+        found = open_checkpoint(self._root / folder_name(step))
+        write_atomically(self._root / LATEST, f"{found.path.name}\n")
+        return found
+
     def missing_room(self) -> str | None:
         """Why the disk has no room for one more checkpoint, by the size of the newest; None when it has."""
         saved = self._saved(up_to=self._named_by_latest())

@@ -25,6 +25,7 @@ from raylign.app.configuration import needs, roles
 from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
 from raylign.app.launch.fitting import of_rows, of_settings, refuse_unfit
+from raylign.app.launch.guard import guard_rows
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.rows import TRAIN, read_offline, read_online
 from raylign.app.launch.trained import trained_models, untried_models
@@ -74,6 +75,7 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     if needed.reward:
         yield from (_table(*part) for part in reward_tables(config.reward))
         yield from reward_model_lines(config)
+    yield _table("Guard", ("sign", "what is done", "limit"), guard_rows(config.guard, online=needed.rollout))
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     yield from _memory(config, needed, cluster)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -178,8 +178,16 @@ class Saving:
 class OnlineSaver:
     """A loops.CheckpointSaver: policy, critic, data position, KL state and reward statistics."""
 
-    def __init__(self, saving: Saving, policy: Stateful, critic: Stateful | None, reward: RewardState) -> None:
-        self._saving = saving
+    def __init__(
+        self,
+        saving: Saving,
+        policy: Stateful,
+        critic: Stateful | None,
+        reward: RewardState,
+        best: Callable[[Sequence[int]], int | None] = lambda saved: None,
+    ) -> None:
+        """`best`: which of the saved steps does not retire, however old it gets."""
+        self._saving, self._best = saving, best
         self._roles = {_POLICY: policy} | ({_CRITIC: critic} if critic else {})
         self._reward = reward
 
@@ -194,7 +202,8 @@ class OnlineSaver:
             reward=asdict(self._reward.state),
             rng=RngState.capture(),
         )
-        return await self._saving.save(self._roles, state, wait=wait)
+        protect = self._best(self._saving.store.steps())
+        return await self._saving.save(self._roles, state, wait=wait, protect=protect)
 
     async def check(self) -> None:
         """As Saving.check."""

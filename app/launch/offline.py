@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from raylign.app.launch.checkpoints import OfflineRunSaver, restore_offline
 from raylign.app.launch.demand import role_requests
+from raylign.app.launch.guard import GoBack, went_back
 from raylign.app.launch.rebuild import Rebuilds, not_rebuilt
 from raylign.app.launch.reference import with_reference
 from raylign.app.launch.rows import TRAIN, OfflineRows
@@ -52,6 +53,16 @@ async def run_offline(
         while True:
             try:
                 return await _train(stage, group, feeder, rows, num_steps, found, should_stop)
+            except GoBack as sign:
+                latest = stage.store().latest()
+                best = latest.state.best.get("step") if latest else None
+                raise await went_back(
+                    stage,
+                    sign.alert,
+                    restore=lambda checkpoint, group=group: restore_offline(checkpoint, group),  # type: ignore[misc]
+                    export=group.export,
+                    best=best if isinstance(best, int) else None,
+                ) from sign
             except (RoleError, HolderLost) as error:
                 rebuilds.allow(error, step=stage.newest_step())
             group.stop()

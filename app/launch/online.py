@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
 from raylign.app.launch.export import export_step
 from raylign.app.launch.fleets import scaling_hook
+from raylign.app.launch.guard import GoBack, best_kept, went_back
 from raylign.app.launch.online_roles import RoleBuilder, StartedRoles, old_logprobs_of
 from raylign.app.launch.own_metrics import OwnMetrics
 from raylign.app.launch.prompts import SampledPrompts
@@ -17,6 +18,7 @@ from raylign.app.launch.rows import OnlineRows
 from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
 from raylign.cluster.errors import HolderLost, RoleError
+from raylign.conf.errors import Preempted
 from raylign.conf.schema import OldLogprobs, RunConfig
 from raylign.data.types import SamplingParams
 from raylign.records.ledger import Ledger
@@ -62,6 +64,8 @@ async def run_online(
         while True:
             try:
                 return await play.run(parts, found)
+            except GoBack as sign:
+                raise await _went_back(stage, parts, sign) from sign
             except (RoleError, HolderLost) as error:
                 rebuilds.allow(error, step=stage.newest_step())
             try:
@@ -69,6 +73,16 @@ async def run_online(
             except RoleError as error:
                 raise not_rebuilt(error) from error
             found = stage.go_back()
+
+
+async def _went_back(stage: Stage, parts: StartedRoles, sign: GoBack) -> Preempted:
+    """The policy of the best checkpoint, exported; how the run ends."""
+    await parts.for_loop().cards.learners()
+
+    async def restore(found: Checkpoint) -> None:
+        await restore_online(found, parts.policy, parts.critic, parts.reward)
+
+    return await went_back(stage, sign.alert, restore=restore, export=parts.policy.export)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,7 @@ class _Play:
             progress=progress,
             hooks=hooks,
             sink=stage.steps,
-            saver=OnlineSaver(stage.saving(), parts.policy, parts.critic, parts.reward),
+            saver=OnlineSaver(stage.saving(), parts.policy, parts.critic, parts.reward, best_kept(stage)),
             should_stop=self.should_stop,
         )
         stage.progress.phase("training")

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from raylign.app.launch.callbacks import CallbackSink
 from raylign.app.launch.checkpoints import Saving
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
@@ -26,6 +25,7 @@ from raylign.records.tracking import Tracker
 from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import Role
 from raylign.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from raylign.trainer.loops.hooks import MetricSink
 from raylign.trainer.workers.learner_group import GroupSettings
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Stage:
     resumed: Checkpoint | None  # what this run goes on from, verified
     run_generation: int  # counts the starts of this run
     shared: SharedFolder  # the run folder as ranks must find it
-    steps: CallbackSink  # where a loop's steps go
+    steps: MetricSink  # where a loop's steps go
 
     def reserve(self, requests: Sequence[RoleRequest]) -> tuple[Reservation, Mapping[str, int]]:
         """The placement of all roles, reserved, and the CPU cores of each node. Raises ClusterError."""

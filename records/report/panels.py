@@ -93,6 +93,7 @@ def _questions(gold: str | None) -> tuple[tuple[str, tuple[tuple[str, ...], ...]
                 ("policy/entropy", "train/entropy"),
                 ("rollout/response_length",),
                 ("rollout/truncated_ratio",),
+                ("rollout/repetition",),
                 ("eval/held_out/fluency",),
             ),
         ),

@@ -32,6 +32,27 @@ def trained_tokens(tokens: TokenBatch) -> Tensor:
     return sequence_sum(tokens.response_mask.long(), tokens)
 
 
+def repetition(tokens: TokenBatch, run: int = 4) -> Tensor:
+    """Share of the runs of `run` trained tokens that an earlier one of their sequence equals, [S] float64.
+
+    0 for a sequence that is shorter. Runs are numbered exactly, so that none is taken for another.
+    """
+    size, rows = tokens.num_tokens - run + 1, sequence_ids(tokens)
+    if size < 1:
+        return torch.zeros(tokens.num_sequences, dtype=torch.float64, device=rows.device)
+    token = tokens.input_ids.unique(return_inverse=True)[1]
+    number, inside = token[:size], (rows[:size] == rows[run - 1 :]) & tokens.response_mask[:size]
+    for k in range(1, run):
+        following = token[k : k + size]
+        number = (number * (token.max() + 1) + following).unique(return_inverse=True)[1]
+        inside = inside & tokens.response_mask[k : k + size]
+    base = number.max() + 1
+    keys = rows[:size][inside] * base + number[inside]
+    total = torch.bincount(rows[:size][inside], minlength=tokens.num_sequences)
+    different = torch.bincount(keys.unique() // base, minlength=tokens.num_sequences)
+    return (total - different).double() / total.clamp(min=1)
+
+
 def last_trained(tokens: TokenBatch) -> Tensor:
     """True at the last trained token of each sequence that has one, [N] bool."""
     mask, rows = tokens.response_mask, sequence_ids(tokens)

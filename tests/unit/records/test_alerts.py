@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from raylign.conf.schema import GuardAction, GuardConfig
 from raylign.records.alert_watch import AlertWatch, read_alerts
-from raylign.records.alerts import Alert, AlertKind, Moment, StepRecord, find_alerts, step_record
+from raylign.records.alerts import (
+    GUARDED,
+    Alert,
+    AlertKind,
+    Moment,
+    StepRecord,
+    action_of,
+    best_step,
+    find_alerts,
+    step_record,
+)
 from raylign.records.metrics_log import MetricRow
 
 GIB = 2**30
@@ -28,6 +39,8 @@ def healthy(steps: int = 60, seed: int = 0) -> list[StepRecord]:
             failed=float(noise.random() < 0.1),
             samples=64.0,
             seconds=10 + noise.random(),
+            entropy=1.6 - 0.9 * s / steps + noise.gauss(0, 0.05),
+            repetition=max(0.0, 0.05 + 0.1 * s / steps + noise.gauss(0, 0.02)),
         )
         for s in range(1, steps + 1)
     ]
@@ -64,6 +77,8 @@ PLANTED: dict[AlertKind, Callable[[int, StepRecord], StepRecord]] = {
     AlertKind.REWARD_COLLAPSE: lambda i, r: replace(r, reward=(r.reward or 0) - 0.06 * (i - 45)) if i > 45 else r,
     AlertKind.REWARD_GAMED: lambda i, r: replace(r, gold=(r.gold or 0) - 0.9 * i / 60),
     AlertKind.NO_VALID_REWARD: lambda i, r: replace(r, failed=40.0) if i == 59 else r,
+    AlertKind.ENTROPY: lambda i, r: replace(r, entropy=1.6 * 0.9**i),
+    AlertKind.REPETITION: lambda i, r: replace(r, repetition=0.05 + 0.9 * i / 60),
 }
 
 
@@ -83,6 +98,52 @@ def test_answers_that_double_or_halve_while_the_reward_rises(factor: float) -> N
 def test_longer_answers_without_a_rising_reward_are_no_gaming() -> None:
     flat = changed(healthy(), lambda i, r: replace(r, reward=0.5 + 0.01 * (i % 3), response_length=80.0 + 4 * i))
     assert ever(flat) == set()
+
+
+def test_an_entropy_that_explodes_and_one_that_was_low_from_the_start() -> None:
+    wild = changed(healthy(), lambda i, r: replace(r, entropy=1.6 + 0.1 * i))
+    low = changed(healthy(), lambda i, r: replace(r, entropy=0.02 + 0.001 * (i % 5)))
+    assert ever(wild) == {AlertKind.ENTROPY}
+    assert ever(low) == set()
+
+
+def test_a_model_that_repeated_itself_from_the_start_is_left_alone() -> None:
+    assert ever(changed(healthy(), lambda i, r: replace(r, repetition=0.6 + 0.003 * i))) == set()
+
+
+def test_limits_and_actions_are_those_of_the_settings() -> None:
+    def said(records: list[StepRecord], guard: GuardConfig) -> set[AlertKind]:
+        return {a.kind for n in range(len(records)) for a in find_alerts(records[: n + 1], Moment(), guard)}
+
+    longer = changed(healthy(), lambda i, r: replace(r, response_length=80.0 + 4 * i, reward=0.5))
+    assert said(longer, GuardConfig()) == set(), "off unless it is asked for"
+    assert said(longer, GuardConfig(length=GuardAction.stop)) == {AlertKind.LENGTH}
+    assert said(longer, GuardConfig(length=GuardAction.stop, length_factor=5.0)) == set()
+    assert said(healthy(), GuardConfig(kl_limit=4.0)) == {AlertKind.KL_RUNAWAY}
+    assert said(healthy(), GuardConfig(kl_limit=4.0, kl=GuardAction.off)) == set()
+    falls = changed(healthy(), lambda i, r: replace(r, entropy=1.6 * 0.9**i))
+    assert said(falls, GuardConfig(entropy_low=0.001)) == set()
+    assert action_of(AlertKind.REWARD_GAMED, GuardConfig(gamed=GuardAction.rollback)) is GuardAction.rollback
+    assert action_of(AlertKind.DISK, GuardConfig()) is GuardAction.warn
+    assert set(GUARDED.values()) <= {field.name for field in fields(GuardConfig)}
+
+
+def test_the_best_step_is_that_of_the_gold_score_and_else_the_newest() -> None:
+    records = changed(healthy(), lambda i, r: replace(r, gold=-abs(i - 30) / 30))
+    assert best_step(records, [10, 20, 30, 40, 50]) == 30  # mean of 26 to 30; that of 36 to 40 is lower
+    assert best_step(changed(records, lambda _, r: replace(r, gold=None)), [10, 20, 40]) == 40
+    assert best_step(records, []) is None
+
+
+def test_a_resumed_run_is_held_against_its_own_beginning(tmp_path: Path) -> None:
+    records = changed(healthy(), lambda i, r: replace(r, repetition=0.05 + 0.9 * i / 60))
+    told = list[Alert]()
+    for before in ([], records[:50]):
+        watch = AlertWatch(tmp_path / "alerts.jsonl", keep_to_step=-1, tell=told.append, before=before)
+        for record in records[50:]:
+            watch.step(record)
+        watch.close()
+    assert [alert.kind for alert in told] == [AlertKind.REPETITION], "its own last ten steps alone show nothing"
 
 
 def test_a_kl_that_was_high_from_the_start_is_left_alone() -> None:

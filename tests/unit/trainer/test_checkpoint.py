@@ -162,3 +162,18 @@ def test_saving_a_step_again_replaces_the_damaged_one(store: CheckpointStore) ->
     assert find_damage(path)
     assert _save(store, 4) == path
     assert find_damage(path) is None
+
+
+def test_going_back_makes_an_earlier_checkpoint_the_newest(store: CheckpointStore) -> None:
+    for step in (1, 2, 3):
+        _save(store, step)
+    assert store.steps() == [3, 2, 1]
+
+    assert store.go_back_to(2).state == _state(2)
+
+    found = store.latest()
+    assert found is not None and found.state.step == 2
+    assert store.steps() == [2, 1], "step 3 is of a history that was abandoned"
+    (store.go_back_to(1).path / "policy" / "rank-00000.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError):
+        store.go_back_to(1)
