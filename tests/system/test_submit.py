@@ -19,12 +19,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from raylign.conf.errors import Preempted
 from raylign.records.manifest import read_manifest
 from raylign.records.metrics_log import read_history
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 
 from tests.system.tiny_runs import question_rows
+from tests.system.wandb_board import KEY, Board, local_board
+from tests.system.wandb_files import ending
 
 START_TIMEOUT_S = 120
 JOB_TIMEOUT_S = 240
@@ -76,6 +79,12 @@ def head() -> Iterator[Head]:
         for process in reversed(nodes):
             stop(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    with local_board(tmp_path_factory.mktemp("board")) as opened:
+        yield opened
 
 
 def start_node(folder: Path, part: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -188,13 +197,14 @@ TRAIN_TIMEOUT_S = 600
 
 @pytest.mark.system
 @pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
-def test_a_first_day(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_first_day(head: Head, board: Board, tiny_model_dir: Path, tmp_path: Path) -> None:
     """examples/first_day.sh as it stands, in an empty folder: submitted, watched, stopped, resumed, reported, asked."""
     folder, shared = tmp_path / "mine", tmp_path / "shared"
     folder.mkdir()
     shared.mkdir()
     script = PROJECT / "examples" / "first_day.sh"
     env = head.env | {"RAY_API_SERVER_ADDRESS": head.job_server}
+    env |= {"WANDB_MODE": "online", "WANDB_BASE_URL": board.url, "WANDB_API_KEY": KEY}
     done = subprocess.run(
         ["bash", str(script), str(tiny_model_dir), str(shared)],
         cwd=folder, env=env, capture_output=True, text=True, timeout=TRAIN_TIMEOUT_S,
@@ -221,8 +231,64 @@ def test_a_first_day(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
     assert re.search(r"^job raysubmit_\w+ ended with exit code 0$", told, re.MULTILINE), told
     assert run.report.is_file() and told.splitlines()[-1].strip()  # the last word is the model's
     token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
-    assert token not in told and not any(token in p.read_text() for p in (run.manifest, run.resolved, run.overrides))
+    for secret in (token, KEY):
+        assert secret not in told
+        assert not any(secret in p.read_text() for p in (run.manifest, run.resolved, run.overrides))
     assert not (folder / "runs").exists()
+
+    # W&B has one run of two lives: stopped as one that can be resumed, then finished, with every number of the file.
+    lives = sorted((run.path / "wandb").glob("run-*"))
+    assert [ending(life) for life in lives] == [(Preempted.exit_code, True), (0, False)]
+    identity = run.wandb_run_id()
+    assert told.count(f"Weights & Biases: {board.url}/default/raylign/runs/{identity}") == 4  # open and ended, twice
+    assert board.rows("select state from runs where run_id = ?", identity) == [("finished",)]
+    assert board.ended(identity) == 2
+    assert board.curves(identity) == {
+        row.step: {k: v for k, v in row.values.items() if v is not None} for row in read_history(run.metrics).rows
+    }
+
+
+OWN_ALGORITHM = """
+from dataclasses import dataclass, replace
+import torch
+from dpop import DPOP, DPOPConfig
+from raylign.trainer.algorithms.base import MetricSum
+
+@dataclass(frozen=True)
+class Marked(DPOP):
+    config: DPOPConfig
+
+    def loss(self, outputs, batch, denominators):
+        done = super().loss(outputs, batch, denominators)
+        mark = MetricSum(torch.tensor(2 * self.config.positive_weight), torch.tensor(2.0))
+        return replace(done, metrics={**done.metrics, "mark": mark})
+"""
+
+
+@pytest.mark.system
+@pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
+def test_an_algorithm_of_ones_own_in_a_submitted_job(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Two files that no other machine has, one importing the other: both reach the ranks and are on record."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    take_our_names(folder)
+    shutil.copy(PROJECT / "examples" / "dpop.py", folder)
+    (folder / "marked.py").write_text(OWN_ALGORITHM)
+    pairs = ({"prompt": f"What is {i}?", "chosen": f"A number, {i}.", "rejected": "Who knows."} for i in range(32))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    settings = ["+experiment=dpo_tiny_cpu", "algorithm=marked.py:Marked", "algorithm.positive_weight=7", "num_steps=1"]
+    settings += [f"policy.model={tiny_model_dir}", "policy.num_ranks=2", "data.train=pairs.jsonl", "name=own"]
+    settings += ["tracking.wandb=disabled", f"run_root={tmp_path / 'runs'}"]
+    done = subprocess.run(
+        [str(BIN / "raylign"), "submit", *settings], cwd=folder, capture_output=True, text=True,
+        env=head.env | {"RAY_API_SERVER_ADDRESS": head.job_server}, timeout=TRAIN_TIMEOUT_S,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert done.returncode == 0 and "Traceback" not in told, told
+    run = RunPaths(tmp_path / "runs" / "own")
+    (step,) = read_history(run.metrics).rows
+    assert step.values["train/mark"] == 7.0
+    assert {"algorithm/marked.py", "algorithm/dpop.py"} <= read_manifest(run.manifest).starts[-1].inputs.keys()
 
 
 @pytest.mark.system
