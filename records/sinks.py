@@ -102,7 +102,7 @@ class SinkThread:
         self._calls: queue.Queue[Callable[[Sink], None] | None] = queue.Queue(_QUEUE_SIZE)
         self._exit_code = 0
         self._lag_warned = False
-        self._given_up = False
+        self._given_up = self._failed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -131,8 +131,8 @@ class SinkThread:
 
     @property
     def ended(self) -> bool:
-        """It has sent or written all that it was given, or has stopped for good."""
-        return not self._thread.is_alive()
+        """It has sent or written all that it was given. Not so after a failure: the next life has it to say again."""
+        return not self._thread.is_alive() and not self._failed
 
     def _work(self) -> None:
         try:
@@ -148,5 +148,6 @@ class SinkThread:
         # The thread is expendable as a whole and sinks raise classes of their private modules: whatever it was is said
         # once and ends here.
         except Exception as error:
+            self._failed = True
             if not self._given_up:
                 _log.warning("%s stopped (%s: %s); metrics.jsonl goes on", self.name, type(error).__name__, error)

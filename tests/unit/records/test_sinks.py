@@ -76,7 +76,7 @@ def test_a_sink_that_fails_is_closed_and_warned_of_once(caplog: pytest.LogCaptur
         for step in (1, 2, 3, 4):
             thread.put(lambda opened, s=step: opened.log(s, {}))
         thread.finish(0, 10.0)
-    assert sink.calls == ["step 1", "step 2", "close"]
+    assert sink.calls == ["step 1", "step 2", "close"] and not thread.ended
     assert [r.message for r in caplog.records] == ["board stopped (OSError: gone); metrics.jsonl goes on"]
 
 
