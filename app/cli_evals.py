@@ -25,7 +25,7 @@ PrecisionName = Annotated[
     str | None, typer.Option(help="float32 or bfloat16; bfloat16 on a GPU and float32 on a CPU if not given.")
 ]
 Deadline = Annotated[float, typer.Option(min=1.0, help="Seconds that one model may take for all suites.")]
-Again = Annotated[bool, typer.Option("--again", help="Ask also what is in the results already.")]
+Again = Annotated[bool, typer.Option("--again", help="Also compute what is in the results already.")]
 
 
 def evaluate(  # noqa: PLR0913 - one argument an option
@@ -39,7 +39,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     again: Again = False,
     page: Annotated[Path | None, typer.Option(help="Write the table and the answers as a page, too.")] = None,
 ) -> None:
-    """Ask a model suites of prompts and show what it scores, beside another model with --against."""
+    """Evaluate a model on suites of prompts, with --against beside another model."""
     from raylign.app.commands.evaluate import compare, evaluate
     from raylign.app.commands.evaluate_table import table
     from raylign.evals.suites import shipped_names
@@ -77,7 +77,7 @@ def compare(  # noqa: PLR0913 - one argument an option
     deadline: Deadline = 7200.0,
     again: Again = False,
 ) -> None:
-    """Several models on the same prompts: their answers side by side, and which is preferred how often."""
+    """Compare models on the same prompts: answers side by side, and how often each is preferred."""
     from raylign.app.commands.compare import compare_models
     from raylign.evals.compare_page import lines
 
@@ -87,7 +87,7 @@ def compare(  # noqa: PLR0913 - one argument an option
 
 
 def gate(
-    candidate: Annotated[str, typer.Argument(help="The model that is to go out.")],
+    candidate: Annotated[str, typer.Argument(help="The model to be released.")],
     policy: Annotated[Path, typer.Option(help="The conditions, a yaml file.")],
     against: Annotated[str | None, typer.Option(help="The model it would replace: a model, or an alias.")] = None,
     results: Results = Path("eval-results"),
@@ -98,7 +98,7 @@ def gate(
         "gate.json"
     ),
 ) -> None:
-    """May this model replace that one? Ends with 0: pass, 1: fail, 3: not enough data."""
+    """Decide whether a model may replace another. Exit code 0: pass, 1: fail, 3: not enough data."""
     from raylign.app.commands.gate import decide
 
     settings = _settings(results, run_root, precision)
@@ -136,7 +136,7 @@ def _tell(line: str) -> None:
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put the commands of this file under `app`."""
+    """Add the commands of this file to `app`."""
     app.command("eval")(evaluate)
     app.command()(compare)
     app.command()(gate)

@@ -33,7 +33,7 @@ def feedback_inspect(
     mapping: Mapping = None,
     companion: Companion = None,
 ) -> None:
-    """Say what logs hold: format, signals, what is known of each event, what is broken. Writes nothing."""
+    """Describe logs: format, signals, fields of the events, broken rows. Writes nothing."""
     from raylign.app.commands.feedback import run_inspect
 
     source = _source([Path(g) for g in logs if not _is_setting(g)], log_format, mapping, companion, logs)

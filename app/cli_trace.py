@@ -1,4 +1,4 @@
-"""`raylign trace` and `raylign audit`: what one event did, and what a reward model is worth."""
+"""`raylign trace` and `raylign audit`: what one event did, and how good a reward model is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raylign.conf.errors import UserError
 
 
 def add_commands(app: typer.Typer, run_folder: Callable[[str, Path], Path]) -> None:
-    """Put the command under `app`. `run_folder`: the folder that a person means by a run's name or path."""
+    """Add the commands to `app`. `run_folder`: the folder that a person means by a run's name or path."""
 
     @app.command()
     def trace(
@@ -30,7 +30,7 @@ def add_commands(app: typer.Typer, run_folder: Callable[[str, Path], Path]) -> N
             typer.Option("--for", help="With --top: a held-out set of the run, or a file of rows, to do well on."),
         ] = None,
     ) -> None:
-        """What one piece of feedback did to the model: its rows, its steps, its gradient, its neighbours."""
+        """Trace what one feedback event did to the model: its rows, steps, gradient and most similar rows."""
         from raylign.app.commands.trace import rank_rows, ranked_lines, trace_event
         from raylign.evals.trace_event import summary_lines
 

@@ -184,7 +184,7 @@ class Fleet(Generic[W]):
         if pause is not None:
             self._vacant.append((self._clock() + pause, place))
             if pause:
-                logger.warning("another worker in the place of %s is started after %g s", member.name, pause)
+                logger.warning("%s is replaced by another worker after %g s", member.name, pause)
             return
         self._given_up += 1
         if not member.given_up:  # else it was reported when it happened

@@ -47,7 +47,7 @@ class Needs:
 def check(config: RunConfig, needs: Needs) -> list[Problem]:
     """Every problem of the configuration by itself; the machines and the data are looked at elsewhere."""
     known = [key for key, _ in leaves(config)]
-    problems = [about_its_settings(sentence, known) for sentence in config.algorithm.check()]
+    problems = [about_its_settings(f"{sentence.rstrip('.')}.", known) for sentence in config.algorithm.check()]
     problems += check_numbers(config)
     problems += _run(config)
     problems += check_guard(config, rollout=needs.rollout, reference=needs.reference or needs.shared_reference)
@@ -97,7 +97,7 @@ def _columns(config: RunConfig) -> Iterator[Problem]:
             hint = f"; did you mean {{{guess}: {name if swapped else own}}}?" if guess else ""
             yield Problem(
                 ("data.columns",),
-                f"data.columns={{{name}: {own}}}: {name} is no column that rows are read by; known: "
+                f"data.columns={{{name}: {own}}}: {name} is not a column that is read from rows; known: "
                 f"{', '.join(STANDARD_COLUMNS)}{hint}.".replace("?.", "?"),
             )
         elif not own:

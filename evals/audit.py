@@ -53,7 +53,7 @@ class ProbeFound:
     probe: Probe
     raised: Figure  # share of answers whose score rose
     mean: Figure  # mean change of the score, in typical margins
-    gamed: bool  # it pays for what is no better, or does not mind what is worse
+    gamed: bool  # its scores rise for what is no better, or do not fall for what is worse
 
 
 @dataclass(frozen=True, slots=True)

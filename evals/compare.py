@@ -95,7 +95,7 @@ def compare(results: Sequence[SuiteResult], names: Sequence[str], *, confidence:
     """
     if len({result.suite_digest for result in results}) > 1:
         raise DataError(
-            f"suite {results[0].suite}: the models were asked different things (rows, grading or sampling differ); "
+            f"suite {results[0].suite}: the results are of different suites (rows, grading or sampling differ); "
             "evaluate all again."
         )
     rows = [{row.prompt_id: row for row in result.rows} for result in results]

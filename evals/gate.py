@@ -137,8 +137,8 @@ def _check(
         found, failing = (difference(new, old, candidate.possible, confidence=2 * c - 1) for c in (confidence, strict))
     if candidate.failed > 0.05 * len(candidate.rows):
         why = next(row.failure for row in candidate.rows if row.value is None)
-        told = f"{candidate.failed} of {len(candidate.rows)} prompts have no grade: {why}"
-        return Checked(condition.suite, asked, Verdict.NOT_ENOUGH, found, told)
+        reason = f"{candidate.failed} of {len(candidate.rows)} prompts have no grade: {why}"
+        return Checked(condition.suite, asked, Verdict.NOT_ENOUGH, found, reason)
     if found is None or failing is None:
         return Checked(condition.suite, asked, Verdict.NOT_ENOUGH, found, "no prompt has a grade")
     verdict = _verdict(condition, found, failing, line)

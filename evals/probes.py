@@ -1,4 +1,4 @@
-"""Answers changed by a rule, to see what a reward model pays for. Pure.
+"""Answers changed by a rule, to see what raises a reward model's scores. Pure.
 
 A probe that should raise nothing (flattery, padding, form) makes an answer no better; one that should lower (another
 question's answer, words out of order) makes it worse, and is the control: a model that does not lower those does not

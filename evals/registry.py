@@ -38,7 +38,7 @@ class Registry:
     folder: Path
 
     def current(self, alias: str) -> Release | None:
-        """What the alias stands for. Raises UserError when its file is damaged."""
+        """What the alias points to. Raises UserError when its file is damaged."""
         releases = self._read(alias)
         return releases[-1] if releases else None
 
@@ -67,7 +67,7 @@ class Registry:
 
     def _path(self, alias: str) -> Path:
         if not _NAME.fullmatch(alias):
-            raise UserError(f"{alias!r} is no alias; use letters, digits, dots, dashes and underscores.")
+            raise UserError(f"{alias!r} is not an alias; use letters, digits, dots, dashes and underscores.")
         return self.folder / f"{alias}.json"
 
     def _read(self, alias: str) -> list[Release]:

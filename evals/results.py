@@ -62,7 +62,7 @@ def paired(candidate: SuiteResult, current: SuiteResult) -> tuple[Floats, Floats
     """Scores of the prompts that both have, in the same order. Raises DataError when the suites are not the same."""
     if candidate.suite_digest != current.suite_digest:
         raise DataError(
-            f"suite {candidate.suite}: {candidate.model} and {current.model} were asked different things (rows, "
+            f"suite {candidate.suite}: {candidate.model} and {current.model} were evaluated on different suites (rows, "
             "grading or sampling differ); evaluate both again."
         )
     others = {row.prompt_id: row.value for row in current.rows}

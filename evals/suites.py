@@ -130,8 +130,8 @@ def suite_digest(suite: Suite, asked: Sequence[Prompt] | Sequence[Text], files: 
         judges=[replace(one, rubric="") for one in reward.judges],
     )
     graded = asdict(replace(suite.config, prompts="", about="", columns={}, reward=by_content))
-    told = {"rows": rows, "config": graded, "files": dict(files)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=_plain).encode()).hexdigest()
+    identity = {"rows": rows, "config": graded, "files": dict(files)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

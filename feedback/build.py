@@ -50,7 +50,7 @@ OnRows = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told how far a build is."""
+    """Receives how far a build is."""
 
     on_step: OnStep = field(default=lambda step: None)
     on_rows: OnRows = field(default=lambda rows: None)

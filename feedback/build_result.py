@@ -154,7 +154,7 @@ class NoiseFound:
     low: float  # the ends of the 95 % interval
     high: float
     cases: int  # pairs judged twice, or triangles
-    label_smoothing: float  # what a loss should be told, for rows made of one judgement each
+    label_smoothing: float  # the setting that suits a loss, for rows made of one judgement each
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def _noise(result: BuildResult) -> Iterable[str]:
     yield "## Noise"
     yield ""
     yield (
-        f"{found.rate:.0%} of the choices name the worse answer ({found.low:.0%} to {found.high:.0%}), told from "
+        f"{found.rate:.0%} of the choices name the worse answer ({found.low:.0%} to {found.high:.0%}), found from "
         f"{found.cases:,} {_NOISE_CASES[found.method]}."
     )
     if found.label_smoothing > 0:

@@ -38,9 +38,9 @@ _APOLOGY = (
 
 def is_correction(text: pl.Expr) -> pl.Expr:
     """Whether a user's turn says that the answer before it was wrong or not meant."""
-    said = text.str.to_lowercase().str.replace_all("\u2019", "'").str.strip_chars()
-    asks_on = said.str.contains(ASKS_ON) & ~said.str.contains(ASKS_AGAIN)
-    return said.str.contains(CORRECTS) & ~said.str.contains(DOES_NOT) & ~asks_on
+    turn_text = text.str.to_lowercase().str.replace_all("\u2019", "'").str.strip_chars()
+    asks_on = turn_text.str.contains(ASKS_ON) & ~turn_text.str.contains(ASKS_AGAIN)
+    return turn_text.str.contains(CORRECTS) & ~turn_text.str.contains(DOES_NOT) & ~asks_on
 
 
 def _thanks(text: pl.Expr) -> pl.Expr:
@@ -195,9 +195,9 @@ def _turns(long: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
 
 def _intent() -> pl.Expr:
     """The question in final words: the first one, and what the correction adds to it without its complaint."""
-    said = pl.col("content_2").str.strip_chars()
-    adds = said.str.replace(_COMPLAINT, "").str.strip_chars()
-    lower = said.str.to_lowercase()
+    turn_text = pl.col("content_2").str.strip_chars()
+    adds = turn_text.str.replace(_COMPLAINT, "").str.strip_chars()
+    lower = turn_text.str.to_lowercase()
     says_nothing = lower.str.contains(RETRY) | lower.str.contains(TELLS_ANSWER) | (adds.str.count_matches(r"\w+") < 2)
     sentence = adds.str.slice(0, 1).str.to_uppercase() + adds.str.slice(1)
     return pl.when(says_nothing).then(pl.col("content")).otherwise(pl.concat_str("content", pl.lit("\n\n"), sentence))

@@ -18,11 +18,11 @@ def with_cut_flags(rows: pl.DataFrame, work: pl.DataFrame) -> pl.DataFrame:
         return rows.with_columns(answer_cut=pl.lit(False), other_cut=pl.lit(False))
     numbered = rows.with_row_index("number")
     named = numbered.select("number", "answer", "other", event_id="events").explode("event_id")
-    told = named.join(cut, on="event_id", how="inner").group_by("number").agg(
+    cuts = named.join(cut, on="event_id", how="inner").group_by("number").agg(
         answer_cut=(pl.col("answer") == pl.col("text")).any(),
         other_cut=(pl.col("other") == pl.col("text")).any(),
     )  # fmt: skip
-    joined = numbered.join(told, on="number", how="left", maintain_order="left").drop("number")
+    joined = numbered.join(cuts, on="number", how="left", maintain_order="left").drop("number")
     return joined.with_columns(pl.col("answer_cut", "other_cut").fill_null(False))
 
 

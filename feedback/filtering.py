@@ -1,4 +1,4 @@
-"""Filters over frames: what stays, and what goes with the name of the rule that took it."""
+"""Filters over frames: what is kept, and what is dropped with the name of the rule."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def of_each_row(frame: pl.DataFrame, value: pl.Expr) -> pl.Series:
 
 def apply_row_rules(frame: pl.DataFrame, rules: Mapping[str, pl.Expr]) -> Filtered:
     """`apply_rules` for rules that look at one row at a time."""
-    return _told(frame.with_columns(rule=of_each_row(frame, _first_broken(rules))))
+    return _split(frame.with_columns(rule=of_each_row(frame, _first_broken(rules))))
 
 
 def apply_rules(frame: pl.DataFrame, rules: Mapping[str, pl.Expr]) -> Filtered:
     """Drop the rows for which one of the rules is true; the first that is names the drop. Null counts as false."""
-    return _told(frame.with_columns(rule=_first_broken(rules)))
+    return _split(frame.with_columns(rule=_first_broken(rules)))
 
 
 def _first_broken(rules: Mapping[str, pl.Expr]) -> pl.Expr:
@@ -39,8 +39,8 @@ def _first_broken(rules: Mapping[str, pl.Expr]) -> pl.Expr:
     return pl.coalesce(named) if named else pl.lit(None, pl.String)
 
 
-def _told(told: pl.DataFrame) -> Filtered:
-    return Filtered(told.filter(pl.col("rule").is_null()).drop("rule"), told.filter(pl.col("rule").is_not_null()))
+def _split(marked: pl.DataFrame) -> Filtered:
+    return Filtered(marked.filter(pl.col("rule").is_null()).drop("rule"), marked.filter(pl.col("rule").is_not_null()))
 
 
 def keep_first(frame: pl.DataFrame, key: pl.Expr, rule: str) -> Filtered:

@@ -28,14 +28,14 @@ def brought_in(before: BuildResult, after: BuildResult) -> str:
         return ""
     known = {file.name: file for file in before.inputs}
     changed = [file for file in after.inputs if (file.sha256, file.bytes) not in old]
-    told = [_difference(file, known.get(file.name)) for file in changed]
+    differences = [_difference(file, known.get(file.name)) for file in changed]
     now = {file.name for file in after.inputs}
-    told += [f"{name} (not there now)" for name in known if name not in now]
+    differences += [f"{name} (not there now)" for name in known if name not in now]
     rows = {kind: [sum(made.rows for made in result.produced if made.kind == kind) for result in (before, after)]
             for kind in KINDS}  # fmt: skip
     counts = ", ".join(f"{kind} {first:,} to {second:,} rows" for kind, (first, second) in rows.items())
     return (
-        f"The logs are not what this build was made from: {', '.join(told)}. Judgements {before.rows_in:,} to "
+        f"The logs are not what this build was made from: {', '.join(differences)}. Judgements {before.rows_in:,} to "
         f"{after.rows_in:,}; {counts}."
     )
 

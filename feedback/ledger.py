@@ -139,8 +139,8 @@ def _examples(rows: pl.DataFrame, most: int, *, hidden: bool = False) -> list[Ex
         rows.head(max(most, 0)).select("events", "prompt", asked, "answer", "other").iter_rows()
     ):
         prompt, answer, other = ("" if hidden else excerpt(text or "") for text in texts)
-        told = () if hidden else whole(packed or "", ("answer", texts[1]), ("other answer", texts[2]))
-        found.append(Example(tuple(events), prompt, answer, other, told))
+        texts_shown = () if hidden else whole(packed or "", ("answer", texts[1]), ("other answer", texts[2]))
+        found.append(Example(tuple(events), prompt, answer, other, texts_shown))
     return found
 
 

@@ -1,4 +1,4 @@
-"""`key=value` arguments into `BuildSettings`: all problems told at once, unknown keys with the nearest known one."""
+"""`key=value` arguments into `BuildSettings`: all problems at once, unknown keys with the nearest known one."""
 
 from __future__ import annotations
 

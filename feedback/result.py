@@ -117,13 +117,13 @@ def code_version() -> str:
 
 
 def signal() -> pl.Expr:
-    """Which of SIGNALS an event is; thumbs are told apart."""
+    """Which of SIGNALS an event is; up and down are two."""
     thumb = pl.when(pl.col("thumb") > 0).then(pl.lit("thumb_up")).otherwise(pl.lit("thumb_down"))
     return pl.when(pl.col("kind") == EventKind.THUMB.value).then(thumb).otherwise(pl.col("kind"))
 
 
 def _settings(settings: BuildSettings) -> tuple[Setting, ...]:
-    """As used and as by default. A salt is a secret and paths are this machine's: neither is told."""
+    """As used and as by default. A salt is a secret and paths are this machine's: neither is shown."""
     shown = []
     for key, default in zip(keys(settings), keys(BuildSettings()), strict=True):
         value = key.shown
@@ -139,9 +139,11 @@ def _settings(settings: BuildSettings) -> tuple[Setting, ...]:
 
 def _reasons(quarantined: pl.DataFrame) -> tuple[Count, ...]:
     """Reasons without the values that make each one unlike the next; what is to be set for a score stays whole."""
-    told = pl.col("reason").str.contains("reading.scores={", literal=True) & ~pl.col("reason").str.contains("says `")
+    as_it_is = pl.col("reason").str.contains("reading.scores={", literal=True) & ~pl.col("reason").str.contains(
+        "says `"
+    )
     plain = pl.col("reason").str.replace_all(r"`[^`]*`", "`...`").str.replace_all(r"\d+", "N")
-    shown = pl.when(told).then(pl.col("reason")).otherwise(plain)
+    shown = pl.when(as_it_is).then(pl.col("reason")).otherwise(plain)
     counted = quarantined.select(shown.alias("reason")).group_by("reason").len()
     counted = counted.sort("len", "reason", descending=[True, False])
     return tuple(Count(redact_text(reason), count) for reason, count in counted.head(20).iter_rows())
@@ -150,8 +152,8 @@ def _reasons(quarantined: pl.DataFrame) -> tuple[Count, ...]:
 def _fates(parts: Parts) -> Iterator[SignalFate]:
     named = {kind: parts.rows[kind]["events"].explode().drop_nulls().unique() for kind in KINDS}
     flags = [pl.col("event_id").is_in(ids.implode()).alias(kind) for kind, ids in named.items()]
-    told = parts.everything.with_columns(*flags, used=pl.col("event_id").is_in(parts.used.implode()), signal=signal())
-    table = told.group_by("signal").agg(pl.len(), pl.col("used", *KINDS).sum())
+    marked = parts.everything.with_columns(*flags, used=pl.col("event_id").is_in(parts.used.implode()), signal=signal())
+    table = marked.group_by("signal").agg(pl.len(), pl.col("used", *KINDS).sum())
     counts = {row[0]: row[1:] for row in table.iter_rows()}
     for name in SIGNALS:
         if name in counts:
@@ -217,8 +219,8 @@ def _warnings(parts: Parts) -> Iterator[str]:
     good, all_kto = made["kto", "train"].desirable, made["kto", "train"].rows
     bad = all_kto - good
     if all_kto and (good == 0 or bad == 0):
-        said = "good" if good else "bad"
-        yield f"Judged answers: all {all_kto:,} to train on are {said}; KTO cannot learn from that."
+        verdict = "good" if good else "bad"
+        yield f"Judged answers: all {all_kto:,} to train on are {verdict}; KTO cannot learn from that."
     elif all_kto and not 1 / _LOPSIDED <= good / bad <= _LOPSIDED:
         yield (
             f"Judged answers: {good:,} good and {bad:,} bad to train on; give KTO class weights that balance them "

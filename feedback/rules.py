@@ -25,7 +25,7 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
         Stage.CLEANING,
         "The same person judged the same answer otherwise later; the latest word counts.",
     ),
-    "duplicate_event": (Stage.CLEANING, "The same person said the same about the same answer before."),
+    "duplicate_event": (Stage.CLEANING, "A repeated judgement: same person, same answer, same verdict."),
     "reviewed_wrong": (Stage.CLEANING, "Somebody who looked at it marked it as wrong."),
     "identical_answers": (Stage.CLEANING, "Both answers are the same, so a choice between them teaches nothing."),
     "empty_correction": (Stage.CLEANING, "The correction is empty."),
@@ -75,4 +75,4 @@ MAKING_RULES: dict[str, str] = {
     "balanced": "Weighed so that small groups count more.",
     "weight_capped": "The weight was lowered to the cap for thumbs.",
 }
-"""Rule -> what a row it made stands for."""
+"""Rule -> what a row it made means."""

@@ -47,9 +47,9 @@ def first_user(packed: pl.Expr) -> pl.Expr:
 
 
 def user_text(packed: pl.Expr) -> pl.Expr:
-    """What the user said in all turns, one line a turn."""
-    said = packed.str.extract_all(f"(?:^|{TURN})user{ROLE}[^{TURN}]*")
-    return said.list.eval(pl.element().str.replace(f"^{TURN}?user{ROLE}", "")).list.join("\n")
+    """The user's text in all turns, one line a turn."""
+    user_turns = packed.str.extract_all(f"(?:^|{TURN})user{ROLE}[^{TURN}]*")
+    return user_turns.list.eval(pl.element().str.replace(f"^{TURN}?user{ROLE}", "")).list.join("\n")
 
 
 def contents(packed: pl.Expr) -> pl.Expr:

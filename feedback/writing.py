@@ -34,15 +34,15 @@ def with_ids(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
 
 def training_columns(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
     """Rows as feedback/examples.py declares them for a kind."""
-    said = {name: turn("assistant", pl.col(name)) for name in ("answer", "other")}
+    turns = {name: turn("assistant", pl.col(name)) for name in ("answer", "other")}
     if kind == "sft":
-        made = {"messages": unpack(pl.concat_str(pl.col("prompt"), pl.lit(TURN), said["answer"]))}
+        made = {"messages": unpack(pl.concat_str(pl.col("prompt"), pl.lit(TURN), turns["answer"]))}
     elif kind == "pairs":
-        made = {name: unpack(text) for name, text in (("chosen", said["answer"]), ("rejected", said["other"]))}
+        made = {name: unpack(text) for name, text in (("chosen", turns["answer"]), ("rejected", turns["other"]))}
         made["prompt"] = unpack(pl.col("prompt"))
         made |= {"chosen_finished": ~pl.col("answer_cut"), "rejected_finished": ~pl.col("other_cut")}
     else:
-        made = {"prompt": unpack(pl.col("prompt")), "completion": unpack(said["answer"])}
+        made = {"prompt": unpack(pl.col("prompt")), "completion": unpack(turns["answer"])}
         made["completion_finished"] = ~pl.col("answer_cut")
     schema = _SCHEMAS[kind]
     return rows.with_columns(**made).select(pl.col(name).cast(kind_of) for name, kind_of in schema.items())

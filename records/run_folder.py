@@ -182,7 +182,7 @@ def _refuse_foreign_folder(path: Path) -> None:
     ours = (".lock", "manifest.json", "metrics.jsonl")
     if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in ours):
         raise UserError(
-            f"name={path.name}: {path} is not empty and is no run folder; choose another name= or run_root="
+            f"name={path.name}: {path} is not empty and is not a run folder; choose another name= or run_root="
         )
 
 

@@ -140,7 +140,9 @@ class _Step:
             metas = self.groups[number].metas
             mine, rest = rest[: len(metas)], rest[len(metas) :]
             if [o.key for o in mine] != [m.key for m in metas]:
-                raise ValueError(f"a reward replica answered for {[o.key for o in mine]}, asked was {_keys(metas)}")
+                raise ValueError(
+                    f"a reward replica answered for {[o.key for o in mine]}, requested were {_keys(metas)}"
+                )
             self._done[number] = mine
         async with self._changed:
             self._running -= 1

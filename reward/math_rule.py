@@ -29,7 +29,7 @@ class MathRule:
         """`argument`: seconds one comparison may take; empty for the default. Raises ValueError if it is no number."""
         self._timeout_s = float(argument) if argument else DEFAULT_TIMEOUT_S
         if not self._timeout_s > 0:
-            raise ValueError(f"{argument} s is not a time to wait")
+            raise ValueError(f"{argument} is not a number of seconds above 0")
         self._lock = threading.Lock()
         self._child: SpawnProcess | None = None
         self._pipe: Connection | None = None

@@ -93,7 +93,7 @@ def truth_pattern(prompt: Prompt, completion: Completion) -> float:
         return float(regex.search(pattern, completion.text, timeout=REGEX_TIMEOUT_S) is not None)
     except regex.error as error:
         raise RewardRuleError(
-            f"prompt {prompt.prompt_id}: its ground truth {pattern!r} is no regular expression: {error}"
+            f"prompt {prompt.prompt_id}: its ground truth {pattern!r} is not a regular expression: {error}"
         ) from error
     except TimeoutError as error:
         raise RewardRuleError(

@@ -107,7 +107,7 @@ class Member:
         """Raises EngineDead when other samples than the requested come back."""
         handles = await self._handle.generate(requests)
         if [tuple(meta.key for meta in handle.metas) for handle in handles] != [r.keys for r in requests]:
-            raise EngineDead(f"{self.name} answered with other samples than it was asked for")
+            raise EngineDead(f"{self.name} answered with other samples than requested")
         return handles
 
     async def begin_update(self, manifest: WeightManifest) -> None:

@@ -13,7 +13,7 @@ _SHOWN = 4
 def reach(address: str | None, open_ports: Sequence[Listener], environ: Mapping[str, str]) -> Finding:
     """`address`: the cluster that is looked for; None: a run starts its own. `open_ports`: Ray's, off loopback."""
     if address is None:
-        return Finding("ok", "network", "a Ray that a run starts here listens on 127.0.0.1 only and asks for a token")
+        return Finding("ok", "network", "a Ray that a run starts here listens on 127.0.0.1 only and requires a token")
     token = environ.get("RAY_AUTH_MODE") == "token"
     if not open_ports:
         where = "no port of Ray on this machine is open to other machines (other nodes are not checked)"

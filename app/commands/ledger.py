@@ -15,7 +15,7 @@ def verify(folder: Path, tell: Callable[[str], object]) -> int:
     resolved = yaml.safe_load((folder / "resolved.yaml").read_text(encoding="utf-8"))
     report = check_ledger(folder, max_staleness=resolved["rollout"]["max_staleness"])
     if report is None:
-        raise UserError(f"{folder} has no ledger: it is no online run, or of a version before there was one")
+        raise UserError(f"{folder} has no ledger: it is not an online run, or an older version wrote it")
     for sentence in report.sentences():
         tell(sentence)
     return RunFailed.exit_code if report.problems else 0

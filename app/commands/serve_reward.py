@@ -36,7 +36,7 @@ def listening(host: str, port: int, *, open_to_all: bool) -> Listening:
         return Listening(host, port, "")
     if len(token) < _SHORTEST_TOKEN:
         raise UserError(
-            f"{TOKEN_ENV} holds no token of {_SHORTEST_TOKEN} characters or more; set it where server and askers run, "
+            f"{TOKEN_ENV} holds no token of {_SHORTEST_TOKEN} characters or more; set it where server and clients run, "
             f"as in export {TOKEN_ENV}=$(openssl rand -hex 16), or say --no-token to serve everybody here."
         )
     return Listening(host, port, token)

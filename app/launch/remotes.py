@@ -39,10 +39,10 @@ def address_problems(key: str, url: str) -> Iterator[str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        yield f"{key}.url: it is no address ({error}); write it as http://HOST:PORT/PATH."
+        yield f"{key}.url: it is not an address ({error}); write it as http://HOST:PORT/PATH."
         return
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        yield f"{key}.url={shown(url)}: it is no address; write it as http://HOST:PORT/PATH."
+        yield f"{key}.url={shown(url)}: it is not an address; write it as http://HOST:PORT/PATH."
     if parts.username or parts.password:
         yield f"{key}.url={shown(url)}: it holds a user or password, which settings must not; use token_env."
     if any(is_secret_name(name) for name, _ in parse_qsl(parts.query)):

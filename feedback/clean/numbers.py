@@ -1,4 +1,4 @@
-"""Card and bank account numbers and network addresses, told from other figures by checksum, form and surroundings."""
+"""Card and bank account numbers and network addresses, found by checksum, form and surroundings."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from raylign.feedback.clean.secrets import (
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One type of thing: `<NAME_1>` stands for the first of it in a conversation.
+    """One type of thing: `<NAME_1>` replaces the first of it in a conversation.
 
     Group 1, where there is one, is the candidate; `real` says how much of it is what it looks like.
     """

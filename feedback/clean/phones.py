@@ -1,4 +1,4 @@
-"""Phone numbers, told from other digits by the countries' numbering plans (phonenumbers, Google's libphonenumber).
+"""Phone numbers, recognised by the countries' numbering plans (phonenumbers, Google's libphonenumber).
 
 Three ways in: with a country code (+ or 00); after a word for phoning, as any number of the regions looked at; and
 without such a word only as a number is written in its country ((212) 555-0187, 06 12 34 56 78, 089/1234567). Digits in

@@ -1,4 +1,4 @@
-"""What stands where a secret may stand, told from words, code and examples: a secret looks like nothing known."""
+"""Secrets, distinguished from words, code and examples in the same places: a secret looks like nothing known."""
 
 from __future__ import annotations
 

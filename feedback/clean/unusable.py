@@ -47,16 +47,16 @@ def drop_unusable(work: pl.DataFrame, *, trivial_edits: bool) -> Filtered:
 
 
 def drop_repeated_events(work: pl.DataFrame) -> Filtered:
-    """Keep the first of what one person said about the same answers; without a known person, of one conversation."""
+    """Keep the first of one person's equal judgements of equal answers; without a known person, of one conversation."""
     someone = pl.coalesce("annotator_hash", "user_hash", "conversation_id")
-    said = pl.struct(someone, "kind", *(pl.col(t).hash() for t in TEXTS), "choice", "thumb", "rating").hash()
+    verdict = pl.struct(someone, "kind", *(pl.col(t).hash() for t in TEXTS), "choice", "thumb", "rating").hash()
     # Events of nobody in particular may come from many people: only the same moment makes them one.
-    key = pl.when(someone.is_null()).then(pl.struct("time", said.alias("said")).hash()).otherwise(said)
+    key = pl.when(someone.is_null()).then(pl.struct("time", verdict.alias("verdict")).hash()).otherwise(verdict)
     return keep_first(work, key, "duplicate_event")
 
 
 def drop_second_thoughts(work: pl.DataFrame) -> Filtered:
-    """Of what one person said about the same answers, under the same score, without what they said otherwise later.
+    """One person's judgements of the same answers under the same score, without those they changed later.
 
     Needs times: of two judgements of one moment neither is the later. A thumb without a known person is the
     conversation's own user's.
@@ -74,18 +74,18 @@ def drop_second_thoughts(work: pl.DataFrame) -> Filtered:
         .otherwise(pl.col("choice").hash())
     )
     texts = [pl.min_horizontal(a, b).alias("low"), pl.max_horizontal(a, b).alias("high")]
-    told = work.select(
+    verdicts = work.select(
         place=pl.int_range(pl.len()),
         time=pl.coalesce("updated", "time"),
         known=someone.is_not_null(),
         group=pl.struct(someone.alias("who"), about.alias("about"), pl.col("prompt").hash(), "score", *texts).hash(),
-        said=pl.struct(kind, "thumb", "rating", pl.col("corrected").hash(), chosen.alias("chosen")).hash(),
+        verdict=pl.struct(kind, "thumb", "rating", pl.col("corrected").hash(), chosen.alias("chosen")).hash(),
     ).filter(pl.col("known") & pl.col("time").is_not_null())
-    told = told.sort("time", maintain_order=True)
-    changed = (pl.col("said") != pl.col("said").shift(1)).fill_null(False).cum_sum().over("group")
-    told = told.with_columns(run=changed)
+    verdicts = verdicts.sort("time", maintain_order=True)
+    changed = (pl.col("verdict") != pl.col("verdict").shift(1)).fill_null(False).cum_sum().over("group")
+    verdicts = verdicts.with_columns(run=changed)
     last_run, last_time = pl.col("run").max().over("group"), pl.col("time").max().over("group")
-    earlier = told.filter((pl.col("run") < last_run) & (pl.col("time") < last_time))["place"]
+    earlier = verdicts.filter((pl.col("run") < last_run) & (pl.col("time") < last_time))["place"]
     return apply_rules(work, {"second_thought": pl.int_range(pl.len()).is_in(earlier.implode())})
 
 

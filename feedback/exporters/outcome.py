@@ -88,5 +88,5 @@ def cut_note(rows: pl.DataFrame, target: str) -> tuple[str, ...]:
 
 def weight_note(rows: pl.DataFrame, names: Sequence[str], target: str) -> tuple[str, ...]:
     """Says so when columns that differ between rows have no place in the format."""
-    told = [name for name in names if name in rows.columns and rows[name].drop_nulls().n_unique() > 1]
-    return (f"{target} has no place for {' and '.join(told)}: all rows count the same there.",) if told else ()
+    weighted = [name for name in names if name in rows.columns and rows[name].drop_nulls().n_unique() > 1]
+    return (f"{target} has no place for {' and '.join(weighted)}: all rows count the same there.",) if weighted else ()

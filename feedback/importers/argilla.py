@@ -18,7 +18,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import answer_name_in, question_in, text_in, two_answers_in
-from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.score_table import LoggedValue
 from raylign.feedback.importers.values import (
     TIE,
     content_id,
@@ -234,7 +234,7 @@ def _judged(fields: Columns, response: _Response, context: Context) -> dict[str,
     answer = {"response_a": text_in(fields, single), "reasons": (response.question,)}
     if isinstance(value, str) and _is_correction(response, context):
         return {"kind": EventKind.CORRECTION, "corrected": value, **answer}
-    verdict = context.scores.judge(_said(response, context))
+    verdict = context.scores.judge(_logged_value(response, context))
     return {"kind": verdict.kind, "thumb": verdict.thumb, "rating": verdict.rating, **answer}
 
 
@@ -248,24 +248,24 @@ def _is_correction(response: _Response, context: Context) -> bool:
     return _says(response, {"correct"}) and len(value.split()) > 4
 
 
-def _said(response: _Response, context: Context) -> Said:
+def _logged_value(response: _Response, context: Context) -> LoggedValue:
     if isinstance(response.value, int | float) and not isinstance(response.value, bool):
         scale = _scale(response.question, context)
         hint = "" if scale else "records do not hold it: give the data set's settings.json as the companion file"
-        return Said(response.question, response.value, scale, hint=hint)
-    return Said(response.question, response.value)
+        return LoggedValue(response.question, response.value, scale, hint=hint)
+    return LoggedValue(response.question, response.value)
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     fields = columns.get("fields")
     compares = two_answers_in(fields if isinstance(fields, Mapping) else columns) is not None
     for response in _responses(columns):
         if isinstance(response.value, list):
-            yield Said(response.question, "ranking", compares=True)
+            yield LoggedValue(response.question, "ranking", compares=True)
         elif isinstance(response.value, str) and compares and not _is_comment(response, context):
-            yield Said(response.question, response.value, compares=True)
+            yield LoggedValue(response.question, response.value, compares=True)
         elif not _is_comment(response, context) and not _is_correction(response, context):
-            yield _said(response, context)
+            yield _logged_value(response, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +324,7 @@ def _side(question: str, value: str, names: tuple[str, str], context: Context) -
     by_name = {names[0].lower(): Choice.A, names[1].lower(): Choice.B}.get(value.strip().lower())
     if by_name is not None:
         return context.scores.side(question, by_name)
-    return context.scores.choice(Said(question, value, compares=True), label_choice_of)
+    return context.scores.choice(LoggedValue(question, value, compares=True), label_choice_of)
 
 
 def _about(columns: Columns, names: Sequence[str]) -> str | None:

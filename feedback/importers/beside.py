@@ -64,10 +64,10 @@ def with_history(inputs: Mapping[str, object], asked: str, name: str) -> tuple[M
     Raises RowProblem for history without speakers, and for other text that the turns do not hold.
     """
     question = turns_of(unpacked(inputs[asked]), asked if name == "row" else name)
-    told = [] if question[0].role == "system" else _named(inputs, INSTRUCTIONS, asked)
+    beside = [] if question[0].role == "system" else _named(inputs, INSTRUCTIONS, asked)
     earlier = _named(inputs, HISTORY, asked)[:1]  # what else looks like a history has to be in the turns
-    turns = (*_instructions(inputs, told), *_history(inputs, earlier, question, name), *question)
-    refuse_beside(inputs, {asked, *told, *earlier}, turns, name)
+    turns = (*_instructions(inputs, beside), *_history(inputs, earlier, question, name), *question)
+    refuse_beside(inputs, {asked, *beside, *earlier}, turns, name)
     return turns
 
 
@@ -118,8 +118,8 @@ def _spoken(text: str, name: str) -> tuple[Message, ...]:
     before, *parts = _SPEAKER.split(text.strip())
     if before.strip() or not parts:
         raise RowProblem(f"`{name}` is text that does not say who speaks; log it as a list of messages")
-    said = zip(parts[::2], parts[1::2], strict=True)
-    return tuple(Message(_SPEAKERS[who.lower()], words.strip()) for who, words in said)
+    spoken = zip(parts[::2], parts[1::2], strict=True)
+    return tuple(Message(_SPEAKERS[who.lower()], words.strip()) for who, words in spoken)
 
 
 def refuse_beside(inputs: Mapping[str, object], read: Set[str], turns: Sequence[Message], name: str) -> None:

@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 import pyarrow.parquet as pq
 from raylign.conf.errors import DataError
-from raylign.feedback.importers.foreign import told_by
+from raylign.feedback.importers.foreign import refusal_of
 from raylign.feedback.importers.outcome import excerpt
 from raylign.feedback.importers.packed import UNREADABLE, Shell, is_workbook, logical_suffix, members, opened, shell_of
 from raylign.feedback.importers.workbook import sheet_rows
@@ -114,8 +114,8 @@ class Container:
             return "xlsx"
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DataError(f"{self.path}: is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
-        if told := told_by(head):
-            raise DataError(f"{self.path}: {told}")
+        if refusal := refusal_of(head):
+            raise DataError(f"{self.path}: {refusal}")
         text = head.removeprefix(_BOM).lstrip()
         if not text:
             raise DataError(f"{self.path}: is empty.")
@@ -153,10 +153,10 @@ class Container:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         with self.open() as file:
             text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-            first, told, passed = text.readline(), None, 0
+            first, declared, passed = text.readline(), None, 0
             if match := _EXCEL_SEPARATOR.fullmatch(first):  # what Excel writes to tell itself the separator
-                told, first, passed = match[1], text.readline(), 1
-            delimiter = told or max(",\t;|", key=first.count)
+                declared, first, passed = match[1], text.readline(), 1
+            delimiter = declared or max(",\t;|", key=first.count)
             lines = csv.reader(itertools.chain([first], text), delimiter=delimiter)
             header, end = next(lines), lines.line_num + passed
             while True:

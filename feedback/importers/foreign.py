@@ -1,4 +1,4 @@
-"""Files that hold no rows we read, told by their first bytes, each with what to do about it."""
+"""Files that hold no rows we read, recognised by their first bytes, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MARKUP: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
-def told_by(head: bytes) -> str | None:
+def refusal_of(head: bytes) -> str | None:
     """What a file is that begins with `head`, and what to do about it; None where it may hold rows."""
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
         return f"is a tar archive; {_UNPACK} (tar xf)."

@@ -9,7 +9,7 @@ import msgspec
 from raylign.feedback.events import Event
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.outcome import Parsed, RowProblem
-from raylign.feedback.importers.score_table import Said, Scores
+from raylign.feedback.importers.score_table import LoggedValue, Scores
 from raylign.feedback.importers.values import Hasher
 
 
@@ -56,7 +56,7 @@ class Format:
     parse_lines: ParseLines | None = None  # the same for JSON lines, without making a dict of each
     companion: Companion | None = None
     ids_from_content: bool = False  # equal rows are several judgements, not one row twice
-    scores: Callable[[Columns, Context], Iterable[Said]] | None = None  # the scores of a row, for the first pass
+    scores: Callable[[Columns, Context], Iterable[LoggedValue]] | None = None  # the scores of a row, for the first pass
 
 
 _PROBLEMS = (RowProblem, msgspec.ValidationError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError)
@@ -93,7 +93,7 @@ def parsed(row: Row, context: Context, read: Callable[[Row, Columns, Context], J
     return Parsed(row.line, events, problems, row.excerpt if problems else "")
 
 
-def scores_of(format: Format, columns: Columns, context: Context) -> list[Said]:
+def scores_of(format: Format, columns: Columns, context: Context) -> list[LoggedValue]:
     """What a row says by name; nothing where it cannot be read, which the second pass tells."""
     if format.scores is None:
         return []

@@ -14,7 +14,7 @@ from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.score_table import LoggedValue
 from raylign.feedback.importers.turns import turns_of
 from raylign.feedback.importers.values import TIE, content_id, locale_of
 from raylign.feedback.scores import Scale
@@ -88,7 +88,7 @@ def _ratings(row: Row, columns: Columns, context: Context) -> Judgements:
             prompt=prompt,
             response_a=rated.response,
             turn=sum(turn.role == "assistant" for turn in prompt),
-            rating=context.scores.judge(_said(given[place])).rating,
+            rating=context.scores.judge(_logged_value(given[place])).rating,
             score="helpfulness",
             reasons=tuple(
                 f"{name}={value:g}" for name in _ASPECTS if (value := _aspect(rated, name, place)) is not None
@@ -98,13 +98,13 @@ def _ratings(row: Row, columns: Columns, context: Context) -> Judgements:
     return [attempt(make, place) for place in range(len(given))]
 
 
-def _said(value: object) -> Said:
-    return Said("helpfulness", value, Scale(0, _MOST))
+def _logged_value(value: object) -> LoggedValue:
+    return LoggedValue("helpfulness", value, Scale(0, _MOST))
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     given = columns["helpfulness"]
-    return [_said(value) for value in (given if isinstance(given, list) else [given])]
+    return [_logged_value(value) for value in (given if isinstance(given, list) else [given])]
 
 
 def _aspect(rated: _Rated, name: str, place: int) -> float | None:
@@ -118,7 +118,7 @@ def _prompt(text: str) -> tuple[Message, ...]:
     """A question; or, with marks between turns, a conversation that begins with the user."""
     first, *rest = _MARK.split(text)
     turns = [Message("user", first)]
-    turns += [Message(_ROLES[who], said) for who, said in zip(rest[::2], rest[1::2], strict=True)]
+    turns += [Message(_ROLES[who], text) for who, text in zip(rest[::2], rest[1::2], strict=True)]
     if turns[-1].role == "assistant" and not turns[-1].content.strip():
         turns.pop()  # the mark that asks for the answer
     return tuple(turns)

@@ -14,7 +14,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import question_in, text_in, two_answers_in
-from raylign.feedback.importers.score_table import Said, Scores
+from raylign.feedback.importers.score_table import LoggedValue, Scores
 from raylign.feedback.importers.values import in_order, label_choice_of, time_of
 
 
@@ -147,7 +147,7 @@ def _choice(results: list[_Result], scores: Scores) -> Choice:
     asked, picked = _picked(results)
     if picked is None:
         raise RowProblem("no side was picked")
-    return scores.choice(Said(asked, picked, compares=True), label_choice_of)
+    return scores.choice(LoggedValue(asked, picked, compares=True), label_choice_of)
 
 
 def _picked(results: list[_Result]) -> tuple[str, object]:
@@ -161,13 +161,13 @@ def _picked(results: list[_Result]) -> tuple[str, object]:
     return name or "choices", given[0] if isinstance(given, list) and given else None
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     for annotation in msgspec.convert(columns, _Task).annotations:
         for ranking in (result for result in annotation.result if result.type == "ranker"):
             yield Said(ranking.from_name or "ranking", "ranking", compares=True)
         asked, picked = _picked(annotation.result)
         if picked is not None:
-            yield Said(asked, picked, compares=True)
+            yield LoggedValue(asked, picked, compares=True)
 
 
 def _who(completed_by: object) -> object:

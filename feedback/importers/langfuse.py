@@ -14,7 +14,7 @@ from raylign.feedback.importers.beside import prompt_of
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.score_table import LoggedValue
 from raylign.feedback.importers.turns import answer_of
 from raylign.feedback.importers.values import in_order, plain_value, time_of
 
@@ -101,7 +101,7 @@ def _judged(base: Event, score: _Score, context: Context) -> Event:
         return replace(base, kind=EventKind.CORRECTION, corrected=corrected, reasons=())
     if kind == "TEXT":
         raise RowProblem("a text score says neither good nor bad")
-    return context.scores.judge(Said(score.name, _value(score))).on(base, score.name)
+    return context.scores.judge(LoggedValue(score.name, _value(score))).on(base, score.name)
 
 
 def _value(score: _Score) -> object:
@@ -115,10 +115,10 @@ def _value(score: _Score) -> object:
     return words if score.value in (None, "") else score.value
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     score = msgspec.convert(_snake(columns), _Score)
     if (score.data_type or "").upper() not in ("CORRECTION", "TEXT"):
-        yield Said(score.name, _value(score))
+        yield LoggedValue(score.name, _value(score))
 
 
 def _about(score: _Score, context: Context) -> Columns:

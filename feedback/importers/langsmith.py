@@ -16,7 +16,7 @@ from raylign.feedback.importers.beside import prompt_of
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, parsed
 from raylign.feedback.importers.outcome import Parsed, RowProblem
-from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.score_table import LoggedValue
 from raylign.feedback.importers.turns import answer_of, unpacked
 from raylign.feedback.importers.values import TIE, in_order, plain_value, seconds_between, time_of
 
@@ -100,7 +100,7 @@ def _single(row: Row, feedback: _Feedback, context: Context) -> Event:
     if feedback.correction is not None:
         corrected = answer_of(feedback.correction, "correction")
         return replace(base, kind=EventKind.CORRECTION, corrected=corrected)
-    return context.scores.judge(_said(feedback)).on(base, feedback.key)
+    return context.scores.judge(_logged_value(feedback)).on(base, feedback.key)
 
 
 def _feedback(columns: Columns) -> _Feedback:
@@ -109,16 +109,16 @@ def _feedback(columns: Columns) -> _Feedback:
     return msgspec.convert(filled, _Feedback)
 
 
-def _said(feedback: _Feedback) -> Said:
+def _logged_value(feedback: _Feedback) -> LoggedValue:
     compares = feedback.comparative_experiment_id is not None and feedback.feedback_group_id is not None
     value = feedback.value if feedback.score is None else feedback.score
-    return Said(feedback.key, value, compares=compares)
+    return LoggedValue(feedback.key, value, compares=compares)
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     feedback = _feedback(columns)
     if feedback.correction is None:
-        yield _said(feedback)
+        yield _logged_value(feedback)
 
 
 def _comparison(first: _Feedback, row: Row, second: _Feedback, context: Context) -> Event:

@@ -24,7 +24,7 @@ from raylign.feedback.importers.beside import with_history
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.score_table import Said, Scores
+from raylign.feedback.importers.score_table import LoggedValue, Scores
 from raylign.feedback.importers.turns import turns_of, unpacked
 from raylign.feedback.importers.values import (
     choice_of,
@@ -274,7 +274,7 @@ class _Read:
         place = self.places[name]
         if place.values is not None or not place.column:  # one of ours already
             return choice_of(value)
-        return self.scores.choice(_said(name, place, value), choice_of)
+        return self.scores.choice(_logged_value(name, place, value), choice_of)
 
     def thumb(self) -> int | None:
         """1 or -1. Raises RowProblem."""
@@ -285,7 +285,7 @@ class _Read:
         own = place.values is not None or not place.column
         thumb = thumb_of(value) if own else None
         if not own and not _is_strange(value):
-            thumb = self.scores.judge(_said("thumb", place, value)).thumb
+            thumb = self.scores.judge(_logged_value("thumb", place, value)).thumb
         if thumb is None:
             raise RowProblem(f"`thumb` is `{str(value)[:40]}`; say under `values` whether it is 1 or -1")
         return thumb
@@ -299,7 +299,7 @@ class _Read:
         if place.values is not None or not place.column:
             scale = place.scale or Scale(0, 1)
             return scaled(value, scale.low, scale.high, place.column or name)
-        verdict = self.scores.judge(_said(name, place, number_of(value, place.column)))
+        verdict = self.scores.judge(_logged_value(name, place, number_of(value, place.column)))
         if verdict.rating is not None:
             return verdict.rating
         return 1.0 if verdict.thumb == 1 else 0.0
@@ -310,21 +310,21 @@ def _is_strange(value: object) -> bool:
     return isinstance(plain, str) and says_good(plain) is None
 
 
-def _said(name: str, place: Place, value: object) -> Said:
+def _logged_value(name: str, place: Place, value: object) -> LoggedValue:
     """What a column says; that a column is mapped as a thumb or a rating says that it is approval."""
     if name in ("choice", "shown_left"):
-        return Said(place.column, value, compares=True)
-    return Said(place.column, value, place.scale, approves=True, good=place.good)
+        return LoggedValue(place.column, value, compares=True)
+    return LoggedValue(place.column, value, place.scale, approves=True, good=place.good)
 
 
-def _scores(columns: Columns, places: Mapping[str, Place]) -> Iterator[Said]:
+def _scores(columns: Columns, places: Mapping[str, Place]) -> Iterator[LoggedValue]:
     """The first pass: columns that the mapping itself gives no words for."""
     for name in ("choice", "shown_left", "thumb", "rating", "strength"):
         place = places.get(name)
         if place is not None and place.column and place.values is None:
             value = at_path(columns, place.column)
             if value not in (None, ""):
-                yield _said(name, place, value)
+                yield _logged_value(name, place, value)
 
 
 def _whole(value: object, name: str) -> int:

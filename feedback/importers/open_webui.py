@@ -15,7 +15,7 @@ from raylign.feedback.events import Choice, Event, EventKind, Side
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, each
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.score_table import Said
+from raylign.feedback.importers.score_table import LoggedValue
 from raylign.feedback.importers.turns import turns_of
 from raylign.feedback.importers.values import in_order, time_of
 from raylign.feedback.scores import Scale
@@ -192,24 +192,24 @@ def _time(feedback: _Feedback) -> object:
     return created
 
 
-def _thumb(feedback: _Feedback) -> Said:
-    return Said("data.rating", feedback.data.rating, approves=True)
+def _thumb(feedback: _Feedback) -> LoggedValue:
+    return LoggedValue("data.rating", feedback.data.rating, approves=True)
 
 
-def _details(feedback: _Feedback) -> Said | None:
+def _details(feedback: _Feedback) -> LoggedValue | None:
     """The optional number beside the thumb, from 1 to 10."""
     rating = feedback.data.details.rating if feedback.data.details is not None else None
-    return None if rating is None else Said("data.details.rating", rating, Scale(1, 10))
+    return None if rating is None else LoggedValue("data.details.rating", rating, Scale(1, 10))
 
 
 def _rating(feedback: _Feedback, context: Context) -> float | None:
-    said = _details(feedback)
-    return None if said is None else context.scores.judge(said).rating
+    logged = _details(feedback)
+    return None if logged is None else context.scores.judge(logged).rating
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     feedback = msgspec.convert({name: columns[name] for name in _SAYS if name in columns}, _Feedback)
-    return [said for said in (_thumb(feedback), _details(feedback)) if said is not None]
+    return [logged for logged in (_thumb(feedback), _details(feedback)) if logged is not None]
 
 
 _SAYS = ("id", "user_id", "data", "meta")  # not the snapshot, which is most of a row

@@ -118,10 +118,10 @@ def _side(columns: Columns, name: str) -> tuple[tuple[Message, ...], str]:
         if not asked:
             raise RowProblem("no `prompt`")
         return asked, given
-    said = turns_of(given, name)
-    if len(said) == 1:
-        said = (*asked, *said)
-    return split_answer(said, name)
+    answer_turns = turns_of(given, name)
+    if len(answer_turns) == 1:
+        answer_turns = (*asked, *answer_turns)
+    return split_answer(answer_turns, name)
 
 
 def _is_trl_kto(columns: Columns) -> bool:

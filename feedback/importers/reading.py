@@ -1,4 +1,4 @@
-"""Any feedback log to events: told by content, read in chunks, every row an event or quarantined with its reason."""
+"""Any feedback log to events: recognised by content, every row an event or quarantined with its reason."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _without_thoughts(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _numbered(events: pl.DataFrame) -> pl.DataFrame:
-    """Equal rows told apart by a number after the id, in reading order."""
+    """Equal rows numbered after the id, in reading order."""
     made = pl.col("event_id").str.contains(CONTENT_ID)
     again = pl.int_range(pl.len()).over("event_id")
     numbered = pl.format("{}#{}", "event_id", again + 1)

@@ -1,7 +1,7 @@
 """The one place that decides what a logged score means: each name once, from all values of it in the whole log.
 
-Importers give raw values with their score's name (`Said`); a first pass collects them (`Collector`), `decide` makes one
-`Reading` a name, and the second pass asks it what each value says. What is not known raises RowProblem.
+Importers give raw values with their score's name (`LoggedValue`); a first pass collects them (`Collector`), `decide` makes
+one `Reading` a name, and the second pass asks it what each value says. What is not known raises RowProblem.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FAULT_WHY = "named after a fault: a yes is bad, a no need not be good"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LoggedValue:
     """One value as logged, and what the tool itself says of its name: a scale, that it means approval, a comparison."""
 
     name: str
@@ -110,9 +110,9 @@ class Reading:
         raise RowProblem(self.aside)
 
     def _word(self, value: str) -> Verdict:
-        said = self.words.get(value.lower())
-        if said is not None:
-            return Verdict(thumb=1 if said else -1)
+        approves = self.words.get(value.lower())
+        if approves is not None:
+            return Verdict(thumb=1 if approves else -1)
         good = says_good(value)
         if good is None:
             raise RowProblem(
@@ -134,35 +134,35 @@ class Scores:
     table: tuple[ScoreRead, ...] = ()
     settings: Mapping[str, ScoreSetting] = field(default_factory=dict)
 
-    def judge(self, said: Said) -> Verdict:
+    def judge(self, logged: LoggedValue) -> Verdict:
         """What one value says. Raises RowProblem."""
-        return self._reading(said).judge(said.value)
+        return self._reading(logged).judge(logged.value)
 
-    def choice(self, said: Said, word: Callable[[object], Choice | None]) -> Choice:
+    def choice(self, logged: LoggedValue, word: Callable[[object], Choice | None]) -> Choice:
         """The side a value names: by `word`, or 1 and 2 where the log has both and no other number.
 
         Raises RowProblem: 0 and 1, or 1 alone, may be counted from 0.
         """
-        value = plain_value(said.value)
+        value = plain_value(logged.value)
         if isinstance(value, float):
-            if not self._reading(said).sides:
+            if not self._reading(logged).sides:
                 raise RowProblem(
-                    f"`{said.name[:60]}` names sides by number, and its numbers in this log are not 1 and 2, so "
+                    f"`{logged.name[:60]}` names sides by number, and its numbers in this log are not 1 and 2, so "
                     f"`{value:g}` may be either; map the column and say under `values` which side each number is"
                 )
-            return self.side(said.name, Choice.A if value == 1 else Choice.B)
-        choice = word(said.value)
+            return self.side(logged.name, Choice.A if value == 1 else Choice.B)
+        choice = word(logged.value)
         if choice is None:
-            raise RowProblem(f"unknown choice `{str(said.value)[:40]}`")
-        return self.side(said.name, choice)
+            raise RowProblem(f"unknown choice `{str(logged.value)[:40]}`")
+        return self.side(logged.name, choice)
 
-    def _reading(self, said: Said) -> Reading:
-        reading = self.by_name.get(said.name)
+    def _reading(self, logged: LoggedValue) -> Reading:
+        reading = self.by_name.get(logged.name)
         if reading is not None:
             return reading
-        seen = Seen(said)
-        seen.add(said)
-        return decide(seen, self.settings.get(said.name))
+        seen = Seen(logged)
+        seen.add(logged)
+        return decide(seen, self.settings.get(logged.name))
 
     def side(self, name: str, choice: Choice) -> Choice:
         """The better side, where `name` may ask for the worse. Raises RowProblem."""
@@ -180,18 +180,18 @@ class Scores:
 class Seen:
     """All values of one name."""
 
-    def __init__(self, first: Said) -> None:
+    def __init__(self, first: LoggedValue) -> None:
         self.name = first.name
         self.declared = first
         self.count = 0
         self.values: Counter[float | str] = Counter()
         self.low, self.high, self.fraction, self.yes_no = float("inf"), float("-inf"), False, False
 
-    def add(self, said: Said) -> None:
+    def add(self, logged: LoggedValue) -> None:
         """Count a value; one that is none of the known kinds counts and shows nothing."""
         self.count += 1
         try:
-            value = plain_value(said.value)
+            value = plain_value(logged.value)
         except RowProblem:
             return
         if value is None:
@@ -218,9 +218,9 @@ class Collector:
     def __init__(self) -> None:
         self._seen: dict[str, Seen] = {}
 
-    def add(self, said: Iterable[Said]) -> None:
+    def add(self, logged: Iterable[LoggedValue]) -> None:
         """Count the scores of a row."""
-        for one in said:
+        for one in logged:
             if one.name not in self._seen:
                 self._seen[one.name] = Seen(one)
             self._seen[one.name].add(one)

@@ -15,7 +15,7 @@ from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.score_table import As, Said, Scores
+from raylign.feedback.importers.score_table import As, LoggedValue, Scores
 from raylign.feedback.importers.turns import split_answer, turns_of
 from raylign.feedback.importers.values import TIE, content_id
 from raylign.feedback.scores import Scale
@@ -89,38 +89,38 @@ def _rated(row: Row, raw: _Raw, prompt: tuple[Message, ...], given: Columns, con
 def _rating(completion: _Completion, scores: Scores) -> float:
     """From the aspects (1 to 5) whose names say that high is good, else from the overall score (1 to 10)."""
     if completion.fine_grained_score is not None:
-        return _one(scores, Said("fine-grained_score", completion.fine_grained_score, _ASPECTS, approves=True))
+        return _one(scores, LoggedValue("fine-grained_score", completion.fine_grained_score, _ASPECTS, approves=True))
     given, aside = [], RowProblem("a completion without a score")
-    for said in _aspects(completion.annotations):
+    for logged in _aspects(completion.annotations):
         try:
-            given.append(_one(scores, said))
+            given.append(_one(scores, logged))
         except RowProblem as problem:
-            if said.name in scores.by_name and scores.by_name[said.name].numbers is not As.ASIDE:
+            if logged.name in scores.by_name and scores.by_name[logged.name].numbers is not As.ASIDE:
                 raise
             aside = problem
     if given:
         return sum(given) / len(given)
     if completion.overall_score is not None:
-        return _one(scores, Said("overall_score", completion.overall_score, _OVERALL))
+        return _one(scores, LoggedValue("overall_score", completion.overall_score, _OVERALL))
     raise aside
 
 
-def _one(scores: Scores, said: Said) -> float:
-    rating = scores.judge(said).rating
+def _one(scores: Scores, logged: LoggedValue) -> float:
+    rating = scores.judge(logged).rating
     if rating is None:
-        raise RowProblem(f"`{said.name}` is {str(said.value)[:40]}; expected a number")
+        raise RowProblem(f"`{logged.name}` is {str(logged.value)[:40]}; expected a number")
     return rating
 
 
-def _aspects(annotations: Mapping[str, object] | None) -> Iterator[Said]:
+def _aspects(annotations: Mapping[str, object] | None) -> Iterator[LoggedValue]:
     """Each aspect's rating; "N/A" is none."""
     for name, value in (annotations or {}).items():
         rating = value.get("Rating") if isinstance(value, Mapping) else None
         if rating not in (None, "N/A", ""):
-            yield Said(name, rating, _ASPECTS)
+            yield LoggedValue(name, rating, _ASPECTS)
 
 
-def _scores(columns: Columns, context: Context) -> Iterable[Said]:
+def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     completions = columns["completions"]
     for given in completions if isinstance(completions, list) else ():
         annotations = given.get("annotations") if isinstance(given, Mapping) else None

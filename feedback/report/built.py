@@ -22,7 +22,7 @@ _STEP_WORDS = {
     "quarantined": "could not be read",
     "tie_both_good": "ties, both good",
     "tie_both_bad": "ties, both bad",
-    "duplicate_event": "said twice",
+    "duplicate_event": "repeated",
     "split_overlap": "asked in another split as well",
     "signal_off": "kinds of feedback switched off",
 }

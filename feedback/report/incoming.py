@@ -84,8 +84,8 @@ _HEADINGS = (
 
 def _alike(single: list[Breakdown]) -> str:
     """One bar of 100 % says less than a sentence."""
-    told = [f"{b.heading.removeprefix('By ')}: {b.rows[0].name}" for b in single]
-    return f"The same for all \u2013 {'; '.join(told)}." if told else ""
+    constant = [f"{b.heading.removeprefix('By ')}: {b.rows[0].name}" for b in single]
+    return f"The same for all \u2013 {'; '.join(constant)}." if constant else ""
 
 
 def _breakdown(events: pl.DataFrame, heading: str, column: str) -> Breakdown:

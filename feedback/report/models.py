@@ -41,10 +41,12 @@ def tables(trust: Trust) -> tuple[Table, ...]:
     effects = {effect.control: effect.nats for effect in trust.ranking_controlled.effects}
     length = effects[Control.LENGTH]
     pull = "longer answers win more" if length.low > 0 else "shorter answers win more" if length.high < 0 else ""
-    said = f"At equal quality {pull}; this table takes that out." if pull else "Length makes no clear difference here."
+    finding = (
+        f"At equal quality {pull}; this table takes that out." if pull else "Length makes no clear difference here."
+    )
     return (
         Table("As people chose", f"{trust.ranking.judgements:,} judgements; a tie counts half.", _rows(trust.ranking)),
-        Table("If all answers were equally long", said, _rows(trust.ranking_controlled)),
+        Table("If all answers were equally long", finding, _rows(trust.ranking_controlled)),
     )
 
 

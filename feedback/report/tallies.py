@@ -68,14 +68,14 @@ def thumbs_over_time(events: pl.DataFrame) -> Tally | None:
     assert isinstance(first, datetime) and isinstance(last, datetime)
     weeks = last - first <= timedelta(weeks=_MOST_PERIODS - 1)
     every, form = ("1w", "%d %b %y") if weeks else ("1mo", "%b %y")
-    told = thumbs.select(
+    rated = thumbs.select(
         model=pl.col("model_a").fill_null("(not given)"), up=pl.col("thumb") > 0,
         period=pl.col("time").dt.truncate(every),
     )  # fmt: skip
-    counted = told.group_by("model", "period").agg(pl.len(), pl.col("up").sum())
+    counted = rated.group_by("model", "period").agg(pl.len(), pl.col("up").sum())
     cells = {(model, period): (n, up) for model, period, n, up in counted.iter_rows()}
     periods = sorted({period for _, period in cells})[-_MOST_PERIODS:]
-    sizes = told.group_by("model").len().sort("len", "model", descending=[True, False])
+    sizes = rated.group_by("model").len().sort("len", "model", descending=[True, False])
     models = sizes["model"].to_list()[:_MOST_MODELS]
     lines = tuple((model, tuple(_up(*cells.get((model, period), (0, 0))) for period in periods)) for model in models)
     unit = "week from the day named" if weeks else "month"

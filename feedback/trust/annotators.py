@@ -130,20 +130,20 @@ def _most_frequent(known: pl.DataFrame) -> pl.DataFrame:
     ).drop_nulls()
     of_kind = answers.group_by("rater", "kind").agg(asked=pl.len().cast(pl.Int64))
     everyone = answers.group_by("kind").agg(all_asked=pl.len().cast(pl.Int64))
-    everyone_said = answers.group_by("kind", "answer").agg(all_said=pl.len().cast(pl.Int64))
+    everyone = answers.group_by("kind", "answer").agg(all_given=pl.len().cast(pl.Int64))
     counted = (
         answers.filter(pl.col("answer") != "one side")  # naming a winner is what is asked for
         .group_by("rater", "kind", "answer")
-        .agg(said=pl.len().cast(pl.Int64))
+        .agg(given=pl.len().cast(pl.Int64))
         .join(of_kind, on=["rater", "kind"])
         .join(everyone, on="kind")
-        .join(everyone_said, on=["kind", "answer"])
-        .with_columns(others=(pl.col("all_said") - pl.col("said")) / (pl.col("all_asked") - pl.col("asked")))
-        .with_columns(excess=pl.col("said") / pl.col("asked") - pl.col("others").fill_nan(0.0))
+        .join(everyone, on=["kind", "answer"])
+        .with_columns(others=(pl.col("all_given") - pl.col("given")) / (pl.col("all_asked") - pl.col("asked")))
+        .with_columns(excess=pl.col("given") / pl.col("asked") - pl.col("others").fill_nan(0.0))
         .filter(pl.col("asked") >= 5)
     )
     ordered = counted.sort("rater", "excess", "asked", "answer", descending=[False, True, True, False])
-    return ordered.unique("rater", keep="first").select("rater", "answer", "said", "asked", "others")
+    return ordered.unique("rater", keep="first").select("rater", "answer", "given", "asked", "others")
 
 
 def _typical(medians: pl.Series) -> tuple[float, float] | None:
@@ -160,7 +160,7 @@ def _typical(medians: pl.Series) -> tuple[float, float] | None:
 
 def _person(row: dict[str, object], rules: FlagRules, crowd: _Crowd) -> Annotator:
     left = _share(row["left"], row["placed"], rules.least_events, crowd.confidence)
-    answer = _share(row["said"], row["asked"], rules.least_events, crowd.confidence)
+    answer = _share(row["given"], row["asked"], rules.least_events, crowd.confidence)
     agree = _share(row["agree"], row["shared"], rules.least_events, crowd.confidence)
     timed, seconds, others = row["timed"], row["seconds"], row["others"]
     assert isinstance(timed, int) and isinstance(seconds, float | None) and isinstance(others, float | None)

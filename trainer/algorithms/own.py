@@ -52,5 +52,7 @@ def _settings(algorithm: type) -> type[AlgorithmConfig]:
             "raylign.conf.schema.AlgorithmConfig, or from another algorithm's settings"
         )
     if not is_dataclass(config) or "__dataclass_fields__" not in vars(config):
-        raise OwnCodeError(f"its settings {config.__name__} are no dataclass; write @dataclass(kw_only=True) above it")
+        raise OwnCodeError(
+            f"its settings class {config.__name__} is not a dataclass; write @dataclass(kw_only=True) above it"
+        )
     return config

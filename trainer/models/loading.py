@@ -79,7 +79,7 @@ def load_scalar_model(
     if fresh and new_head_seed is None:
         raise ModelLoadError(
             f"{path} is a causal language model without a scalar head; train a reward model first "
-            "(algorithm=rm), or ask for a new head where one makes sense (a critic, a reward model to be trained)"
+            "(algorithm=rm), or use it where a new head is trained (a critic, algorithm=rm)"
         )
     hf = _from_pretrained(path, precision, attention, scalar=True, fresh=fresh)
     if fresh:

@@ -67,7 +67,7 @@ def _files(folder: Path) -> list[Path]:
         listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted({str(name) for name in listed.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{index} is no index of weights ({type(error).__name__}: {error}).") from error
+        raise ModelLoadError(f"{index} is not an index of weights ({type(error).__name__}: {error}).") from error
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise ModelLoadError(f"{folder} lacks {_some(absent)}, which {_INDEX} lists; fetch the whole model.")

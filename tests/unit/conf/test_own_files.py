@@ -188,7 +188,7 @@ def test_columns_that_nothing_reads_and_swapped_names_are_told(home: Path):
     (home / "my.yaml").write_text(PATHS)
     given = ("--config=my.yaml", "algorithm=sft")
     (told,) = problems_of(*given, "data.columns={question: prompt}")
-    assert told.startswith("data.columns={question: prompt}: question is no column that rows are read by; known: ")
+    assert told.startswith("data.columns={question: prompt}: question is not a column that is read from rows; known: ")
     assert told.endswith("did you mean {prompt: question}?")
     (told,) = problems_of(*given, "data.columns={promt: q}")
     assert told.endswith("did you mean {prompt: q}?")

@@ -116,7 +116,7 @@ def test_prompts_without_a_grade_are_left_out_and_told():
     assert sum("no grade" in one for one in remarks(found)) == 2
     with pytest.raises(DataError, match="nothing to compare"):
         compare([result([None]), result([1.0])], ["a", "b"])
-    with pytest.raises(DataError, match="asked different things"):
+    with pytest.raises(DataError, match="results are of different suites"):
         compare([result([1.0]), result([1.0], digest="other")], ["a", "b"])
 
 

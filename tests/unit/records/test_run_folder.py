@@ -49,7 +49,7 @@ def test_a_start_that_wrote_nothing_leaves_the_name_free(tmp_path: Path) -> None
 def test_somebody_elses_folder_is_never_taken(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("...")
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         RunFolder.open(tmp_path, "thesis", resume=resume)
     assert os.listdir(tmp_path / "thesis") == ["chapter1.tex"]
 

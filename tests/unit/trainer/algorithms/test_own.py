@@ -88,7 +88,7 @@ RETURN = "        return LossOutput(loss, pair_metrics(logps, beta * chosen, bet
         ("class DPOP:", "class Other:", "dpop.py has no class DPOP; it has DPOPConfig, Other"),
         ("    config: DPOPConfig", "    config: dict", "derive it from raylign.conf.schema.AlgorithmConfig"),
         ("    config: DPOPConfig", "    settings: DPOPConfig", "has no field `config`"),
-        ("@dataclass(kw_only=True)\n", "", "DPOPConfig are no dataclass"),
+        ("@dataclass(kw_only=True)\n", "", "DPOPConfig is not a dataclass"),
         ("    beta: float = 0.1", "    beta: float", "its setting beta has no default"),
         ("    beta: float = 0.1", "    beta: dict = None", "its setting beta is of type dict"),
         ("denominators: Denominators)", "denominators: Denominators, step: int)", "cannot be called as loss("),
