@@ -1,7 +1,7 @@
 """The one place that decides what a logged score means: each name once, from all values of it in the whole log.
 
-Importers give raw values with their score's name (`LoggedValue`); a first pass collects them (`Collector`), `decide` makes
-one `Reading` a name, and the second pass asks it what each value says. What is not known raises RowProblem.
+Importers give raw values with their score's name (`LoggedValue`); a first pass collects them (`Collector`), `decide`
+makes one `Reading` a name, and the second pass asks it what each value says. What is not known raises RowProblem.
 """
 
 from __future__ import annotations
