@@ -36,11 +36,11 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     logged = context.look_up(request_id, "request")
     request = _object(logged.get("request"), logged)
     response = _object(logged.get("response"), logged)
-    logged, corrected = _logged_value(columns), _first(columns, _CORRECTED)
-    if logged is None and corrected is None:
+    said, corrected = _logged_value(columns), _first(columns, _CORRECTED)
+    if said is None and corrected is None:
         raise RowProblem("holds no judgement")
-    verdict = context.scores.judge(logged) if logged is not None and corrected is None else Verdict()
-    judged = None if logged is None else logged.value
+    verdict = context.scores.judge(said) if said is not None and corrected is None else Verdict()
+    judged = None if said is None else said.value
     prompt, answer, finished = _exchange(request, response, columns.get("choice_index"), context)
     asked, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
     user = _first(request, _USER) or _first(logged, _USER)
@@ -66,7 +66,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             model_a=model,
             thumb=verdict.thumb,
             rating=verdict.rating,
-            score=logged.name if logged is not None and corrected is None else None,
+            score=said.name if said is not None and corrected is None else None,
             corrected=_text(corrected),
             reasons=(reason,) if (reason := _text(_first(columns, ("reason", "category")))) else (),
             comment=_text(columns.get("comment")),
@@ -81,8 +81,8 @@ def _logged_value(columns: Columns) -> LoggedValue | None:
 
 
 def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
-    logged = _logged_value(columns)
-    return [] if logged is None else [logged]
+    said = _logged_value(columns)
+    return [] if said is None else [said]
 
 
 def _exchange(
@@ -102,8 +102,8 @@ def _exchange(
     prompt = turns_of(unpacked(request.get("messages")), "messages")
     system = unpacked(request.get("system"))  # Anthropic's requests have it beside the messages
     if system:
-        instructions = turns_of([{"role": "system", "content": system}], "system")
-        prompt = (*instructions, *prompt)
+        said = turns_of([{"role": "system", "content": system}], "system")
+        prompt = (*said, *prompt)
     if isinstance(response.get("content"), list) and "choices" not in response:
         (answer,) = turns_of([{"role": "assistant", "content": response["content"]}], "content")
         return prompt, answer.content, finish_of(response.get("stop_reason"))
