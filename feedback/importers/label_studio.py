@@ -164,7 +164,7 @@ def _picked(results: list[_Result]) -> tuple[str, object]:
 def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
     for annotation in msgspec.convert(columns, _Task).annotations:
         for ranking in (result for result in annotation.result if result.type == "ranker"):
-            yield Said(ranking.from_name or "ranking", "ranking", compares=True)
+            yield LoggedValue(ranking.from_name or "ranking", "ranking", compares=True)
         asked, picked = _picked(annotation.result)
         if picked is not None:
             yield LoggedValue(asked, picked, compares=True)
