@@ -130,14 +130,14 @@ def _most_frequent(known: pl.DataFrame) -> pl.DataFrame:
     ).drop_nulls()
     of_kind = answers.group_by("rater", "kind").agg(asked=pl.len().cast(pl.Int64))
     everyone = answers.group_by("kind").agg(all_asked=pl.len().cast(pl.Int64))
-    everyone = answers.group_by("kind", "answer").agg(all_given=pl.len().cast(pl.Int64))
+    all_answers = answers.group_by("kind", "answer").agg(all_given=pl.len().cast(pl.Int64))
     counted = (
         answers.filter(pl.col("answer") != "one side")  # naming a winner is what is asked for
         .group_by("rater", "kind", "answer")
         .agg(given=pl.len().cast(pl.Int64))
         .join(of_kind, on=["rater", "kind"])
         .join(everyone, on="kind")
-        .join(everyone, on=["kind", "answer"])
+        .join(all_answers, on=["kind", "answer"])
         .with_columns(others=(pl.col("all_given") - pl.col("given")) / (pl.col("all_asked") - pl.col("asked")))
         .with_columns(excess=pl.col("given") / pl.col("asked") - pl.col("others").fill_nan(0.0))
         .filter(pl.col("asked") >= 5)
