@@ -75,7 +75,7 @@ def test_mistakes_in_its_settings_are_told_as_for_any_other(home: Path) -> None:
     assert told[0] == "algorithm.positive_weigth is not a setting; did you mean algorithm.positive_weight?"
     assert told[1] == "algorithm.beta=much: expected a number (default 0.1)."
     (told,) = problems_of("algorithm=dpop.py:DPOP", "algorithm.positive_weight=-1")  # type: ignore[assignment]
-    assert told == "algorithm.positive_weight is -1.0; set it to 0 or more"
+    assert told == "algorithm.positive_weight is -1.0; set it to 0 or more."
 
 
 RETURN = "        return LossOutput(loss, pair_metrics(logps, beta * chosen, beta * rejected, batch))"
