@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 from raylign.app.launch.checkpoints import OfflineRunSaver, restore_offline
 from raylign.app.launch.demand import role_requests
 from raylign.app.launch.guard import GoBack, went_back
-from raylign.app.launch.rebuild import Rebuilds, not_rebuilt
+from raylign.app.launch.rebuild import Rebuilds, rebuilt
 from raylign.app.launch.reference import with_reference
 from raylign.app.launch.rows import TRAIN, OfflineRows
 from raylign.app.launch.stage import Stage
@@ -68,10 +69,8 @@ async def run_offline(
             group.stop()
             feeder.stop()
             feeder = _start_feeder(stage, stack)
-            try:
-                group = await _start_model(stage, algorithm, spec, reservation, cores, stack)
-            except RoleError as error:
-                raise not_rebuilt(error) from error
+            start = partial(_start_model, stage, algorithm, spec, reservation, cores, stack)
+            group = await rebuilt(start, rebuilds, step=stage.newest_step())
             found = stage.go_back()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from raylign.app.launch.checkpoints import OnlineSaver, restore_online
 from raylign.app.launch.export import export_step
@@ -13,7 +14,7 @@ from raylign.app.launch.guard import GoBack, best_kept, went_back
 from raylign.app.launch.online_roles import RoleBuilder, StartedRoles, old_logprobs_of
 from raylign.app.launch.own_metrics import OwnMetrics
 from raylign.app.launch.prompts import SampledPrompts
-from raylign.app.launch.rebuild import Rebuilds, not_rebuilt
+from raylign.app.launch.rebuild import Rebuilds, rebuilt
 from raylign.app.launch.rows import OnlineRows
 from raylign.app.launch.samples_hook import SamplesHook
 from raylign.app.launch.stage import Stage
@@ -68,10 +69,7 @@ async def run_online(
                 raise await _went_back(stage, parts, sign) from sign
             except (RoleError, HolderLost) as error:
                 rebuilds.allow(error, step=stage.newest_step())
-            try:
-                parts = await builder.rebuild(parts)
-            except RoleError as error:
-                raise not_rebuilt(error) from error
+            parts = await rebuilt(partial(builder.rebuild, parts), rebuilds, step=stage.newest_step())
             found = stage.go_back()
 
 

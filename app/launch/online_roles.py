@@ -14,6 +14,7 @@ from raylign.app.launch.rebuild import step_settings
 from raylign.app.launch.reference import reference_spec
 from raylign.app.launch.rewards import RewardSide
 from raylign.app.launch.stage import Stage
+from raylign.cluster.errors import RoleError
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place
 from raylign.cluster.runtime_env import RoleEnv
@@ -130,11 +131,19 @@ class RoleBuilder:
             reference.stop()
         if parts.cards is not None:
             await parts.cards.clear()
-        policy, critic, started = await asyncio.gather(
-            self._stage.ready("policy", self._start_policy()),
-            self._optional(Role.CRITIC, self._start_critic),
-            self._optional(Role.REFERENCE, self._start_reference) if lost else _nothing(),
+        starting = (
+            asyncio.ensure_future(self._stage.ready("policy", self._start_policy())),
+            asyncio.ensure_future(self._optional(Role.CRITIC, self._start_critic)),
+            asyncio.ensure_future(self._optional(Role.REFERENCE, self._start_reference) if lost else _nothing()),
         )
+        try:
+            policy, critic, started = await asyncio.gather(*starting)
+        except RoleError:
+            await asyncio.wait(starting, timeout=self._config.cluster.start_timeout_s)
+            for role in starting:
+                if role.done() and role.exception() is None and (group := role.result()) is not None:
+                    group.stop()  # another start needs its room
+            raise
         reference = started if lost else reference
         return self._assembled(parts.rollouts, parts.reward, policy, critic, reference, parts.cards)
 

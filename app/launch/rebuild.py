@@ -5,15 +5,17 @@ A rank cannot be replaced alone: its peers share its collectives and hold parts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from json import dumps
+from typing import TypeVar
 
 from raylign.cluster.errors import FailureKind, HolderLost, RoleError
-from raylign.conf.errors import RaylignError, Stopped
+from raylign.conf.errors import Stopped
 from raylign.conf.schema import RunConfig
 from raylign.records.run_folder import plain
 
+T = TypeVar("T")
 LEARNER_ROLES = frozenset({"policy", "critic", "reference", "assembler", "feeder"})
 _NO_MATTER = {
     "": ("name", "run_root", "callbacks", "callback_timeout_s", "cluster", "tracking", "checkpoint", "evaluation"),
@@ -58,9 +60,21 @@ def is_loss(error: RoleError | HolderLost) -> bool:
     return error.role in LEARNER_ROLES and (error.kind is not FailureKind.RAISED or bool(error.silent))
 
 
-def not_rebuilt(error: RaylignError) -> Stopped:
-    """What a run ends with whose learners do not start again, say because their node is gone: a new start may help."""
-    return Stopped(f"the learners could not be started again: {error}")
+async def rebuilt(start: Callable[[], Awaitable[T]], rebuilds: Rebuilds, *, step: int) -> T:
+    """What `start` returns; a rank that dies while it starts is one more loss, and `start` is called again.
+
+    Raises Stopped when they do not start, say because their node is gone: another start of the run may help.
+    """
+    while True:
+        try:
+            return await start()
+        except RoleError as error:
+            try:
+                if error.kind is not FailureKind.DIED:
+                    raise
+                rebuilds.allow(error, step=step)
+            except RoleError:
+                raise Stopped(f"the learners could not be started again: {error.problems[-1]}") from error
 
 
 def step_settings(config: RunConfig) -> str:

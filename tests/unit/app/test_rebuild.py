@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from raylign.app.launch.checkpoints import find_resume
-from raylign.app.launch.rebuild import Rebuilds, is_loss, step_settings
+from raylign.app.launch.rebuild import Rebuilds, is_loss, rebuilt, step_settings
 from raylign.cluster.errors import FailureKind, HolderLost, RoleError
-from raylign.conf.errors import UserError
+from raylign.conf.errors import Stopped, UserError
 from raylign.conf.schema import CheckpointConfig, OptimConfig, RunConfig
 from raylign.records.run_folder import RunPaths
 from raylign.trainer.algorithms.ppo import PPOConfig
@@ -50,6 +50,37 @@ def test_rebuilds_are_counted_between_new_steps_and_capped() -> None:
     assert capped.value.problems[-1].endswith("cluster.max_rebuilds=2 rebuilds brought no new step")
     with pytest.raises(RoleError, match="policy rank 1 raised during update: because"):
         Rebuilds(2, told.append).allow(failure(FailureKind.RAISED), step=9)
+
+
+@pytest.mark.parametrize(
+    ("failures", "left", "ends"),
+    [
+        ([FailureKind.DIED, FailureKind.DIED], 2, None),
+        (
+            [FailureKind.DIED, FailureKind.DIED],
+            1,
+            "policy rank 1 died .*brought no new step",
+        ),
+        ([FailureKind.LATE], 2, "could not be started again: policy rank 1"),
+        ([FailureKind.RAISED], 2, "could not be started again: policy rank 1 raised"),
+    ],
+)
+async def test_a_rank_that_dies_while_it_starts_is_one_more_loss(
+    failures: list[FailureKind], left: int, ends: str | None
+) -> None:
+    coming = iter(failures)
+
+    async def start() -> str:
+        for kind in coming:
+            raise failure(kind)
+        return "started"
+
+    rebuilds = Rebuilds(left, lambda _: None)
+    if ends is None:
+        assert await rebuilt(start, rebuilds, step=3) == "started"
+    else:
+        with pytest.raises(Stopped, match=ends):
+            await rebuilt(start, rebuilds, step=3)
 
 
 def test_with_every_checkpoint_damaged_a_start_is_refused_and_names_each(tmp_path: Path) -> None:
