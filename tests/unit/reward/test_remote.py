@@ -179,8 +179,8 @@ def test_a_token_that_is_not_there_is_said_where_the_server_would_be_asked(monke
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"url": "127.0.0.1:5000/get_reward"}, "it is no address; write it as http://HOST:PORT/PATH"),
-        ({"url": "http://host:none/"}, "it is no address"),
+        ({"url": "127.0.0.1:5000/get_reward"}, "it is not an address; write it as http://HOST:PORT/PATH"),
+        ({"url": "http://host:none/"}, "it is not an address"),
         ({"url": "https://me:pass@host/x"}, "url=https://host/x: it holds a user or password"),
         ({"url": "https://host/x?api_key=abc"}, "its query holds a secret"),
         ({"url": "https://host/x", "token_env": "sk-abcdef"}, "give the name of an environment variable in capitals"),

@@ -81,7 +81,7 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
         ("matches:(", "write it as matches:<pattern>"),
         ("finished:yes", "takes no argument"),
         ("contains", "needs an argument"),
-        ("math:-1", "not a time"),
+        ("math:-1", "not a number of seconds"),
     ],
 )
 def test_a_bad_rule_is_refused_with_its_fix(spec: str, message: str) -> None:

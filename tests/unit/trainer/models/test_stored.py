@@ -58,7 +58,7 @@ WRONG: Mapping[str, tuple[Callable[[Path], object], str]] = {
         lambda f: indexed(f, json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})),
         "lacks model-00002-of-00002",
     ),
-    "a broken index": (lambda f: indexed(f, "{"), "no index of weights"),
+    "a broken index": (lambda f: indexed(f, "{"), "not an index of weights"),
     "no layers": (lambda f: configured(f, num_hidden_layers=0), "layers that config.json does not have"),
     "a layer less": (lambda f: configured(f, num_hidden_layers=1), "layers that config.json does not have"),
     "a layer more": (lambda f: configured(f, num_hidden_layers=3), "the weights lack model.layers.2"),
