@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from raylign.data.types import Prompt, SampleKey, SamplingParams
@@ -107,7 +107,7 @@ class RolloutPool:
         self._probe_every_s = probe_every_s
         self._expected: Callable[[], bool] = lambda: False
         self._requeued = 0
-        self._departed_dead = 0
+        self._departed_dead, self._departed = 0, ""
 
     def members(self) -> tuple[Member, ...]:
         """Workers that can be published to: alive and staying."""
@@ -160,6 +160,7 @@ class RolloutPool:
         dead = self._dead()
         self._members = [member for member in self._members if member not in dead]
         self._departed_dead += len(dead)
+        self._departed = _states(dead) or self._departed
         return dead
 
     def _dead(self) -> tuple[Member, ...]:
@@ -309,10 +310,11 @@ class RolloutPool:
 
     def _nobody(self) -> EngineDead:
         kind = EngineDead if self.members() else NoWorkerLeft
-        return kind(f"no rollout worker serves: {self._states()}")
+        return kind(f"no rollout worker serves: {_states(self._members) or self._departed or 'the pool is empty'}")
 
-    def _states(self) -> str:
-        return "; ".join(f"{m.name} {m.state.value} ({m.reason})" for m in self._members) or "the pool is empty"
+
+def _states(members: Iterable[Member]) -> str:
+    return "; ".join(f"{m.name} {m.state.value} ({m.reason})" for m in members)
 
 
 def _request(prompt: Prompt, epoch: int, samples: int, sampling: SamplingParams) -> GenerationRequest:

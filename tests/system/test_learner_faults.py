@@ -75,7 +75,7 @@ def test_a_rank_that_dies_again_and_again_ends_the_run_at_the_cap(
 ) -> None:
     settings = [*offline("sft", tiny_model_dir, data["sft"], tmp_path), "cluster.max_rebuilds=0", "name=capped"]
     with (
-        Faults(RunPaths(tmp_path / "capped"), "policy-1", signal.SIGKILL, (2,)) as faults,
+        Faults(RunPaths(tmp_path / "capped"), "policy-1", signal.SIGKILL, (4,)) as faults,
         pytest.raises(RoleError, match="policy rank 1 died") as failure,
     ):
         play(settings, ray_session)

@@ -157,7 +157,7 @@ def test_a_result_whose_holder_died_is_told_in_a_sentence(group: WorkerGroup) ->
 
 def test_a_busy_cluster_refuses_at_the_deadline_with_what_is_free(reservation: Reservation, cluster: Session) -> None:
     placement = plan_placement([RoleRequest("critic", 2, 1.0, 0.0)], PlacementStrategy.shared, cluster.nodes())
-    with pytest.raises(ClusterError, match=r"asked 2 CPU, 0 GPU for critic; free 1 CPU"):
+    with pytest.raises(ClusterError, match=r"requested 2 CPU, 0 GPU for critic; free 1 CPU"):
         reserve(placement, timeout_s=2)
 
 
