@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -101,7 +101,7 @@ def compare(results: Sequence[SuiteResult], names: Sequence[str], *, confidence:
     rows = [{row.prompt_id: row for row in result.rows} for result in results]
     found = [_pair(i, j, rows[i], rows[j], confidence) for i, j in combinations(range(len(results)), 2)]
     corrected = holm([p for _, p in found])
-    pairs = [_with_p(pair, p) for (pair, _), p in zip(found, corrected, strict=True)]
+    pairs = [replace(pair, p=p) for (pair, _), p in zip(found, corrected, strict=True)]
     asked = [Asked(row.prompt, tuple(by_id[row.prompt_id] for by_id in rows)) for row in results[0].rows]
     models = [
         Standing(
@@ -176,10 +176,6 @@ def _p(won: Floats) -> float:
         return mcnemar(int((won == 1.0).sum()), int((won == 0.0).sum()))
     moved = won[won != 0.5] - 0.5
     return float(wilcoxon(moved).pvalue) if len(moved) else 1.0
-
-
-def _with_p(pair: PairShare, p: float) -> PairShare:
-    return PairShare(pair.first, pair.second, pair.share, p, pair.equal_length, pair.extrapolated)
 
 
 def _turned(share: Figure) -> Figure:

@@ -68,8 +68,8 @@ class AlertWatch:
             write_atomic(path, "".join(map(_line, kept)))
         self._sent = {alert.kind for alert in kept}
         self._records = list(before)
-        while len(self._records) >= _KEPT_STEPS:
-            del self._records[_KEPT_STEPS // 2]
+        # As `step` leaves them: the run's beginning, and its newest steps.
+        del self._records[_KEPT_STEPS // 2 : max(_KEPT_STEPS // 2, len(before) - _KEPT_STEPS // 2)]
         self._lock = threading.Lock()
         self._last_step_at = time.monotonic()
         self._closed = threading.Event()

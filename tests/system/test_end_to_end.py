@@ -223,6 +223,8 @@ def test_ppo_with_adapters_in_policy_and_critic_serves_them_merged(
     check_samples(run, 2)
     check_ending(run, "ppo", 2)
     check_merged(run.export / "step-2", tiny_model_dir)
+    engine_gaps = column(read_history(run.metrics), "sync/canary_gap")
+    assert max(engine_gaps) < 1e-3, "the engines serve other weights than the learner's, merged"
 
 
 def check_merged(export: Path, start: Path) -> None:

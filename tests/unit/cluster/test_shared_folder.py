@@ -11,7 +11,10 @@ from raylign.conf.errors import ClusterError
 
 
 def test_the_drivers_own_folder_is_proved(tmp_path: Path) -> None:
-    SharedFolder.mark(tmp_path).prove("policy", 0)
+    marked = SharedFolder.mark(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    marked.prove("policy", 0)
+    assert sorted(tmp_path.iterdir()) == before, "trying whether the folder can be written to leaves nothing"
 
 
 def test_another_disk_under_the_same_path_is_refused(tmp_path: Path) -> None:
@@ -35,3 +38,4 @@ def test_a_relative_run_folder_travels_as_an_absolute_one(tmp_path: Path, monkey
     marked = SharedFolder.mark(Path("runs"))
     monkeypatch.chdir("/")  # a rank works where its node's `ray start` ran
     marked.prove("policy", 0)
+    assert marked.path == str(tmp_path / "runs")

@@ -9,10 +9,12 @@ from raylign.conf.errors import RunFailed
 from raylign.trainer.loops.watch import LearningWatch
 
 
-def play(*steps: dict[str, float], vocab_size: int = 512) -> None:
+def play(*steps: dict[str, float], vocab_size: int = 512) -> int:
+    """How many of the steps the watch lets pass; it raises at the first that it does not."""
     watch = LearningWatch("policy", lr_key="policy.optim.lr", vocab_size=vocab_size)
     for number, metrics in enumerate(steps, start=1):
         watch.check(number, {f"policy/{k}" if "/" not in k else k: v for k, v in metrics.items()})
+    return len(steps)
 
 
 def test_what_a_learning_rate_of_a_million_leaves_ends_the_run() -> None:
@@ -30,11 +32,17 @@ def test_a_language_model_that_becomes_uniform_ends_the_run_at_once() -> None:
 
 
 def test_a_random_model_begins_uniform_and_may() -> None:
-    play(*[{"entropy": 6.23, "grad_norm": 0.5}] * 20)
+    uniform = {"entropy": 6.23, "grad_norm": 0.5}
+    assert play(*[uniform] * 20) == 20
+    with pytest.raises(RunFailed, match="policy, step 2"):
+        play({**uniform, "entropy": 2.0}, uniform)  # one that has become so may not
 
 
 def test_rewards_that_do_not_differ_give_no_gradient_and_end_nothing() -> None:
-    play(*[{"entropy": 2.0, "grad_norm": 0.0, "reward/std": 0.0}] * 20)
+    still = {"entropy": 2.0, "grad_norm": 0.0, "reward/std": 0.0}
+    assert play(*[still] * 20) == 20
+    with pytest.raises(RunFailed, match="the gradient has been exactly 0"):
+        play(*[{**still, "reward/std": 0.2}] * 20)
 
 
 def test_a_gradient_in_between_starts_the_count_anew() -> None:
