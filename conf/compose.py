@@ -205,4 +205,5 @@ def _unresolved(tree: DictConfig) -> Iterator[Problem]:
         except MissingMandatoryValue:
             yield Problem((key,), f"{key} has no value yet; give one with {key}=...")
         except OmegaConfBaseException as error:
-            yield Problem((key,), f"{key} cannot be resolved: {str(error).splitlines()[0]}.")
+            reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
+            yield Problem((key,), f"{key} cannot be resolved: {reason}.")

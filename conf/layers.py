@@ -20,6 +20,7 @@ from raylign.conf.nearest import nearest
 from raylign.conf.overrides import Assignment, unknown_option
 from raylign.conf.own_code import is_own
 from raylign.conf.problems import Problem
+from raylign.conf.yaml_text import check_limits, read_yaml_text
 
 _SHIPPED = Path(__file__).parent
 _CHOICES = ("algorithm", "model", "cluster")  # one option each; an experiment is a file on top of them
@@ -262,7 +263,8 @@ def _load(reading: _Reading, path: Path, named_as: str = "") -> _Content | None:
         reading.problems.append(_missing(named_as or str(path), path, reading.search))
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_yaml_text(path)
+        check_limits(text)
         content = OmegaConf.create(text)
         values = OmegaConf.to_container(content, resolve=False)
         root = yaml.compose(text, Loader=yaml.SafeLoader)

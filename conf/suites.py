@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from raylign.conf.errors import ConfigError
 from raylign.conf.nearest import nearest
 from raylign.conf.schema import RewardConfig
+from raylign.conf.yaml_text import load_yaml, read_yaml_text
 
 T = TypeVar("T")
 
@@ -177,7 +178,7 @@ def _audit_problems(config: GateConfig):  # type: ignore[no-untyped-def]
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = load_yaml(read_yaml_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: it cannot be read ({error.strerror}).") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

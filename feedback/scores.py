@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import yaml
+from raylign.conf.yaml_text import load_yaml
 
 
 class Good(Enum):
@@ -56,7 +57,7 @@ def parse_scores(text: str) -> dict[str, ScoreSetting]:
     if not text.strip():
         return {}
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"is not YAML ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(content, dict):

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from raylign.conf.secret_names import is_secret_name
+
 REDACTED = "***"
 
-_SECRET_WORDS = frozenset({"secret", "password", "passwd", "credential", "credentials", "apikey", "auth", "bearer"})
-_TEXT_TOKENS = frozenset({"pad", "eos", "bos", "unk", "mask", "sep", "cls", "image", "end"})
 _SECRET_SHAPES = re.compile(
     r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|wandb_v1_[A-Za-z0-9_]{16,}"
 )
@@ -23,18 +23,6 @@ _URL_QUERY = re.compile(
     r"([?&][^=&\s]*(?:token|key|signature|secret|password|credential)[^=&\s]*=)[^&\s]+", re.IGNORECASE
 )
 _MIN_SECRET_LENGTH = 8  # shorter environment values ("1", "yes") would blot out ordinary text
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether the last part of a dotted name says that its value is a secret."""
-    words = [w for w in re.split(r"[^a-z0-9]+", name.rsplit(".", 1)[-1].lower()) if w]
-    if not words:
-        return False
-    if _SECRET_WORDS & set(words):
-        return True
-    if words[-1] == "key":
-        return len(words) > 1
-    return words[-1] == "token" and not (len(words) > 1 and words[-2] in _TEXT_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RewardConfig
-from raylign.records.redaction import is_secret_name
+from raylign.conf.secret_names import is_secret_name
 from raylign.reward.judge import Rubric, RubricError
 
 _FIXED = {"model", "messages", "stream", "n"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from raylign.cluster.runtime_env import in_ray_job
 from raylign.conf.errors import ClusterError
 from raylign.conf.schema import RunConfig
-from raylign.records.redaction import is_secret_name
+from raylign.conf.secret_names import is_secret_name
 from raylign.trainer.algorithms.base import Role
 from raylign.trainer.memory_plan import item_bytes, model_shape
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RewardConfig
-from raylign.records.redaction import is_secret_name
+from raylign.conf.secret_names import is_secret_name
 from raylign.reward.http_json import shown
 
 CONNECT_S = 3.0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 from raylign.conf.errors import DataError
+from raylign.conf.yaml_text import load_yaml, read_yaml_text
 from raylign.feedback.events import Choice, Event, EventKind, Side
 from raylign.feedback.importers.beside import with_history
 from raylign.feedback.importers.containers import Columns, Row
@@ -137,7 +138,7 @@ def mapped_format(path: Path) -> Format:
 
 def _load(path: Path) -> tuple[dict[str, Place], str]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # JSON is YAML
+        content = load_yaml(read_yaml_text(path))  # JSON is YAML
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"mapping {path}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
     fields = content.get("fields") if isinstance(content, dict) else None

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from raylign.app.configuration import compose, from_resolved
-from raylign.conf.errors import ConfigError
+from raylign.conf.errors import ConfigError, DataError
 from raylign.conf.schema import Precision
+from raylign.conf.suites import read_suite
+from raylign.conf.yaml_text import MAX_BYTES
+from raylign.feedback.importers.mapping import mapped_format
+from raylign.feedback.scores import parse_scores
 
 
 @pytest.fixture
@@ -194,3 +198,63 @@ def test_columns_that_nothing_reads_and_swapped_names_are_told(home: Path):
     assert told.endswith("did you mean {prompt: q}?")
     (told,) = problems_of(*given, "data.columns=question")
     assert told == "data.columns=question: expected a mapping such as {name: text} (default {})."
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LAUGHS, "stands for more than 100,000 values"),
+        ("name: " + "[" * 33 + "]" * 33 + "\n", "nested deeper than 32 levels"),
+        ("name: " + "[" * 9000 + "]" * 9000 + "\n", "nested deeper than 32 levels"),
+        ("name: &own [*own]\n", "*own stands inside what it names"),
+        ("name: '" + "x" * 1_000_000 + "'\n", "longer than 1,000,000 bytes"),
+    ],
+)
+@pytest.mark.parametrize("read", ["settings", "suite", "mapping", "scores"])
+def test_a_yaml_file_beyond_the_limits_is_refused_before_anything_is_built(
+    text: str, reason: str, read: str, home: Path
+):
+    """A file of 400 bytes that stands for ten thousand million values, and its kin, wherever a user's yaml is read."""
+    file = home / "my.yaml"
+    file.write_text(text)
+    if read == "scores":
+        if len(text) <= MAX_BYTES:  # these stand in a file that is read elsewhere
+            with pytest.raises(ValueError, match=re.escape(reason)):
+                parse_scores(text)
+        return
+    with pytest.raises((ConfigError, DataError)) as caught:
+        if read == "settings":
+            compose(["--config=my.yaml"])
+        elif read == "suite":
+            read_suite(file)
+        else:
+            mapped_format(file)
+    (problem,) = caught.value.problems
+    assert reason in problem
+    assert len(problem) < 200
+
+
+def test_aliases_within_the_limits_are_kept(home: Path):
+    (home / "my.yaml").write_text(PATHS + "algorithm: sft\ntracking: {tags: [&t a, *t]}\n")
+    assert compose(["--config=my.yaml"]).config.tracking.tags == ["a", "a"]
+
+
+def test_a_secret_of_the_environment_does_not_become_a_setting(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """Settings are written to the run folder and to W&B; `${oc.env:...}` is for names that say no secret."""
+    monkeypatch.setenv("WANDB_API_KEY", "planted-0123456789")
+    monkeypatch.setenv("LAB", "berlin")
+    paths = ["policy.model=model", "data.train=rows.jsonl", "algorithm=sft"]
+    assert compose([*paths, "name=${oc.env:LAB}"]).config.name == "berlin"
+    assert compose([*paths, "name=${oc.env:LAB_2,paris}"]).config.name == "paris"
+    (absent,) = problems_of(*paths, "name=${oc.env:LAB_2}")
+    assert "the environment has no such variable" in absent
+    for text in ("${oc.env:WANDB_API_KEY}", "${oc.env:WANDB_API_KEY,x}", "run-${oc.env:WANDB_${oc.env:HALF,API_KEY}}"):
+        (home / "my.yaml").write_text(f"name: {text}\n")
+        (problem,) = problems_of(*paths, "--config=my.yaml")
+        assert "name cannot be resolved: ${oc.env:WANDB_API_KEY} is a secret by its name" in problem
+        assert "planted" not in problem

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from raylign.conf.errors import UserError
 from raylign.conf.schema import AlgorithmConfig, RunConfig
+from raylign.conf.secret_names import is_secret_name
 from raylign.records.manifest import changed_inputs, digest, git_state, read_manifest
-from raylign.records.redaction import REDACTED, Redactor, is_secret_name
+from raylign.records.redaction import REDACTED, Redactor
 from raylign.records.run_folder import RunFolder, plain
 from raylign.records.summary import RunSummary, read_summary
 
