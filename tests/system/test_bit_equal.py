@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -97,28 +97,43 @@ def _wandb_has_every_number(run: RunPaths) -> None:
         }, step
 
 
-def play_through_kills(settings: list[str], run: RunPaths, log: Path, *, seed: int) -> int:
-    """kill -9 of the driver, each time some steps further and a random moment later; the number of kills."""
-    draw, kills = random.Random(seed), 0
-    for target in (1, 3):
-        with log.open("ab") as file:
-            process = subprocess.Popen([RAYLIGN, "train", *settings], stdout=file, stderr=file, env=dict(os.environ))
-        try:
-            deadline = time.monotonic() + DEADLINE_S
-            while len(read_history(run.metrics).rows) < target and process.poll() is None:
-                assert time.monotonic() < deadline, log.read_text()[-4000:]
-                time.sleep(0.02)
-            time.sleep(draw.random())
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-        finally:
-            process.kill()
-            process.wait(30)
+def _kill(settings: list[str], run: RunPaths, log: Path, *, after_step: int, when: Callable[[], bool]) -> bool:
+    """One life, ended by kill -9 once `when` holds after step `after_step`; False when it was over before."""
+    with log.open("ab") as file:
+        process = subprocess.Popen([RAYLIGN, "train", *settings], stdout=file, stderr=file, env=dict(os.environ))
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while (len(read_history(run.metrics).rows) < after_step or not when()) and process.poll() is None:
+            assert time.monotonic() < deadline, log.read_text()[-4000:]
+            time.sleep(0.001)
+        alive = process.poll() is None
+        process.kill()
+        return alive
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def play_through_kills(settings: list[str], run: RunPaths, log: Path, *, seed: int) -> None:
+    """kill -9 of the driver twice, a random moment after a step, and once while a checkpoint is being written."""
+    draw = random.Random(seed)
+
+    def anywhere() -> bool:
+        time.sleep(draw.random())
+        return True
+
+    def writing() -> bool:
+        return any(run.checkpoints.glob(".tmp-*"))
+
+    kills = [
+        _kill(settings, run, log, after_step=step, when=when)
+        for step, when in ((1, anywhere), (3, anywhere), (4, writing))
+    ]
+    assert any(kills[:2]), "the run was over before anything was killed: the test shows nothing"
+    assert not kills[2] or writing(), "the kill came after the checkpoint was whole"
     with log.open("ab") as file:
         ended = subprocess.run([RAYLIGN, "train", *settings], stdout=file, stderr=file, timeout=DEADLINE_S, check=False)
     assert ended.returncode == 0, log.read_text()[-4000:]
-    return kills
 
 
 @pytest.mark.thorough
@@ -136,8 +151,7 @@ def test_killed_and_resumed_is_the_run_that_was_never_killed(
     whole = play([*settings, "name=whole"])
     killed = RunPaths(tmp_path / "killed")
     told = [*settings, "name=killed", "tracking.wandb=offline"]
-    kills = play_through_kills(told, killed, tmp_path / "log", seed=17)
-    assert kills >= 1, "the run was over before anything was killed: the test shows nothing"
+    play_through_kills(told, killed, tmp_path / "log", seed=17)
     assert numbers(killed) == numbers(whole)
     _wandb_has_every_number(killed)
     assert saved_bytes(killed) == saved_bytes(whole)
