@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from raylign.cluster import fork_client
+from raylign.cluster.fork_client import BORROW, PRELOAD
 from raylign.cluster.package import package_folder
 from raylign.conf.schema import Device
 
@@ -81,6 +85,8 @@ class RoleEnv:
     keeps_pages: bool = False  # a role that watches what it keeps (cluster/pages.py)
     grows: bool = False  # a learner on a GPU, whose every micro-batch has another size
     own_cores: bool = False  # a core for each thread, and no other role on it
+    preload: tuple[str, ...] = ()  # modules that a fork server imports for it, on CPU (cluster/fork_client.py)
+    borrow: str = ""  # the first of another role's `preload`, whose server will do
 
     def variables(self) -> dict[str, str]:
         """Variables every role needs."""
@@ -99,6 +105,10 @@ class RoleEnv:
                 "CUDA_VISIBLE_DEVICES": "",
                 **_allocator(keeps_pages=self.keeps_pages),
             }
+            if self.preload:
+                variables |= {PRELOAD: ",".join(self.preload)}
+            elif self.borrow:
+                variables |= {BORROW: self.borrow}
         else:
             variables |= {"DS_ACCELERATOR": self.device.value}  # not the driver's, which workers here would inherit
             if self.grows:
@@ -167,10 +177,12 @@ def in_ray_job() -> bool:
 def job_runtime_env(*, local: bool) -> Mapping[str, object]:
     """The runtime environment of every worker of this driver, so that `raylign` there is the one of this process.
 
-    On this machine workers run in the driver's own environment. A submitted job was sent what its driver imports, and
-    its workers inherit that. Joining a cluster otherwise uploads the package: another node need not share this
-    machine's disk, or may hold another version.
+    On this machine workers run in the driver's own environment, started by the fork server's client. A submitted job
+    was sent what its driver imports, and its workers inherit that. Joining a cluster otherwise uploads the package:
+    another node need not share this machine's disk, or may hold another version.
     """
-    if local or submitted_working_dir() is not None:
+    if local:
+        return {"py_executable": shlex.join([sys.executable, "-I", "-S", fork_client.__file__])}
+    if submitted_working_dir() is not None:
         return {}
     return {"py_modules": [str(package_folder())], "excludes": ["__pycache__"]}

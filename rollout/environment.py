@@ -45,6 +45,11 @@ def release_semaphore_names() -> None:
             Path(path).unlink(missing_ok=True)
 
 
+def launch_environment(config: RolloutConfig, device: Device) -> dict[str, str]:
+    """As engine_environment, for a process on this machine that is started with it: what is set here stays."""
+    return {name: value for name, value in engine_environment(config, device).items() if name not in os.environ}
+
+
 def prepare(config: RolloutConfig, device: Device) -> None:
     """Complete this process's environment; what its launcher has set stays.
 

@@ -14,6 +14,7 @@ from raylign.app.launch.rebuild import step_settings
 from raylign.app.launch.reference import reference_spec
 from raylign.app.launch.rewards import RewardSide
 from raylign.app.launch.stage import Stage
+from raylign.cluster import preloads
 from raylign.cluster.errors import RoleError
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place
@@ -30,6 +31,7 @@ from raylign.conf.schema import (
     RunConfig,
 )
 from raylign.reward.pool import RewardPool
+from raylign.rollout.environment import launch_environment
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
@@ -273,8 +275,10 @@ class RoleBuilder:
         config, placement = self._config, self._reservation.placement
         threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
         local = self._stage.session.local
-        env = RoleEnv(config.cluster.device, threads, loopback=local, keeps_pages=True).variables()
-        env |= config.cluster.env
+        env = RoleEnv(
+            config.cluster.device, threads, loopback=local, keeps_pages=True, preload=preloads.ENGINE
+        ).variables()
+        env = launch_environment(config.rollout, config.cluster.device) | env | config.cluster.env
         handle = spawn_worker(
             WorkerSpec(
                 f"rollout/{index}",

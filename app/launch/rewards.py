@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from raylign.app.launch.functions import reward_functions
 from raylign.app.launch.judges import judge_rubrics
 from raylign.app.launch.stage import Stage
+from raylign.cluster import preloads
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place, Reservation
 from raylign.cluster.runtime_env import RoleEnv
@@ -63,7 +64,10 @@ class RewardSide:
         """`slot`: whose share of its node's cores the replica's threads are cut to."""
         neighbours = self._reservation.placement.neighbours(slot)
         threads = self._reward.threads_per_replica or max(1, self._cores[slot.node_id] // neighbours)
-        env = RoleEnv(self.spec.device, threads, loopback=self._local, keeps_pages=True).variables() | self._env
+        env = RoleEnv(
+            self.spec.device, threads, loopback=self._local, keeps_pages=True, borrow=preloads.LEARNER[0]
+        ).variables()
+        env |= self._env
         return Replica(rank, self.spec, place=place, another=self._late_place, env_vars=env)
 
 

@@ -31,10 +31,12 @@ def rank_class() -> type:  # noqa: C901 (a class of six small methods)
         def __init__(self, rank: int) -> None:
             self.rank = rank
 
-        def where(self) -> tuple[str, dict[str, str]]:
+        def where(self) -> tuple[str, dict[str, str], int, bool]:
+            import sys
+
             import raylign.data
 
-            return str(raylign.data.__file__), dict(os.environ)
+            return str(raylign.data.__file__), dict(os.environ), os.getppid(), "colorsys" in sys.modules
 
         def rendezvous(self) -> tuple[str, int]:
             meeting = free_meeting_point()
@@ -82,7 +84,7 @@ def reservation(cluster: Session) -> Iterator[Reservation]:
 @pytest.fixture
 def group(reservation: Reservation) -> Iterator[WorkerGroup]:
     slots = reservation.placement.of("policy")
-    env = RoleEnv(Device.cpu, threads=1)
+    env = RoleEnv(Device.cpu, threads=1, preload=("colorsys",))
     spawned = WorkerGroup.spawn(
         rank_class(),
         role="policy",
@@ -104,8 +106,10 @@ def test_results_come_in_rank_order_from_our_own_packages(group: WorkerGroup) ->
     assert call(group, "answer") == [0, 10]
     import raylign.data
 
-    for source, env in call(group, "where"):
-        assert source == raylign.data.__file__
+    found = call(group, "where")
+    assert len({parent for _, _, parent, _ in found}) == 1, "the ranks are not forks of one server"
+    for source, env, _, imported in found:
+        assert source == raylign.data.__file__ and imported
         assert (env["DS_ACCELERATOR"], env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"]) == ("cpu", "1", "1")
         assert env["RAY_AUTH_MODE"] == "token"
     address, port = call(group, "rendezvous")[0]

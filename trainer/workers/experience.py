@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from raylign.cluster import preloads
 from raylign.cluster.errors import HolderLost
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.runtime_env import RoleEnv
@@ -146,7 +147,7 @@ class Assembler:
             AssemblerWorker,
             role="assembler",
             options=[{"num_cpus": 0}],
-            env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
+            env_vars=[RoleEnv(Device.cpu, threads=1, borrow=preloads.LEARNER[0]).variables()],
             args=[(algorithm, policy, critic, timeout_s, own_logprobs, mask_truncated, log_dir)],
         )
         return cls(worker, timeout_s)

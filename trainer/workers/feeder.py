@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from raylign.cluster import preloads
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.worker_group import WorkerGroup
 from raylign.conf.schema import Device
@@ -50,7 +51,7 @@ class Feeder:
             FeederWorker,
             role="feeder",
             options=[{"num_cpus": 0}],
-            env_vars=[RoleEnv(Device.cpu, threads=1).variables()],
+            env_vars=[RoleEnv(Device.cpu, threads=1, borrow=preloads.LEARNER[0]).variables()],
             args=[()],
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raylign.cluster import preloads
 from raylign.cluster.placement import Placement, Slot
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.reserve import Reservation
@@ -224,6 +225,12 @@ def rank_environment(
     threads = settings.threads_per_rank or max(1, here // neighbours)
     own_cores = placement.alone(slot) and threads * neighbours <= here
     env = RoleEnv(
-        settings.device, threads, loopback=settings.loopback, keeps_pages=True, grows=True, own_cores=own_cores
+        settings.device,
+        threads,
+        loopback=settings.loopback,
+        keeps_pages=True,
+        grows=True,
+        own_cores=own_cores,
+        preload=preloads.LEARNER,
     )
     return {**env.variables(), **settings.env}
