@@ -35,6 +35,7 @@ from raylign.records.samples import read_samples
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.family import family
 from benchmarks.offline_vs_trl import gemm_flops, parameters
 
 OPERATIONS = {"grpo": 10, "rloo": 10, "ppo": 18}
@@ -142,11 +143,7 @@ def play(job: Job) -> Run:
 def _watch(pid: int, peak: list[float], over: threading.Event) -> None:
     while not over.wait(SAMPLE_EVERY_S):
         total = 0
-        try:
-            family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        except psutil.Error:
-            continue
-        for one in family:
+        for one in family(pid):
             try:
                 total += one.memory_full_info().pss
             except psutil.Error:

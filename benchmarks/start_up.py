@@ -28,6 +28,8 @@ from raylign.records.run_folder import RunPaths
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.family import family
+
 DEADLINE_S = 900.0
 LOOK_EVERY_S = 0.1
 
@@ -118,11 +120,7 @@ def _first(metrics: Path, name: str) -> float:
 
 
 def _look(pid: int, began: float, seen: dict[int, Spent]) -> None:
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return
-    for one in family:
+    for one in family(pid):
         try:
             spent = seen.setdefault(one.pid, Spent("", one.create_time() - began))
             used = one.cpu_times()

@@ -18,6 +18,7 @@ import pytest
 from raylign.app.cli import app, run_command
 from raylign.app.configuration import compose
 from raylign.app.main import run
+from raylign.cluster.leftovers import marked_processes
 from raylign.cluster.session import Session
 from raylign.data.sample_model import tiny_model
 from raylign.records.metrics_log import read_history
@@ -156,14 +157,15 @@ def test_a_bad_row_is_put_aside_and_a_dead_engine_is_named(
 
 
 def kill_engines_after_a_step(folder: RunPaths) -> None:
-    """SIGKILL for every process of a rollout worker below this one, once a checkpoint is there."""
+    """SIGKILL for every process of a rollout worker of this one's cluster, once a checkpoint is there."""
     deadline = time.monotonic() + DEADLINE_S
     while not (folder.checkpoints / "LATEST").exists():
         if time.monotonic() > deadline:
             return  # the run goes on to its end and the test says what is missing
         time.sleep(0.02)
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # zombies of earlier runs too: they have no command line
+    for pid in marked_processes(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
             if "RolloutWorker" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
 
