@@ -113,6 +113,43 @@ def feedback_judge(  # noqa: PLR0913 - one argument an option
     typer.echo("\n".join(judged_lines(found, out)))
 
 
+@feedback_app.command("corrections")
+def feedback_corrections(  # noqa: PLR0913 - one argument an option
+    model: Annotated[str, typer.Option(help="Who judges: a run or a model folder, or with --url its name there.")],
+    out: Annotated[Path, typer.Option(help="The file of judged turns to write; replies are kept beside it.")],
+    logs: Annotated[
+        list[str] | None, typer.Argument(metavar="[LOG... key=value ...]", help="Logs; none: only the labelled turns.")
+    ] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(help="Turns that are labelled, to measure the model on; 76 are shipped.")
+    ] = None,
+    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
+    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    max_calls: Annotated[int, typer.Option(min=0, help="Most new calls about the logs' turns; 0: no bound.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 8,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 1,000 turns may take.")] = 7200.0,
+    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+) -> None:
+    """Let a model tell which users' turns correct the answer before them, and measure it against the rules."""
+    from raylign.app.commands.feedback_corrections import find_corrections_by_model, found_lines
+    from raylign.app.commands.judge_open import Who
+
+    given = logs or []
+    source = _source([Path(g) for g in given if not _is_setting(g)], log_format, mapping, companion, given)
+    who = Who(
+        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
+        deadline_s=deadline, run_root=run_root,
+    )  # fmt: skip
+    found = find_corrections_by_model(
+        source, out.expanduser(), who, lambda said: typer.echo(said, err=True), labelled=labelled, max_calls=max_calls
+    )
+    typer.echo("\n".join(found_lines(found, out)))
+
+
 @feedback_app.command("browse")
 def feedback_browse(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],

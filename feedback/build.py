@@ -23,12 +23,14 @@ from raylign.feedback.clean.personal_data import Redacted, hide_id, hide_ids, re
 from raylign.feedback.clean.unusable import drop_forgotten
 from raylign.feedback.cleaning import clean_events, clean_rows, place_events
 from raylign.feedback.cut_answers import with_cut_flags
+from raylign.feedback.given import set_apart
 from raylign.feedback.importers import ImportResult, read_log
+from raylign.feedback.judged_turns import called_corrections
 from raylign.feedback.ledger import Ledger
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.report import write_report
 from raylign.feedback.result import Parts, make_result
-from raylign.feedback.reviews import marked_wrong, without_reviews
+from raylign.feedback.reviews import marked_wrong
 from raylign.feedback.scores import ScoreRead, parse_scores
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.signals import make_rows, unused
@@ -97,6 +99,7 @@ class _Opened:
     passed_over: tuple[str, ...]
     scores: tuple[ScoreRead, ...]
     wrong: frozenset[str]  # ids of events that reviews mark as wrong
+    corrections: frozenset[str]  # keys of turns that a model calls corrections
     wrong_unknown: int  # of the ids reviews name, how many are no event's of these logs
 
 
@@ -111,7 +114,7 @@ def _build_into(
     watch.on_step("cleaning")
     agreed = pl.col("consent").fill_null(True)
     noisy = noise(choices_of(opened.work.filter(agreed)))
-    work = clean_events(opened.work, settings, ledger, opened.wrong)
+    work = clean_events(opened.work, settings, ledger, opened.wrong, opened.corrections)
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
     watch.on_step("making rows")
@@ -158,8 +161,9 @@ def _open(
 ) -> _Opened:
     """Read, forget, redact, and write what is broken: from here on nothing personal is in any frame."""
     watch.on_step("reading")
-    _, reviews = without_reviews(source.logs)
-    wrong = marked_wrong(reviews)
+    given = set_apart(source.logs)
+    wrong = marked_wrong(given.reviews)
+    told = called_corrections(given.turns, settings.corrections.min_precision)
     log = read(source, settings, watch.on_rows)
     private = settings.privacy
     events = hide_ids(log.events, private.user_salt) if private.redact else log.events
@@ -185,19 +189,19 @@ def _open(
         num_rows=log.rows_in,
         format=log.format,
         redactions=redacted.counts,
-        files=(*log.files, *reviews),
+        files=(*log.files, *given.beside),
         passed_over=log.passed_over,
         scores=log.scores,
         wrong=frozenset(event for names in marked for event in names),
+        corrections=told,
         wrong_unknown=sum(not names & there for names in marked),
     )
 
 
 def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows: None) -> ImportResult:
-    """The logs as events, without reviews."""
-    logs, _ = without_reviews(source.logs)
+    """The logs as events; files that only speak of events are left out."""
     return read_log(
-        logs,
+        set_apart(source.logs).logs,
         format=source.format,
         mapping=source.mapping,
         companion=source.companion,

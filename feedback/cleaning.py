@@ -21,12 +21,16 @@ from raylign.feedback.working import found_in_conversation
 
 
 def clean_events(
-    work: pl.DataFrame, settings: BuildSettings, ledger: Ledger, wrong: frozenset[str] = frozenset()
+    work: pl.DataFrame,
+    settings: BuildSettings,
+    ledger: Ledger,
+    wrong: frozenset[str] = frozenset(),
+    corrections: frozenset[str] = frozenset(),
 ) -> pl.DataFrame:
     """Redacted events without what is unusable, repeated, contaminated or in another language.
 
-    `wrong`: ids of events that reviews mark as wrong. Corrections found in conversations are added. Has `row_order`
-    [rows], the order of time.
+    `wrong`: ids of events that reviews mark as wrong; `corrections`: keys of turns that a model calls corrections.
+    Corrections found in conversations are added. Has `row_order` [rows], the order of time.
     """
     chosen = settings.clean
     work = ledger.events(drop_unusable(work, trivial_edits=chosen.trivial_edits))
@@ -35,7 +39,7 @@ def clean_events(
     # After the two above: what stands behind a judgement that was marked wrong does not come back in its place.
     work = ledger.events(drop_reviewed(work, wrong)).with_row_index("row_order")
     found = [
-        find_corrections(work, good_rating=settings.ratings.good),
+        find_corrections(work, good_rating=settings.ratings.good, told=corrections),
         find_edits(work, good_rating=settings.ratings.good),
     ]
     work = pl.concat([work, *found]).sort("row_order", maintain_order=True)

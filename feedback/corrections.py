@@ -1,18 +1,21 @@
 """Corrections inside conversations: "no, I meant ...", "that's wrong", "try again", answers edited in place.
 
-Rules over turns, no model. What is found joins the working frame as events of kind `in_conversation`: `prompt` is the
-conversation up to the corrected question, asked in the person's final words; `answer_a` the answer that was wrong,
-`corrected` the one that was accepted.
+Rules over turns, and what a model said of turns where that is given. What is found joins the working frame as events
+of kind IN_CONVERSATION or JUDGED: `prompt` is the conversation up to the corrected question, asked in the person's
+final words; `answer_a` the answer that was wrong, `corrected` the one that was accepted.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import polars as pl
 from raylign.feedback.correction_rules import ASKS_AGAIN, ASKS_ON, CORRECTS, DOES_NOT, RETRY, TELLS_ANSWER
 from raylign.feedback.events import EventKind
 from raylign.feedback.filtering import of_each_row
+from raylign.feedback.judged_turns import turn_key
 from raylign.feedback.turns import ROLE, TURN
-from raylign.feedback.working import IN_CONVERSATION, normalised
+from raylign.feedback.working import IN_CONVERSATION, JUDGED, normalised
 
 _PART = 20_000  # conversations taken into their turns at a time
 _COMPLAINT = (
@@ -53,29 +56,56 @@ def without_apology(text: pl.Expr) -> pl.Expr:
     return text.str.replace(_APOLOGY, "")
 
 
-def find_corrections(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
+def find_corrections(work: pl.DataFrame, *, good_rating: float, told: frozenset[str] = frozenset()) -> pl.DataFrame:
     """Rows to add to the working frame, one for each corrected and then accepted answer.
 
-    Accepted means: thumbed up, rated `good_rating` or better, edited into shape by the person, or thanked for.
+    Accepted means: thumbed up, rated `good_rating` or better, edited into shape by the person, or thanked for. `told`:
+    keys (feedback/judged_turns.py) of turns that a model calls corrections, beside what the rules find.
     """
-    long = work.filter(pl.col("prompt").str.count_matches(TURN) >= 2)
-    parts = [_in_part(part, good_rating) for part in long.iter_slices(_PART)] or [_in_part(long, good_rating)]
-    found = pl.concat(parts)
+    found = pl.concat([_corrected(part, told) for part in _accepted_parts(work, good_rating)])
     return _without_liked(work, _as_events(work, found, pl.col("content_1")), good_rating)
 
 
-def _in_part(long: pl.DataFrame, good_rating: float) -> pl.DataFrame:
-    """The turns of a part of the conversations at which a correction was found; all turns at once would be large."""
-    window = _turns(long, good_rating=good_rating).filter(
-        (pl.col("role") == "user")
-        & (pl.col("role_1") == "assistant")
-        & (pl.col("role_2") == "user")
-        & (pl.col("role_3") == "assistant")
-        & is_correction(pl.col("content_2"))
-        & ~_asks(pl.col("content_1"))  # what follows a question of the assistant's answers it
-        & (pl.col("accepted") | _thanks(pl.col("content_4")))
-    )
-    return window.with_columns(intent=_intent(), corrected=without_apology(pl.col("content_3")))
+def turns_to_judge(work: pl.DataFrame, *, good_rating: float) -> pl.DataFrame:
+    """`event_id`, `question`, `answer`, `text`, `by_rules`: users' turns that make a row if they correct."""
+    parts = [
+        part.select(
+            "event_id",
+            question="content",
+            answer="content_1",
+            text="content_2",
+            by_rules=is_correction(pl.col("content_2")),
+        )
+        for part in _accepted_parts(work, good_rating)
+    ]
+    return pl.concat(parts).unique(["answer", "text"], keep="first", maintain_order=True)
+
+
+def _accepted_parts(work: pl.DataFrame, good_rating: float) -> Iterator[pl.DataFrame]:
+    """Question, answer, turn and accepted answer, some thousand conversations at a time: all turns would be large."""
+    long = work.filter(pl.col("prompt").str.count_matches(TURN) >= 2)
+    for part in long.iter_slices(_PART) if long.height else [long]:
+        yield _turns(part, good_rating=good_rating).filter(
+            (pl.col("role") == "user")
+            & (pl.col("role_1") == "assistant")
+            & (pl.col("role_2") == "user")
+            & (pl.col("role_3") == "assistant")
+            & ~_asks(pl.col("content_1"))  # what follows a question of the assistant's answers it
+            & (pl.col("accepted") | _thanks(pl.col("content_4")))
+        )
+
+
+def _corrected(window: pl.DataFrame, told: frozenset[str]) -> pl.DataFrame:
+    """Those whose turn is a correction, with the question in final words."""
+    window = window.with_columns(by_rules=is_correction(pl.col("content_2")))
+    if told:
+        keys = [turn_key(*texts) for texts in window.select("content_1", "content_2").iter_rows()]
+        judged = pl.Series("judged", [key in told for key in keys], dtype=pl.Boolean)
+        window = window.with_columns(judged).filter(pl.col("by_rules") | pl.col("judged"))
+    else:
+        window = window.filter("by_rules")
+    kind = pl.when("by_rules").then(pl.lit(IN_CONVERSATION)).otherwise(pl.lit(JUDGED))
+    return window.with_columns(kind=kind, intent=_intent(), corrected=without_apology(pl.col("content_3")))
 
 
 def _without_liked(work: pl.DataFrame, found: pl.DataFrame, good_rating: float) -> pl.DataFrame:
@@ -206,11 +236,11 @@ def _intent() -> pl.Expr:
 def _as_events(work: pl.DataFrame, found: pl.DataFrame, original: pl.Expr) -> pl.DataFrame:
     """Findings as rows of the working frame; the same one seen from several events of a conversation counts once."""
     usable = (pl.col("corrected").str.strip_chars() != "") & (normalised(original) != normalised(pl.col("corrected")))
-    rows = found.filter(usable).select("row_order", "position", "intent", "corrected", original=original)
+    rows = found.filter(usable).select("row_order", "position", "intent", "corrected", "kind", original=original)
     joined = work.drop("answer_a", "corrected", "kind").join(rows, on="row_order", how="inner", maintain_order="right")
     history = pl.col("prompt").str.split(TURN).list.head(pl.col("position") - 1).list.join(TURN)
     asked = pl.concat_str(pl.lit(f"user{ROLE}"), "intent")
     prompt = pl.when(history == "").then(asked).otherwise(pl.concat_str(history, pl.lit(TURN), asked))
-    rows = joined.with_columns(kind=pl.lit(IN_CONVERSATION), prompt=prompt, answer_a="original").select(work.columns)
+    rows = joined.with_columns(prompt=prompt, answer_a="original").select(work.columns)
     same = pl.struct(pl.coalesce("conversation_id", "event_id"), "prompt", "answer_a", "corrected").hash()
     return rows.sort("row_order", maintain_order=True).filter(same.is_first_distinct())

@@ -115,6 +115,7 @@ def _expected(kind: object) -> str:
 _SHARES = (
     "ratings.good",
     "ratings.bad",
+    "corrections.min_precision",
     "clean.near_threshold",
     "split.near_threshold",
     "split.eval",

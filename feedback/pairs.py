@@ -8,7 +8,7 @@ from raylign.feedback.events import Choice, EventKind
 from raylign.feedback.filtering import Filtered, apply_rules
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.weights import VOTE_WEIGHT
-from raylign.feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
+from raylign.feedback.working import found_in_conversation, is_kind
 
 
 def make_pairs(work: pl.DataFrame, judged: pl.DataFrame, settings: BuildSettings) -> Filtered:
@@ -32,7 +32,7 @@ def make_pairs(work: pl.DataFrame, judged: pl.DataFrame, settings: BuildSettings
     if choose.in_conversation:
         weight, found = pl.lit(choose.in_conversation_weight), work.filter(found_in_conversation())
         frames.append(
-            candidate(found, IN_CONVERSATION, pl.col("corrected"), other=pl.col("answer_a"), margin=pl.lit(0.0),
+            candidate(found, pl.col("kind"), pl.col("corrected"), other=pl.col("answer_a"), margin=pl.lit(0.0),
                       weight=weight)
         )  # fmt: skip
     if not frames:

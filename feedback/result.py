@@ -74,7 +74,7 @@ def make_result(parts: Parts) -> BuildResult:
         settings=settings,
         rows_in=read,
         quarantined=quarantined,
-        quarantine_reasons=_reasons(parts.quarantined),
+        quarantine_reasons=_reasons(parts.quarantined, hide=parts.forgotten > 0),
         events_dropped=parts.ledger.dropped,
         events_used=len(parts.used),
         waterfall=parts.ledger.waterfall(read=read, quarantined=quarantined, used=len(parts.used)),
@@ -137,16 +137,21 @@ def _settings(settings: BuildSettings) -> tuple[Setting, ...]:
     return tuple(shown)
 
 
-def _reasons(quarantined: pl.DataFrame) -> tuple[Count, ...]:
-    """Reasons without the values that make each one unlike the next; what is to be set for a score stays whole."""
+def _reasons(quarantined: pl.DataFrame, *, hide: bool) -> tuple[Count, ...]:
+    """Reasons without the values that make each one unlike the next.
+
+    Whole are what is to be set for a score, and a reason that several rows share word for word, unless `hide`: then
+    values of a row may be somebody's who is forgotten.
+    """
     as_it_is = pl.col("reason").str.contains("reading.scores={", literal=True) & ~pl.col("reason").str.contains(
         "says `"
     )
     plain = pl.col("reason").str.replace_all(r"`[^`]*`", "`...`").str.replace_all(r"\d+", "N")
-    shown = pl.when(as_it_is).then(pl.col("reason")).otherwise(plain)
-    counted = quarantined.select(shown.alias("reason")).group_by("reason").len()
-    counted = counted.sort("len", "reason", descending=[True, False])
-    return tuple(Count(redact_text(reason), count) for reason, count in counted.head(20).iter_rows())
+    kept = quarantined.select("reason", plain=pl.when(as_it_is).then(pl.col("reason")).otherwise(plain))
+    alike = (pl.col("reason").n_unique() == 1) & (pl.len() > 1) & (not hide)
+    told = pl.when(alike).then(pl.col("reason").first()).otherwise(pl.col("plain").first())
+    counted = kept.group_by("plain").agg(pl.len(), told=told).sort("len", "told", descending=[True, False])
+    return tuple(Count(redact_text(told), count) for told, count in counted.select("told", "len").head(20).iter_rows())
 
 
 def _fates(parts: Parts) -> Iterator[SignalFate]:
@@ -207,7 +212,8 @@ def _warnings(parts: Parts) -> Iterator[str]:
     quarantined = parts.quarantined.height
     if not len(parts.used):
         read, drops = parts.num_events + quarantined, parts.ledger.event_drops()
-        yield nothing_used(read, _reasons(parts.quarantined), drops, quarantined)
+        reasons = _reasons(parts.quarantined, hide=parts.forgotten > 0)
+        yield nothing_used(read, reasons, drops, quarantined)
     made = {(file.kind, file.split): file for file in parts.produced}
     if parts.passed_over:
         yield f"Files that were passed over: {', '.join(parts.passed_over)}."

@@ -22,7 +22,6 @@ from raylign.feedback.filtering import Filtered, apply_rules
 
 KIND = "review"
 RULE = "reviewed_wrong"
-_LOOKED_AT = 1_000_000  # bytes: a first line longer than this is no review
 
 
 class Verdict(Enum):
@@ -56,28 +55,6 @@ def append_review(file: Path, review: Review, now: datetime | None = None) -> No
         out.write(json.dumps(line, ensure_ascii=False) + "\n")
         out.flush()
         os.fsync(out.fileno())
-
-
-def is_reviews(file: Path) -> bool:
-    """Whether a file's first line is a review."""
-    if not file.is_file():
-        return False
-    with file.open("rb") as opened:
-        first = opened.readline(_LOOKED_AT)
-    try:
-        found = json.loads(first)
-    except ValueError:
-        return False
-    return isinstance(found, dict) and found.get("kind") == KIND
-
-
-def without_reviews(logs: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The logs, and the files of reviews among them. Raises DataError when there are reviews alone."""
-    reviews = tuple(log for log in logs if is_reviews(log))
-    rest = tuple(log for log in logs if log not in reviews)
-    if reviews and not rest:
-        raise DataError(f"{reviews[0]}: holds reviews alone; name the logs whose events they speak of as well.")
-    return rest, reviews
 
 
 def marked_wrong(files: Sequence[Path]) -> frozenset[str]:

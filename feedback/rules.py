@@ -68,6 +68,7 @@ MAKING_RULES: dict[str, str] = {
     "thumb_pair": "One answer to the question was liked, the other disliked.",
     "down_vs_correction": "A disliked answer, against what a person wrote for the same question.",
     "in_conversation": "The person corrected the answer in the conversation and accepted the next one.",
+    "in_conversation_judged": "The same, where a model, and no rule, told the correction.",
     "both_good": "A tie that was called good.",
     "both_bad": "A tie that was called bad.",
     "majority": "Several people judged the same two answers; the majority decided.",

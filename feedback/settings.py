@@ -87,6 +87,15 @@ class RatingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectionSettings:
+    """Corrections that a model finds in conversations (`raylign feedback corrections`)."""
+
+    min_precision: float = field(
+        default=0.9, metadata={"doc": "what the model's precision on labelled turns must have been; 0: anything"}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CleanSettings:
     """What is removed."""
 
@@ -170,6 +179,7 @@ class BuildSettings:
     sft: SftSettings = field(default_factory=SftSettings)
     kto: KtoSettings = field(default_factory=KtoSettings)
     ratings: RatingSettings = field(default_factory=RatingSettings)
+    corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
     clean: CleanSettings = field(default_factory=CleanSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     split: SplitSettings = field(default_factory=SplitSettings)

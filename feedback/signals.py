@@ -14,7 +14,7 @@ from raylign.feedback.events import Choice, EventKind
 from raylign.feedback.filtering import Filtered, apply_rules
 from raylign.feedback.pairs import make_pairs
 from raylign.feedback.settings import BuildSettings, KtoSettings, RatingSettings
-from raylign.feedback.working import IN_CONVERSATION, found_in_conversation, is_kind
+from raylign.feedback.working import found_in_conversation, is_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def make_sft(work: pl.DataFrame, judged: Filtered, settings: BuildSettings) -> F
         corrections = work.filter(is_kind(EventKind.CORRECTION))
         frames.append(candidate(corrections, "correction", pl.col("corrected")))
     if choose.in_conversation:
-        frames.append(candidate(work.filter(found_in_conversation()), IN_CONVERSATION, pl.col("corrected")))
+        frames.append(candidate(work.filter(found_in_conversation()), pl.col("kind"), pl.col("corrected")))
     if choose.from_both_good:
         frames += _both(work, Choice.BOTH_GOOD, "both_good")
     outvoted = judged.dropped.filter(pl.col("rules").list.set_intersection(wanted).list.len().gt(0))

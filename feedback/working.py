@@ -7,7 +7,8 @@ from raylign.feedback.events import EVENT_SCHEMA, EventKind
 from raylign.feedback.turns import ROLE, TURN, pack
 
 IN_CONVERSATION = "in_conversation"
-"""`kind` of what feedback/corrections.py finds; every other kind is an EventKind."""
+JUDGED = "in_conversation_judged"
+"""`kind` of what feedback/corrections.py finds, by its rules or by a model; every other kind is an EventKind."""
 
 TEXTS = ("prompt", "answer_a", "answer_b", "corrected")
 _KEPT = (
@@ -72,7 +73,7 @@ def is_kind(kind: EventKind) -> pl.Expr:
 
 def found_in_conversation() -> pl.Expr:
     """True for what feedback/corrections.py found."""
-    return pl.col("kind") == IN_CONVERSATION
+    return pl.col("kind").is_in([IN_CONVERSATION, JUDGED])
 
 
 def normalised(text: pl.Expr) -> pl.Expr:

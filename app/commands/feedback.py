@@ -19,9 +19,11 @@ from raylign.feedback.build import STEPS, Watch, build, read
 from raylign.feedback.build_result import KINDS, SPLITS, BuildResult, read_result
 from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.forget import brought_in, forget
+from raylign.feedback.given import set_apart
+from raylign.feedback.judged_turns import read_judged
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import shown_score, signal
-from raylign.feedback.reviews import marked_wrong, without_reviews
+from raylign.feedback.reviews import marked_wrong
 from raylign.feedback.source import Source
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -140,11 +142,16 @@ def run_inspect(source: Source, console: Console) -> None:
         Text(f"{log.format}: {log.rows_in:,} rows, {events.height:,} events, {quarantined.height:,} quarantined"),
         highlight=False,
     )
-    _, reviews = without_reviews(source.logs)
-    if reviews:
-        names = ", ".join(file.name for file in reviews)
-        marked = len(marked_wrong(reviews))
+    given = set_apart(source.logs)
+    if given.reviews:
+        names = ", ".join(file.name for file in given.reviews)
+        marked = len(marked_wrong(given.reviews))
         console.print(Text(f"reviews: {names}, {marked:,} events marked as wrong"), highlight=False, soft_wrap=True)
+    for file in given.turns:
+        judged = read_judged(file)
+        corrects = sum(corrects for _, _, corrects in judged.turns)
+        told = f"turns judged by {judged.judge}: {file.name}, {corrects:,} of {len(judged.turns):,} correct an answer"
+        console.print(Text(told), highlight=False, soft_wrap=True)
     if log.passed_over:
         console.print(Text(f"passed over: {', '.join(log.passed_over)}"), highlight=False, soft_wrap=True)
     if events.height:

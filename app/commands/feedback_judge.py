@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import polars as pl
-from raylign.app.launch.remotes import address_problems, token_problems
-from raylign.conf.errors import ConfigError, DataError, UserError
+from raylign.app.commands.judge_open import Asker, Tell, Who, open_judge
+from raylign.conf.errors import DataError, UserError
 from raylign.feedback.ai_votes import SOURCE, Constitution, Pair, Verdict, ai_event, counts, pairs_to_judge, verdict
 from raylign.feedback.build import read
 from raylign.feedback.overrides import parse_settings
@@ -22,13 +20,10 @@ from raylign.feedback.trust.intervals import Estimate, wilson
 from raylign.feedback.trust.judgements import judgements
 from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
-from raylign.reward.http_json import Endpoint, EndpointError
-from raylign.reward.judge import Judge, JudgeScorer, Rubric, RubricError, chat_address
+from raylign.reward.judge import Judge, Rubric, RubricError
 from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.samples import Sample
 
-Tell = Callable[[str], None]
-_REQUEST_S = 120.0  # of one call to an endpoint, before it is tried again
 AT_ONCE = 250
 """Pairs between two writings of the events: what a stop in between costs is asked again, and answered by the cache."""
 
@@ -63,14 +58,6 @@ class Judged:
     left: int  # pairs that --max-calls left for another time
     with_people: Estimate | None
     among_people: Estimate | None
-
-
-class Asker(Protocol):
-    """Fills the judge's cache."""
-
-    def ask(self, samples: Sequence[Sample]) -> Mapping[str, str]:
-        """Why there is no reply, by key."""
-        ...
 
 
 def judge_pairs(source: Source, settings: JudgeSettings, tell: Tell) -> Judged:
@@ -145,27 +132,11 @@ def _open(settings: JudgeSettings, constitution: Constitution, tell: Tell) -> tu
         rubric = Rubric.of(constitution.rubric())
     except RubricError as error:
         raise UserError(f"--constitution {settings.constitution}: {error}.") from error
-    kept = settings.out.with_name(f"{settings.out.name}.judged")
-    cache = JudgeCache(str(kept), "pairs")
-    if settings.url:
-        problems = [
-            *address_problems("feedback judge", settings.url),
-            *token_problems("feedback judge", settings.url, settings.token_env, os.environ, allow_http=False),
-        ]
-        if problems:
-            raise ConfigError(problems)
-        try:
-            endpoint = Endpoint.from_environ(chat_address(settings.url), settings.token_env, _REQUEST_S)
-        except EndpointError as error:
-            raise UserError(f"--token-env: {error}.") from error
-        judge = Judge(settings.model, rubric, 0.0, 1.0, settings.max_new_tokens)
-        return judge, JudgeScorer(endpoint, judge, cache, settings.max_concurrent, settings.deadline_s), cache
-    from raylign.app.commands.evaluate import EvalSettings  # heavy, and an endpoint does without
-    from raylign.app.commands.judge_engine import engine_asker
-
-    how = EvalSettings(kept / "answers", settings.run_root, deadline_s=settings.deadline_s)
-    judge, asker = engine_asker(settings.model, rubric, cache, how, settings.max_new_tokens, tell)
-    return judge, asker, cache
+    who = Who(
+        model=settings.model, url=settings.url, token_env=settings.token_env, max_new_tokens=settings.max_new_tokens,
+        max_concurrent=settings.max_concurrent, deadline_s=settings.deadline_s, run_root=settings.run_root,
+    )  # fmt: skip
+    return open_judge(who, rubric, settings.out.with_name(f"{settings.out.name}.judged"), "feedback judge", tell)
 
 
 def _version(judge: Judge) -> str:

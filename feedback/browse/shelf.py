@@ -12,9 +12,10 @@ from raylign.feedback.build_result import KINDS, SPLITS, read_result
 from raylign.feedback.clean.personal_data import hide_id, hide_ids, redact_frame
 from raylign.feedback.clean.unusable import drop_forgotten
 from raylign.feedback.forget import named_logs_exist
+from raylign.feedback.given import set_apart
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import signal
-from raylign.feedback.reviews import Review, Verdict, append_review, marked_wrong, without_reviews
+from raylign.feedback.reviews import Review, Verdict, append_review, marked_wrong
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.source import Source
 from raylign.feedback.tombstones import FILE, read_tombstones
@@ -72,10 +73,10 @@ def open_shelf(folder: Path, reviews: Path | None = None) -> Shelf:
         raise DataError(f"{folder}: not the folder of a build (build.json is missing or unreadable).") from error
     named_logs_exist(source)
     settings = parse_settings(source.overrides)
-    _, known = without_reviews(source.logs)
+    given = set_apart(source.logs)
     new = reviews or folder.with_name(f"{folder.name}.reviews.jsonl")
-    files = tuple(dict.fromkeys((*known, *((new.resolve(),) if new.is_file() else ()))))
-    logs = [log for log in source.logs if log.is_file() and log not in known]
+    files = tuple(dict.fromkeys((*given.reviews, *((new.resolve(),) if new.is_file() else ()))))
+    logs = [log for log in source.logs if log.is_file() and log not in given.reviews]
     hashes = {file.sha256 for file in result.inputs}
     return Shelf(
         folder=folder,
