@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 from raylign.app.cli_evals import add_commands
 from raylign.app.cli_feedback import feedback_app
+from raylign.app.cli_loop import add_commands as add_loop
+from raylign.app.cli_loop import submit_loop
 from raylign.app.cli_trace import add_commands as add_trace
 from raylign.app.commands.wandb_workspace import wandb_app
 from raylign.cluster.collector import collector_paused
@@ -264,7 +266,7 @@ def scale(
 
 
 @app.command()
-def submit(
+def submit(  # noqa: PLR0913 - one argument an option
     overrides: Overrides = None,
     config: ConfigFiles = None,
     config_dir: ConfigFolders = None,
@@ -279,10 +281,17 @@ def submit(
         typer.Option(metavar="NAME", help="An environment variable to send along; W&B's key goes without being named."),
     ] = None,
     retries: Retries = 0,
+    loop: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Run `raylign loop --config FILE` instead of a training.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit code.")] = True,
 ) -> None:
-    """Run `train` with these settings as a job on a running Ray cluster."""
+    """Run `train` with these settings, or a night of a loop, as a job on a running Ray cluster."""
     given = _arguments(overrides, config, config_dir)
+    if loop is not None:
+        if given or retries:
+            raise UserError("--loop: the loop's file has all settings; leave the others out.")
+        raise typer.Exit(submit_loop(loop, address, working_dir, env or [], wait))
     if not given:
         raise UserError("Usage: raylign submit [OPTIONS] [key=value ...], with the settings of `raylign train`.")
     quiet_driver()
@@ -325,6 +334,7 @@ def doctor(
 
 
 add_commands(app)
+add_loop(app)
 app.add_typer(feedback_app, name="feedback")
 
 app.add_typer(wandb_app, name="wandb")

@@ -66,12 +66,14 @@ def submit(
     env_vars: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = logger.info,
     entrypoint: Sequence[str] = ("python", "-m", "raylign", "train"),
+    resumed_by: str = ", with the same name= and run_root=",
 ) -> int:
     """Send `working_dir` to the cluster at `address` and run `entrypoint` with `overrides` there.
 
     `address`: http://host:8265; None: RAY_API_SERVER_ADDRESS, else the cluster running here. `wait`: follow the log
     and return the run's own exit code; else return 0 as soon as the job is accepted. `env_vars`: environment of the
     job, as `forwarded` picks it. `tell` gets every line: the job's id as soon as it has one, then its log.
+    `resumed_by`: what is said of the command that resumes the job, beside that it is the same.
     Raises UserError for a folder that should not be sent, ClusterError when no cluster takes the job.
     """
     check_working_dir(working_dir)
@@ -91,7 +93,7 @@ def submit(
     tell(f"follow it: {elsewhere}ray job logs{where} --follow {job_id}")
     stop = f"{elsewhere}ray job stop{where} {job_id}"
     tell(f"stop it: {stop}  (it finishes its step and saves; killed after {STOP_GRACE_S} s)")
-    tell("resume it: the same `raylign submit` command again, with the same name= and run_root=")
+    tell(f"resume it: the same `raylign submit` command again{resumed_by}")
     if not wait:
         return 0
     try:

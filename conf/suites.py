@@ -6,17 +6,10 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from raylign.conf.errors import ConfigError
-from raylign.conf.nearest import nearest
 from raylign.conf.schema import RewardConfig
-from raylign.conf.yaml_text import load_yaml, read_yaml_text
-
-T = TypeVar("T")
+from raylign.conf.typed_file import read_typed
 
 
 class SuiteKind(Enum):
@@ -106,7 +99,7 @@ class GateConfig:
 
 def read_suite(path: Path) -> SuiteConfig:
     """Raises ConfigError with every problem of the file."""
-    config = _read(path, SuiteConfig)
+    config = read_typed(path, SuiteConfig)
     problems = _suite_problems(config)
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
@@ -115,7 +108,7 @@ def read_suite(path: Path) -> SuiteConfig:
 
 def read_gate(path: Path) -> GateConfig:
     """Raises ConfigError with every problem of the file."""
-    config = _read(path, GateConfig)
+    config = read_typed(path, GateConfig)
     problems = list(_gate_problems(config))
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
@@ -174,35 +167,3 @@ def _audit_problems(config: GateConfig):  # type: ignore[no-untyped-def]
             yield f"{key}.agreement={audit.agreement:g}: give a share from 0.5, which is chance, to below 1."
         if audit.calibration_error is not None and not 0 < audit.calibration_error < 1:
             yield f"{key}.calibration_error={audit.calibration_error:g}: give a share between 0 and 1."
-
-
-def _read(path: Path, kind: type[T]) -> T:
-    try:
-        given = load_yaml(read_yaml_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: it cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: it is not yaml: {' '.join(str(error).split())}.") from error
-    if not isinstance(given, dict):
-        raise ConfigError(f"{path}: it holds no settings; write them as key: value.")
-    tree, problems = OmegaConf.structured(kind), []
-    for key, value in given.items():
-        problems += _assign(tree, str(key), value)
-    if problems:
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
-    config = OmegaConf.to_object(tree)
-    assert isinstance(config, kind)
-    return config
-
-
-def _assign(tree: Any, key: str, value: object) -> list[str]:
-    """Set one top-level key; what OmegaConf says against it, with the full key."""
-    if key not in tree:
-        near = nearest(key, [str(name) for name in tree])
-        hint = f"did you mean {near}?" if near else f"it has {', '.join(str(name) for name in tree)}."
-        return [f"{key}: there is no such setting; {hint}"]
-    try:
-        tree.merge_with({key: value})
-    except OmegaConfBaseException as error:
-        return [f"{error.full_key or key}: {str(error).splitlines()[0]}."]
-    return []

@@ -127,7 +127,7 @@ def _build_into(
             settings=settings,
             log_format=opened.format,
             log_rows=opened.num_rows,
-            inputs=_inputs(source, opened.files),
+            inputs=input_files(source, opened.files),
             num_events=opened.num_events,
             quarantined=opened.quarantined,
             everything=opened.work.select("event_id", "kind", "thumb"),
@@ -225,7 +225,7 @@ def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[
     return rows, used
 
 
-def _inputs(source: Source, files: Sequence[Path]) -> tuple[InputFile, ...]:
+def input_files(source: Source, files: Sequence[Path]) -> tuple[InputFile, ...]:
     """The files that were read; a folder's logs one by one."""
     extra = [path for path in (source.mapping, source.companion) if path is not None]
     return tuple(InputFile(file.name, *file_hash(file)) for file in (*files, *extra))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
-import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -20,6 +17,7 @@ import yaml
 from raylign.conf.errors import UserError
 from raylign.conf.schema import RunConfig
 from raylign.records.atomic import write_atomic
+from raylign.records.folder_lock import hold
 from raylign.records.manifest import Manifest, changed_inputs, describe_start, read_manifest
 from raylign.records.redaction import Redactor
 from raylign.records.summary import RunSummary, write_summary
@@ -87,7 +85,7 @@ class RunFolder(RunPaths):
         _refuse_foreign_folder(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock_fd = _acquire(path / ".lock", name)
+            lock_fd = hold(path / ".lock", f"name={name}", "stop that run or choose another name=")
         except OSError as error:
             raise UserError(
                 f"run_root={run_root}: cannot write {path} ({error.strerror}); choose another run_root="
@@ -184,26 +182,3 @@ def _refuse_foreign_folder(path: Path) -> None:
         raise UserError(
             f"name={path.name}: {path} is not empty and is not a run folder; choose another name= or run_root="
         )
-
-
-def _acquire(lock: Path, name: str) -> int:
-    """An exclusive flock, which dies with the process; the file's text only names the holder."""
-    lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock_fd)
-        raise UserError(
-            f"name={name}: {lock.parent} is in use by {_holder(lock)}; stop that run or choose another name="
-        ) from error
-    os.ftruncate(lock_fd, 0)
-    os.pwrite(lock_fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-    return lock_fd
-
-
-def _holder(lock: Path) -> str:
-    try:
-        holder = json.loads(lock.read_text())
-        return f"process {holder['pid']} on {holder['host']}"
-    except (json.JSONDecodeError, KeyError):  # it is just being written
-        return "another process"

@@ -21,10 +21,12 @@ from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.forget import brought_in, forget
 from raylign.feedback.given import set_apart
 from raylign.feedback.judged_turns import read_judged
+from raylign.feedback.importers import ImportResult
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import shown_score, signal
 from raylign.feedback.reviews import marked_wrong
 from raylign.feedback.source import Source
+from raylign.feedback.tombstones import Tombstones
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -78,8 +80,11 @@ class BuildProgress:
         self._bar.update(self._task, rows=f"{self._rows:,} rows")
 
 
-def run_build(source: Source, out: Path, console: Console) -> BuildResult:
-    """Build, and tell what came out. Standard input is kept beside `out`, so that it can be built again."""
+def run_build(source: Source, out: Path, console: Console, *, tombstones: Tombstones | None = None) -> BuildResult:
+    """Build, and tell what came out. Standard input is kept beside `out`, so that it can be built again.
+
+    `tombstones`: who and what is to be forgotten, beside what the settings say.
+    """
     if STDIN in source.logs:
         kept = out.with_name(f"{out.name}.log")
         if kept.exists():
@@ -88,7 +93,7 @@ def run_build(source: Source, out: Path, console: Console) -> BuildResult:
         source = from_stdin(source, kept)
         console.print(Text(f"standard input is kept as {kept}"), highlight=False, soft_wrap=True)
     with BuildProgress(console) as progress:
-        result = build(source, out, watch=progress.watch)
+        result = build(source, out, watch=progress.watch, tombstones=tombstones)
     _show(result, out, console, refused=not result.events_used)
     if not result.events_used:
         raise DataError(result.warnings[0])
@@ -128,12 +133,11 @@ def from_stdin(source: Source, file: Path) -> Source:
     return replace(source, logs=tuple(file if log == STDIN else log for log in source.logs))
 
 
-def run_inspect(source: Source, console: Console) -> None:
-    """What logs hold, without building anything."""
+def run_inspect(source: Source, console: Console) -> ImportResult:
+    """Tell what logs hold, without building anything; returns them as read."""
     if STDIN in source.logs:
         with tempfile.TemporaryDirectory() as folder:
-            run_inspect(from_stdin(source, Path(folder) / "stdin"), console)
-        return
+            return run_inspect(from_stdin(source, Path(folder) / "stdin"), console)
     settings = parse_settings(source.overrides)
     with BuildProgress(console) as progress:
         log = read(source, settings, progress.watch.on_rows)
@@ -183,6 +187,7 @@ def run_inspect(source: Source, console: Console) -> None:
             ("rows", "reason", "first"),
             [(f"{n:,}", redact_text(reason), where) for reason, n, where in shown.iter_rows()],
         )
+    return log
 
 
 def _show(result: BuildResult, out: Path, console: Console, *, refused: bool = False) -> None:

@@ -12,6 +12,7 @@ from raylign.app.launch.inputs import run_inputs
 from raylign.app.launch.remotes import remote_problems
 from raylign.cluster.submit import shipped_files
 from raylign.conf.errors import ConfigError, UserError
+from raylign.conf.loop import LoopConfig, read_loop
 from raylign.conf.schema import RunConfig
 from raylign.records.wandb_login import key_source, server_url
 
@@ -60,13 +61,41 @@ def _run_root(config: RunConfig) -> Iterator[str]:
         )
 
 
+def checked_loop(file: Path, working_dir: Path) -> LoopConfig:
+    """A loop as the job will find it. Raises ConfigError as `checked` does."""
+    with contextlib.chdir(working_dir):
+        config = read_loop(file)
+        problems = []
+        for key, given in (("folder", config.folder), ("registry", config.registry)):
+            if not os.path.isabs(os.path.expanduser(given)):
+                problems.append(
+                    f"{key}={given}: a job's working folder is deleted after the job, and what the loop keeps with it; "
+                    "give an absolute path on a disk that the nodes share."
+                )
+        beside = file.parent
+        named = {
+            "--loop": file,
+            **{f"logs: {log}": beside / log for log in config.logs},
+            "start": beside / config.start,
+        }
+        if config.gate:
+            named["gate"] = beside / config.gate
+        problems += _not_sent({key: path for key, path in named.items() if not path.is_absolute()})
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
 def _left_behind(config: RunConfig) -> Iterator[str]:
     """Of the current folder: what the settings name by a relative path and the job will not have."""
+    return _not_sent({key: path for key, path in run_inputs(config).items() if not path.is_absolute()})
+
+
+def _not_sent(named: Mapping[str, Path]) -> Iterator[str]:
+    """Of the current folder: which of these relative paths the job will not have."""
     here = Path.cwd()
     sent = list(shipped_files(here))
-    for key, path in run_inputs(config).items():
-        if path.is_absolute():
-            continue
+    for key, path in named.items():
         real = Path(os.path.normpath(here / path))
         if not any(file == real or real in file.parents for file in sent):
             yield (

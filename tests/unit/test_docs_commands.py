@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import typer
 from raylign.app.cli import app
+from raylign.app.commands.loop_training import composed_training
 from raylign.app.configuration import compose
 from raylign.conf.errors import ConfigError
+from raylign.conf.loop import Kind, read_loop
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -104,7 +106,9 @@ def model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "words"), [(p, w) for p, w in SHOWN if w[1] in COMPOSED and "..." not in w], ids=name_of
+    ("page", "words"),
+    [(p, w) for p, w in SHOWN if w[1] in COMPOSED and "..." not in w and "--loop" not in w],
+    ids=name_of,
 )
 def test_what_it_sets_composes_to_a_run(page: Path, words: list[str], folder: Path) -> None:
     given = settings(words[2:])
@@ -121,3 +125,15 @@ def test_what_it_sets_composes_to_a_run(page: Path, words: list[str], folder: Pa
         compose(given)
     except ConfigError as error:
         pytest.fail(f"{page.name}: {shlex.join(words)}\n{error}")
+
+
+def test_the_loop_of_its_page_is_read_and_its_trainings_compose(folder: Path) -> None:
+    shown = next(body for kind, body in BLOCK.findall((ROOT / "docs" / "loop.md").read_text()) if kind == "yaml")
+    (folder / "loop.yaml").write_text(shown)
+    config = read_loop(folder / "loop.yaml")
+    (folder / "rows.jsonl").write_text("{}\n")
+    models = {"current": folder / "my-model", "reward-model": folder / "my-model"}
+    assert [training.name for training in config.train] == ["reward-model", "policy"]
+    for training in config.train:
+        data = ("data.train=rows.jsonl",) if training.kind is not Kind.none else ()
+        composed_training(training, models, data, "a-run", folder)

@@ -34,7 +34,7 @@ PURE_MODULES = (
 HEAVY = ("ray", "deepspeed", "vllm", "hydra", "omegaconf", "wandb", "transformers")
 
 ENTRY_POINTS = ("app/main.py", "app/cli.py")
-CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/layers.py", "conf/overrides.py", "conf/suites.py")
+CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/layers.py", "conf/overrides.py", "conf/typed_file.py")
 HOMES = {
     "deepspeed": ("trainer/engine/*",),
     "vllm": ("rollout/vllm_engine.py", "rollout/vllm_core_thread.py", "rollout/vllm_extension*.py"),

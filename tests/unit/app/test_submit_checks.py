@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from raylign.app.cli import app, run_command
-from raylign.app.commands.submit import checked, login_notice, tokens
+from raylign.app.commands.submit import checked, checked_loop, login_notice, tokens
 from raylign.conf.errors import ConfigError
 
 REMOTE = "reward.remote=[{url: 'http://127.0.0.1:9/score', token_env: SCORE_TOKEN}]"
@@ -98,3 +98,19 @@ def test_the_command_refuses_before_it_looks_for_a_cluster(
     told = capsys.readouterr().err
     assert code == 2 and "nme is not a setting; did you mean name?" in told and "Traceback" not in told
     assert run_command(lambda: app(["submit"])) == 2 and "Usage: raylign submit" in capsys.readouterr().err
+
+
+def test_a_loop_keeps_its_nights_where_the_job_does_not_end_them(folder: Path) -> None:
+    (folder / "log.jsonl").write_text("")
+    (folder / "runs").mkdir()
+    given = "logs: [log.jsonl, runs/more.jsonl]\nstart: /cluster/model\ntrain: [{name: policy}]\n"
+    (folder / "loop.yaml").write_text(given)
+    with pytest.raises(ConfigError) as told:
+        checked_loop(Path("loop.yaml"), folder)
+    first, second, third = told.value.problems
+    assert first.startswith("folder=loop: ") and second.startswith("registry=registry: ")
+    assert third.startswith("logs: runs/more.jsonl: runs/more.jsonl is not sent with the job")
+
+    kept = given.replace(", runs/more.jsonl", ", /cluster/log.jsonl") + "folder: /cluster/l\nregistry: /cluster/r\n"
+    (folder / "loop.yaml").write_text(kept)
+    assert checked_loop(Path("loop.yaml"), folder).folder == "/cluster/l"

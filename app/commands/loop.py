@@ -1,0 +1,313 @@
+"""`raylign loop`: inspect, build, train, evaluate, gate and promote on a growing log; one call is one night.
+
+Each stage is noted when it has ended (records/nights.py), so a loop that was killed goes on with the stage it was in: a
+build appears whole or not at all, a run resumes from its checkpoint, answers to suites are kept one suite at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from raylign.app.commands.evaluate import EvalSettings, compare, evaluate
+from raylign.app.commands.evaluate_table import table
+from raylign.app.commands.feedback import run_build, run_inspect
+from raylign.app.commands.gate import decide, promote
+from raylign.app.commands.loop_training import NoRows, Surroundings, composed_training, train
+from raylign.app.commands.serve import causal_export
+from raylign.conf.errors import ConfigError, RaylignError, Stopped, UserError
+from raylign.conf.loop import BUILD, CURRENT, Kind, LoopConfig, read_loop
+from raylign.conf.suites import read_gate
+from raylign.evals.gate import Verdict
+from raylign.evals.registry import Registry
+from raylign.evals.result_pages import write_eval_page
+from raylign.evals.results import model_digest
+from raylign.evals.suites import open_suite
+from raylign.feedback.build import input_files
+from raylign.feedback.build_result import read_result
+from raylign.feedback.growth import growth
+from raylign.feedback.overrides import parse_settings
+from raylign.feedback.source import Source
+from raylign.feedback.tombstones import FILE, Tombstones, read_tombstones
+from raylign.records.folder_lock import hold
+from raylign.records.model_names import short_model
+from raylign.records.nights import Night, Nights
+from raylign.records.run_folder import plain
+from rich.console import Console
+
+
+def run_loop(file: Path, console: Console, *, anew: bool = False) -> int:
+    """One night by the settings of `file`; the exit code: 0, or the gate's when it did not let the candidate pass.
+
+    `anew`: leave a night that has not ended as it is. Raises RaylignError, with what goes on in its last sentence.
+    """
+    config = read_loop(file)
+    with contextlib.chdir(file.parent or Path(".")):
+        folder = Path(config.folder).expanduser().absolute()
+        _check(config, folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = hold(folder / ".lock", f"folder={config.folder}", "wait for that loop, or stop it")
+        except OSError as error:
+            raise UserError(f"folder={config.folder}: {folder} cannot be written ({error.strerror}).") from error
+        try:
+            with _stoppable(), _hint(file):
+                return Loop.opened(config, folder, console).night(anew)
+        finally:
+            os.close(lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop whose folder this process holds."""
+
+    config: LoopConfig
+    nights: Nights
+    source: Source
+    forgotten: Tombstones  # by any build of this loop, or by the settings
+    console: Console
+
+    @staticmethod
+    def opened(config: LoopConfig, folder: Path, console: Console) -> Loop:
+        """Raises UserError for damaged records and tombstones."""
+        source = Source(
+            logs=tuple(Path(log).expanduser() for log in config.logs),
+            format=config.format or None,
+            mapping=Path(config.mapping).expanduser() if config.mapping else None,
+            companion=Path(config.companion).expanduser() if config.companion else None,
+            overrides=tuple(config.build),
+        )
+        named = parse_settings(source.overrides).privacy.forgotten
+        files = [*sorted(folder.glob(f"night-*/{BUILD}/{FILE}")), *([Path(named).expanduser()] if named else [])]
+        forgotten = Tombstones()
+        for path in files:
+            forgotten |= read_tombstones(path)
+        return Loop(config, Nights(folder), source, forgotten, console)
+
+    def night(self, anew: bool) -> int:
+        """Begin a night, or go on with the one that has not ended."""
+        nights = self.nights.all()
+        night = nights[-1] if nights and not nights[-1].outcome else None
+        if night and not anew:
+            self._refuse_other_settings(night)
+            last = night.stages[-1].name if night.stages else "its beginning"
+            self.say(f"night {night.number}, begun {night.began}, goes on after {last}")
+        else:
+            why = self._why([one for one in nights if one.outcome])
+            if not why:
+                return 0
+            night = self.nights.begin(_hash(plain(self.config)), _hash(self.forgotten.to_json()))
+            self.say(f"night {night.number}: {why}")
+        try:
+            return self._stages(night)
+        except NoRows as nothing:
+            self._end(self.nights.all()[-1], str(nothing))
+            return Verdict.NOT_ENOUGH.value
+
+    def _why(self, ended: list[Night]) -> str:
+        """What the log has that the last night did not see; empty: nothing that begins a night, which is told."""
+        log = run_inspect(self.source, self.console)
+        privacy = parse_settings(self.source.overrides).privacy
+        last = ended[-1] if ended else None
+        build = self.nights.path(last) / BUILD if last else None
+        grown = growth(log.events, privacy, self.forgotten, build)
+        count = f"{grown.new:,} new judgements"
+        if last is None or build is None:
+            return count if self._enough(grown.new, "in the log") else ""
+        gone = f", {grown.gone:,} of its judgements are not in the log any more" if grown.gone else ""
+        since = f"since night {last.number}{gone}"
+        if last.forgotten != _hash(self.forgotten.to_json()):
+            return f"something is to be forgotten {since}; {count}"
+        if last.settings != _hash(plain(self.config)):
+            return f"the loop's settings have changed {since}; {count}"
+        if grown.new or input_files(self.source, log.files) == read_result(build).inputs:
+            return f"{count} {since}" if self._enough(grown.new, since) else ""
+        self.say(f"nothing new {since}: the files have changed, but no judgement has another id; no night begins")
+        return ""
+
+    def _enough(self, new: int, since: str) -> bool:
+        least = self.config.min_new_events
+        if not new:
+            self.say(f"nothing new {since}; no night begins")
+        elif new < least:
+            self.say(f"{new:,} new judgements {since}, fewer than min_new_events={least:,}; no night begins")
+        return new >= least
+
+    def _stages(self, night: Night) -> int:
+        night = self._build(night)
+        current = self._current()
+        before = next((n for n in reversed(self.nights.all()) if n.outcome and n.digest == current.digest), None)
+        for training in self.config.train:
+            if night.stage(f"train {training.name}") is None:
+                build = self.nights.path(before) / BUILD if before else None
+                of = Surroundings(self.nights, night, current.folder, build, self.console, self.say)
+                night = train(training, of)
+        candidate = Path(night.stages[[s.name for s in night.stages].index(f"train {self.config.train[-1].name}")].made)
+        night = self.nights.keep(replace(night, candidate=str(candidate), digest=model_digest(candidate)))
+        if night.digest == current.digest and not night.stage("gate"):  # else it has been promoted already
+            self._end(night, "the candidate is the current model: nothing to gate or promote")
+            return 0
+        return self._release(self._evaluate(night, current), current)
+
+    def _build(self, night: Night) -> Night:
+        if night.stage(BUILD):
+            return night
+        out = self.nights.path(night) / BUILD
+        if not (out / "build.json").is_file():  # else it ended, and the loop with it, before that was noted
+            run_build(self.source, out, self.console, tombstones=self.forgotten)
+        rows = {kind.value: 0 for kind in Kind if kind is not Kind.none}
+        for made in read_result(out).produced:
+            rows[made.kind] += made.rows
+        said = f"built whole, as rules and splits look at all rows: {', '.join(f'{n:,} {k}' for k, n in rows.items())}"
+        self.say(said)
+        return self.nights.done(night, BUILD, said, made=str(out))
+
+    def _evaluate(self, night: Night, current: Current) -> Night:
+        if not self.config.evaluate or night.stage("evaluate"):
+            return night
+        suites = [str(open_suite(name).path) for name in self.config.evaluate]
+        found = evaluate(night.candidate, suites, self._eval_settings, self.say)
+        others = evaluate(str(current.folder), suites, self._eval_settings, self.say)
+        lines = compare(found, others)
+        self.console.print(table(lines, night.candidate, str(current.folder), self._eval_settings.results),
+                           markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+        page = self.nights.path(night) / "eval.html"
+        write_eval_page(page, lines, found, short_model(night.candidate), short_model(str(current.folder)))
+        return self.nights.done(night, "evaluate", f"{len(suites)} suites, also of the current model", made=str(page))
+
+    def _release(self, night: Night, current: Current) -> int:
+        """Gate and promote."""
+        if not self.config.gate:
+            self._end(night, f"trained {night.candidate}; no gate is asked, so nothing is promoted")
+            return 0
+        record = self.nights.path(night) / "gate.json"
+        registry = Path(self.config.registry).expanduser()
+        if night.stage("gate") is None:
+            settings = self._eval_settings
+            decide(night.candidate, str(current.folder), Path(self.config.gate), settings, registry, record, self.say)
+            night = self.nights.done(night, "gate", _verdict(record).words, made=str(record))
+        verdict = _verdict(record)
+        if verdict is Verdict.PASSED and self.config.promote:
+            night = self._promote(night, current, registry, record)
+        released = "promoted" if night.stage("promote") else "not promoted"
+        self._end(night, f"{short_model(night.candidate)}: {verdict.words}, {released}")
+        return verdict.value
+
+    def _promote(self, night: Night, current: Current, registry: Path, record: Path) -> Night:
+        release = Registry(registry).current(self.config.alias)
+        said = f"{self.config.alias} points to {night.candidate}"
+        if release is None or release.digest != night.digest:  # else it was, before that could be noted
+            said = promote(registry, self.config.alias, night.candidate, self._eval_settings.run_root, record)
+        self.say(said)
+        return self.nights.done(night, "promote", said)
+
+    @property
+    def _eval_settings(self) -> EvalSettings:
+        return EvalSettings(self.nights.folder / "results", self.nights.folder / "runs")
+
+    def _current(self) -> Current:
+        release = Registry(Path(self.config.registry).expanduser()).current(self.config.alias)
+        if release:
+            return Current(Path(release.model), release.digest)
+        folder = causal_export(self.config.start, self.nights.folder / "runs").absolute()
+        return Current(folder, model_digest(folder))
+
+    def _end(self, night: Night, outcome: str) -> None:
+        self.nights.keep(replace(night, outcome=outcome))
+        self.say(f"night {night.number} has ended: {outcome}")
+
+    def _refuse_other_settings(self, night: Night) -> None:
+        if night.settings != _hash(plain(self.config)):
+            raise UserError(
+                f"the loop's settings have changed since night {night.number} began, and it has not ended; put them "
+                "back, or give --anew to leave it as it is and begin another."
+            )
+
+    def say(self, sentence: str) -> None:
+        """One line."""
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The model that people use: what the alias points to, else the loop's start."""
+
+    folder: Path
+    digest: str
+
+
+def _check(config: LoopConfig, folder: Path) -> None:
+    """Raises ConfigError with everything that can be seen before a night begins."""
+    problems = [f"logs: {log}: there is no such file." for log in config.logs if not Path(log).expanduser().exists()]
+    looked_at: list[Callable[[], object]] = [
+        partial(parse_settings, tuple(config.build)),
+        partial(causal_export, config.start, folder / "runs"),
+        partial(Registry(Path(config.registry).expanduser()).current, config.alias),
+        *[partial(open_suite, name) for name in config.evaluate],
+        *([partial(_check_gate, Path(config.gate))] if config.gate else []),
+    ]
+    names = {BUILD: folder / BUILD, CURRENT: folder / CURRENT}
+    for training in config.train:
+        data = () if training.kind is Kind.none else (f"data.train={folder / 'rows.jsonl'}",)
+        looked_at.append(partial(composed_training, training, dict(names), data, "x", folder / "runs", elsewhere=True))
+        names[training.name] = folder / training.name
+    for look in looked_at:
+        try:
+            look()
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _check_gate(path: Path) -> None:
+    policy = read_gate(path)
+    for one in policy.conditions:
+        open_suite(one.suite, path.parent)
+    if policy.audits:
+        raise ConfigError(f"{path}: audits: a loop audits no reward model; leave them out of its policy.")
+
+
+def _verdict(record: Path) -> Verdict:
+    words = json.loads(record.read_text(encoding="utf-8"))["verdict"]
+    return next(verdict for verdict in Verdict if verdict.words == words)
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the loop where it stands. A run handles them itself while it trains."""
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _hint(file: Path) -> Iterator[None]:
+    """The last sentence of what ended the loop says how it goes on."""
+    try:
+        yield
+    except RaylignError as error:
+        again = shlex.join(["raylign", "loop", "--config", str(file)])
+        other = " (or begins another night with --anew)" if isinstance(error, UserError) else ""
+        said = f"{error.problems[-1].rstrip('.')}; the loop goes on with: {again}{other}"
+        error.problems = (*error.problems[:-1], said)
+        raise
