@@ -142,7 +142,9 @@ def test_three_nights(desk: Desk):
     assert desk.run() == 0
     assert "2 new judgements since night 1" in desk.told and "built whole" in desk.told
     assert desk.production != first and desk.gated[-1] == (str(desk.production), str(first))
-    assert "c3" in desk.texts[2] and "t0" in desk.texts[3] and "t7" in desk.texts[3]  # all rows, from the current model
+    assert (
+        '"c3"' in desk.texts[2] and '"t0"' in desk.texts[3] and '"t7"' in desk.texts[3]
+    )  # all rows, from the current model
     assert [stage.name for stage in desk.nights()[1].stages] == [
         "build", "train reward-model", "train policy", "gate", "promote",
     ]  # fmt: skip
@@ -171,11 +173,11 @@ def test_a_training_of_equal_rows_models_and_settings_is_used_again(desk: Desk):
 def test_new_rows_alone_continue_from_the_current_model(desk: Desk):
     desk.write(train=[{**POLICY, "rows": "new"}])
     desk.run()
-    assert "every row is new" in desk.told and desk.texts[0].count("\n") == 18
+    assert "every row is new" in desk.told and desk.texts[0].count("\n") == 6
     desk.verdict = Verdict.FAILED
     desk.log(thumb(6))
     assert desk.run() == Verdict.FAILED.value
-    assert "1 new rows of sft; 18 that the current model was trained on are left out" in desk.told
+    assert "1 new rows of sft; 6 that the current model was trained on are left out" in desk.told
     desk.verdict = Verdict.PASSED
     desk.log(thumb(7))
     desk.run()
@@ -196,8 +198,9 @@ def test_a_killed_night_goes_on_where_it_was(desk: Desk, where: str):
             raise Stopped("killed")
 
     desk.break_at = break_once
-    with pytest.raises(Stopped, match=r"killed; the loop goes on with: raylign loop --config \S+loop.yaml"):
+    with pytest.raises(Stopped) as stopped:
         desk.run()
+    assert stopped.value.problems[-1].startswith("killed; the loop goes on with: raylign loop --config ")
     desk.log(choice(12))  # of the next night
     assert desk.run() == 0
     assert "night 1, begun" in desk.told
@@ -232,7 +235,7 @@ def test_what_was_forgotten_in_any_night_stays_forgotten(desk: Desk):
     forget(desk.folder / "loop" / "night-0001" / "build", users=["user3"], with_report=False)
     assert desk.run() == 0
     assert "something is to be forgotten since night 1" in desk.told
-    assert "c4" in desk.texts[2] and "c3" not in desk.texts[2]
+    assert '"c4"' in desk.texts[2] and '"c3"' not in desk.texts[2]
     assert desk.run() == 0 and "nothing new since night 2" in desk.told  # the forgotten event is not a new one
 
 
@@ -254,8 +257,9 @@ def test_other_settings_in_the_middle_of_a_night_are_refused(desk: Desk):
         raise DataError("data.train: no good.")
 
     desk.break_at = broken
-    with pytest.raises(DataError, match="--anew"):
+    with pytest.raises(DataError) as refused:
         desk.run()
+    assert "--anew" in refused.value.problems[-1]
     desk.write(promote=False)
     with pytest.raises(UserError, match="settings have changed since night 1 began"):
         desk.run()
