@@ -73,12 +73,19 @@ def feedback_forget(
     event: Annotated[list[str] | None, typer.Option(help="An event's id.")] = None,
     log: Annotated[list[Path] | None, typer.Option(help="Where a log is now, if it has moved; all of them.")] = None,
     companion: Companion = None,
+    run_root: Annotated[
+        list[Path] | None, typer.Option(help="Where runs are kept; may be given several times.")
+    ] = None,
+    registry: Annotated[Path, typer.Option(help="Where aliases are kept.")] = Path("registry"),
 ) -> None:
-    """Rebuild a folder without a person's events, or without an event, for good."""
+    """Rebuild a folder without a person's events, or without an event, for good; list the models trained on them."""
     from raylign.app.commands.feedback import run_forget
 
     logs = [path.expanduser() for path in log or []]
-    run_forget(folder.expanduser(), user or [], event or [], _console(), logs=logs, companion=companion)
+    run_forget(
+        folder.expanduser(), user or [], event or [], _console(), logs=logs, companion=companion,
+        run_roots=run_root or [Path("runs")], registry=registry.expanduser(),
+    )  # fmt: skip
 
 
 @feedback_app.command("judge")

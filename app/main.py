@@ -48,6 +48,7 @@ from raylign.conf.held_out import held_out_sets
 from raylign.conf.own_code import modules_of
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import FAMILIES
+from raylign.data.data_ledger import file_ledger
 from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.other_sinks import require_sinks
 from raylign.records.progress import RunProgress, figures_of, show_ending
@@ -99,6 +100,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             skipped=skipped,
             came_from=came_from(composed.config),
             hub_models=hub_models(composed.config, config),
+            data_ledger=file_ledger(config.data.train),
         )
         for notice in start_notices(step, skipped, changed):
             say(notice)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 from raylign.conf.errors import ConfigError, UserError
+from raylign.data.data_ledger import event_digest
 from raylign.feedback.build_result import KINDS, BuildResult, InputFile
 from raylign.feedback.card import write_card
 from raylign.feedback.clean.personal_data import Redacted, hide_id, hide_ids, redact_excerpt, redact_frame, redact_text
@@ -48,6 +49,8 @@ _PART = 25_000  # events of a log that become working rows at a time
 
 OnStep = Callable[[str], None]
 OnRows = Callable[[int], None]
+OnForgotten = Callable[[frozenset[str]], None]
+"""Receives `event_digest` of every forgotten event that the logs have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Watch:
 
     on_step: OnStep = field(default=lambda step: None)
     on_rows: OnRows = field(default=lambda rows: None)
+    on_forgotten: OnForgotten = field(default=lambda events: None)  # of what was forgotten now or before
 
 
 def build(
@@ -172,7 +176,10 @@ def _open(
     # The events as read are let go part by part: kept beside the working frame, all texts would be there twice.
     log, events = replace(log, events=events.clear()), events.clear()
     gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}
-    work = ledger.events(drop_forgotten(working_frame_of(parts), forgotten.users, frozenset(gone)))
+    kept = drop_forgotten(working_frame_of(parts), forgotten.users, frozenset(gone))
+    watch.on_forgotten(frozenset(event_digest(event) for event in kept.dropped["event_id"]))
+    work = ledger.events(kept)
+    del kept
     marked = [{event, hide_id(event, private.user_salt)} for event in wrong]
     there = set(work["event_id"].filter(work["event_id"].is_in([event for names in marked for event in names])))
     watch.on_step("redacting")

@@ -98,6 +98,7 @@ class Produced:
     users: int
     bytes: int
     sha256: str
+    ledger: str = ""  # id of whose judgements its rows were made from, as runs that train on it record it
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,10 @@ def _lines(result: BuildResult) -> Iterable[str]:
     )
     yield from _table(
         "Produced",
-        ("file", "rows", "desirable", "weight", "users", "sha256"),
+        ("file", "rows", "desirable", "weight", "users", "sha256", "ledger"),
         [
             (f.path, f"{f.rows:,}", f"{f.desirable:,}" if f.kind == "kto" else "", f"{f.weight_sum:,.1f}",
-             f"{f.users:,}", f.sha256[:16])
+             f"{f.users:,}", f.sha256[:16], f.ledger)
             for f in result.produced
         ],
     )  # fmt: skip

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import polars as pl
+from raylign.data.data_ledger import ledger_of
 from raylign.feedback.build_result import SPLITS, Produced
 from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
 from raylign.feedback.turns import TURN, turn, unpack
@@ -72,6 +73,7 @@ def write_kind(folder: Path, kind: str, rows: pl.DataFrame) -> list[Produced]:
                 users=part["user_hash"].drop_nulls().n_unique(),
                 bytes=size,
                 sha256=digest,
+                ledger=ledger_of(part.select("events", "user_hash").iter_rows()).id,
             )
         )
     return produced

@@ -44,6 +44,7 @@ class Start:
     skipped: tuple[str, ...] = ()  # newer checkpoints that could not be used, one sentence each
     came_from: Mapping[str, str] = field(default_factory=dict)  # role -> folder of the run whose model it started from
     hub_models: Mapping[str, str] = field(default_factory=dict)  # role -> owner/name@commit of a model of a hub
+    data_ledgers: Mapping[str, str] = field(default_factory=dict)  # setting -> id of data/data_ledger.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class ModelCard:
     run: str
     settings: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...] = field(default=())
+    data_ledger: str = ""  # id of data/data_ledger.py; empty: its rows name no event
     metrics: Path | None = None  # metrics.jsonl, where the held-out figures of a step are
 
     def text(self, step: int, *, scalar: bool) -> str:
@@ -59,6 +60,7 @@ class ModelCard:
             ("started from", self.start),
             *([("reference", self.reference)] if self.reference else []),
             ("trained on", self.data),
+            *([("data ledger", self.data_ledger)] if self.data_ledger else []),
             *(("held out", one) for one in self.held_out),
             ("steps", str(step)),
             *self.settings,
@@ -135,8 +137,10 @@ def _loading(scalar: bool) -> list[str]:
     ]
 
 
-def model_card(config: RunConfig, *, with_reference: bool, metrics: Path | None = None) -> ModelCard:
-    """The card of a run's exports; `metrics`: its metrics.jsonl."""
+def model_card(
+    config: RunConfig, *, with_reference: bool, metrics: Path | None = None, data_ledger: str = ""
+) -> ModelCard:
+    """The card of a run's exports; `metrics`: its metrics.jsonl; `data_ledger`: the id of its training rows' ledger."""
     optim = config.policy.optim
     settings = (
         ("units an update", str(config.algorithm.units_per_update)),
@@ -156,6 +160,7 @@ def model_card(config: RunConfig, *, with_reference: bool, metrics: Path | None 
         run=config.name,
         settings=settings,
         versions=tuple((name, known[name]) for name in ("raylign", "torch", "transformers") if name in known),
+        data_ledger=data_ledger,
         metrics=metrics,
     )
 

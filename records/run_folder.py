@@ -16,6 +16,8 @@ from typing import Self
 import yaml
 from raylign.conf.errors import UserError
 from raylign.conf.schema import RunConfig
+from raylign.data.data_ledger import FILE as LEDGER_FILE
+from raylign.data.data_ledger import DataLedger, read_ledger
 from raylign.records.atomic import write_atomic
 from raylign.records.folder_lock import hold
 from raylign.records.manifest import Manifest, changed_inputs, describe_start, read_manifest
@@ -48,6 +50,7 @@ class RunPaths:
         self.logs = path / "logs"
         self.judged = path / "judged"  # what judges said, made when they say something
         self.alerts = path / "alerts.jsonl"
+        self.data_ledger = path / LEDGER_FILE  # whose judgements it was trained on, by hashes
         self.sinks_told = path / ".sinks_told"  # the last step that W&B and its like have on disk for certain
         self.wandb_address = path / "wandb_address"  # the page of the run, once it has had one
 
@@ -122,13 +125,15 @@ class RunFolder(RunPaths):
         skipped: Sequence[str] = (),
         came_from: Mapping[str, str] | None = None,
         hub_models: Mapping[str, str] | None = None,
+        data_ledger: DataLedger | None = None,
     ) -> tuple[Manifest, tuple[str, ...]]:
         """Add this start to manifest.json.
 
         `inputs` names what the run reads ("data.train", "policy.model", ...); `skipped` says which newer checkpoints
         than `resumed_step`'s could not be used; `came_from` names the run folders its models are of, by role,
-        `hub_models` those of a hub with their revision. Returns the manifest, whose last start is this one, and the
-        names whose content differs from the start before.
+        `hub_models` those of a hub with their revision; `data_ledger` says whose judgements data.train was made from,
+        and is added to that of earlier starts. Returns the manifest, whose last start is this one, and the names whose
+        content differs from the start before.
         """
         before = read_manifest(self.manifest) if self.manifest.exists() else None
         earlier = before.starts if before else ()
@@ -138,7 +143,11 @@ class RunFolder(RunPaths):
             skipped=tuple(skipped),
             came_from=dict(came_from or {}),
             hub_models=dict(hub_models or {}),
+            data_ledgers={"data.train": data_ledger.id} if data_ledger else {},
         )
+        if data_ledger is not None:
+            earlier_rows = read_ledger(self.data_ledger) or DataLedger()
+            write_atomic(self.data_ledger, (data_ledger | earlier_rows).to_json())
         today = before.first_date if before else date.today().isoformat()
         manifest = Manifest(name=self.path.name, starts=(*earlier, start), first_date=today)
         write_atomic(self.manifest, manifest.to_json())

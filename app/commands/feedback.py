@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Self
 
 import polars as pl
+from raylign.app.commands.forgotten_models import forgotten_models
 from raylign.conf.errors import DataError, UserError
+from raylign.data.data_ledger import DataLedger
 from raylign.feedback.build import STEPS, Watch, build, read
 from raylign.feedback.build_result import KINDS, SPLITS, BuildResult, read_result
 from raylign.feedback.clean.personal_data import redact_text
@@ -26,7 +28,8 @@ from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import shown_score, signal
 from raylign.feedback.reviews import marked_wrong
 from raylign.feedback.source import Source
-from raylign.feedback.tombstones import Tombstones
+from raylign.feedback.tombstones import FILE as TOMBSTONES
+from raylign.feedback.tombstones import Tombstones, read_tombstones
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -50,6 +53,7 @@ class BuildProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rows = 0
+        self.forgotten: frozenset[str] = frozenset()
         columns = (TextColumn("{task.description:<12}"), BarColumn(bar_width=24), TextColumn("{task.fields[rows]}"))
         self._bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._task = self._bar.add_task("starting", total=len(STEPS), rows="")
@@ -68,12 +72,15 @@ class BuildProgress:
     @property
     def watch(self) -> Watch:
         """To be handed to a build."""
-        return Watch(on_step=self._step, on_rows=self._read)
+        return Watch(on_step=self._step, on_rows=self._read, on_forgotten=self._forget)
 
     def _step(self, step: str) -> None:
         self._bar.update(self._task, description=step, completed=STEPS.index(step))
         if not self._console.is_terminal:
             self._console.print(Text(step), highlight=False)
+
+    def _forget(self, events: frozenset[str]) -> None:
+        self.forgotten = events
 
     def _read(self, rows: int) -> None:
         self._rows += rows
@@ -108,8 +115,13 @@ def run_forget(
     *,
     logs: Sequence[Path] = (),
     companion: Path | None = None,
+    run_roots: Sequence[Path] = (),
+    registry: Path = Path("registry"),
 ) -> BuildResult:
-    """Rebuild without people and events, and tell what is left, and what else the logs brought in."""
+    """Rebuild without people and events, and tell what is left, and what else the logs brought in.
+
+    Then list the runs in `run_roots` whose models have learned from what is forgotten, now or by an earlier call.
+    """
     try:
         before = read_result(folder)
     except (OSError, ValueError):  # forget itself says what is wrong with the folder
@@ -123,6 +135,9 @@ def run_forget(
         console.print(Text(f"note: {note}"), highlight=False, soft_wrap=True)
     if not gone:
         console.print(Text("None of the logs' events is theirs; check the id, and privacy.user_salt."), highlight=False)
+    asked = DataLedger(progress.forgotten, read_tombstones(folder / TOMBSTONES).users)
+    for line in forgotten_models(asked, run_roots, registry):
+        console.print(Text(line), highlight=False, soft_wrap=True)
     return result
 
 

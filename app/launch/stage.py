@@ -17,6 +17,7 @@ from raylign.cluster.session import Session
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.errors import Stopped
 from raylign.conf.schema import JournalKeep, LearnerConfig, ReferenceConfig, RunConfig
+from raylign.data.data_ledger import read_ledger
 from raylign.records.metrics_log import read_history
 from raylign.records.model_card import ModelCard, model_card
 from raylign.records.progress import RunProgress, duration
@@ -124,7 +125,13 @@ class Stage:
     def model_card(self) -> ModelCard:
         """What the run's exports say of themselves."""
         roles = algorithm_of(self.config.algorithm).roles
-        return model_card(self.config, with_reference=Role.REFERENCE in roles, metrics=self.folder.metrics)
+        ledger = read_ledger(self.folder.data_ledger)
+        return model_card(
+            self.config,
+            with_reference=Role.REFERENCE in roles,
+            metrics=self.folder.metrics,
+            data_ledger=ledger.id if ledger else "",
+        )
 
 
 @dataclass(frozen=True, slots=True)
