@@ -22,8 +22,8 @@ from raylign.feedback.build_result import KINDS, SPLITS, BuildResult, read_resul
 from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.forget import brought_in, forget
 from raylign.feedback.given import set_apart
-from raylign.feedback.judged_turns import read_judged
 from raylign.feedback.importers import ImportResult
+from raylign.feedback.judged_turns import read_judged
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.result import shown_score, signal
 from raylign.feedback.reviews import marked_wrong
