@@ -1,6 +1,6 @@
 """A judge of users' turns, trained from labelled ones: SmolLM2 learns yes or no, and is measured on turns it never saw.
 
-    python benchmarks/correction_judge.py --model MODEL --work DIR [--epochs 3] [--only trained|bare]
+    python benchmarks/correction_judge.py --model MODEL --work DIR [--epochs 3] [--only bare|train|trained]
 
 Trains on the 340 turns that the rules were written with (`tests/unit/feedback/building/correction_*.jsonl`), which have
 no conversation of their own and get a made-up one, by `raylign train algorithm=sft`; then `raylign feedback
@@ -71,6 +71,7 @@ def run(*arguments: str) -> None:
     command = [sys.executable, "-m", "raylign", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     sys.stdout.write(f"$ raylign {' '.join(arguments)}\n{done.stdout[-2500:]}\n")
+    sys.stdout.flush()
     if done.returncode:
         sys.exit(done.stderr[-2500:])
 
@@ -88,16 +89,16 @@ def main() -> None:
     if given.only != "bare" and not (work / "judge").exists():
         updates = given.epochs * len(rows.read_text().splitlines()) // 16
         run("train", "algorithm=sft", f"policy.model={given.model}", f"data.train={rows}", f"num_steps={updates}",
-            "algorithm.sequences_per_update=16", "policy.optim.lr=2e-5", f"run_root={work}", "name=judge",
-            "tracking.wandb=disabled")  # fmt: skip
+            "algorithm.rows_per_update=16", "policy.optim.lr=3e-5", "policy.precision=bfloat16",
+            f"run_root={work}", "name=judge", "tracking.wandb=disabled")  # fmt: skip
     judges = {"trained": str(work / "judge"), "bare": given.model}
     for name, judge in judges.items():
         if given.only in ("", name):
+            run("feedback", "corrections", "--model", judge, "--out", str(work / f"{name}-shipped.jsonl"))
             for part in ("held_out", "unseen", "adversarial"):
                 sample = write(work / f"{part}.jsonl", turns(part))
                 run("feedback", "corrections", "--model", judge, "--labelled", str(sample),
                     "--out", str(work / f"{name}-{part}.jsonl"))  # fmt: skip
-            run("feedback", "corrections", "--model", judge, "--out", str(work / f"{name}-shipped.jsonl"))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ from raylign.feedback.writing import file_hash, with_ids, write_kind
 
 STEPS = ("reading", "redacting", "cleaning", "splitting", "making rows", "writing", "reporting")
 
-_PART = 25_000  # events of a log that become working rows at a time
+PART = 25_000
+"""Events of a log that become working rows at a time."""
 
 OnStep = Callable[[str], None]
 OnRows = Callable[[int], None]
@@ -172,7 +173,7 @@ def _open(
     private = settings.privacy
     events = hide_ids(log.events, private.user_salt) if private.redact else log.events
     rest, num_events = events.select(REST), events.height
-    parts = list(events.iter_slices(_PART)) or [events]
+    parts = list(events.iter_slices(PART)) or [events]
     # The events as read are let go part by part: kept beside the working frame, all texts would be there twice.
     log, events = replace(log, events=events.clear()), events.clear()
     gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}

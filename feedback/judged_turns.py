@@ -126,7 +126,7 @@ def read_labelled(file: Path) -> list[LabelledTurn]:
     """Lines of `question`, `answer`, `turn`, `corrects` and, where it is known, `language`. Raises DataError."""
     found = []
     try:
-        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = file.expanduser().read_text(encoding="utf-8").split("\n")  # splitlines cuts at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--labelled {file}: it cannot be read; give lines of JSON.") from error
     for number, line in enumerate(lines, start=1):
@@ -172,7 +172,9 @@ def read_judged(file: Path) -> JudgedTurns:
     """Raises DataError for a line of another form: passed over, it would be a verdict lost."""
     turns: list[tuple[str, str, bool]] = []
     head: JudgedTurns | None = None
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             found = json.loads(line)
             if head is None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import polars as pl
 from raylign.conf.errors import DataError
-from raylign.feedback.build import read
+from raylign.feedback.build import PART, read
 from raylign.feedback.build_result import KINDS, SPLITS, read_result
 from raylign.feedback.clean.personal_data import hide_id, hide_ids, redact_frame
 from raylign.feedback.clean.unusable import drop_forgotten
+from raylign.feedback.events import Column
 from raylign.feedback.forget import named_logs_exist
 from raylign.feedback.given import set_apart
 from raylign.feedback.overrides import parse_settings
@@ -19,13 +20,22 @@ from raylign.feedback.reviews import Review, Verdict, append_review, marked_wron
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.source import Source
 from raylign.feedback.tombstones import FILE, read_tombstones
-from raylign.feedback.working import working_frame
+from raylign.feedback.turns import TURNS_TYPE
+from raylign.feedback.working import working_frame_of
 from raylign.feedback.writing import file_hash
 
 USED = "used"
 """`fate` of an event that a row was made of; otherwise it is the rule that dropped it."""
 
 _BESIDE = ("event_id", "reasons", "comment", "seconds_taken", "shown_left", "surface", "source_row")
+_READ: dict[str, Column] = {
+    "id": pl.String, "weight": pl.Float64, "events": pl.List(pl.String), "rules": pl.List(pl.String),
+}  # fmt: skip
+_TEXTS: dict[str, dict[str, Column]] = {
+    "sft": {"messages": TURNS_TYPE},
+    "pairs": {"prompt": TURNS_TYPE, "chosen": TURNS_TYPE, "rejected": TURNS_TYPE},
+    "kto": {"prompt": TURNS_TYPE, "completion": TURNS_TYPE, "label": pl.Boolean},
+}
 _ROW = ("kind", "split", "id", "weight", "events", "rules", "turns", "answer", "other", "label")
 
 
@@ -96,7 +106,9 @@ def _events(folder: Path, source: Source, settings: BuildSettings) -> pl.DataFra
     beside = events.select(_BESIDE)
     forgotten = read_tombstones(folder / FILE)
     gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}
-    work = drop_forgotten(working_frame(events), forgotten.users, frozenset(gone)).kept
+    parts = list(events.iter_slices(PART)) or [events]
+    del events  # taken apart, so that its texts are not in memory twice
+    work = drop_forgotten(working_frame_of(parts), forgotten.users, frozenset(gone)).kept
     work = work.filter(pl.col("consent").fill_null(True))
     if private.redact:
         work = redact_frame(work, private.regions).frame
@@ -112,7 +124,7 @@ def _rows(folder: Path) -> pl.DataFrame:
         for split in SPLITS:
             file = folder / kind / f"{split}.jsonl"
             if file.is_file() and file.stat().st_size:
-                frames.append(_as_rows(kind, split, pl.read_ndjson(file, infer_schema_length=None)))
+                frames.append(_as_rows(kind, split, pl.read_ndjson(file, schema=_READ | _TEXTS[kind])))
     return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame(schema=dict.fromkeys(_ROW, pl.String))
 
 

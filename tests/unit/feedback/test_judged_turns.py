@@ -117,8 +117,9 @@ def test_nothing_is_asked_twice_and_cost_is_bounded(tmp_path: Path) -> None:
 
 def test_a_sample_of_ones_own_and_no_log(tmp_path: Path) -> None:
     own = tmp_path / "own.jsonl"
-    lines = [{"question": "q", "answer": "a", "turn": turn, "corrects": turn == IMPLIED} for turn in (IMPLIED, ADDED)]
-    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    about = {"question": "q", "answer": "two\u2028lines"}
+    lines: list[dict[str, object]] = [{**about, "turn": turn, "corrects": turn == IMPLIED} for turn in (IMPLIED, ADDED)]
+    own.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     with judging({ADDED}) as asked:
         found = ask(None, asked.url, tmp_path, labelled=own)
     assert (found.labelled, found.model, found.turns) == (2, Tally(right=0, wrong=1, missed=1), 0)
