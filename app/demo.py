@@ -1,9 +1,9 @@
 """`raylign demo`: from a user's clicks to a better model, on two CPU cores, with every role real.
 
-act 1   SmolLM2 answers questions twice; simulated people with a stated taste pick a side, and leave a log
+part 1  SmolLM2 answers questions twice; simulated people with a stated taste pick a side, and leave a log
         the log becomes training data, with a report            (as `raylign feedback build`)
-act 2   a reward model learns the built pairs                   (algorithm=rm)
-act 3   PPO trains the policy against the reward-model server   (algorithm=ppo)
+part 2  a reward model learns the built pairs                   (algorithm=rm)
+part 3  PPO trains the policy against the reward-model server   (algorithm=ppo)
 end     held-out questions, before and after: what the user prefers, and whether the language was kept
 """
 
@@ -60,22 +60,22 @@ MINUTES = "six to eight"
 
 
 def run(*, seed: int, run_root: Path) -> int:
-    """Play all acts; returns the exit code. Raises RaylignError when one cannot be played."""
+    """Run all parts; returns the exit code. Raises RaylignError when one cannot be run."""
     console = Console()
     started = time.monotonic()
     stage = run_root.absolute() / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
-    length = f"three acts, {MINUTES} minutes on two cores that nothing else uses"
+    length = f"three parts, {MINUTES} minutes on two cores that nothing else uses"
     console.print(length, markup=False, highlight=False, soft_wrap=True)
     model = prepare_sample_model()
     common = [f"run_root={stage}", f"seed={seed}", f"policy.model={model}"]
     cluster = ClusterConfig(object_store_gb=1.0)
     with session(cluster, num_cpus=RAY_CPUS) as ray_session:
-        _act(console, started, "1", f"{model.name} answers questions twice, simulated users choose")
+        _part(console, started, "1", f"{model.name} answers questions twice, simulated users choose")
         log = asyncio.run(_collect(model, stage, seed))
         built = stage / "feedback"
         outcome = _became(build(Source(logs=(log,), overrides=BUILD), built))
         console.print(outcome, markup=False, highlight=False, soft_wrap=True)
-        _act(console, started, "2", "a reward model learns the pairs")
+        _part(console, started, "2", "a reward model learns the pairs")
         train(
             compose(
                 [
@@ -90,7 +90,7 @@ def run(*, seed: int, run_root: Path) -> int:
             ray_session=ray_session,
         )
         reward_model = model_folder(str(stage / "reward-model")).path
-        _act(console, started, "3", "PPO trains the policy against the reward-model server")
+        _part(console, started, "3", "PPO trains the policy against the reward-model server")
         questions = files("raylign.data") / "demo"
         folder = train(
             compose(
@@ -114,7 +114,7 @@ def run(*, seed: int, run_root: Path) -> int:
 
 
 async def _collect(model: Path, stage: Path, seed: int) -> Path:
-    """Act 1: the log of picks."""
+    """Part 1: the log of picks."""
     rollout = RolloutConfig(
         precision=Precision.float32, max_model_len=192, kv_cache_gb=0.5, timeout_s=DEADLINE_S, threads_per_worker=2
     )
@@ -166,7 +166,7 @@ def demo_questions() -> list[str]:
     return [str(row.columns["prompt"]) for row in rows if isinstance(row, RawRow)]
 
 
-def _act(console: Console, started: float, number: str, what: str) -> None:
+def _part(console: Console, started: float, number: str, what: str) -> None:
     console.print(
-        f"[{duration(time.monotonic() - started)}] act {number}: {what}", markup=False, highlight=False, soft_wrap=True
+        f"[{duration(time.monotonic() - started)}] part {number}: {what}", markup=False, highlight=False, soft_wrap=True
     )

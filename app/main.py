@@ -106,8 +106,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             say(notice)
         rows = read_rows(config, manifest.today, folder.path / "quarantine.jsonl")
         refuse_unfit(config, of_rows(config, rows))
-        tried = try_rewards(config, rows.train.prompts, rows.tokenizer) if isinstance(rows, OnlineRows) else []
-        for notice in [*rows.notices, *tried]:
+        for notice in rows_notices(config, rows):
             say(notice)
         tracker = Tracker(
             folder,
@@ -157,6 +156,15 @@ def start_notices(resumed_step: int | None, skipped: Sequence[str], changed: Seq
         yield f"warning: changed since this run's last start: {', '.join(changed)}"
 
 
+def rows_notices(config: RunConfig, rows: OnlineRows | OfflineRows) -> Iterator[str]:
+    """What is odd about the rows, and then, once that is said, about rewards that are tried on them."""
+    yield from rows.notices
+    if isinstance(rows, OnlineRows):
+        if config.reward.functions or config.reward.remote or config.reward.judges:
+            yield "trying the reward functions, servers and judges on made-up answers"
+        yield from try_rewards(config, rows.train.prompts, rows.tokenizer)
+
+
 def outputs(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, str]:
     """What a finished run left, by name, and what can be done with it."""
     export = folder.export / f"step-{summary.steps}"
@@ -171,9 +179,11 @@ def outputs(folder: RunFolder, report: Path, summary: RunSummary) -> dict[str, s
 
 
 def tracked(where: Mapping[str, str]) -> dict[str, str]:
-    """Where the numbers went, and how an offline W&B run is uploaded."""
+    """Where the numbers went, and how an offline W&B run is uploaded: all its folders, for each life has one."""
     return {
-        name: shlex.join(["wandb", "sync", place]) if name == WANDB and not place.startswith("http") else place
+        name: shlex.join(["wandb", "sync", str(Path(place).parent)])
+        if name == WANDB and not place.startswith("http")
+        else place
         for name, place in where.items()
     }
 

@@ -236,13 +236,17 @@ def _connect(address: str | None) -> JobSubmissionClient:
         ) from error
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError(
-            f"{_where(address)} does not answer ({_first_line(error)}); start a cluster with `ray start --head` and "
-            "name its job server, http://<head>:8265"
+            f"{_where(address)} does not answer ({_first_line(error).rstrip('.')}); start a cluster with "
+            "`ray start --head`, and name its job server, http://HEAD:8265"
         ) from error
 
 
 def _where(address: str | None) -> str:
-    return f"the job server {address}" if address else "the job server of RAY_API_SERVER_ADDRESS or of this machine"
+    if address:
+        return f"--address {address}: the job server"
+    if given := os.environ.get(ADDRESS):
+        return f"{ADDRESS}={given}: the job server"
+    return f"the job server of this machine ({ADDRESS} is not set)"
 
 
 def _excluded(name: str) -> bool:

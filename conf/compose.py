@@ -59,9 +59,10 @@ def compose(overrides: Sequence[str], catalog: Catalog, *, elsewhere: bool = Fal
     problems = list(given.problems)
     register(catalog.configs)
     folders = [f for text in given.folders for f in search_folder(text, "--config-dir", problems)]
+    no_folder = len(problems) > len(given.problems)
     layers = read_layers(given.choices, [Path(file) for file in given.files], SearchPath(tuple(folders)))
-    problems += layers.problems
-    partial = bool(layers.problems) or given.misread_file
+    problems += [p for p in layers.problems if not (no_folder and p.keys == ("experiment",))]  # it may be in there
+    partial = bool(layers.problems) or given.misread_file or no_folder
     algorithm = layers.algorithm
     if is_own(algorithm) and (refused := _load_own(algorithm, catalog)):
         problems.append(refused)

@@ -3,7 +3,7 @@
 The files have Hydra's form: a `defaults:` list that names other files and choices, and settings. They are read here and
 not by Hydra because Hydra keeps neither the line of a value nor more than the first mistake. The order is Hydra's too:
 the chosen algorithm, model and cluster first, then experiments and files in the order of their `defaults:`, and what a
-file says itself where its `_self_` stands, or last. Shipped files and a user's are the same to this module.
+file states where its `_self_` stands, or last. Shipped files and a user's are the same to this module.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def search_folder(text: str, where: str, problems: list[Problem]) -> Iterator[Pa
     if folder.is_dir():
         yield folder
     else:
-        problems.append(Problem((), f"{where}: {folder}: there is no such folder."))
+        problems.append(Problem((), f"{where}={folder}: there is no such folder; correct the path."))
 
 
 def leaves(tree: Mapping[str, object], known: reference.Keys, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -139,7 +139,10 @@ def unknown_option(group: str, option: str, known: Sequence[str], given_as: str 
     hint = f"did you mean {guess}? " if guess else ""
     if group == "model" and guess is None:
         hint = "a model is named with policy.model=. "
-    return Problem((group,), f"{given_as or f'{group}={option}'} is not known; {hint}Choices: {', '.join(known)}.")
+    return Problem(
+        (group,),
+        f"{given_as or f'{group}={option}'} is not known; {hint}{'C' if hint else 'c'}hoices: {', '.join(known)}.",
+    )
 
 
 def wrong_elements(key: reference.Key, value: Value) -> list[Problem]:

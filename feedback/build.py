@@ -242,7 +242,7 @@ def input_files(source: Source, files: Sequence[Path]) -> tuple[InputFile, ...]:
 def _write_quarantine(file: Path, quarantined: pl.DataFrame, *, hide: bool) -> None:
     """Broken rows with what they looked like, redacted; without the look once anything was to be forgotten.
 
-    A broken row cannot be told to be somebody's, so none may show.
+    Whose a broken row is cannot be known, so none may show.
     """
     shown = quarantined.with_columns(
         pl.Series(name, [redact(text) for text in quarantined[name]], dtype=pl.String)

@@ -51,7 +51,7 @@ class RunPaths:
         self.judged = path / "judged"  # what judges said, made when they say something
         self.alerts = path / "alerts.jsonl"
         self.data_ledger = path / LEDGER_FILE  # whose judgements it was trained on, by hashes
-        self.sinks_told = path / ".sinks_told"  # the last step that W&B and its like have on disk for certain
+        self.sinks_sent = path / ".sinks_sent"  # the last step that W&B and its like have on disk for certain
         self.wandb_address = path / "wandb_address"  # the page of the run, once it has had one
 
     def samples_file(self, step: int) -> Path:

@@ -95,7 +95,7 @@ class SinkThread:
     """Runs every call of one sink in order on a thread that nobody has to wait for."""
 
     def __init__(self, name: str, open_sink: Callable[[], Sink], *, said: Callable[[str], None]) -> None:
-        """`said` is told the sink's address when it is open, from this thread."""
+        """`said` gets the sink's address when it is open, from this thread."""
         self.name = name
         self.where: str | None = None
         self._open_sink, self._said = open_sink, said

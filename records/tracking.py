@@ -26,8 +26,8 @@ from raylign.records.wandb_sink import FINISH_TIMEOUT_S, WandbSink
 _log = logging.getLogger(__name__)
 
 WANDB = "Weights & Biases"
-RETOLD_STEPS = 200
-"""Told again at most, after a life that did not end in order. W&B's process writes nothing for some seconds, and dies
+RESENT_STEPS = 200
+"""Sent again at most, after a life that did not end in order. W&B's process writes nothing for some seconds, and dies
 with its driver."""
 
 
@@ -73,7 +73,7 @@ class Tracker:
             folder.wandb_run_id(environ.get("WANDB_RUN_ID", ""))
         target = sink_target(folder, config, decision.mode, Redactor.from_environ(environ), start)
         self._sinks = [SinkThread(name, opener, said=self._opened) for name, opener in _openers(tracking.sinks, target)]
-        self._tell_again(keep_to)
+        self._send_again(keep_to)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one step; a second call for the same step joins its line.
@@ -107,15 +107,15 @@ class Tracker:
         self._log.rewind(step)
         self._watch.rewind(step)
 
-    def _tell_again(self, keep_to: int) -> None:
-        """What a killed life has told and the sinks may have lost; a step told twice is one point of the curve."""
-        told = self._folder.sinks_told
-        last = int(told.read_text(encoding="ascii")) if told.exists() else -1
-        if keep_to < last:  # what was told beyond is of a history that is done again
+    def _send_again(self, keep_to: int) -> None:
+        """What a killed life has sent and the sinks may have lost; a step sent twice is one point of the curve."""
+        sent = self._folder.sinks_sent
+        last = int(sent.read_text(encoding="ascii")) if sent.exists() else -1
+        if keep_to < last:  # what was sent beyond is of a history that is done again
             last = keep_to
-            write_atomic(told, str(last))
+            write_atomic(sent, str(last))
         kept = [row for row in read_history(self._folder.metrics).rows if row.step > last]
-        for row in kept[-RETOLD_STEPS:]:
+        for row in kept[-RESENT_STEPS:]:
             self._show(row)
 
     def _show(self, row: MetricRow) -> None:
@@ -158,8 +158,8 @@ class Tracker:
         for sink in self._sinks:
             sink.finish(exit_code, deadline_s)
         if self._sinks and all(sink.ended for sink in self._sinks):
-            with contextlib.suppress(OSError):  # a full disk, perhaps what ends the run; steps are told again then
-                write_atomic(self._folder.sinks_told, str(self._shown))
+            with contextlib.suppress(OSError):  # a full disk, perhaps what ends the run; steps are sent again then
+                write_atomic(self._folder.sinks_sent, str(self._shown))
 
     @property
     def where(self) -> Mapping[str, str]:

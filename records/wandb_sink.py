@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,17 +26,21 @@ FINISH_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 20.0  # also how long a process may hang at its end on a server that never answers
 _ALERT_QUIET_S = 3600.0
 _GLOSSARY = "metrics.md"
+_RESENT_STEPS = 200  # at most, after W&B's process has died: it writes and sends nothing for some seconds
+_MAX_REOPENINGS = 3
+REOPENED = "Weights & Biases: its process has died, as a stopped job's does (%s); the run is opened again"
 
 
 class WandbSink:
     """See sinks.Sink. The run's id is the run folder's, so that a resumed run continues in the same W&B run."""
 
     def __init__(self, target: SinkTarget) -> None:
-        self._run = _open(target)
-        self._table: wandb.Table | None = None
+        self._target = target
+        self._recent: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=_RESENT_STEPS)
+        self._reopenings = 0
         self._artifacts_refused = False
         self._finished = False
-        self._describe(target)
+        self._start()
 
     @property
     def where(self) -> str:
@@ -45,23 +50,19 @@ class WandbSink:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One step on the axis of steps."""
-        self._run.log({STEP_AXIS: step, **values})
+        self._call(lambda: self._run.log({STEP_AXIS: step, **values}))
+        self._recent.append((step, values))
 
     def samples(self, rows: Sequence[Sequence[object]]) -> None:
         """Add rows to the one growing table."""
-        import wandb
-
-        if self._table is None:
-            self._table = wandb.Table(columns=list(SAMPLE_COLUMNS), log_mode="INCREMENTAL")
-        for row in rows:
-            self._table.add_data(*row)
-        self._run.log({"samples": self._table})
+        self._call(lambda: self._add_to_table(rows))
 
     def alert(self, alert: Alert) -> None:
         """As W&B's account settings send it: by e-mail or to Slack."""
         level = "ERROR" if alert.serious else "WARN"
         title = f"{self._run.name}: {alert.kind.value}"[:63]
-        self._run.alert(title, f"Step {alert.step}: {alert.text}", level=level, wait_duration=_ALERT_QUIET_S)
+        text = f"Step {alert.step}: {alert.text}"
+        self._call(lambda: self._run.alert(title, text, level=level, wait_duration=_ALERT_QUIET_S))
 
     def artifact(self, artifact: Artifact) -> None:
         """A reference: W&B keeps the address and the digest, no content. After one that is refused none is tried: each
@@ -74,9 +75,9 @@ class WandbSink:
             entry = wandb.Artifact(artifact.name, type=artifact.kind, metadata={"digest": artifact.digest})
             entry.add_reference(artifact.path.as_uri(), name=artifact.path.name, checksum=False)
             if artifact.output:
-                self._run.log_artifact(entry, aliases=list(artifact.aliases))
+                self._call(lambda: self._run.log_artifact(entry, aliases=list(artifact.aliases)))
             elif not self._run.offline:
-                self._run.use_artifact(entry)
+                self._call(lambda: self._run.use_artifact(entry))
         except (wandb.Error, ValueError) as error:  # a server may be without artifacts; the curves go on
             self._artifacts_refused = True
             _log.warning("Weights & Biases: no artifact is logged, %s was refused (%s)", artifact.name, error)
@@ -86,9 +87,7 @@ class WandbSink:
 
         Not so in a sweep: W&B would give its id to the next agent, which has none of its folder.
         """
-        if exit_code in (Stopped.exit_code, Preempted.exit_code) and not self._run.sweep_id:
-            self._run.mark_preempting()
-        self._run.finish(exit_code=exit_code)
+        self._call(lambda: self._end(exit_code))
         self._finished = True
 
     def close(self) -> None:
@@ -99,13 +98,54 @@ class WandbSink:
         import wandb
 
         if not self._finished:
-            with contextlib.suppress(wandb.Error, OSError):  # what made it fail has been told
+            with contextlib.suppress(wandb.Error, OSError):  # what made it fail has been reported
                 self._run.finish(exit_code=1)
         if wandb.run is None or wandb.run is self._run:
             with contextlib.suppress(OSError):  # it is gone already, which is what is wanted
                 wandb.teardown()
 
-    def _describe(self, target: SinkTarget) -> None:
+    def _start(self) -> None:
+        self._run = _open(self._target)
+        self._table: wandb.Table | None = None
+        self._describe()
+
+    def _call(self, call: Callable[[], object]) -> None:
+        """Do `call`. Where W&B's process has died, the run is opened again first and its newest steps are sent again.
+
+        `ray job stop` and Slurm signal that process together with the run, which has yet to save and to end in order.
+        """
+        import wandb
+
+        while True:
+            try:
+                call()
+                return
+            except ConnectionError as error:
+                if self._reopenings == _MAX_REOPENINGS or wandb.run not in (None, self._run):
+                    raise
+                self._reopenings += 1
+                _log.warning(REOPENED, error)
+            with contextlib.suppress(OSError):
+                wandb.teardown()
+            self._start()
+            for step, values in self._recent:
+                self._run.log({STEP_AXIS: step, **values})
+
+    def _add_to_table(self, rows: Sequence[Sequence[object]]) -> None:
+        import wandb
+
+        if self._table is None:
+            self._table = wandb.Table(columns=list(SAMPLE_COLUMNS), log_mode="INCREMENTAL")
+        for row in rows:
+            self._table.add_data(*row)
+        self._run.log({"samples": self._table})
+
+    def _end(self, exit_code: int) -> None:
+        if exit_code in (Stopped.exit_code, Preempted.exit_code) and not self._run.sweep_id:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
+
+    def _describe(self) -> None:
         """The axis of every metric group, and the glossary as a file of the run with its address in the config."""
         self._run.define_metric(STEP_AXIS, hidden=True)
         for group in groups():
@@ -130,7 +170,7 @@ def _open(target: SinkTarget) -> wandb.Run:
     """The run; offline when the server cannot be reached."""
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))  # before the run's own settings hold, else the log-in is told
+    wandb.setup(wandb.Settings(silent=True))  # before the run's own settings hold, else the log-in is announced
     try:
         return _init(target, target.mode)
     except wandb.Error as error:

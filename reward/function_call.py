@@ -14,7 +14,7 @@ import asyncio
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from raylign.records.redaction import Redactor
@@ -145,16 +145,18 @@ class Caller:
         except Exception as error:
             tell(Done(rows, (NotScored(f"it raised {error_text(error)}"),) * len(rows)))
             return
-        if len(values) != len(rows):
-            tell(
-                Done(
-                    rows, (NotScored(f"it gave {len(values)} values for {len(rows)} answers", always=True),) * len(rows)
-                )
-            )
+        if isinstance(values, list) and len(values) == len(rows):
+            tell(Done(rows, tuple(as_score(value) for value in values)))
             return
-        tell(Done(rows, tuple(as_score(value) for value in values)))
+        if isinstance(values, list):
+            why = f"it gave {len(values)} values for {len(rows)} answers"
+        else:
+            given = "None" if values is None else type(values).__name__
+            why = f"it gave {given}, not a list of {len(rows)} numbers"
+        tell(Done(rows, (NotScored(why, always=True),) * len(rows)))
 
-    def _values(self, samples: Sequence[Sample]) -> list[Any]:
+    def _values(self, samples: Sequence[Sample]) -> object:
+        """A list, or what it returned instead of one."""
         if self._style is Style.trl:
             missing = {name: [None] * len(samples) for name in self._columns}  # no row of this batch has a value
             answer = self._awaited(self._function(**_accepted(self._function, missing | _trl(samples))))
@@ -166,8 +168,10 @@ class Caller:
                     [s.ground_truth for s in samples],
                 )
             )
-            answer = answer["rewards"] if isinstance(answer, Mapping) else answer
-        return list(answer.tolist() if hasattr(answer, "tolist") else answer)
+            answer = answer.get("rewards") if isinstance(answer, Mapping) else answer
+        answer = answer.tolist() if hasattr(answer, "tolist") else answer
+        listed = isinstance(answer, Iterable) and not isinstance(answer, str | bytes)
+        return list(answer) if listed else answer
 
     def _one(self, sample: Sample) -> Score:
         try:

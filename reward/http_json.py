@@ -17,6 +17,8 @@ import aiohttp
 from raylign.records.redaction import Redactor
 
 MAX_REPLY_BYTES = 8 << 20
+NO_ANSWER = "no answer within"
+"""With the seconds behind it: the reason of a request that took too long."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SHOWN = 200  # characters of a reply in a message
@@ -95,11 +97,15 @@ async def _once(session: aiohttp.ClientSession, endpoint: Endpoint, body: object
         ):
             text = await _read(reply, where)
     except TimeoutError:
-        raise _Passing(f"no answer within {timeout_s:.3g} s") from None
+        raise _Passing(f"{NO_ANSWER} {timeout_s:.3g} s") from None
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         raise EndpointError(f"{where}: its TLS certificate cannot be verified ({_plain(error)})") from error
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise EndpointError(f"{where} is not an address that can be called") from error
+    except aiohttp.ClientPayloadError as error:
+        raise _Passing("its answer broke off before its end") from error
+    except aiohttp.ClientResponseError as error:
+        raise _Passing(f"its answer is not HTTP ({_cut(error.message.partition(':')[0])})") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _Passing(f"no connection ({_plain(error)})") from error
     if reply.status != 200:

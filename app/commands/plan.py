@@ -27,6 +27,7 @@ from raylign.app.launch.demand import role_requests
 from raylign.app.launch.fitting import of_rows, of_settings, refuse_unfit
 from raylign.app.launch.guard import guard_rows
 from raylign.app.launch.refusals import refuse_impossible
+from raylign.app.launch.reward_trial import try_rewards
 from raylign.app.launch.rows import TRAIN, read_offline, read_online
 from raylign.app.launch.trained import trained_models, untried_models
 from raylign.cluster.placement import NodeSupply, Placement, RoleRequest, plan_placement, total_cpus
@@ -51,7 +52,8 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     """The plan, part by part; `colour`: for a terminal; `cluster`: one that need not be there.
 
     Raises DataError, ModelLoadError or ClusterError where the run itself would.
-    Reads and tokenises all of the data, asks the cluster when the run would join one, and starts nothing.
+    Reads and tokenises all of the data, calls reward functions once (no servers), asks the cluster when the run would
+    join one, and starts nothing.
     """
     config = with_model_folders(composed.config)
     now = datetime.now(UTC).astimezone()
@@ -123,10 +125,11 @@ def _read_data(config: RunConfig, needed: Needs, today: date, *, colour: bool) -
     if needed.rollout:
         online = read_online(config, today)
         refuse_unfit(config, of_rows(config, online))
+        notices = [*online.notices, *try_rewards(config, online.train.prompts, online.tokenizer, only_here=True)]
         prompt_sets = [online.train, *([online.held_out] if online.held_out else [])]
         first = online.train.prompts[0]
         shown = f"{online.tokenizer.decode(first.token_ids)!r} ({len(first.token_ids)} tokens)"
-        return [loaded.report for loaded in prompt_sets], len(online.train.prompts), "\n".join([shown, *online.notices])
+        return [loaded.report for loaded in prompt_sets], len(online.train.prompts), "\n".join([shown, *notices])
     algorithm = cast("OfflineAlgorithm", algorithm_of(config.algorithm))
     offline = read_offline(config, algorithm.needs, today)
     refuse_unfit(config, of_rows(config, offline))

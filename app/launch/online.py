@@ -60,11 +60,11 @@ async def run_online(
         builder = RoleBuilder(stage, algorithm, settings, rows.template, stack)
         parts = await builder.start()
         scaling = scaling_hook(stage, parts.rollouts, builder.late_worker, parts.reward, builder.rewards.late, stack)
-        play = _Play(stage, settings, rows, should_stop, scaling, parts.reward.state, stack)
+        attempt = _Attempt(stage, settings, rows, should_stop, scaling, parts.reward.state, stack)
         found = stage.resumed
         while True:
             try:
-                return await play.run(parts, found)
+                return await attempt.run(parts, found)
             except GoBack as sign:
                 raise await _went_back(stage, parts, sign) from sign
             except (RoleError, HolderLost) as error:
@@ -84,7 +84,7 @@ async def _went_back(stage: Stage, parts: StartedRoles, sign: GoBack) -> Preempt
 
 
 @dataclass(frozen=True, slots=True)
-class _Play:
+class _Attempt:
     """One life of a run's learners: from a checkpoint to the end, or to their death."""
 
     stage: Stage

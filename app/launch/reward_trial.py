@@ -23,19 +23,25 @@ from raylign.data.types import (
     SamplingParams,
     VersionSpan,
 )
-from raylign.reward.http_json import shown
+from raylign.reward.http_json import NO_ANSWER, shown
 from raylign.reward.samples import NotScored, Score
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
 from transformers import PreTrainedTokenizerBase
 
 MADE_UP = "I do not know."
+TOO_SLOW = "raise request_timeout_s and timeout_s, or see why it is slow"
 _PROMPTS = 2  # one alone would hide a function that gives a single value
 
 
-def try_rewards(config: RunConfig, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A warning for each that failed on these answers. Raises ConfigError for those that fail whatever the answer."""
-    reward = config.reward
+def try_rewards(
+    config: RunConfig, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, only_here: bool = False
+) -> list[str]:
+    """A warning for each that failed on these answers. Raises ConfigError for those that fail whatever the answer.
+
+    `only_here`: functions alone; no server and no judge gets a prompt.
+    """
+    reward = replace(config.reward, remote=[], judges=[]) if only_here else config.reward
     if not (reward.functions or reward.remote or reward.judges):
         return []
     sources = RewardSources(
@@ -47,7 +53,11 @@ def try_rewards(config: RunConfig, prompts: Sequence[Prompt], tokenizer: PreTrai
     finally:
         scorer.stop()
     failed = [(*one, found[one[0]]) for one in _named(reward)]
-    problems = [f"{key}: {_reason(scores, url)}; {fix}." for _, key, url, fix, scores in failed if _always(scores)]
+    problems = [
+        f"{key}: {(why := _reason(scores, url))}; {TOO_SLOW if why.startswith(NO_ANSWER) else fix}."
+        for _, key, url, fix, scores in failed
+        if _always(scores)
+    ]
     if problems:
         raise ConfigError(problems)
     return [
@@ -78,8 +88,10 @@ def _always(scores: Sequence[Score]) -> bool:
 def _reason(scores: Sequence[Score], url: str) -> str:
     """Of the first failure, without the address that it may begin with."""
     first = next(score for score in scores if isinstance(score, NotScored))
-    reason = first.reason
-    return reason.removeprefix(shown(url)).removeprefix(":").strip() if url else reason
+    if not url or not first.reason.startswith(shown(url)):
+        return first.reason
+    rest = first.reason.removeprefix(shown(url))
+    return rest.removeprefix(":").strip() if rest.startswith((":", "/")) else f"it{rest}"
 
 
 def _group(config: RunConfig, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> RolloutGroup:

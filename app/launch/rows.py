@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from raylign.app.launch.functions import refuse_missing_columns
+from raylign.conf.errors import DataError
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import read_chat_template
@@ -53,30 +55,49 @@ class OfflineRows:
 def read_online(config: RunConfig, today: date, quarantine: Path | None = None) -> OnlineRows:
     """Raises DataError, ModelLoadError, and ConfigError for a reward function that asks for other columns."""
     template, tokenizer = _tokenizer(config)
-    train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today)
+    with named_key("data.train", config.data.train):
+        train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today)
     refuse_missing_columns(config.reward, train.prompts)
-    others = [load_prompts(s, config.data, tokenizer, today=today) for s in held_out_sets(config.data.eval).values()]
+    others = []
+    for name, source in held_out_sets(config.data.eval).items():
+        with named_key(_eval_key(config, name), source):
+            others.append(load_prompts(source, config.data, tokenizer, today=today))
     held_out = others[0] if others else None
     return OnlineRows(train, held_out, tokenizer, template, _plain_text(config, tokenizer))
+
+
+@contextmanager
+def named_key(key: str, source: str) -> Iterator[None]:
+    """What is wrong with the data of `source` is said of the setting that names it."""
+    try:
+        yield
+    except DataError as error:
+        error.problems = tuple(p.replace(f"data {source}: ", f"{key}={source}: ", 1) for p in error.problems)
+        raise
+
+
+def _eval_key(config: RunConfig, name: str) -> str:
+    return "data.eval" if isinstance(config.data.eval, str) else f"data.eval.{name}"
 
 
 def read_offline(config: RunConfig, needs: OfflineNeeds, today: date, quarantine: Path | None = None) -> OfflineRows:
     """Raises DataError or ModelLoadError."""
     template, tokenizer = _tokenizer(config)
 
-    def read(name: str, quarantine: Path | None = None) -> TrainRows:
-        return load_rows(
-            needs.rows,
-            name,
-            config.data,
-            tokenizer,
-            quarantine=quarantine,
-            train_prompts=needs.train_prompts,
-            today=today,
-        )
+    def read(key: str, source: str, quarantine: Path | None = None) -> TrainRows:
+        with named_key(key, source):
+            return load_rows(
+                needs.rows,
+                source,
+                config.data,
+                tokenizer,
+                quarantine=quarantine,
+                train_prompts=needs.train_prompts,
+                today=today,
+            )
 
-    sets = {TRAIN: read(config.data.train, quarantine)}
-    sets |= {name: read(source) for name, source in held_out_sets(config.data.eval).items()}
+    sets = {TRAIN: read("data.train", config.data.train, quarantine)}
+    sets |= {name: read(_eval_key(config, name), source) for name, source in held_out_sets(config.data.eval).items()}
     warnings = config.algorithm.data_warnings(sets[TRAIN].counts)
     encoder = Encoder(tokenizer, system_prompt=config.data.system_prompt, today=today)
     warnings += mask_warnings(sets[TRAIN], encoder, tokenizer, generates=needs.model is ModelKind.CAUSAL)

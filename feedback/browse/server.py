@@ -1,6 +1,6 @@
 """The pages over HTTP, for one person on this machine. Forms and links only: no page holds a script.
 
-Every address begins with the token, so only who was told the address gets in, and a page of another site can neither
+Every address begins with the token, so only who knows the address gets in, and a page of another site can neither
 read these nor send a form to them.
 """
 

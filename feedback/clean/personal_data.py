@@ -131,7 +131,7 @@ def regions_of(locales: pl.Series) -> tuple[str, ...]:
 def redact_frame(work: pl.DataFrame, regions: Sequence[str] = ()) -> Redacted:
     """A working frame with placeholders in its texts and labels.
 
-    Phone numbers are told by the numbering plans of the largest countries, of the log's locales and of `regions`.
+    Phone numbers are recognised by the numbering plans of the largest countries, of the log's locales and of `regions`.
     """
     looked_at = tuple(dict.fromkeys((*(region.upper() for region in regions), *regions_of(work["locale"]))))
     found = pl.any_horizontal(*(pl.col(name).str.contains(_ANY).fill_null(False) for name in (*TEXTS, *_LABELS)))

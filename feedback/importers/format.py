@@ -60,7 +60,7 @@ class Format:
 
 
 _PROBLEMS = (RowProblem, msgspec.ValidationError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError)
-"""The last four are a shape of row nobody thought of: quarantined like the others, and told apart by UNFORESEEN."""
+"""The last four are a shape of row nobody thought of: quarantined like the others, and marked by UNFORESEEN."""
 
 UNFORESEEN = "not a shape rows of this format are known to have"
 

@@ -105,7 +105,7 @@ def _judged(base: Event, score: _Score, context: Context) -> Event:
 
 
 def _value(score: _Score) -> object:
-    """A category is its word, not its number; a yes or no is told apart from the number 1."""
+    """A category is its word, not its number; a yes or no is distinguished from the number 1."""
     words = score.string_value or score.long_string_value
     kind = (score.data_type or "").upper()
     if kind == "CATEGORICAL":

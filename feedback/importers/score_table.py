@@ -34,7 +34,7 @@ class LoggedValue:
     scale: Scale | None = None
     approves: bool = False  # the tool's own field for approval, or the user's own mapping: the name need not say so
     good: Good | None = None  # which end of it is good, where that is declared
-    hint: str = ""  # where its scale is told, of a rating that came without: its numbers alone say nothing
+    hint: str = ""  # where its scale is stated, of a rating that came without: its numbers alone say nothing
     compares: bool = False  # of two answers: a side, or numbers of which the higher is preferred
 
 

@@ -12,7 +12,7 @@ from raylign.feedback.build_result import BuildResult
 from raylign.feedback.report.built import built
 from raylign.feedback.report.incoming import incoming
 from raylign.feedback.report.models import slices, tables
-from raylign.feedback.report.said import judgements_of, said
+from raylign.feedback.report.comments import comments_of, judgements_of
 from raylign.feedback.report.tallies import quality, thumbs_over_time, win_matrix
 from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows, people_rows, to_do
 from raylign.feedback.report.verdict import advice, judge
@@ -41,7 +41,7 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
     trust = trust or measure_trust(events)
     came = incoming(events)
     shown = cards(trust)
-    told = events if events.schema["prompt"] == pl.String else events.with_columns(pack(pl.col("prompt")))
+    packed = events if events.schema["prompt"] == pl.String else events.with_columns(pack(pl.col("prompt")))
     values = {
         "verdict": judge(trust, came, result),
         "came": came,
@@ -55,8 +55,8 @@ def render(result: BuildResult | None, events: pl.DataFrame, *, trust: Trust | N
         "wins": win_matrix(events),
         "thumbs": thumbs_over_time(events),
         "quality": quality(events),
-        "said": said(told) if result else None,
-        "theirs": judgements_of(told, [person.rater for person in trust.annotators.flagged]) if result else {},
+        "comments": comments_of(packed) if result else None,
+        "theirs": judgements_of(packed, [person.rater for person in trust.annotators.flagged]) if result else {},
         "slices": slices(trust),
         "advice": (*to_do(trust, shown), *advice(trust)),
     }

@@ -176,7 +176,7 @@ def _length(trust: Trust) -> Card:
 def _annotators(found: Annotators) -> Card:
     question, flagged = "Is anybody judging carelessly?", len(found.flagged)
     if not found.with_enough:
-        text = "Nobody judged often enough (20 times) to be told apart from chance."
+        text = "Nobody judged often enough (20 times) to be distinguished from chance."
         return Card(question, "not known", None, None, text, "", Tone.PLAIN)
     text = f"Of {found.total:,} people, {found.with_enough:,} gave enough to judge them by"
     text += f"; {flagged:,} of those stand{'s' if flagged == 1 else ''} out." if flagged else "; none stands out."

@@ -126,12 +126,12 @@ def _logging(trust: Trust) -> list[str]:
     if trust.position.unlogged and trust.position.left is None:
         found.append("Which answer stood on the left: without it a habit of the hand looks like a preference.")
     if not trust.annotators.total and trust.events:
-        found.append("A hashed id of who judged: without it one careless person cannot be told from a crowd.")
+        found.append("A hashed id of who judged: without it one careless person cannot be distinguished from a crowd.")
     return found
 
 
 def _undecided(ranking: Ranking | None) -> list[str]:
-    """Neighbours that cannot be told apart, with how much more it would take at the spread seen so far."""
+    """Neighbours that cannot be distinguished, with how much more it would take at the spread seen so far."""
     found = []
     for upper, lower in pairwise(ranking.models if ranking else ()):
         gap = upper.strength.value - lower.strength.value

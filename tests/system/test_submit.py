@@ -19,12 +19,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from raylign.conf.errors import Preempted
 from raylign.records.manifest import read_manifest
 from raylign.records.metrics_log import read_history
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 
 from tests.system.tiny_runs import question_rows
+from tests.system.wandb_files import drawn, ending
 
 START_TIMEOUT_S = 120
 JOB_TIMEOUT_S = 240
@@ -213,6 +215,11 @@ def test_a_first_day(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
         wish = 20 + int(re.findall(r"\d+", row.prompt)[-1])
         assert row.reward == pytest.approx(max(0.0, 1 - abs(len(row.response) - wish) / wish), abs=1e-6)
     assert {"reward.functions.close_to_wish/mine.py", "callbacks.mine.py", "data.train"} <= second.inputs.keys()
+
+    # W&B has every step of both lives, and how each ended: `ray job stop` signals its process together with the driver.
+    assert sorted(drawn(run.path)) == lines
+    *_, stopped_life, last_life = sorted((run.path / "wandb").glob("offline-run-*"))
+    assert ending(stopped_life) == (Preempted.exit_code, True) and ending(last_life) == (0, False)
 
     # What a person could follow: the job's id, roles on several nodes, steps, the exit code; and no secret.
     assert re.search(r"^starting policy 2, reference 1, reward 1, rollout 2 on [23] nodes$", told, re.MULTILINE), told

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from raylign.conf.errors import Preempted, RunFailed, Stopped
 from raylign.records.metrics_log import read_history
+from raylign.records.wandb_sink import REOPENED
 
 from tests.system.wandb_files import drawn, ending
 
@@ -146,6 +147,48 @@ def test_a_run_that_can_be_resumed_ends_as_preempted(tmp_path: Path) -> None:
     for code, resumable in codes.items():
         (life,) = (tmp_path / str(code) / "wandb").glob("offline-run-*")
         assert ending(life) == (code, resumable)
+
+
+STOPPED_RUN = """
+import os, sys, time
+from pathlib import Path
+import psutil
+from raylign.conf.schema import *
+from raylign.records.run_folder import RunPaths
+from raylign.records.tracking import Tracker
+folder, last_words = Path(sys.argv[1]), int(sys.argv[2])
+config = RunConfig(algorithm=AlgorithmConfig(name="ppo"), tracking=TrackingConfig(wandb_samples=0))
+tracker = Tracker(RunPaths(folder), config, resumed_step=None, environ=os.environ)
+while not tracker.where:
+    time.sleep(0.05)
+for step in range(1, 5):
+    tracker.log(step, {"reward/mean": step / 3})
+time.sleep(1.0)
+signalled = [p for p in psutil.Process().children(recursive=True) if p.name() == "wandb-core"]
+for process in signalled:  # as `ray job stop` does
+    process.terminate()
+psutil.wait_procs(signalled, timeout=20)
+for step in range(5, 5 + last_words):
+    tracker.log(step, {"reward/mean": step / 3})
+tracker.finish(exit_code=76, deadline_s=100.0)
+assert len(signalled) == 1
+"""
+
+
+@pytest.mark.parametrize("last_words", [0, 2], ids=["between steps", "before the last steps"])
+def test_a_stop_that_reaches_its_process_too_costs_nothing(tmp_path: Path, last_words: int) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    given = [sys.executable, "-c", STOPPED_RUN, str(tmp_path), str(last_words)]
+    done = subprocess.run(given, timeout=200, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count(REOPENED.partition("%s")[0]) == 1 and "stopped (" not in done.stderr
+    assert {step: values["reward/mean"] for step, values in drawn(tmp_path).items()} == {
+        step: step / 3 for step in range(1, 5 + last_words)
+    }
+    first, second = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert ending(second) == (Preempted.exit_code, True)
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2] == (tmp_path / "wandb_run_id").read_text()
+    assert (tmp_path / ".sinks_sent").read_text() == str(4 + last_words)  # the next life sends none of them again
 
 
 def test_an_unwritable_wandb_folder_costs_one_warning(tmp_path: Path) -> None:

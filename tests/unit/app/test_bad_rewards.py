@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+import socketserver
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
 import pytest
 from raylign.app.cli import app, run_command
 from raylign.app.configuration import compose
-from raylign.app.launch.reward_trial import try_rewards
+from raylign.app.launch.reward_trial import TOO_SLOW, try_rewards
 from raylign.app.launch.rows import read_online
+from raylign.reward.http_json import NO_ANSWER
 
 from tests.unit.reward.json_server import Asked, Reply, serving
 
-Refused = Callable[[str], str]
+Refused = Callable[..., str]
 SECRET = "very-secret-value-of-mine"
 MINE = """
 import os, time
 def few(prompts, completions, **rest): return [1.0]
 def words(prompts, completions, **rest): return ["good"] * len(prompts)
 def hangs(prompts, completions, **rest): time.sleep(600)
+def forgets(prompts, completions, **rest): rewards = [1.0] * len(prompts)
+def one(queries, prompts, labels): return 1.0
+def wrong_key(queries, prompts, labels): return {"reward": [1.0] * len(prompts)}
 def dies(prompts, completions, **rest): os._exit(3)
 def odd(a, b): return 1
 def nothing(prompts, completions, **rest): return [None] * len(prompts)
@@ -48,9 +55,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """What `raylign train` says with one more setting, when it refuses."""
+    """What `raylign train`, or another command, says with one more setting, when it refuses."""
 
-    def call(setting: str) -> str:
+    def call(setting: str, command: str = "train") -> str:
         given = [
             f"policy.model={tiny_model_dir}",
             "data.train=rows.jsonl",
@@ -58,7 +65,7 @@ def refused(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Refused
             "name=r",
             setting,
         ]
-        code = run_command(lambda: app(["train", "+experiment=grpo_tiny_cpu", *given]))
+        code = run_command(lambda: app([command, "+experiment=grpo_tiny_cpu", *given]))
         told = capsys.readouterr().err
         assert code == 2 and "Traceback" not in told and SECRET not in told, told
         assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
@@ -82,6 +89,9 @@ def refused(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Refused
             "mine.py:odd",
             "it takes (a, b), which is not a known signature of a reward function (openrlhf: queries, prom",
         ),
+        ("mine.py:forgets", "it gave None, not a list of 2 numbers; a reward function returns one number for each"),
+        ("mine.py:one", "it gave float, not a list of 2 numbers; a reward function returns one number for each answ"),
+        ("mine.py:wrong_key", "it gave None, not a list of 2 numbers; a reward function returns one number for each"),
         ("mine.py:few", "it gave 1 values for 2 answers; a reward function returns one number for each answer, within"),
         (
             "mine.py:words",
@@ -94,12 +104,11 @@ def refused(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Refused
         ),
     ],
 )
-def test_a_function_that_cannot_work_is_refused_with_its_key(
-    function: str, sentence: str, refused: Callable[[str], str]
-) -> None:
+def test_a_function_that_cannot_work_is_refused_with_its_key(function: str, sentence: str, refused: Refused) -> None:
     path = function.partition(",")[0]
-    (line,) = refused(f"reward.functions=[{{path: {function}}}]").splitlines()[-1:]
-    assert line.startswith(f"reward.functions[0].path={path}: {sentence}"), line
+    for command in ("plan", "train"):
+        (line,) = refused(f"reward.functions=[{{path: {function}}}]", command).splitlines()[-1:]
+        assert line.startswith(f"reward.functions[0].path={path}: {sentence}"), line
 
 
 @pytest.mark.parametrize(
@@ -111,11 +120,11 @@ def test_a_function_that_cannot_work_is_refused_with_its_key(
         ),
         (
             Reply("", 302, {"Location": "http://elsewhere.test/x"}),
-            "redirects (302) to http://elsewhere.test/x, which i",
+            "it redirects (302) to http://elsewhere.test/x, which i",
         ),
         (
             Reply("", 401),
-            "requires a token; name it in token_env (401); see whether the address and protocol=openrlhf ",
+            "it requires a token; name it in token_env (401); see whether the address and protocol=openrlhf ",
         ),
         (Reply("<html>"), "its answer is not JSON: '<html>'; see whether the address and protocol=openrlhf are right."),
         (
@@ -124,19 +133,58 @@ def test_a_function_that_cannot_work_is_refused_with_its_key(
         ),
     ],
 )
-def test_a_server_that_answers_wrongly_is_refused_with_its_key(
-    reply: Reply, sentence: str, refused: Callable[[str], str]
-) -> None:
+def test_a_server_that_answers_wrongly_is_refused_with_its_key(reply: Reply, sentence: str, refused: Refused) -> None:
     with serving(lambda body, number: reply) as asked:
         (line,) = refused(f"reward.remote=[{{url: '{asked.url}'}}]").splitlines()[-1:]
     assert line.startswith(f"reward.remote[0].url={asked.url}: {sentence}"), line
     assert len(asked.bodies) == 1
 
 
+@pytest.mark.parametrize(
+    ("length", "sentence"),
+    [(100, "its answer broke off before its end"), (10, "its answer is not HTTP (Bad status line")],
+)
+def test_a_server_that_lies_about_the_length_of_its_answer_is_refused(
+    length: int, sentence: str, refused: Refused
+) -> None:
+    with lying(length) as url:
+        told = refused(f"reward.remote=[{{url: '{url}', timeout_s: 1}}]")
+    assert f"reward.remote[0].url={url}: {sentence}" in told, told
+    assert "see whether the address and protocol=openrlhf are right." in told
+
+
+def test_plan_sends_no_prompt_to_a_server(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda body, number: Reply({"rewards": [1.0]})) as asked:
+        given = [f"policy.model={tiny_model_dir}", "data.train=rows.jsonl", f"reward.remote=[{{url: '{asked.url}'}}]"]
+        assert run_command(lambda: app(["plan", "+experiment=grpo_tiny_cpu", *given])) == 0
+    assert not asked.bodies and re.search(rf"{asked.url} +openrlhf +1 +yes", capsys.readouterr().out)
+
+
+@contextmanager
+def lying(length: int) -> Iterator[str]:
+    """A server whose answers, of 23 bytes, are said to have `length`."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                """The request's head."""
+            with suppress(OSError):  # who asked may have gone
+                self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{"rewards": [1.0, 2.0]}' % length)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/get_reward"
+        server.shutdown()
+        thread.join(10)
+
+
 def test_a_server_that_is_slow_or_not_there_is_refused_with_its_key(refused: Refused) -> None:
     with slow() as asked:
         setting = f"reward.remote=[{{url: '{asked.url}', request_timeout_s: 0.3, timeout_s: 0.5}}]"
-        assert f"reward.remote[0].url={asked.url}: no answer within 0." in refused(setting)
+        told = refused(setting)
+    assert f"reward.remote[0].url={asked.url}: {NO_ANSWER} 0." in told and told.endswith(f"; {TOO_SLOW}.\n"), told
     told = refused(f"reward.remote=[{{url: '{asked.url}'}}]")
     assert f"reward.remote[0].url={asked.url}: it cannot be reached (Connection refused); start it" in told
 

@@ -158,7 +158,7 @@ def test_a_file_that_is_missing_or_given_as_a_setting_is_the_only_error(home: Pa
     assert told.startswith("+experiment=gpro_tiny_cpu is not known; did you mean grpo_tiny_cpu?")
     told_both = problems_of("+experiment=gpro_tiny_cpu", "policy.model=/nowhere", "rollout.temperatur=1")
     assert len(told_both) == 3  # what is wrong by itself is still told
-    assert problems_of("--config-dir=nowhere")[0] == "--config-dir: nowhere: there is no such folder."
+    assert problems_of("--config-dir=nowhere")[0] == "--config-dir=nowhere: there is no such folder; correct the path."
 
 
 def test_hints_name_what_is_meant_or_nothing(home: Path):

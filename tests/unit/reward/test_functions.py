@@ -104,7 +104,9 @@ def test_the_signatures_of_three_trainers_are_recognised_and_called(
         ("return [1.0]", [NotScored("it gave 1 values for 2 answers")] * 2),
         ("return ['good', 2]", [NotScored("it gave str, not a number"), 2.0]),
         ("return ['7', b'7']", [NotScored("it gave str, not a number"), NotScored("it gave bytes, not a number")]),
-        ("return 3", [NotScored("it raised TypeError: 'int' object is not iterable")] * 2),
+        ("return 3", [NotScored("it gave int, not a list of 2 numbers")] * 2),
+        ("rewards = [1.0]", [NotScored("it gave None, not a list of 2 numbers")] * 2),
+        ("return 'ab'", [NotScored("it gave str, not a list of 2 numbers")] * 2),
     ],
 )
 def test_what_is_no_score_is_a_named_failure(body: str, expected: list[Score]) -> None:

@@ -39,7 +39,7 @@ class Comment:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Comments:
     """Reasons by how often they were given, comments spread over the log, and how many there are of each."""
 
     reasons: tuple[Reason, ...]
@@ -48,7 +48,7 @@ class Said:
     num_comments: int
 
 
-def said(events: pl.DataFrame) -> Said:
+def comments_of(events: pl.DataFrame) -> Comments:
     """Of events (EVENT_SCHEMA, prompts packed) as a build hands them to its report."""
     liked = (
         pl.when(pl.col("thumb").is_not_null()).then(pl.col("thumb") > 0)
@@ -61,7 +61,7 @@ def said(events: pl.DataFrame) -> Said:
     counted = counted.sort("len", "reasons", descending=[True, False])
     written = events.filter(pl.col("comment").str.strip_chars() != "").sort("event_id")
     spread = written.gather_every(max(1, written.height // _MOST_COMMENTS)).head(_MOST_COMMENTS)
-    return Said(
+    return Comments(
         reasons=tuple(
             Reason(
                 excerpt(redact_text(text)), f"{count:,}", f"{percent(up / known)} of {known:,}" if known else "\u2013"
