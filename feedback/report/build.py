@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 from raylign.feedback.build_result import BuildResult
 from raylign.feedback.report.built import built
+from raylign.feedback.report.comments import comments_of, judgements_of
 from raylign.feedback.report.incoming import incoming
 from raylign.feedback.report.models import slices, tables
-from raylign.feedback.report.comments import comments_of, judgements_of
 from raylign.feedback.report.tallies import quality, thumbs_over_time, win_matrix
 from raylign.feedback.report.trust_panels import cards, flagged_people, length_rows, people_rows, to_do
 from raylign.feedback.report.verdict import advice, judge
