@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from raylign.conf.errors import UserError
 from raylign.conf.schema import Sink, TrackingConfig, WandbMode
 
-_DEFAULT_URL = "https://api.wandb.ai"
+DEFAULT_URL = "https://api.wandb.ai"
 _KEY_NAMES = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
@@ -70,7 +70,7 @@ def _asked(config: TrackingConfig, environ: Mapping[str, str]) -> WandbDecision 
 def server_url(environ: Mapping[str, str]) -> str:
     """WANDB_BASE_URL, else the server that `wandb login --host` has written down, else the public one."""
     given = environ.get("WANDB_BASE_URL", "")
-    return (given or _written_down(environ, "base_url") or _DEFAULT_URL).rstrip("/")
+    return (given or _written_down(environ, "base_url") or DEFAULT_URL).rstrip("/")
 
 
 def key_source(environ: Mapping[str, str], server: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from raylign.conf.errors import UserError
 from raylign.records.glossary import describe
-from raylign.records.wandb_login import key_source, server_url
+from raylign.records.wandb_login import DEFAULT_URL, key_source, server_url
 from raylign.records.wandb_sink import STEP_AXIS, own_entity
 
 NAME = "Raylign"
@@ -88,7 +88,10 @@ def save_workspace(project: str, entity: str, environ: Mapping[str, str]) -> str
         workspace.save()
     # The package has no errors of its own for what a server says: whatever it raises is the answer to the request.
     except Exception as error:
-        raise UserError(f"{server} did not take the workspace for project {project}: {error}") from error
+        hint = "see whether --project and --entity name one of its projects"
+        if server != DEFAULT_URL:
+            hint += "; a server other than W&B's may have no saved views at all"
+        raise UserError(f"{server} did not take the workspace for project {project} ({error}); {hint}") from error
     return str(workspace.url)
 
 

@@ -105,6 +105,20 @@ def test_an_offline_run_is_uploaded_by_wandb_sync(board: Board, tmp_path: Path) 
     assert board.steps(run, "reward/mean") == [0.1, 0.2]
 
 
+def test_a_server_without_saved_views_is_said_to_have_none(board: Board, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raylign", "wandb", "workspace", "--project", "toy"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**environment(tmp_path), "WANDB_BASE_URL": board.url, "WANDB_API_KEY": KEY},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr and KEY not in done.stderr
+    assert done.stderr.startswith(f"{board.url} did not take the workspace for project toy (")
+    assert done.stderr.endswith("; a server other than W&B's may have no saved views at all\n")
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", ["online", pytest.param("offline", marks=pytest.mark.thorough)])
 def test_a_whole_run_is_on_the_board_as_in_its_metrics_file(
