@@ -177,12 +177,20 @@ def test_a_job_runs_from_the_folder_that_was_sent(head: Head, working_dir: Path)
     assert done.returncode == 75, log  # the run's own exit code
 
 
-def test_a_job_without_the_token_is_refused(head: Head, working_dir: Path, tmp_path: Path) -> None:
-    token = tmp_path / "token"
+def test_a_job_without_the_token_is_refused(head: Head, tmp_path: Path) -> None:
+    token, empty = tmp_path / "token", tmp_path / "empty"
     token.write_text(secrets.token_hex(32))
-    done = run_submit(head, working_dir, head.env | {"RAY_AUTH_TOKEN_PATH": str(token)})
-    log = done.stdout + done.stderr
-    assert done.returncode != 0 and "ClusterError" in log and "token" in log, log
+    empty.mkdir()
+    there = ["policy.model=/cluster/model", "data.train=/cluster/rows.jsonl", "run_root=/cluster/runs"]
+    done = subprocess.run(
+        [str(BIN / "raylign"), "submit", "+experiment=sft_tiny_cpu", *there],
+        cwd=empty, capture_output=True, text=True, timeout=JOB_TIMEOUT_S,
+        env=head.env | {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_API_SERVER_ADDRESS": head.job_server},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == "", done
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(f"RAY_API_SERVER_ADDRESS={head.job_server}: the job server refused this process ("), done
+    assert sentence.endswith("of its file in RAY_AUTH_TOKEN_PATH") and token.read_text() not in sentence, sentence
 
 
 TRAIN_TIMEOUT_S = 600
