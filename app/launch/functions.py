@@ -42,10 +42,10 @@ def refuse_missing_columns(config: RewardConfig, prompts: Sequence[Prompt]) -> N
         return
     there = {name for prompt in prompts if prompt.columns for name in json.loads(prompt.columns)}
     if problems := [
-        f"reward.functions: {path} takes {name!r}, and data.train has no such column (it has "
+        f"reward.functions[{number}].path={path}: it takes {name!r}, and data.train has no such column (it has "
         f"{', '.join(sorted(there)) or 'none'} beside prompt and answer); give it a default, or name the column in "
         "data.columns."
-        for path, source in wanted
+        for number, (path, source) in enumerate(wanted)
         for name in source.columns
         if name not in there
     ]:
