@@ -33,6 +33,7 @@ from raylign.evals.results import model_digest
 from raylign.evals.suites import open_suite
 from raylign.feedback.build import input_files
 from raylign.feedback.build_result import read_result
+from raylign.feedback.given import set_apart
 from raylign.feedback.growth import growth
 from raylign.feedback.overrides import parse_settings
 from raylign.feedback.source import Source
@@ -128,10 +129,11 @@ class Loop:
             return f"something is to be forgotten {since}; {count}"
         if last.settings != _hash(plain(self.config)):
             return f"the loop's settings have changed {since}; {count}"
-        if grown.new or input_files(self.source, log.files) == read_result(build).inputs:
-            return f"{count} {since}" if self._enough(grown.new, since) else ""
-        self.say(f"nothing new {since}: the files have changed, but no judgement has another id; no night begins")
-        return ""
+        files = input_files(self.source, (*log.files, *set_apart(self.source.logs).beside))
+        changed = sorted({file.name for file in set(files) ^ set(read_result(build).inputs)})
+        if changed and not grown.new:  # a judgement was changed, a review written, a log cut in two: the rows will tell
+            return f"no new judgement {since}, but other files: {', '.join(changed)}"
+        return f"{count} {since}" if self._enough(grown.new, since) else ""
 
     def _enough(self, new: int, since: str) -> bool:
         least = self.config.min_new_events

@@ -239,6 +239,30 @@ def test_what_was_forgotten_in_any_night_stays_forgotten(desk: Desk):
     assert desk.run() == 0 and "nothing new since night 2" in desk.told  # the forgotten event is not a new one
 
 
+def test_a_judgement_that_was_changed_begins_a_night_and_a_log_in_two_files_trains_nothing(desk: Desk):
+    desk.run()
+    log = desk.folder / "log.jsonl"
+    log.write_text(log.read_text().replace('"choice": "a"', '"choice": "b"', 1))
+    assert desk.run() == 0
+    assert "no new judgement since night 1, but other files: log.jsonl" in desk.told and len(desk.trained) == 4
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:9]))
+    (desk.folder / "more.jsonl").write_text("".join(lines[9:]))
+    desk.write(
+        logs=["log.jsonl", "more.jsonl"],
+        train=[
+            {**one, "settings": [*one["settings"][:1], f"policy.model={desk.folder}/start"]}
+            for one in (REWARD_MODEL, POLICY)
+        ],
+    )  # type: ignore[index]
+    desk.run()
+    trained = len(desk.trained)
+    log.write_text("".join(lines))
+    (desk.folder / "more.jsonl").write_text(lines[-1])
+    assert desk.run() == 0
+    assert "but other files" in desk.told and len(desk.trained) == trained
+
+
 def test_too_little_and_nothing_begin_no_night(desk: Desk):
     desk.write(min_new_events=100)
     assert desk.run() == 0
