@@ -47,6 +47,7 @@ def add_commands(app: typer.Typer, run_folder: Callable[[str, Path], Path]) -> N
             typer.echo("\n".join(ranked_lines(*rank_rows(folder, held_out, top, _tell))))
 
     app.command()(audit)
+    app.command()(ensemble)
 
 
 def audit(
@@ -76,6 +77,27 @@ def audit(
     write_page(out, found)
     write_record(out.with_suffix(".json"), found)
     typer.echo(f"page: {out}")
+
+
+def ensemble(
+    model: Annotated[str, typer.Argument(help="A reward model: a run's folder or name, or an exported model.")],
+    pairs: Annotated[
+        list[str], typer.Option(help="A file of judged pairs with user_hash; may be given several times.")
+    ],
+    heads: Annotated[int, typer.Option(help="How many heads.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the people and anchors that are drawn.")] = 0,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="How far the heads differ where no pair says anything; (size + 1)^-1/2 if not given."),
+    ] = None,
+    most: Annotated[int, typer.Option(help="Pairs that are read at most.", min=1)] = 20000,
+    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+) -> None:
+    """Fit more heads to a reward model, each for other people: how uncertain a score is (reward.uncertainty_penalty)."""
+    from raylign.app.commands.ensemble import EnsembleSettings, ensemble_lines, make_ensemble
+
+    settings = EnsembleSettings(pairs, run_root, heads, seed, scale, most)
+    typer.echo("\n".join(ensemble_lines(make_ensemble(model, settings, _tell))))
 
 
 def _tell(line: str) -> None:

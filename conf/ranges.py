@@ -48,7 +48,7 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
         (_NOT_NEGATIVE, ("max_failed_saves", "max_worker_restarts", "max_canary_gap")),
-        (_NOT_NEGATIVE, ("clip", "truncation_penalty", "overlong_penalty", "overlong_window")),
+        (_NOT_NEGATIVE, ("clip", "uncertainty_penalty", "truncation_penalty", "overlong_penalty", "overlong_window")),
         (_NOT_NEGATIVE, ("max_batched_tokens", "max_staleness", "max_refills", "max_rebuilds")),
         (_COUNT, ("rollout.autoscale.min_workers", "rollout.autoscale.steps")),
         (_NOT_NEGATIVE, ("rollout.autoscale.max_workers",)),

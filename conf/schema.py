@@ -282,6 +282,8 @@ class RewardConfig:
     """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
     model_weight: float = 1.0
     """Weight of the reward model's score."""
+    uncertainty_penalty: float = 0.0
+    """Standard deviations of the reward model's ensemble that are taken off its mean; needs `raylign ensemble`."""
     retokenize: bool = False
     """Give the reward model prompt and answer as text, in its own template and tokens: for one of another family."""
     rules: list[RuleRewardConfig] = field(default_factory=list)

@@ -6,7 +6,8 @@ No padding exists here, so none can hide an end token; the last token is where t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from raylign.conf.schema import Device, Precision
@@ -15,6 +16,7 @@ from raylign.data.end_tokens import EndTokens
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Completion, FinishReason, Prompt, TokenBatch
 from raylign.data.work import UnitWork
+from raylign.reward.heads import Judged, read_heads
 from raylign.reward.interfaces import RewardRuleError
 from raylign.trainer.models.architecture import length_limit
 from raylign.trainer.models.loading import load_scalar_model
@@ -34,6 +36,8 @@ class ModelScorer:
             self._max_length = min(self._max_length, own[0])
         tokenizer = load_tokenizer(folder)
         self._ends = EndTokens(tokenizer)
+        self._folder = Path(folder)
+        self._heads: torch.Tensor | None = None
         self._special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
     def sequence(self, prompt: Prompt, completion: Completion) -> tuple[int, ...]:
@@ -63,8 +67,39 @@ class ModelScorer:
         `prompt_tokens`: of each sequence; answers to one prompt are scored side by side, which costs less.
         """
         scores = [math.nan] * len(sequences)
+        for rows, tokens in self._batches(sequences, prompt_tokens):
+            for row, value in zip(rows, last_states(self._model(tokens), tokens).tolist(), strict=True):
+                scores[row] = value
+        return scores
+
+    @torch.no_grad()
+    def features(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> torch.Tensor:
+        """What the head reads of each sequence, `[S, H]` float32 on the CPU."""
+        found = torch.empty(len(sequences), self._model.hf.score.weight.shape[1])
+        for rows, tokens in self._batches(sequences, prompt_tokens):
+            found[list(rows)] = self._model.last_hidden(tokens).cpu()
+        return found
+
+    @property
+    def head(self) -> torch.Tensor:
+        """The trained head, `[H]` float32 on the CPU."""
+        weight = self._model.hf.score.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.detach()[0].float().cpu()
+
+    def judged(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> list[Judged]:
+        """As `score`, by the heads of the folder's ensemble: mean and spread. Raises ModelLoadError without one."""
+        if self._heads is None:
+            self._heads = read_heads(self._folder, self.head)
+        scores = self.features(sequences, prompt_tokens) @ self._heads.T
+        return [Judged(*pair) for pair in zip(scores.mean(1).tolist(), scores.std(1).tolist(), strict=True)]
+
+    def _batches(
+        self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], TokenBatch]]:
+        """Micro-batches on the device, each with the places of its sequences."""
         if not sequences:
-            return scores
+            return
         work = [
             UnitWork(tuple(ids[:prompt]), prompt, len(ids) - prompt)
             for ids, prompt in zip(sequences, prompt_tokens, strict=True)
@@ -73,9 +108,7 @@ class ModelScorer:
         for rows in micro_batches:
             ids = [sequences[row] for row in rows]
             tokens = TokenBatch.from_sequences(ids, [[False] * len(row) for row in ids])
-            on_device = TokenBatch(
-                *(t.to(self._device) for t in (tokens.input_ids, tokens.cu_seqlens, tokens.response_mask))
+            yield (
+                rows,
+                TokenBatch(*(t.to(self._device) for t in (tokens.input_ids, tokens.cu_seqlens, tokens.response_mask))),
             )
-            for row, value in zip(rows, last_states(self._model(on_device), on_device).tolist(), strict=True):
-                scores[row] = value
-        return scores

@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # transformers is four seconds of a start, and rules and judg
     from transformers import PreTrainedTokenizerBase
 
 MODEL_COMPONENT = "model"
+SPREAD_COMPONENT = "model_spread"
+"""How far the heads of the reward model's ensemble are from each other about an answer."""
 CALL_SHARE = 0.45
 """Of reward.timeout_s, what the judges of one batch may take: a replica has half of it, and this leaves an answer time
 to arrive."""
@@ -60,7 +62,7 @@ class _Model:
     """A reward model: how it reads a sample (RewardRuleError: it cannot), and what it makes of it."""
 
     read: Callable[[Prompt, Completion], Scorable]
-    score: Callable[[Sequence[Scorable]], list[float]]
+    score: Callable[[Sequence[Scorable]], list[dict[str, float]]]  # components by name
 
 
 def _loaded(config: RewardConfig, device: Device, today: date | None) -> _Model:
@@ -69,7 +71,11 @@ def _loaded(config: RewardConfig, device: Device, today: date | None) -> _Model:
 
     kind = partial(TextScorer, today=today) if config.retokenize else TokenScorer
     model = kind(config.model, precision=config.precision, device=device, micro_batch_tokens=config.micro_batch_tokens)
-    return _Model(model.sampled, model.score)
+    if config.uncertainty_penalty:
+        return _Model(model.sampled, lambda read: [
+            {MODEL_COMPONENT: one.score, SPREAD_COMPONENT: one.spread} for one in model.judged(read)
+        ])  # fmt: skip
+    return _Model(model.sampled, lambda read: [{MODEL_COMPONENT: score} for score in model.score(read)])
 
 
 class ComposedScorer:
@@ -97,6 +103,9 @@ class ComposedScorer:
         if config.model:
             self._model = _loaded(config, device, sources.today)
             self._weights.append(WeightedComponent(MODEL_COMPONENT, config.model_weight))
+            if config.uncertainty_penalty:
+                weight = -config.model_weight * config.uncertainty_penalty
+                self._weights.append(WeightedComponent(SPREAD_COMPONENT, weight))
         self._redactor = Redactor.from_environ(os.environ)
 
     def _add_functions(self, config: RewardConfig, sources: RewardSources) -> None:
@@ -176,9 +185,10 @@ class ComposedScorer:
                 read[i] = model.read(prompt, completion)
             except RewardRuleError as error:
                 found[i].fail(NotScored(str(error)))
-        for i, score in zip(read, model.score(list(read.values())), strict=True):
-            scored = score if math.isfinite(score) else NotScored(f"it gave {score}")
-            found[i].add(MODEL_COMPONENT, scored, "the reward model")
+        for i, scores in zip(read, model.score(list(read.values())), strict=True):
+            for name, score in scores.items():
+                scored = score if math.isfinite(score) else NotScored(f"it gave {score}")
+                found[i].add(name, scored, "the reward model")
 
     def _outcome(self, completion: Completion, found: _Found) -> RewardOutcome:
         """A component that does not apply is left out of the sum; when none with a weight is left, there is none."""

@@ -16,8 +16,10 @@ from raylign.data.encoder import Encoder
 from raylign.data.row_fields import RowError, template_variables
 from raylign.data.tokenize import EncodedAnswer, load_tokenizer
 from raylign.data.types import Completion, FinishReason, Message, Prompt
+from raylign.reward.heads import Judged
 from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.model_scorer import ModelScorer
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class TokenScorer:
     def score(self, sequences: Sequence[Scorable]) -> list[float]:
         """One score a sequence, in order; may be non-finite."""
         return self._model.score([s.token_ids for s in sequences], [s.prompt_tokens for s in sequences])
+
+    def judged(self, sequences: Sequence[Scorable]) -> list[Judged]:
+        """Mean and spread of the ensemble's heads. Raises ModelLoadError for a model without one."""
+        return self._model.judged([s.token_ids for s in sequences], [s.prompt_tokens for s in sequences])
 
 
 class TextScorer:
@@ -102,6 +108,19 @@ class TextScorer:
     def score(self, sequences: Sequence[Scorable]) -> list[float]:
         """One score a sequence, in order; may be non-finite."""
         return self._model.score([s.token_ids for s in sequences], [s.prompt_tokens for s in sequences])
+
+    def judged(self, sequences: Sequence[Scorable]) -> list[Judged]:
+        """Mean and spread of the ensemble's heads. Raises ModelLoadError for a model without one."""
+        return self._model.judged([s.token_ids for s in sequences], [s.prompt_tokens for s in sequences])
+
+    def features(self, sequences: Sequence[Scorable]) -> Tensor:
+        """What the model's head reads of each sequence, `[S, H]` float32."""
+        return self._model.features([s.token_ids for s in sequences], [s.prompt_tokens for s in sequences])
+
+    @property
+    def head(self) -> Tensor:
+        """The trained head, `[H]` float32."""
+        return self._model.head
 
     def _scorable(self, encoded: EncodedAnswer) -> Scorable:
         self._model.check_length(encoded.token_ids)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from raylign.app.commands.judged_pairs import JudgedPair, read_pairs
 from raylign.app.commands.serve_reward import scalar_export
 from raylign.app.configuration import from_resolved
 from raylign.conf.errors import DataError, UserError
@@ -17,8 +18,6 @@ from raylign.conf.held_out import held_out_sets
 from raylign.conf.model_folder import is_run
 from raylign.conf.schema import Device, Precision
 from raylign.data.loading import RawRow, read_rows
-from raylign.data.row_fields import RowError
-from raylign.data.rows import Side, pair_row
 from raylign.data.types import Message
 from raylign.evals import AUDIT_PAGE as TEMPLATE
 from raylign.evals.audit import (
@@ -54,18 +53,6 @@ SLICED = ("subset", "persona", "topic", "locale", "rules")
 _SMALLEST_SLICE, _MOST_SLICES = 5, 30
 _AT_ONCE = 64
 _MODEL = "model"  # the reward model's part of a reward
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A judged pair as text."""
-
-    prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
-    finished: tuple[bool, bool]
-    variables: str
-    columns: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +94,7 @@ def audit(model: str, settings: AuditSettings, tell: Tell) -> Audit:
     if agreement is not None and not 0.5 < agreement <= 1:
         raise UserError(f"--agreement {agreement:g}: two people agree on a share between 0.5 and 1.")
     scorer = TextScorer(str(folder), precision=Precision.float32, device=Device.cpu, micro_batch_tokens=4096)
-    pairs, left_out = _read(sources, settings.most)
+    pairs, left_out = read_pairs(sources, settings.most)
     chosen, rejected, kept = _scored(scorer, pairs, tell)
     left_out += len(pairs) - len(kept)
     pairs = [pairs[i] for i in kept]
@@ -235,44 +222,7 @@ def _held_out_of(model: str, run_root: Path) -> list[str]:
     raise UserError("--pairs: name a file of pairs (prompt, chosen, rejected); the model's run has no held-out set.")
 
 
-def _read(sources: Sequence[str], most: int) -> tuple[list[Pair], int]:
-    pairs: list[Pair] = []
-    left_out = 0
-    for source in sources:
-        for row in read_rows(source):
-            if len(pairs) >= most:
-                return pairs, left_out
-            try:
-                if not isinstance(row, RawRow):
-                    raise RowError(row.reason)
-                pairs.append(_pair(row))
-            except RowError:
-                left_out += 1
-    return pairs, left_out
-
-
-def _pair(row: RawRow) -> Pair:
-    parsed = pair_row(row.columns)
-    turns = (Message("user", parsed.prompt),) if isinstance(parsed.prompt, str) else tuple(parsed.prompt)
-    return Pair(
-        turns,
-        _text(parsed.chosen),
-        _text(parsed.rejected),
-        (parsed.chosen_finished, parsed.rejected_finished),
-        parsed.variables,
-        row.columns,
-    )
-
-
-def _text(side: Side) -> str:
-    if isinstance(side, str):
-        return side
-    if len(side) != 1 or side[0].extra:
-        raise RowError("an answer of several turns, or with tool calls")
-    return side[0].content
-
-
-def _scored(scorer: TextScorer, pairs: Sequence[Pair], tell: Tell) -> tuple[Floats, Floats, list[int]]:
+def _scored(scorer: TextScorer, pairs: Sequence[JudgedPair], tell: Tell) -> tuple[Floats, Floats, list[int]]:
     """Scores of both sides of the pairs that can be scored, and which those are."""
     tell(f"scoring {len(pairs)} pairs")
     asked = [
@@ -301,7 +251,7 @@ def _scores(scorer: TextScorer, asked: Sequence[tuple[tuple[Message, ...], str, 
     return found
 
 
-def _slices(pairs: Sequence[Pair]) -> dict[str, list[int]]:
+def _slices(pairs: Sequence[JudgedPair]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for column in SLICED:
         named: dict[str, list[int]] = {}

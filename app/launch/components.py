@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from raylign.conf.schema import RewardConfig, RewardFunctionConfig
 from raylign.reward.http_json import shown as shown_url
 from raylign.reward.rules import component_names
-from raylign.reward.scorer import CALL_SHARE, MODEL_COMPONENT
+from raylign.reward.scorer import CALL_SHARE, MODEL_COMPONENT, SPREAD_COMPONENT
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FIGURES = {"mean", "std", "failed", "unreadable", "zero_variance_groups", "single_sample_groups"}
@@ -50,7 +50,12 @@ def function_name(given: RewardFunctionConfig) -> str:
 
 
 def _own(config: RewardConfig) -> list[str]:
-    return [*component_names([rule.rule for rule in config.rules]), *([MODEL_COMPONENT] if config.model else [])]
+    rules, spread = component_names([rule.rule for rule in config.rules]), bool(config.uncertainty_penalty)
+    return [
+        *rules,
+        *([MODEL_COMPONENT] if config.model else []),
+        *([SPREAD_COMPONENT] if config.model and spread else []),
+    ]
 
 
 def _named(config: RewardConfig) -> Iterator[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from raylign.conf.errors import ConfigError, DataError, ModelLoadError
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import no_template, read_chat_template, template_problems
 from raylign.data.tokenize import load_tokenizer
+from raylign.reward.heads import has_heads
 from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems
 from raylign.trainer.models.loading import model_skeleton
 
@@ -25,6 +26,7 @@ from raylign.trainer.models.loading import model_skeleton
 def refuse_impossible(config: RunConfig, needs: Needs) -> None:
     """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
+    problems += _reward_heads(config, needs)
     problems += [*_chat_template(config), *_gold(config, needs), *_stops(config, needs)]
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
@@ -62,6 +64,19 @@ def _reward_head(config: RunConfig, needs: Needs) -> Iterator[str]:
         yield (
             f"reward.model={folder}: {architecture} is a language model without a scalar head, so it scores nothing; "
             "train a reward model from it (algorithm=rm), or use it as the policy."
+        )
+
+
+def _reward_heads(config: RunConfig, needs: Needs) -> Iterator[str]:
+    folder, penalty = config.reward.model, config.reward.uncertainty_penalty
+    if not needs.reward or not penalty:
+        return
+    if not folder:
+        yield f"reward.uncertainty_penalty={penalty:g}: it is of the reward model's ensemble; set reward.model."
+    elif not has_heads(Path(folder).expanduser()):
+        yield (
+            f"reward.uncertainty_penalty={penalty:g}: reward.model={folder} has no ensemble; make one by "
+            "`raylign ensemble`, or set reward.uncertainty_penalty=0."
         )
 
 

@@ -40,6 +40,12 @@ class ScalarModel(nn.Module):
         states = packed_states(self.hf.base_model, tokens, packing)  # [M, H]
         return self.hf.score(states).index_select(0, packing.rows)
 
+    def last_hidden(self, tokens: TokenBatch) -> Tensor:
+        """The state after each sequence's last token, which the head reads: `[S, H]` float32."""
+        packing = pack(tokens)
+        last = packing.rows[tokens.cu_seqlens[1:].long() - 1]
+        return packed_states(self.hf.base_model, tokens, packing).index_select(0, last).float()
+
 
 def init_score(weight: Tensor, *, seed: int) -> None:
     """A new head in place: N(0, 1 / (hidden + 1)) (Stiennon et al. 2020, arXiv:2009.01325)."""
