@@ -93,7 +93,7 @@ def ensemble(
     most: Annotated[int, typer.Option(help="Pairs that are read at most.", min=1)] = 20000,
     run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
 ) -> None:
-    """Fit more heads to a reward model, each for other people: how uncertain a score is (reward.uncertainty_penalty)."""
+    """Fit more heads to a reward model, each for other people: a spread for reward.uncertainty_penalty."""
     from raylign.app.commands.ensemble import EnsembleSettings, ensemble_lines, make_ensemble
 
     settings = EnsembleSettings(pairs, run_root, heads, seed, scale, most)

@@ -16,6 +16,7 @@ from raylign.records.report.facts import AnswerPair, RunFacts, read_run
 from raylign.records.report.next_steps import next_steps
 from raylign.records.report.origin import origin, when
 from raylign.records.report.panels import all_metrics, questions, time_panel
+from raylign.records.report.support import write_ask_next
 from raylign.records.report.verdict import judge
 
 _HERE = Path(__file__).parent
@@ -61,13 +62,14 @@ def write_report(run_dir: Path) -> Path:
     facts = read_run(run_dir if run_dir.name else run_dir.resolve())
     found = (*checks(facts.history), *ledger_checks(facts.paths.path))
     curves = questions(facts.history, facts.gold)
-    verdict = judge(facts, checks=found, questions=curves)
+    unsure, asked = write_ask_next(facts.paths)
+    verdict = judge(facts, checks=found, questions=curves, support=unsure)
     values = {
         "name": facts.paths.path.name,
         "written": when(datetime.now(UTC)),
         "origin": origin(facts),
         "verdict": verdict,
-        "next_steps": next_steps(verdict, curves, facts.alerts, facts.summary),
+        "next_steps": next_steps(verdict, curves, facts.alerts, facts.summary, asked),
         "questions": curves,
         "time": time_panel(facts.history),
         "examples": [example(pair) for pair in facts.answers[:_ANSWERS_SHOWN]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from raylign.records.alerts import Alert
 from raylign.records.report.panels import Question
@@ -25,14 +26,23 @@ def next_steps(
     questions: Sequence[Question],
     alerts: Sequence[Alert],
     summary: RunSummary | None,
+    asked: Path | None = None,
 ) -> tuple[str, ...]:
-    """At most five sentences. For a run without remarks: how to have people judge it."""
+    """At most five sentences. For a run without remarks: how to have people judge it.
+
+    `asked`: the file of answers that the reward model's ensemble is least sure of.
+    """
     found = [f"{alert.kind.value.capitalize()} (step {alert.step}): {alert.text}" for alert in alerts if alert.serious]
     if summary is None:
         found.append("Let the run end, or resume it from its last checkpoint with the command below.")
     elif verdict.tone is Tone.WARNING:
         found.append("Do not use this model in place of the one it started from.")
     found += [f"{panel.title}: {panel.warning}" for question in questions for panel in question.panels if panel.warning]
+    if asked:
+        found.append(
+            f"Have people choose between the answers in {asked.name} (fill in choice: a or b), where the reward "
+            "model's ensemble is least sure; it is a log that `raylign feedback build` reads."
+        )
     rows = [share.rows for share in verdict.shares]
     if summary is not None and summary.preference_comparisons:
         rows.append(summary.preference_comparisons)

@@ -14,6 +14,7 @@ from raylign.records.report.facts import RunFacts
 from raylign.records.report.headline import headline_of
 from raylign.records.report.panels import Question
 from raylign.records.report.shares import Share, held_out_shares
+from raylign.records.report.support import Support
 from raylign.records.report.tone import Tone
 from raylign.records.summary import RunSummary
 
@@ -55,7 +56,13 @@ class Verdict:
     details: tuple[tuple[str, str], ...]
 
 
-def judge(facts: RunFacts, *, checks: Sequence[Check] = (), questions: Sequence[Question] = ()) -> Verdict:
+def judge(
+    facts: RunFacts,
+    *,
+    checks: Sequence[Check] = (),
+    questions: Sequence[Question] = (),
+    support: Support | None = None,
+) -> Verdict:
     """The verdict of a finished run, or where an unfinished one stands.
 
     `checks` and `questions` are what the page shows below: what they warn of is counted here, so that no line at the
@@ -65,7 +72,8 @@ def judge(facts: RunFacts, *, checks: Sequence[Check] = (), questions: Sequence[
     shares = held_out_shares(summary) if summary else ()
     headline = headline_of(facts, summary, shares)
     on_answers = (*_language(summary), *_gaming(summary, facts.judge)) if summary else ()
-    remarks = (*_alerts(facts), *on_answers, *_health(facts), *_below(checks, questions))
+    thin = [Remark(Tone.WARNING if support.doubtful else Tone.PLAIN, support.sentence)] if support else []
+    remarks = (*_alerts(facts), *on_answers, *thin, *_health(facts), *_below(checks, questions))
     warnings = [remark for remark in remarks if remark.tone is Tone.WARNING]
     tone = headline.tone
     if tone is Tone.GOOD and warnings:
