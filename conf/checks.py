@@ -23,6 +23,7 @@ from raylign.conf.schema import (
     RunConfig,
 )
 from raylign.conf.time_sharing import check_time_sharing
+from raylign.conf.transport import check_transport
 
 STANDARD_COLUMNS = (
     "prompt", "messages", "completion", "chosen", "rejected", "label", "text", "id", "ground_truth", "data_source",
@@ -57,6 +58,7 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
         problems += _learner("critic", config.critic, config)
     problems += _devices(config, needs)
     problems += check_time_sharing(config, rollout=needs.rollout, critic=needs.critic)
+    problems += check_transport(config, rollout=needs.rollout)
     problems += _models(config, needs)
     if needs.rollout:
         problems += _rollout(config, needs)

@@ -34,6 +34,13 @@ class AdapterSync(Enum):
     separate = "separate"
 
 
+class SyncTransport(Enum):
+    """How whole weights come from the learner to the engines."""
+
+    object_store = "object_store"  # Ray's; an engine of the node maps them
+    broadcast = "broadcast"  # NCCL, on a CPU gloo
+
+
 class Overlong(Enum):
     """What happens to a row longer than the context (counted before training starts)."""
 

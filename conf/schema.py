@@ -35,6 +35,7 @@ from raylign.conf.choices import (  # noqa: F401  every choice is part of the sc
     RewardStyle,
     Schedule,
     Sink,
+    SyncTransport,
     WandbMode,
 )
 
@@ -396,6 +397,10 @@ class RolloutConfig:
 class SyncConfig:
     """The weight transaction."""
 
+    transport: SyncTransport = SyncTransport.object_store
+    """How whole weights reach the engines. object_store: Ray's, whatever the placement; broadcast: the policy's first
+    rank sends once, to all engines together, by NCCL on GPUs and by gloo on CPU. Adapters alone always go through the
+    store. broadcast has run on CPU only."""
     bucket_mb: int = 64
     """Megabytes sent at once; an engine loads one bucket while the next is written to its memory."""
     timeout_s: float = 300.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NewType, Protocol
 
 from raylign.data.types import Prompt, RolloutGroup, RolloutMeta, SampleKey, SamplingParams
@@ -105,6 +105,36 @@ class WeightManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferLink:
+    """Where the members of one transfer by broadcast meet, and what they must agree on (rollout/broadcast.py).
+
+    The learner is rank 0; worker i has the ranks from 1 + i * ranks_per_worker.
+    """
+
+    address: str
+    port: int
+    workers: int
+    ranks_per_worker: int  # its tensor-parallel size
+    timeout_s: float  # of each phase, for a member
+    bucket_bytes: int
+    worker: int = 0  # whose link it is
+
+    @property
+    def world_size(self) -> int:
+        """Members."""
+        return 1 + self.workers * self.ranks_per_worker
+
+    @property
+    def first_rank(self) -> int:
+        """Of the worker."""
+        return 1 + self.worker * self.ranks_per_worker
+
+    def of(self, worker: int) -> TransferLink:
+        """The same meeting, for the worker numbered `worker` from 0."""
+        return replace(self, worker=worker)
+
+
+@dataclass(frozen=True, slots=True)
 class Canary:
     """A fixed token sequence and the trainer's log-prob of each token after the first, at temperature 1."""
 
@@ -139,6 +169,11 @@ class RolloutEngine(Protocol):
     async def begin_update(self, manifest: WeightManifest) -> None: ...
     async def load_bucket(self, where: str) -> None:
         """Load one bucket holding some of the manifest's tensors; `where` as rollout.bucket.reach names it."""
+        ...
+
+    async def join_transfer(self, link: TransferLink) -> None: ...
+    async def receive_weights(self) -> None:
+        """Instead of buckets: load what the learner broadcasts to all that joined."""
         ...
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:

@@ -14,6 +14,7 @@ from raylign.rollout.interfaces import (
     GenerationRequest,
     GroupHandle,
     Ref,
+    TransferLink,
     VerifyReport,
     WeightManifest,
 )
@@ -30,6 +31,8 @@ class WorkerHandle(Protocol):
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[GroupHandle]: ...
     async def begin_update(self, manifest: WeightManifest) -> None: ...
     async def load_bucket(self, bucket: Ref) -> None: ...
+    async def join_transfer(self, link: TransferLink) -> None: ...
+    async def receive_weights(self) -> None: ...
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport: ...
     async def resume(self, version: int) -> None: ...
     async def sleep(self) -> None: ...
@@ -118,6 +121,14 @@ class Member:
     async def load_bucket(self, bucket: Ref) -> None:
         """Pass one bucket on."""
         await self._handle.load_bucket(bucket)
+
+    async def join_transfer(self, link: TransferLink) -> None:
+        """Meet the learner and the other engines."""
+        await self._handle.join_transfer(link)
+
+    async def receive_weights(self) -> None:
+        """Load what the learner broadcasts."""
+        await self._handle.receive_weights()
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """What the worker found."""

@@ -10,9 +10,9 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from raylign.conf.schema import Device, InFlight, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, SampleKey, SamplingParams
@@ -22,6 +22,7 @@ from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
     GenerationRequest,
+    TransferLink,
     VerifyReport,
     WeightManifest,
     WeightUpdateError,
@@ -31,8 +32,6 @@ from raylign.rollout.residence import Residence, Resident
 from raylign.rollout.sampling import sample_seed
 from raylign.rollout.vllm_core_thread import CoreThread
 from vllm import SamplingParams as VLLMSampling
-from vllm.config import WeightTransferConfig
-from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
@@ -134,12 +133,11 @@ class VLLMEngine:
             one = self._prompt_logprobs if temperature == 1.0 else partial(self._next_token_logprobs, temperature)
             return await gather_or_cancel([one(ids) for ids in token_ids])
 
-    async def begin_update(self, manifest: WeightManifest, *, native: bool = False) -> None:
+    async def begin_update(self, manifest: WeightManifest) -> None:
         """Hold new requests back, pause or finish the running ones, drop caches, announce the tensors.
 
         A paused request keeps its tokens; its keys and values are computed anew by the new weights.
         Raises WeightUpdateError naming how many calls were late; the engine then still serves its old version.
-        `native`: a vLLM weight-transfer engine delivers the tensors instead of `load_bucket`.
         """
         drain = self._config.in_flight is InFlight.drain
         await self._gate.close(self._sync.timeout_s, drain=drain)
@@ -149,7 +147,7 @@ class VLLMEngine:
             await self._engine.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
             await self._reported(self._residence.weights_back(self._engine))
             adapters = [[adapter.weight, adapter.rank, adapter.scale] for adapter in manifest.adapters]
-            args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, native, adapters)
+            args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, adapters)
             await self._rpc("raylign_begin", *args)
 
     async def load_bucket(self, where: str) -> None:
@@ -204,26 +202,17 @@ class VLLMEngine:
         self._manifest = None
         await self._gate.enter(Phase.ASLEEP)
 
-    async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the group of vLLM's own weight transfer (GPU)."""
-        async with self._guard("init_weight_transfer_engine", self._sync.timeout_s):
-            await self._reported(self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
+    async def join_transfer(self, link: TransferLink) -> None:
+        """Meet the learner and the other engines, for `receive_weights`. Raises WeightUpdateError."""
+        self._announced("join_transfer")
+        async with self._guard("join_transfer", self._sync.timeout_s):
+            await self._rpc("raylign_join", astuple(link))
 
-    async def start_native_update(self) -> None:
-        """Prepare the layers; between begin_update(native=True) and finish_update."""
-        self._announced("start_weight_update")
-        async with self._guard("start_weight_update", self._sync.timeout_s):
-            await self._reported(self._engine.start_weight_update())
-
-    async def receive_native_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive one transfer; our extension observes what vLLM loads."""
-        async with self._guard("update_weights", self._sync.timeout_s):
-            await self._reported(self._engine.update_weights(WeightTransferUpdateRequest(update_info)))
-
-    async def finish_native_update(self) -> None:
-        """Put what was received in place; `finish_update` verifies it."""
-        async with self._guard("finish_weight_update", self._sync.timeout_s):
-            await self._reported(self._engine.finish_weight_update())
+    async def receive_weights(self) -> None:
+        """Load all that the learner broadcasts. Raises WeightUpdateError; the transfer has to begin anew then."""
+        self._announced("receive_weights")
+        async with self._guard("receive_weights", self._sync.timeout_s):
+            await self._rpc("raylign_receive")
 
     async def ping(self) -> None:
         """Raises EngineDead when the engine's processes are gone. The caller's deadline tells a hung one.
@@ -275,7 +264,6 @@ class VLLMEngine:
             load_format="safetensors",  # never a pickle
             logprobs_mode="processed_logprobs",  # after the temperature: what the token was drawn from
             worker_extension_cls=self._extension,
-            weight_transfer_config=None if on_cpu else WeightTransferConfig(backend="nccl"),
             disable_log_stats=True,
         )
 

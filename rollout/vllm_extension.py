@@ -8,14 +8,16 @@ is held; the layers that the CPU build packs (and whose originals it frees) are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 import torch
 from raylign.cluster.pages import KeptPages
 from raylign.rollout.adapters import AdapterUpdate
+from raylign.rollout.broadcast import TransferGroup
 from raylign.rollout.bucket import read_bucket
-from raylign.rollout.interfaces import AdapterSpec, TensorSpec, WeightUpdateError
+from raylign.rollout.interfaces import AdapterSpec, TensorSpec, TransferLink, WeightUpdateError
 from raylign.rollout.weight_transaction import ServedModule, ServedPart, WeightTransaction
 from torch import Tensor, nn
 from vllm.model_executor.layers.linear import (
@@ -37,15 +39,15 @@ class WeightReceiver:
     raylign_transaction: WeightTransaction | None = None
     raylign_reloading: nn.Module | None = None  # the layers of the update under way: the model, or the adapted ones
     raylign_adapters: AdapterUpdate | None = None  # the update under way, where it is of adapters alone
-    raylign_native = False
+    raylign_transfer: TransferGroup | None = None  # joined, weights to be received
     raylign_read_whole = False  # once every column of every packed layer has been read back and was right
     raylign_pages: KeptPages | None = None
 
     def raylign_begin(
-        self, tensors: list[list], tied: bool, columns: int, seed: int, native: bool, adapters: Sequence[list] = ()
+        self, tensors: list[list], tied: bool, columns: int, seed: int, adapters: Sequence[list] = ()
     ) -> None:
-        """Announce an update. `tensors`: [name, shape, dtype, digest]; `native`: vLLM's own transfer drives the reload;
-        `adapters`: [weight, rank, scale] of those that alone will come, the rest being as it is.
+        """Announce an update. `tensors`: [name, shape, dtype, digest]; `adapters`: [weight, rank, scale] of those that
+        alone will come, the rest being as it is.
 
         Raises WeightUpdateError when the served model ties its embeddings and the publisher does not, or the reverse.
         """
@@ -70,14 +72,9 @@ class WeightReceiver:
             specs = [spec for spec in specs if spec.name in needed]
         transaction = WeightTransaction(specs, modules, columns=columns, seed=seed)
         self.raylign_transaction = transaction
-        self.raylign_native = native
         layers = adapted_layers(model, self.raylign_adapters.weights, names) if self.raylign_adapters else []
         self.raylign_reloading = nn.ModuleList(layers) if layers else model
-        if native:  # vLLM's engine calls initialize_layerwise_reload itself, then model.load_weights a chunk at a time
-            load = type(model).load_weights
-            model.load_weights = lambda weights: load(model, transaction.observe(weights))
-        else:
-            initialize_layerwise_reload(self.raylign_reloading)
+        initialize_layerwise_reload(self.raylign_reloading)
 
     def _raylign_open(self) -> WeightTransaction:
         if self.raylign_transaction is None:
@@ -86,14 +83,12 @@ class WeightReceiver:
 
     def _raylign_abandon(self, model: nn.Module) -> None:
         """Close an update that failed half-way, so that its buffered tensors do not mix with the next one's."""
+        if self.raylign_transfer is not None:
+            self.raylign_transfer.abandon()
+            self.raylign_transfer = None
         if self.raylign_transaction is None:
             return
-        if self.raylign_native:
-            vars(model).pop("load_weights", None)
-            if getattr(self, "_weight_update_active", False):  # vLLM's own session, else it refuses every later one
-                self.finish_weight_update()  # type: ignore[attr-defined]
-        else:
-            finalize_layerwise_reload(self.raylign_reloading, self.model_runner.model_config)  # type: ignore[attr-defined]
+        finalize_layerwise_reload(self.raylign_reloading, self.model_runner.model_config)  # type: ignore[attr-defined]
         self.raylign_transaction = self.raylign_reloading = None
 
     def raylign_load(self, where: str) -> int:
@@ -110,6 +105,28 @@ class WeightReceiver:
             model.load_weights(self._raylign_open().observe(tensors))
         return sum(tensor.nbytes for _, tensor in tensors)
 
+    def raylign_join(self, link: Sequence[Any]) -> None:
+        """Meet the learner and the other engines; `link`: a TransferLink's fields. Ends by the link's deadline."""
+        self._raylign_open()
+        meeting = TransferLink(*link)
+        rank = meeting.first_rank + self.rank  # type: ignore[attr-defined]
+        self.raylign_transfer = TransferGroup(meeting, rank, self.device)  # type: ignore[attr-defined]
+        self.raylign_transfer.join()
+
+    def raylign_receive(self) -> int:
+        """Load what the learner broadcasts; returns the bytes. Ends by the link's deadline, whatever the others do."""
+        model, transaction = self.model_runner.get_model(), self._raylign_open()  # type: ignore[attr-defined]
+        transfer, self.raylign_transfer = self.raylign_transfer, None
+        if transfer is None:
+            raise WeightUpdateError("no transfer was joined")
+        received = 0
+        with closing(transfer.receive(transaction.announced)) as coming:
+            for tensors in coming:
+                with torch.device(self.device):  # type: ignore[attr-defined]
+                    model.load_weights(transaction.observe(tensors))
+                received += sum(tensor.nbytes for _, tensor in tensors)
+        return received
+
     def raylign_finish(self) -> list[list]:
         """Put the weights in place, read them back: [[name, digest, where, wanted], ...], [mismatched], [missing]."""
         model, transaction = self.model_runner.get_model(), self._raylign_open()  # type: ignore[attr-defined]
@@ -117,10 +134,7 @@ class WeightReceiver:
             with torch.device(self.device):  # type: ignore[attr-defined]
                 whole = self.raylign_adapters.whole_weights(transaction.announced, self.device)  # type: ignore[attr-defined]
                 model.load_weights(transaction.observe(whole))
-        if self.raylign_native:
-            del model.load_weights  # the class's own again
-        else:
-            finalize_layerwise_reload(self.raylign_reloading, self.model_runner.model_config)  # type: ignore[attr-defined]
+        finalize_layerwise_reload(self.raylign_reloading, self.model_runner.model_config)  # type: ignore[attr-defined]
         if self.raylign_adapters is None:
             self.raylign_repack_head(model)
         report = transaction.verify()

@@ -28,6 +28,7 @@ from raylign.rollout.interfaces import (
     GenerationRequest,
     GroupHandle,
     Ref,
+    TransferLink,
     VerifyReport,
     WeightManifest,
     WeightUpdateError,
@@ -96,9 +97,9 @@ class RolloutWorker:
         """Log-prob of each token after the first, by the engine."""
         return await self._engine.score_tokens(token_ids, temperature)
 
-    async def begin_update(self, manifest: WeightManifest, native: bool = False) -> None:
+    async def begin_update(self, manifest: WeightManifest) -> None:
         """Pause and announce."""
-        await self._engine.begin_update(manifest, native=native)
+        await self._engine.begin_update(manifest)
 
     async def load_bucket(self, pieces: Pieces) -> None:
         """Load one bucket of safetensors bytes, mapped from the object store. Two may be under way at once."""
@@ -117,21 +118,13 @@ class RolloutWorker:
         """Give the cards back."""
         await self._engine.sleep()
 
-    async def init_native_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join vLLM's own weight-transfer group."""
-        await self._engine.init_native_transfer(init_info)
+    async def join_transfer(self, link: TransferLink) -> None:
+        """Meet the learner and the other engines."""
+        await self._engine.join_transfer(link)
 
-    async def start_native_update(self) -> None:
-        """Prepare the layers."""
-        await self._engine.start_native_update()
-
-    async def receive_native_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive what the learner broadcasts."""
-        await self._engine.receive_native_weights(update_info)
-
-    async def finish_native_update(self) -> None:
-        """Put what was received in place."""
-        await self._engine.finish_native_update()
+    async def receive_weights(self) -> None:
+        """Load what the learner broadcasts."""
+        await self._engine.receive_weights()
 
     async def ping(self) -> None:
         """Raises EngineDead when the engine has died."""
@@ -153,7 +146,6 @@ class RayWorkerHandle:
         generate_s: float,
         update_s: float,
         ping_s: float = 60.0,
-        native: bool = False,
         place: Place | None = None,
     ) -> None:
         """Deadlines in seconds: of a generation call, of each update call, and of a health check.
@@ -162,7 +154,7 @@ class RayWorkerHandle:
         """
         self._place = place
         self._name, self.actor, self._ping_s = name, actor, ping_s
-        self._generate_s, self._update_s, self._native = generate_s, update_s, native
+        self._generate_s, self._update_s = generate_s, update_s
 
     @property
     def name(self) -> str:
@@ -189,11 +181,19 @@ class RayWorkerHandle:
 
     async def begin_update(self, manifest: WeightManifest) -> None:
         """Pause and announce."""
-        await self._call(self.actor.begin_update.remote(manifest, self._native), "begin_update", self._update_s)
+        await self._call(self.actor.begin_update.remote(manifest), "begin_update", self._update_s)
 
     async def load_bucket(self, bucket: Ref) -> None:
         """`bucket`: object reference of safetensors bytes; the worker maps it, the controller never reads it."""
         await self._call(self.actor.load_bucket.remote(bucket), "load_bucket", self._update_s)
+
+    async def join_transfer(self, link: TransferLink) -> None:
+        """Meet the learner and the other engines."""
+        await self._call(self.actor.join_transfer.remote(link), "join_transfer", self._update_s)
+
+    async def receive_weights(self) -> None:
+        """Load what the learner broadcasts."""
+        await self._call(self.actor.receive_weights.remote(), "receive_weights", self._update_s)
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """What the worker found."""

@@ -29,6 +29,7 @@ from raylign.conf.schema import (
     Precision,
     RolloutConfig,
     RunConfig,
+    SyncTransport,
 )
 from raylign.reward.pool import RewardPool
 from raylign.rollout.environment import launch_environment
@@ -40,6 +41,7 @@ from raylign.trainer.loops.canary_limit import EXACT, ROUNDED, CanaryLimit
 from raylign.trainer.loops.online import OnlineRoles
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.time_sharing import OWN_CARDS, TimeSharing
+from raylign.trainer.loops.transport import Broadcast
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ShardSettings
 from raylign.trainer.workers.journal import UNSAVED_STEPS, RunJournal
@@ -181,6 +183,7 @@ class RoleBuilder:
             canary_limit=_canary_limit(config),
             cards=cards,
             adapters_only=adapters_alone(config),
+            whole_weights=Broadcast(policy) if config.sync.transport is SyncTransport.broadcast else None,
         )
         return StartedRoles(
             rollouts=pool,
@@ -222,6 +225,7 @@ class RoleBuilder:
             config.sync,
             temperature=config.rollout.temperature,
             entropy_gradient=self._settings.entropy_coef > 0,
+            ranks_per_worker=config.rollout.tensor_parallel_size,
         )
 
     async def _start_critic(self) -> CriticGroup:

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from raylign.cluster.rank import keep_log
 from raylign.data.types import Completion, FinishReason, RolloutGroup, SampleKey, VersionSpan
 from raylign.rollout import worker
+from raylign.rollout.broadcast import TransferGroup
 from raylign.rollout.bucket import Pieces
 from raylign.rollout.fingerprint import tensor_digest
-from raylign.rollout.interfaces import Canary, GenerationRequest, VerifyReport, WeightManifest, metas_of
+from raylign.rollout.interfaces import Canary, GenerationRequest, TransferLink, VerifyReport, WeightManifest, metas_of
 from raylign.rollout.worker import WorkerSpec
 from safetensors.torch import load
 
@@ -40,6 +42,7 @@ class SimulatedWorker:
         self._version = 0
         self._manifest: WeightManifest | None = None
         self._digests: dict[str, str] = {}
+        self._transfer: TransferGroup | None = None
 
     async def start(self) -> None:
         """There is nothing to load."""
@@ -50,7 +53,7 @@ class SimulatedWorker:
         groups = [self._group(request) for request in requests]
         return ([metas_of(group) for group in groups], *groups)
 
-    async def begin_update(self, manifest: WeightManifest, native: bool = False) -> None:
+    async def begin_update(self, manifest: WeightManifest) -> None:
         """A publication may begin anew at any time."""
         self._manifest, self._digests = manifest, {}
 
@@ -59,6 +62,20 @@ class SimulatedWorker:
         self._digests |= {
             name: tensor_digest(tensor) for name, tensor in load(np.concatenate(pieces).tobytes()).items()
         }
+
+    async def join_transfer(self, link: TransferLink) -> None:
+        """As an engine's rank."""
+        self._transfer = TransferGroup(link, link.first_rank, torch.device("cpu"))
+        await asyncio.to_thread(self._transfer.join)
+
+    async def receive_weights(self) -> None:
+        """Digest what is broadcast."""
+        await asyncio.to_thread(self._receive)
+
+    def _receive(self) -> None:
+        assert self._manifest is not None and self._transfer is not None
+        for tensors in self._transfer.receive(self._manifest.tensors):
+            self._digests |= {name: tensor_digest(tensor) for name, tensor in tensors}
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """Compared with what was announced."""

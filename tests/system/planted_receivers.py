@@ -18,9 +18,9 @@ class StaleHead(WeightReceiver):
 class SwapsInTheEngine(WeightReceiver):
     """Loads layer 0's query projection into layer 1 and the reverse, after everything arrived rightly."""
 
-    def raylign_begin(self, tensors: list, tied: bool, columns: int, seed: int, native: bool, adapters=()) -> None:
+    def raylign_begin(self, tensors: list, tied: bool, columns: int, seed: int, adapters=()) -> None:
         """Wrap the observer's output, so that only what happens after arrival is wrong."""
-        super().raylign_begin(tensors, tied, columns, seed, native, adapters)
+        super().raylign_begin(tensors, tied, columns, seed, adapters)
         observe = self.raylign_transaction.observe
 
         def swapped(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -14,12 +14,10 @@ import pytest
 import ray
 import torch
 from raylign.cluster.session import session
-from raylign.cluster.weights import NativeClient
 from raylign.conf.schema import ClusterConfig, Device, Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
 from raylign.data.types import Completion, FinishReason, Prompt, RolloutGroup, SamplingParams
 from raylign.rollout.environment import engine_environment
-from raylign.rollout.interfaces import EngineDead, TensorSpec
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.loops.canary_limit import CanaryLimit
@@ -218,58 +216,3 @@ def test_publish_and_sample_then_stop_tokens_then_a_kill(workers: list[RayWorker
     asyncio.run(_stopped_engine_costs_nothing(ChangingModel(folder), workers))
     asyncio.run(_killed_worker_costs_nothing(ChangingModel(folder), workers))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("raylign-")]
-
-
-@ray.remote(num_cpus=0)
-class Recorder:
-    """Stands where a worker stands and notes the control calls of a native transfer."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, object]] = []
-
-    def init_native_transfer(self, info: dict) -> None:
-        self.calls.append(("init", info["rank_offset"]))
-
-    def start_native_update(self) -> None:
-        self.calls.append(("start", None))
-
-    def receive_native_weights(self, info: dict) -> None:
-        self.calls.append(("receive", info["names"]))
-        if info["names"] == ["hang"]:
-            time.sleep(30)
-
-    def finish_native_update(self) -> None:
-        self.calls.append(("finish", None))
-
-    def seen(self) -> list[tuple[str, object]]:
-        return self.calls
-
-
-def test_native_control_calls_reach_every_worker_with_ranks_of_their_own_and_a_deadline(cluster: None) -> None:
-    actors = {f"rollout/{i}": Recorder.remote() for i in range(2)}
-    client = NativeClient(actors, ranks_per_worker=2, timeout_s=60)
-    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 5})
-    client.start_weight_update()
-    client.update_weights({"names": ["a"], "dtype_names": ["float32"], "shapes": [[1]]})
-    client.finish_weight_update()
-    seen = ray.get([actor.seen.remote() for actor in actors.values()], timeout=60)
-    assert [calls[0] for calls in seen] == [("init", 1), ("init", 3)]
-    assert all(calls[1:] == [("start", None), ("receive", ["a"]), ("finish", None)] for calls in seen)
-    impatient = NativeClient({"rollout/1": actors["rollout/1"]}, ranks_per_worker=2, timeout_s=0.5)
-    with pytest.raises(EngineDead, match=r"rollout/1 did not finish update_weights within 0\.5 s"):
-        impatient.update_weights({"names": ["hang"]})
-
-
-def test_what_the_native_sender_announces_is_what_it_sends() -> None:
-    from raylign.rollout.vllm_extension_sender import NCCLTrainerWeightTransferEngine, PublishedWeights
-
-    weights = {"a": torch.ones(2, 3), "b": torch.ones(5)}
-    specs = [TensorSpec(n, tuple(t.shape), "bfloat16", "") for n, t in weights.items()]
-    source = PublishedWeights(specs, lambda: iter(weights.items()))
-    sent = dict(NCCLTrainerWeightTransferEngine._checked_iter(source, source.metadata()))
-    assert {n: (t.dtype, t.shape) for n, t in sent.items()} == {
-        n: (torch.bfloat16, t.shape) for n, t in weights.items()
-    }
-    dropped = PublishedWeights(specs, lambda: iter([("a", weights["a"])]))
-    with pytest.raises(ValueError, match="yielded 1 parameters but metadata"):
-        list(NCCLTrainerWeightTransferEngine._checked_iter(dropped, dropped.metadata()))

@@ -35,8 +35,7 @@ def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBuck
     names: list[str] = []
     tensors: list[Tensor] = []
     size = 0
-    gathered = (pair for pair in engine.gathered_parameters() if engine.rank == 0)
-    for name, tensor in merged_weights(gathered, adapted_layers(engine)):
+    for name, tensor in whole_weights(engine):
         num_bytes = tensor.numel() * tensor.element_size()
         if names and size + num_bytes > bucket_bytes:
             yield WeightBucket(tuple(names), tuple(tensors))
@@ -46,6 +45,15 @@ def weights_to_buckets(engine: Engine, bucket_bytes: int) -> Iterator[WeightBuck
         size += num_bytes
     if names:
         yield WeightBucket(tuple(names), tuple(tensors))
+
+
+def whole_weights(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """The model's weights one by one, adapters merged, perhaps as the model's own memory.
+
+    Collective, as `weights_to_buckets`: rank 0 gets them, other ranks only join the gathering.
+    """
+    gathered = (pair for pair in engine.gathered_parameters() if engine.rank == 0)
+    return merged_weights(gathered, adapted_layers(engine))
 
 
 def adapted_layers(engine: Engine) -> dict[str, LoraLinear]:

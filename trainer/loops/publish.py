@@ -1,6 +1,6 @@
 """Weight publication as a transaction.
 
-    manifest ──► health check, pause every worker ──► buckets ──► read back, canaries ──► resume at version v
+    manifest ──► health check, pause every worker ──► transport ──► read back, canaries ──► resume at version v
                               │                         │                 │
                               └── a worker that fails is tried once more, then does not serve ──► the run goes on
                                   with the verified ones; with none, PublishError says worker, tensors and gap
@@ -19,16 +19,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from raylign.cluster.errors import FailureKind, RoleError
 from raylign.conf.errors import RunFailed
-from raylign.rollout.gate import gather_or_cancel
 from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
     NoWorkerLeft,
-    Ref,
     VerifyReport,
     WeightManifest,
     WeightUpdateError,
@@ -36,38 +34,17 @@ from raylign.rollout.interfaces import (
 from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.interfaces import PublishResult, WeightSource
 from raylign.trainer.loops.time_sharing import CardTurns, OwnCards
+from raylign.trainer.loops.transport import ThroughStore, Transport, WeightSink
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-BUCKETS_UNDER_WAY = 2
-"""Calls of `load_bucket` to one worker at a time."""
 NAMES_SHOWN = 4
 """Tensor names in one error message; the rest is counted."""
 
 
 class PublishError(RunFailed):
     """No rollout worker serves the new weights; the message names each worker, its tensors and its canary gap."""
-
-
-class WeightSink(Protocol):
-    """One rollout worker as the receiver of weights."""
-
-    @property
-    def name(self) -> str: ...
-    async def ping(self) -> None: ...
-    async def begin_update(self, manifest: WeightManifest) -> None: ...
-    async def load_bucket(self, bucket: Ref) -> None: ...
-    async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport: ...
-    async def resume(self, version: int) -> None: ...
-
-    def quarantine(self, reason: str) -> None:
-        """The worker takes no requests until a later publication verifies it."""
-        ...
-
-    def die(self, reason: str) -> None:
-        """The worker is gone: it is not published to again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +77,18 @@ class WeightPublisher:
         canary_limit: CanaryLimit,
         cards: CardTurns | None = None,
         adapters_only: bool = False,
+        whole_weights: Transport | None = None,
     ) -> None:
         """`timeout_s`: deadline of each phase; `cards`: where engines share the learners'; `adapters_only`: once every
         engine serves a version, adapters alone are sent. Not with `cards`: engines forget their weights in their sleep.
+        `whole_weights`: how these travel, when not through the object store.
         """
         self._source, self._members = source, members
         self._cards = cards or OwnCards()
         self._timeout_s, self._limit = timeout_s, canary_limit
         self._adapters_only = adapters_only
+        self._store = ThroughStore(source)
+        self._whole_weights = whole_weights or self._store
         self._serving: frozenset[str] = frozenset()  # who serves the version before
         self._refused: frozenset[str] = frozenset()  # who does not serve the version before
 
@@ -149,8 +130,10 @@ class WeightPublisher:
         )
 
     async def _shipment(self, version: int, *, adapters_only: bool) -> _Shipment:
-        told = await self._from_source(self._source.manifest(version, adapters_only=adapters_only), "manifest")
-        canaries = await self._from_source(self._source.canaries(), "canary log-probs")
+        told = await from_source(
+            self._source.manifest(version, adapters_only=adapters_only), "manifest", self._timeout_s
+        )
+        canaries = await from_source(self._source.canaries(), "canary log-probs", self._timeout_s)
         return _Shipment(replace(told, max_canary_gap=self._limit.value), canaries)
 
     def _judge(self, version: int, failures: Sequence[_Failure]) -> None:
@@ -175,45 +158,47 @@ class WeightPublisher:
     ) -> tuple[dict[str, float], list[_Failure]]:
         """One transaction. Returns the canary gap of each worker that serves now, by name, and the failures."""
         version = shipment.manifest.version
-        failures: list[_Failure] = []
-
-        async def phase(members: Sequence[WeightSink], call: Callable[[WeightSink], Awaitable[T]], verb: str) -> list:
-            results = await asyncio.gather(*(self._one(sink, call, verb) for sink in members))
-            failures.extend(result for result in results if isinstance(result, _Failure))
-            return [(s, r) for s, r in zip(members, results, strict=True) if not isinstance(r, _Failure)]
-
-        def alive(done: Sequence[tuple[WeightSink, object]]) -> list[WeightSink]:
-            return [sink for sink, _ in done]
-
+        steps = _Attempt(self._timeout_s)
         # A worker that hangs would hold every later phase up until its deadline.
-        healthy = alive(await phase(sinks, lambda sink: sink.ping(), "health check"))
-        begun = alive(await phase(healthy, lambda sink: sink.begin_update(shipment.manifest), "begin_update"))
+        healthy = await steps.workers(sinks, lambda sink: sink.ping(), "health check")
+        begun = await steps.workers(healthy, lambda sink: sink.begin_update(shipment.manifest), "begin_update")
         if not begun:
-            return {}, failures
-        # After the pause, so that a transport that moves tensors itself finds every worker listening.
-        buckets = await self._from_source(self._source.buckets(), "weights")
-
-        async def load(sink: WeightSink) -> None:
-            left = iter(buckets)
-
-            async def one_by_one() -> None:
-                for bucket in left:
-                    await sink.load_bucket(bucket)
-
-            # One is written to memory that the engine can map while the engine loads the other.
-            await gather_or_cancel([one_by_one() for _ in range(BUCKETS_UNDER_WAY)])
-
-        loaded = alive(await phase(begun, load, "load_bucket"))
-        reports = await phase(loaded, lambda sink: sink.finish_update(shipment.canaries), "finish_update")
+            return {}, steps.failures
+        # After the pause: where all receive together, each must be listening.
+        transport = self._store if shipment.manifest.adapters else self._whole_weights
+        loaded = await transport.move(begun, steps)
+        reports = await steps.answers(loaded, lambda sink: sink.finish_update(shipment.canaries), "finish_update")
         limit = self._limit.settle(version, [r.canary_gap for _, r in reports if not r.mismatched and not r.missing])
         good = [(sink, report) for sink, report in reports if report.passed(limit)]
-        failures += [
+        steps.failures += [
             _Failure(sink, f"{sink.name}: {_describe(report, self._limit)}")
             for sink, report in reports
             if not report.passed(limit)
         ]
-        resumed = alive(await phase(alive(good), lambda sink: sink.resume(version), "resume"))
-        return {sink.name: report.canary_gap for sink, report in good if sink in resumed}, failures
+        resumed = await steps.workers([sink for sink, _ in good], lambda sink: sink.resume(version), "resume")
+        return {sink.name: report.canary_gap for sink, report in good if sink in resumed}, steps.failures
+
+
+class _Attempt:
+    """The calls of one transaction (transport.Steps), and who failed in them."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.failures: list[_Failure] = []
+
+    async def workers(
+        self, members: Sequence[WeightSink], call: Callable[[WeightSink], Awaitable[object]], verb: str
+    ) -> list[WeightSink]:
+        """`call` on all of `members`; those that did it."""
+        return [sink for sink, _ in await self.answers(members, call, verb)]
+
+    async def answers(
+        self, members: Sequence[WeightSink], call: Callable[[WeightSink], Awaitable[T]], verb: str
+    ) -> list[tuple[WeightSink, T]]:
+        """The same, with what each answered."""
+        results = await asyncio.gather(*(self._one(sink, call, verb) for sink in members))
+        self.failures += [result for result in results if isinstance(result, _Failure)]
+        return [(s, r) for s, r in zip(members, results, strict=True) if not isinstance(r, _Failure)]
 
     async def _one(self, sink: WeightSink, call: Callable[[WeightSink], Awaitable[T]], verb: str) -> T | _Failure:
         try:
@@ -226,13 +211,19 @@ class WeightPublisher:
             reason = str(error) if sink.name in str(error) else f"{sink.name}: {verb}: {error}"
             return _Failure(sink, reason, dead=isinstance(error, EngineDead))
 
-    async def _from_source(self, call: Awaitable[T], what: str) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await call
-        except TimeoutError as error:
-            cause = f"no answer within sync.timeout_s={self._timeout_s:g} s"
-            raise RoleError(role="policy", ranks=(), verb=what, kind=FailureKind.LATE, cause=cause) from error
+    async def source(self, call: Awaitable[T], what: str) -> T:
+        """A call to the learner. Raises RoleError when it is late."""
+        return await from_source(call, what, self._timeout_s)
+
+
+async def from_source(call: Awaitable[T], what: str, timeout_s: float) -> T:
+    """A call to the learner, as a role that must not be late: RoleError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call
+    except TimeoutError as error:
+        cause = f"no answer within sync.timeout_s={timeout_s:g} s"
+        raise RoleError(role="policy", ranks=(), verb=what, kind=FailureKind.LATE, cause=cause) from error
 
 
 def _describe(report: VerifyReport, limit: CanaryLimit) -> str:

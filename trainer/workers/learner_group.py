@@ -16,7 +16,7 @@ from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.worker_group import WorkerGroup
 from raylign.conf.schema import Device
 from raylign.data.types import TokenBatch
-from raylign.rollout.interfaces import Canary, GroupHandle, Ref
+from raylign.rollout.interfaces import Canary, GroupHandle, Ref, TransferLink
 from raylign.trainer.checkpoint import CheckpointError
 from raylign.trainer.engine.state_file import rank_file
 from raylign.trainer.learner import Objective
@@ -148,6 +148,32 @@ class LearnerGroup:
             lambda a, _: a.stage_weights.remote(bucket_bytes, adapters_only), verb="weight staging"
         )
         return staged[0]
+
+    async def announce_weights(self) -> StagedWeights:
+        """What the present weights are, to be broadcast."""
+        staged = await self._all(lambda a, _: a.announce_weights.remote(), verb="weight digests")
+        return staged[0]
+
+    async def open_transfer(
+        self, *, workers: int, ranks_per_worker: int, timeout_s: float, bucket_bytes: int
+    ) -> TransferLink:
+        """Where engines meet rank 0. `timeout_s`: of each phase."""
+        return await self._group.call_rank(
+            0,
+            lambda a, _: a.open_transfer.remote(workers, ranks_per_worker, timeout_s, bucket_bytes),
+            verb="rendezvous",
+            timeout_s=self._settings.step_timeout_s,
+        )
+
+    async def join_transfer(self) -> str:
+        """Why rank 0 did not meet the engines; empty when it did."""
+        return await self._group.call_rank(
+            0, lambda a, _: a.join_transfer.remote(), verb="rendezvous", timeout_s=self._settings.step_timeout_s
+        )
+
+    async def send_weights(self) -> str:
+        """Why the broadcast broke off; empty when every engine has the weights."""
+        return (await self._all(lambda a, _: a.send_weights.remote(), verb="broadcast"))[0]
 
     async def offload_state(self) -> None:
         """Optimizer state to the hosts."""

@@ -19,8 +19,7 @@ from raylign.conf.errors import UserError
 from raylign.data.experience import pack_groups
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
-from raylign.rollout.fingerprint import dtype_name, tensor_digest
-from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec
+from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec, TransferLink
 from raylign.trainer.engine.base import BackgroundSaving, Engine, EngineStateError, MovableState
 from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets
 from raylign.trainer.learner import Learner, Objective
@@ -33,6 +32,7 @@ from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
 from raylign.trainer.workers.profiling import UpdateProfiler
 from raylign.trainer.workers.specs import LearnerSpec
+from raylign.trainer.workers.transfer import WeightTransfer, described
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -59,6 +59,7 @@ class LearnerWorker:
         self._spec = spec
         self._fetch_timeout_s = fetch_timeout_s
         self._learner: Learner | None = None
+        self._transfer: WeightTransfer | None = None
         self._pages = KeptPages()
         self._trains = False
         self._profiler = UpdateProfiler(
@@ -134,6 +135,32 @@ class LearnerWorker:
         tied = bool(self._model.hf.config.tie_word_embeddings)
         return StagedWeights(tuple(tensors), tuple(refs), tied, adapters)
 
+    def announce_weights(self) -> StagedWeights | None:
+        """The digests of the present weights, which will be broadcast. Rank 0 answers, the others help gather."""
+        self._transfer = self._transfer or WeightTransfer(self._ready.engine)
+        tensors = self._transfer.announce()
+        if self._info.rank != 0:
+            return None
+        return StagedWeights(tensors, (), bool(self._model.hf.config.tie_word_embeddings))
+
+    def open_transfer(self, workers: int, ranks_per_worker: int, timeout_s: float, bucket_bytes: int) -> TransferLink:
+        """Where engines meet this rank, which is the first."""
+        return self._sending.open(
+            ray.util.get_node_ip_address(),
+            workers=workers,
+            ranks_per_worker=ranks_per_worker,
+            timeout_s=timeout_s,
+            bucket_bytes=bucket_bytes,
+        )
+
+    def join_transfer(self) -> str:
+        """Why the engines were not met; empty when they were."""
+        return self._sending.join()
+
+    def send_weights(self) -> str:
+        """Broadcast what was announced; why it broke off, or empty."""
+        return self._sending.send()
+
     def offload_state(self) -> None:
         """Optimizer state to the host: an engine wants the card."""
         self._movable.offload_state()
@@ -203,6 +230,11 @@ class LearnerWorker:
         return self._learner
 
     @property
+    def _sending(self) -> WeightTransfer:
+        assert self._transfer is not None, f"{self._info.role} rank {self._info.rank}: weights were not announced"
+        return self._transfer
+
+    @property
     def _movable(self) -> MovableState:
         return cast("MovableState", self._ready.engine)  # that of a policy or a critic
 
@@ -225,7 +257,7 @@ def staged(engine: Engine, bucket_bytes: int) -> tuple[list[TensorSpec], list[ra
     refs: list[ray.ObjectRef] = []
     for bucket in weights_to_buckets(engine, bucket_bytes):
         named = dict(zip(bucket.names, bucket.tensors, strict=True))
-        tensors += [_spec(name, tensor) for name, tensor in named.items()]
+        tensors += [described(name, tensor) for name, tensor in named.items()]
         refs.append(put_bucket(named))
     return tensors, refs
 
@@ -233,13 +265,9 @@ def staged(engine: Engine, bucket_bytes: int) -> tuple[list[TensorSpec], list[ra
 def staged_adapters(engine: Engine) -> tuple[list[TensorSpec], list[ray.ObjectRef], tuple[AdapterSpec, ...]]:
     """Every weight's digest, adapters merged, and the adapters alone in the object store. Collective."""
     adapters: dict[str, Tensor] = {}
-    tensors = [_spec(name, tensor) for name, tensor in weights_and_adapters(engine, adapters)]
+    tensors = [described(name, tensor) for name, tensor in weights_and_adapters(engine, adapters)]
     specs = [AdapterSpec(f"{name}.weight", layer.rank, layer.scale) for name, layer in adapted_layers(engine).items()]
     return tensors, [put_bucket(adapters)] if adapters else [], tuple(specs)
-
-
-def _spec(name: str, tensor: Tensor) -> TensorSpec:
-    return TensorSpec(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor_digest(tensor))
 
 
 def _sizes(groups: Sequence[RolloutGroup]) -> list[int]:

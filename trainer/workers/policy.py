@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raylign.conf.schema import SyncConfig
+from raylign.conf.schema import SyncConfig, SyncTransport
 from raylign.data.types import Denominators, PolicyExperience
-from raylign.rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
+from raylign.rollout.interfaces import Canary, GroupHandle, Ref, TransferLink, WeightManifest
 from raylign.trainer.algorithms.base import LossOutput, OnlineAlgorithm
 from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
 from raylign.trainer.verified_folder import FileDigest
@@ -17,6 +17,8 @@ from raylign.trainer.workers.learner_worker import StagedWeights
 from torch import nn
 
 _CANARY_TOKENS = 32
+_MEMBERS_SHARE = 0.8
+"""Of a phase's deadline: whoever only waits for another says so itself, before the publication takes it for late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class PolicyObjective:
 
 
 class PolicyGroup:
-    """Facade over the policy's ranks: a loops.PolicyGroup and a loops.WeightSource."""
+    """Facade over the policy's ranks: a loops.PolicyGroup, a WeightSource and a BroadcastSource."""
 
     def __init__(
         self,
@@ -45,7 +47,10 @@ class PolicyGroup:
         *,
         temperature: float,
         entropy_gradient: bool,
+        ranks_per_worker: int = 1,
     ) -> None:
+        """`ranks_per_worker`: tensor-parallel size of the engines that are published to."""
+        self._ranks_per_worker = ranks_per_worker
         self._learners = learners
         self._algorithm = algorithm
         self._sync = sync
@@ -73,9 +78,12 @@ class PolicyGroup:
         return await self._learners.vocab_size()
 
     async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
-        """Stage the present weights, or their adapters alone, and say what they are."""
+        """Say what the present weights are; staged, or their adapters alone, where the object store moves them."""
         self._staged = None  # frees the previous version's buckets before the next are made
-        staged = await self._learners.stage_weights(self._sync.bucket_mb << 20, adapters_only=adapters_only)
+        if self._sync.transport is SyncTransport.broadcast and not adapters_only:
+            staged = await self._learners.announce_weights()
+        else:
+            staged = await self._learners.stage_weights(self._sync.bucket_mb << 20, adapters_only=adapters_only)
         self._staged = staged
         return WeightManifest(version, staged.tensors, staged.tied_embeddings, adapters=staged.adapters)
 
@@ -92,6 +100,23 @@ class PolicyGroup:
         if self._staged is None:
             raise RuntimeError("weights are staged by manifest(); it was not called since the last update")
         return [Ref(ref) for ref in self._staged.buckets]
+
+    async def open_transfer(self, num_workers: int) -> TransferLink:
+        """Begin a transfer by broadcast."""
+        return await self._learners.open_transfer(
+            workers=num_workers,
+            ranks_per_worker=self._ranks_per_worker,
+            timeout_s=_MEMBERS_SHARE * self._sync.timeout_s,
+            bucket_bytes=self._sync.bucket_mb << 20,
+        )
+
+    async def join_transfer(self) -> str:
+        """Meet the workers."""
+        return await self._learners.join_transfer()
+
+    async def send_weights(self) -> str:
+        """Broadcast what `manifest` announced."""
+        return await self._learners.send_weights()
 
     @property
     def num_ranks(self) -> int:
