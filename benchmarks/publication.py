@@ -5,8 +5,8 @@
 One real vLLM engine on this machine's CPU is sent the folder's weights version by version through the publisher, the
 object store and the worker's class that a run uses, in a role's environment; once with every column of packed layers
 read back, once with `sync.verify_columns` as it is by default. Versions go by turns as they did before (a clone of each
-tensor, a file in shared memory for the engine) and as they do now. Ratios hold on a busy machine, processor seconds
-better than seconds.
+tensor, a file in shared memory for the engine), as they do now, and by broadcast over gloo, whose members are threads
+here. Ratios hold on a busy machine, processor seconds better than seconds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ import xxhash
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.schema import Device, OptimConfig, Precision, RolloutConfig, SyncConfig
 from raylign.rollout.fingerprint import DigestKind, dtype_name, tensor_digest
-from raylign.rollout.interfaces import Canary, Ref, VerifyReport, WeightManifest
+from raylign.rollout.interfaces import Canary, Ref, TransferLink, VerifyReport, WeightManifest
 from raylign.rollout.worker import RolloutWorker, WorkerSpec
 from raylign.trainer.engine.buckets import weights_to_buckets
 from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
+from raylign.trainer.loops.transport import Broadcast
 from raylign.trainer.models.loading import load_causal_lm
 from raylign.trainer.workers.learner_worker import staged
+from raylign.trainer.workers.transfer import WeightTransfer
 from torch import Tensor
 
 CONFIG = RolloutConfig(precision=Precision.float32, max_model_len=256, kv_cache_gb=0.25, max_concurrent=8)
@@ -98,6 +100,32 @@ class _Source:
         return self._refs
 
 
+class _Sender(_Source):
+    """The same by broadcast."""
+
+    def __init__(self, engine: TorchEngine, clock: _Clock) -> None:
+        super().__init__(engine, clock, copies=False)
+        self._transfer = WeightTransfer(engine)
+
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
+        tensors = self._transfer.announce()
+        self._clock.lap("learner: digest")
+        return WeightManifest(version, tensors, tied_embeddings=True)
+
+    async def open_transfer(self, num_workers: int) -> TransferLink:
+        self._clock.lap("engine: pause")
+        return self._transfer.open(
+            "127.0.0.1", workers=num_workers, ranks_per_worker=1, timeout_s=100, bucket_bytes=BUCKET_BYTES
+        )
+
+    async def join_transfer(self) -> str:
+        return await asyncio.to_thread(self._transfer.join)
+
+    async def send_weights(self) -> str:
+        self._clock.lap("both: rendezvous")
+        return await asyncio.to_thread(self._transfer.send)
+
+
 class _Sink:
     """One worker, its actor's class called in this process."""
 
@@ -106,6 +134,7 @@ class _Sink:
     def __init__(self, worker: RolloutWorker, clock: _Clock) -> None:
         self._worker, self._clock = worker, clock
         self.ping, self.begin_update, self.resume = worker.ping, worker.begin_update, worker.resume
+        self.join_transfer, self.receive_weights = worker.join_transfer, worker.receive_weights
 
     async def load_bucket(self, bucket: Ref) -> None:
         await self._worker.load_bucket(ray.get(bucket, timeout=60))
@@ -125,8 +154,8 @@ class _Sink:
 def publications(folder: Path, engine: TorchEngine, versions: int, columns: int) -> dict[str, tuple[float, float]]:
     """Median seconds and processor seconds of each phase on one engine, after a first version that warms it up.
 
-    By turns as it was (a clone of each tensor, a file for the engine) and as it is, so that a busy moment meets both.
-    Learner, store's client and engine are in this process: its processor time is that of the publication.
+    By turns as it was (a clone of each tensor, a file for the engine), as it is and by broadcast, so that a busy moment
+    meets each. Learner, store's client and engine are in this process: its processor time is that of the publication.
     """
     sync = SyncConfig(max_canary_gap=1e9, verify_columns=columns)
     worker = RolloutWorker(WorkerSpec("rollout/0", str(folder), CONFIG, sync, Device.cpu))
@@ -134,23 +163,23 @@ def publications(folder: Path, engine: TorchEngine, versions: int, columns: int)
     loop.run_until_complete(worker.start())
     phases: dict[str, list[tuple[float, float]]] = {}
     try:
-        for version in range(1, 2 * versions + 3):
-            before = version % 2 == 1
-            worker._core_here = not before
+        for version in range(1, 3 * versions + 4):
+            form = ("now", "before", "broadcast")[version % 3]
+            worker._core_here = form != "before"
             clock = _Clock()
+            sender = _Sender(engine, clock) if form == "broadcast" else None
             publisher = WeightPublisher(
-                _Source(engine, clock, copies=before),
+                sender or _Source(engine, clock, copies=form == "before"),
                 lambda c=clock: [_Sink(worker, c)],
                 timeout_s=120,
                 canary_limit=CanaryLimit(1e9),
+                whole_weights=Broadcast(sender) if sender else None,
             )
             loop.run_until_complete(publisher.publish(version))
             clock.total("whole publication")
-            if version > 2:
+            if version > 3:
                 for name, cost in clock.laps.items():
-                    phases.setdefault(
-                        f"{'before' if before else 'now'}, {columns or 'all'} columns: {name}", []
-                    ).append(cost)
+                    phases.setdefault(f"{form}, {columns or 'all'} columns: {name}", []).append(cost)
     finally:
         loop.run_until_complete(worker.stop())
     return {name: _median(values) for name, values in sorted(phases.items())}

@@ -144,7 +144,7 @@ class VLLMEngine:
         self._manifest = manifest
         tensors = [[t.name, list(t.shape), t.dtype, t.digest] for t in manifest.tensors]
         async with self._guard("begin_update", self._sync.timeout_s):
-            await self._engine.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
+            await self._reported(self._engine.pause_generation(mode="wait" if drain else "keep", clear_cache=True))
             await self._reported(self._residence.weights_back(self._engine))
             adapters = [[adapter.weight, adapter.rank, adapter.scale] for adapter in manifest.adapters]
             args = (tensors, manifest.tied_embeddings, self._sync.verify_columns, manifest.version, adapters)
@@ -171,11 +171,11 @@ class VLLMEngine:
                 await self._gate.enter(Phase.REFUSED)
                 return found
             await self._reported(self._residence.cache_back(self._engine))
-            await self._engine.reset_prefix_cache()
+            await self._reported(self._engine.reset_prefix_cache())
             # Before the first token by these weights. What paused requests sample from here on is used only when the
             # canaries, which are scored beside them, agree; new requests are held back by our own phase.
-            await self._engine.update_weight_version(str(manifest.version))
-            await self._engine.resume_generation()
+            await self._reported(self._engine.update_weight_version(str(manifest.version)))
+            await self._reported(self._engine.resume_generation())
         scored = await self.score_tokens([canary.token_ids for canary in canaries], 1.0)
         report = replace(found, canary_gap=canary_gap(canaries, scored))
         self._verified = manifest.version

@@ -164,11 +164,11 @@ class Learner:
 
 
 class _Tally:
-    """Metric sums of one update."""
+    """Metric sums of one update. They stay on the device until its end: to read one is to wait for the device."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._maxima: dict[str, Tensor] = {}
+        self._sums: dict[str, list[tuple[Tensor, Tensor]]] = {}  # totals and counts, of each micro-batch
+        self._maxima: dict[str, list[Tensor]] = {}
 
     def add(self, output: LossOutput, tokens: TokenBatch) -> None:
         one = torch.ones(())
@@ -177,18 +177,20 @@ class _Tally:
             "tokens": MetricSum(torch.tensor(float(tokens.num_tokens)), one),
         }
         for name, metric in {**output.metrics, **own}.items():
-            pair = torch.stack([metric.total.detach().double().cpu(), metric.count.detach().double().cpu()])
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            self._sums.setdefault(name, []).append((metric.total.detach().double(), metric.count.detach().double()))
         for name, value in output.maxima.items():
-            found = value.detach().double().cpu()
-            self._maxima[name] = torch.maximum(self._maxima[name], found) if name in self._maxima else found
+            self._maxima.setdefault(name, []).append(value.detach().double())
 
     def reduce(self, engine: Engine, *, num_windows: int) -> dict[str, float]:
         """Sums over ranks first, then one division a metric. Every objective gives the same names on every rank."""
         names = sorted(self._sums)
         if not names:
             return {}
-        total = engine.all_reduce_sum(torch.stack([self._sums[name] for name in names])).cpu()
+        totals = on_host([total for name in names for total, _ in self._sums[name]])
+        counts = on_host([count for name in names for _, count in self._sums[name]])
+        sizes = [len(self._sums[name]) for name in names]
+        own = [torch.stack([t.sum(), c.sum()]) for t, c in zip(totals.split(sizes), counts.split(sizes), strict=True)]
+        total = engine.all_reduce_sum(torch.stack(own)).cpu()
         counted = (total[:, 1] > 0).tolist()  # nothing counted, nothing to say: no desirable answer in this step
         names, total = [name for name, any_ in zip(names, counted, strict=True) if any_], total[total[:, 1] > 0]
         metrics = dict(zip(names, (total[:, 0] / total[:, 1]).tolist(), strict=True))
@@ -201,8 +203,19 @@ class _Tally:
         if not names:
             return {}
         found = torch.zeros(len(names), engine.world_size, dtype=torch.float64)
-        found[:, engine.rank] = torch.stack([self._maxima[name] for name in names])
+        values = on_host([value for name in names for value in self._maxima[name]])
+        sizes = [len(self._maxima[name]) for name in names]
+        found[:, engine.rank] = torch.stack([one.max() for one in values.split(sizes)])
         return dict(zip(names, engine.all_reduce_sum(found).cpu().amax(1).tolist(), strict=True))
+
+
+def on_host(scalars: Sequence[Tensor]) -> Tensor:
+    """Tensors `[]` in float64, on any devices, as one float64 tensor on the CPU: one wait a device."""
+    found = torch.empty(len(scalars), dtype=torch.float64)
+    for device in {scalar.device for scalar in scalars}:
+        places = [i for i, scalar in enumerate(scalars) if scalar.device == device]
+        found[places] = torch.stack([scalars[i] for i in places]).cpu()
+    return found
 
 
 def to_device(value: T, device: torch.device) -> T:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from raylign.app.gpu_check import transfer
 from raylign.app.gpu_check.harness import Check, Measured, NotRun, needs_cuda
 
 DEADLINE_S = 60.0
@@ -22,6 +23,7 @@ NUMEL = 256 << 20  # 1 GB of float32
 def checks() -> Iterator[Check]:
     """All of the stage."""
     yield Check("all-reduce over the cards of this node", all_reduce)
+    yield from transfer.checks()
 
 
 def all_reduce(device: torch.device) -> Measured:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from raylign.conf.schema import Precision, RolloutConfig
+from raylign.conf.schema import Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
 from raylign.rollout.fingerprint import DigestKind
+from raylign.rollout.interfaces import EngineDead, WeightUpdateError
 
 from tests.system.test_weights import Bench
 
@@ -47,3 +52,39 @@ def test_a_fault_in_what_one_rank_serves_is_found(bench: Bench, tmp_path: Path, 
     report = bench.publish(tmp_path, sent, kind=kind)
     assert set(report.mismatched) == set(names) and report.missing == ()
     assert bench.publish(tmp_path, kind=kind).passed(1e-3)
+
+
+@pytest.mark.parametrize("kind", list(DigestKind))
+def test_a_broadcast_reaches_both_ranks_and_what_they_serve_is_the_same_as_from_buckets(
+    bench: Bench, tmp_path: Path, kind: DigestKind
+) -> None:
+    bench.perturb(3)
+    sent = bench.publish_by_broadcast(kind=kind)
+    assert sent.passed(1e-3), sent
+    bench.run(bench.engine.resume(bench.version))
+    stored = bench.publish(tmp_path, kind=kind)
+    assert stored.passed(1e-3) and stored.digests == sent.digests
+    bench.run(bench.engine.resume(bench.version))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("met", [False, True], ids=["before", "when all have met"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_rank_that_is_lost_in_a_broadcast_is_a_named_failure_not_a_hang(tmp_path: Path, how: int, met: bool) -> None:
+    bench = Bench(tiny_model(tmp_path / "model", tie=True), config=CONFIG, sync=SyncConfig(timeout_s=20))
+    try:
+        assert bench.publish_by_broadcast().passed(1e-3)
+        bench.run(bench.engine.resume(bench.version))
+        ranks = [p for p in psutil.Process().children(recursive=True) if "Worker_TP1" in p.name()]
+        assert ranks, [p.name() for p in psutil.Process().children(recursive=True)]
+        lost = partial(os.kill, ranks[-1].pid, how)
+        if not met:
+            lost()
+        with pytest.raises((EngineDead, WeightUpdateError), match="rollout/0"):
+            bench.publish_by_broadcast(timeout_s=4.0, joined=lost if met else lambda: None)
+        with pytest.raises(EngineDead, match="rollout/0"):
+            bench.run(bench.engine.ping())
+    finally:
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("VLLM"):
+                process.kill()  # a stopped one too

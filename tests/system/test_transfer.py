@@ -25,7 +25,8 @@ pytestmark = pytest.mark.system
 CPU = torch.device("cpu")
 SPECS = [TensorSpec(f"w{i}", (128, 128), "float32", "") for i in range(24)]
 BUCKET_BYTES = 2 * 128 * 128 * 4
-TIMEOUT_S = 2.0
+HASTY_S = 3.0
+"""Deadline of a transfer in which somebody is lost."""
 PATIENCE_S = 60.0
 """Of the test for an answer; without deadlines none would come."""
 ARRIVED = "arrived"
@@ -80,9 +81,9 @@ def _member(pipe: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     while (task := pipe.recv()) is not None:
-        given, fault = task
+        given, fault, hasty = task
         if isinstance(given, int):
-            link, store = _open(given)
+            link, store = _open(given, HASTY_S if hasty else PATIENCE_S)
             pipe.send(link)
             _hit(fault, "rendezvous")
             pipe.send(_send(link, store, fault))
@@ -91,8 +92,8 @@ def _member(pipe: Connection) -> None:
             pipe.send(_receive(given, fault))
 
 
-def _open(workers: int) -> tuple[TransferLink, object]:
-    return open_link("127.0.0.1", workers=workers, ranks_per_worker=1, timeout_s=TIMEOUT_S, bucket_bytes=BUCKET_BYTES)
+def _open(workers: int, timeout_s: float) -> tuple[TransferLink, object]:
+    return open_link("127.0.0.1", workers=workers, ranks_per_worker=1, timeout_s=timeout_s, bucket_bytes=BUCKET_BYTES)
 
 
 class Member:
@@ -104,8 +105,8 @@ class Member:
         self.process.start()
         theirs.close()
 
-    def begin(self, given: int | TransferLink, fault: tuple[str, int] = ("", 0)) -> None:
-        self._pipe.send((given, fault))
+    def begin(self, given: int | TransferLink, fault: tuple[str, int], *, hasty: bool) -> None:
+        self._pipe.send((given, fault, hasty))
 
     def answer(self) -> object:
         assert self._pipe.poll(PATIENCE_S), "no answer: a deadline did not hold"
@@ -132,11 +133,12 @@ def members(context: multiprocessing.context.BaseContext) -> Iterator[list[Membe
 def _transfer(members: list[Member], faulty: Member | None = None, fault: tuple[str, int] = ("", 0)) -> list[object]:
     """One transfer from the first to the others; what each says that is not `faulty`."""
     sender, *receivers = members
-    sender.begin(len(receivers), fault if sender is faulty else ("", 0))
+    hasty = faulty is not None
+    sender.begin(len(receivers), fault if sender is faulty else ("", 0), hasty=hasty)
     link = sender.answer()
     assert isinstance(link, TransferLink)
     for index, receiver in enumerate(receivers):
-        receiver.begin(link.of(index), fault if receiver is faulty else ("", 0))
+        receiver.begin(link.of(index), fault if receiver is faulty else ("", 0), hasty=hasty)
     return [member.answer() for member in members if member is not faulty]
 
 

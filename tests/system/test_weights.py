@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
 from raylign.data.types import Prompt, SampleKey, SamplingParams
 from raylign.rollout import environment
+from raylign.rollout.broadcast import RENDEZVOUS, TRANSFER, TransferGroup, open_link
 from raylign.rollout.fingerprint import DigestKind, dtype_name, tensor_digest
 from raylign.rollout.interfaces import (
     Canary,
@@ -51,7 +53,7 @@ class Bench:
         self.engine = VLLMEngine(str(folder), config, sync, extension=extension or EXTENSION)
         self.dtype = torch.float32 if config.precision is Precision.float32 else torch.bfloat16
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype)
-        self.folder = folder
+        self.folder, self.config = folder, config
         self.version = 0
         self.run(self.engine.start())
 
@@ -82,19 +84,59 @@ class Bench:
         kind: DigestKind = DigestKind.XXH3,
     ) -> VerifyReport:
         """Announce the model's weights, send `sent` (default: the same)."""
-        self.version += 1
         truth = self.weights()
-        specs = tuple(
-            TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t, kind)) for n, t in truth.items()
-        )
-        manifest = WeightManifest(self.version, specs, self.model.config.tie_word_embeddings)
-        self.run(self.engine.begin_update(manifest))
+        self.announce(truth, kind)
         items = list((sent if sent is not None else truth).items())
         for index in range(buckets):
             path = tmp / "bucket.safetensors"
             save_file(dict(items[index::buckets]), path)  # a layer's parts come in different buckets
             self.run(self.engine.load_bucket(str(path)))
             path.unlink()
+        return self.finish()
+
+    def publish_by_broadcast(
+        self,
+        sent: Mapping[str, Tensor] | None = None,
+        kind: DigestKind = DigestKind.XXH3,
+        timeout_s: float = 60.0,
+        bucket_bytes: int = 1 << 16,
+        joined: Callable[[], object] = lambda: None,
+    ) -> VerifyReport:
+        """The same by broadcast: this process is the learner. `joined` is called when all have met."""
+        truth = self.weights()
+        specs = self.announce(truth, kind)
+        link, store = open_link(
+            "127.0.0.1",
+            workers=1,
+            ranks_per_worker=self.config.tensor_parallel_size,
+            timeout_s=timeout_s,
+            bucket_bytes=bucket_bytes,
+        )
+        sender = TransferGroup(link, 0, torch.device("cpu"), store)
+        with ThreadPoolExecutor() as pool:
+            meeting = pool.submit(sender.join)
+            self.run(self.engine.join_transfer(link))
+            meeting.result(timeout_s)
+            joined()
+            sending = pool.submit(sender.send, specs, iter((sent or truth).items()))
+            try:
+                self.run(self.engine.receive_weights())
+            finally:
+                sending.exception(timeout_s + 10)  # awaited, whatever it says: what counts is what the engine says
+        return self.finish()
+
+    def announce(self, truth: Mapping[str, Tensor], kind: DigestKind) -> tuple[TensorSpec, ...]:
+        """Begin the next version's update."""
+        self.version += 1
+        specs = tuple(
+            TensorSpec(n, tuple(t.shape), dtype_name(t.dtype), tensor_digest(t, kind)) for n, t in truth.items()
+        )
+        manifest = WeightManifest(self.version, specs, self.model.config.tie_word_embeddings)
+        self.run(self.engine.begin_update(manifest))
+        return specs
+
+    def finish(self) -> VerifyReport:
+        """What the engine finds."""
         return self.run(self.engine.finish_update([Canary(TOKENS, tuple(self.logprobs(TOKENS)))]))
 
     def close(self) -> None:
@@ -210,6 +252,52 @@ def test_unannounced_and_misshapen_tensors_are_refused_and_the_next_update_is_cl
     bench.perturb(7)
     assert bench.publish(tmp_path).passed(1e-3)
     bench.run(bench.engine.resume(bench.version))
+
+
+def test_a_broadcast_makes_an_engine_serve_what_buckets_make_it_serve_bit_for_bit(bench: Bench, tmp_path: Path) -> None:
+    bench.perturb(8)
+    stored = bench.publish(tmp_path)
+    bench.perturb(9)
+    assert bench.publish_by_broadcast().digests != stored.digests
+    bench.run(bench.engine.resume(bench.version))
+    bench.perturb(10)
+    sent = bench.publish_by_broadcast()
+    assert sent.passed(1e-3), sent
+    bench.run(bench.engine.resume(bench.version))
+    assert _greedy(bench) == (bench.version, bench.version)
+    again = bench.publish(tmp_path)
+    assert again.passed(1e-3) and again.digests == sent.digests
+    bench.run(bench.engine.resume(bench.version))
+
+
+def test_what_a_broadcast_brings_is_compared_like_any_other(bench: Bench) -> None:
+    bench.perturb(11)
+    sent = bench.weights()
+    sent["model.layers.0.mlp.down_proj.weight"][3, 5] += 1e-6
+    assert bench.publish_by_broadcast(sent).mismatched == ("model.layers.0.mlp.down_proj.weight",)
+    with pytest.raises(WeightUpdateError, match="may not serve"):
+        bench.run(bench.engine.resume(bench.version))
+    assert bench.publish_by_broadcast().passed(1e-3)
+    bench.run(bench.engine.resume(bench.version))
+
+
+def test_a_learner_that_does_not_come_or_ends_half_way_is_a_failed_update_and_the_next_one_is_whole(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.perturb(12)
+    bench.announce(bench.weights(), DigestKind.XXH3)
+    link, _store = open_link("127.0.0.1", workers=1, ranks_per_worker=1, timeout_s=2.0, bucket_bytes=1 << 16)
+    with pytest.raises(WeightUpdateError, match=f"rollout/0: .*{RENDEZVOUS}"):
+        bench.run(bench.engine.join_transfer(link))
+    half = dict(list(bench.weights().items())[:8])
+    with pytest.raises(WeightUpdateError, match=f"rollout/0: .*{TRANSFER}"):
+        bench.publish_by_broadcast(half, timeout_s=3.0)
+    with pytest.raises(WeightUpdateError, match="may not serve"):
+        bench.run(bench.engine.resume(bench.version))
+    for publish in (bench.publish_by_broadcast, lambda: bench.publish(tmp_path)):
+        assert publish().passed(1e-3)
+        bench.run(bench.engine.resume(bench.version))
+    bench.run(bench.engine.ping())
 
 
 def test_a_stale_lm_head_is_caught(folders: dict[bool, Path], tmp_path: Path) -> None:

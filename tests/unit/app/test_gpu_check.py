@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from raylign.app.gpu_check import kernels, learner
+from raylign.app.gpu_check import kernels, learner, transfer
 from raylign.app.gpu_check.harness import FAIL, NOT_RUN, PASS, Check, Measured, NotRun, run_checks
 from raylign.app.gpu_check.run import main, table
 
@@ -101,3 +101,12 @@ def test_the_command_without_a_card_ends_with_one_and_names_what_is_missing(tmp_
     assert main(["--stage", "A", "--minutes", "2", "--out", str(out)]) == 1
     (line,) = [json.loads(text) for text in out.read_text().splitlines()]
     assert line["outcome"] == NOT_RUN and "no CUDA device" in line["why"]
+
+
+@pytest.mark.thorough
+def test_the_transfer_among_cards_is_whole_and_a_stopped_member_is_named_here_over_gloo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert transfer.sent(3, "cpu", rows=64).passed
+    monkeypatch.setattr(transfer, "HASTY_S", 4.0)
+    assert transfer.stopped(3, "cpu", rows=64).passed

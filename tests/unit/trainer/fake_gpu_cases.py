@@ -36,7 +36,7 @@ WAITS = {
     "trainer/functional/packing.py:pack": "token ids and borders, from which sharing is planned",
     "trainer/models/causal_lm.py:response_positions": "how many tokens are trained; whether one opens a sequence",
     "trainer/functional/known_gradient.py:_common_factor": "whether the gradient is the one that was foretold",
-    "trainer/learner.py:add": "every metric's sum and count",
+    "trainer/learner.py:on_host": "all metrics of an update at once, at its end",
     "trainer/learner.py:_measured": "a micro-batch's share of a figure of the window (KTO)",
     "trainer/learner.py:_moved": "values as they leave a scoring pass",
     "trainer/learner.py:<lambda>": "log-probs and scores as they leave a scoring pass",
