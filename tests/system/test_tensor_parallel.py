@@ -88,3 +88,4 @@ def test_a_rank_that_is_lost_in_a_broadcast_is_a_named_failure_not_a_hang(tmp_pa
         for process in psutil.Process().children(recursive=True):
             if process.name().startswith("VLLM"):
                 process.kill()  # a stopped one too
+        bench.close()

@@ -29,6 +29,7 @@ from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import export_hf
 from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.verified_folder import FileDigest
+from raylign.trainer.workers.card_memory import room_on_card
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
 from raylign.trainer.workers.profiling import UpdateProfiler
 from raylign.trainer.workers.specs import LearnerSpec
@@ -84,14 +85,17 @@ class LearnerWorker:
         """-> reference to list[Tensor], one a group of `share`."""
         groups, tokens = self._fetch(refs)
         batches = [tokens.select(m) for m in share.micro_batches]
-        parts = self._ready.logprobs(batches, temperature=temperature, without_adapters=without_adapters)
+        with room_on_card(self._info, batches, trains=False):
+            parts = self._ready.logprobs(batches, temperature=temperature, without_adapters=without_adapters)
         self._scored()
         return ray.put(scatter_tokens(parts, share.micro_batches, tokens, _sizes(groups)))
 
     def values(self, refs: Sequence[ray.ObjectRef], share: RankPass) -> ray.ObjectRef:
         """-> reference to list[ValueEstimates], one a group of `share`."""
         groups, tokens = self._fetch(refs)
-        parts = self._ready.values([tokens.select(m) for m in share.micro_batches])
+        batches = [tokens.select(m) for m in share.micro_batches]
+        with room_on_card(self._info, batches, trains=False):
+            parts = self._ready.values(batches)
         self._scored()
         return ray.put(scatter_values(parts, share.micro_batches, tokens, _sizes(groups)))
 
@@ -103,7 +107,8 @@ class LearnerWorker:
 
     def update(self, shard: RankShard[Any], objective: Objective[Any]) -> UpdateResult:
         """Train on this rank's shard (Ray hands over the object behind the reference)."""
-        with self._profiler.update():
+        batches = (batch.tokens for window in shard.windows for batch in window.micro_batches)
+        with self._profiler.update(), room_on_card(self._info, batches, trains=True):
             result = self._ready.update(shard, objective)
         self._trains = True
         self._pages.after_step()
