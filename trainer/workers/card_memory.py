@@ -25,5 +25,6 @@ def room_on_card(info: RankInfo, batches: Iterable[TokenBatch], *, trains: bool)
         peak = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at the peak" if torch.cuda.is_available() else ""
         raise CardMemoryError(
             f"{role} rank {info.rank}: its card has no memory left ({tokens:,} tokens in the largest "
-            f"micro-batch{peak}); lower {role}.micro_batch_tokens{others} (`raylign plan` estimates each): {str(error).partition('. ')[0]}"
+            f"micro-batch{peak}); lower {role}.micro_batch_tokens{others} "
+            f"(`raylign plan` estimates each): {str(error).partition('. ')[0]}"
         ) from error
