@@ -24,6 +24,7 @@ from raylign.trainer.loops.interfaces import TensorShards, UpdateResult
 from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.forward_plan import RankPass, plan_group_passes
 from raylign.trainer.workers.learner_worker import LearnerWorker, StagedWeights
+from raylign.trainer.workers.preflight import prove_links
 from raylign.trainer.workers.specs import LearnerSpec
 from torch import Tensor
 
@@ -83,6 +84,7 @@ class LearnerGroup:
                 verb="start",
                 timeout_s=settings.start_timeout_s,
             )
+            await prove_links(group, slots, settings.start_timeout_s)
             meeting = await group.call_rank(
                 0, lambda a, _: a.meeting_point.remote(), verb="start", timeout_s=settings.start_timeout_s
             )

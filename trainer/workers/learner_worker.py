@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+import torch
 from raylign.cluster.pages import KeptPages
 from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
 from raylign.cluster.shared_folder import SharedFolder
@@ -31,6 +32,7 @@ from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.card_memory import room_on_card
 from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
+from raylign.trainer.workers.preflight import PairMeeting
 from raylign.trainer.workers.profiling import UpdateProfiler
 from raylign.trainer.workers.specs import LearnerSpec
 from raylign.trainer.workers.transfer import WeightTransfer, described
@@ -61,6 +63,7 @@ class LearnerWorker:
         self._fetch_timeout_s = fetch_timeout_s
         self._learner: Learner | None = None
         self._transfer: WeightTransfer | None = None
+        self._pair = PairMeeting()
         self._pages = KeptPages()
         self._trains = False
         self._profiler = UpdateProfiler(
@@ -70,6 +73,14 @@ class LearnerWorker:
     def prove_folder(self, folder: SharedFolder) -> None:
         """Raises ClusterError when the run's folder is not the driver's on this node."""
         folder.prove(self._info.role, self._info.rank)
+
+    def open_pair(self) -> TransferLink:
+        """Wait for a rank of another node."""
+        return self._pair.open(ray.util.get_node_ip_address())
+
+    def meet_pair(self, link: TransferLink | None = None) -> str:
+        """Exchange one number with a rank of another node; why that failed, or empty."""
+        return self._pair.meet(torch.device("cuda" if torch.cuda.is_available() else "cpu"), link)
 
     def meeting_point(self) -> MeetingPoint:
         """A free port on this rank's node."""
