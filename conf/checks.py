@@ -11,6 +11,7 @@ from raylign.conf.guard import check_guard
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import is_hub_name, model_folder
 from raylign.conf.nearest import nearest
+from raylign.conf.precision import check_precision
 from raylign.conf.problems import Problem, about_its_settings
 from raylign.conf.ranges import check_numbers, leaves
 from raylign.conf.schema import (
@@ -57,6 +58,7 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
     if needs.critic:
         problems += _learner("critic", config.critic, config)
     problems += _devices(config, needs)
+    problems += check_precision(config, critic=needs.critic, reference=needs.reference, reward=needs.reward)
     problems += check_time_sharing(config, rollout=needs.rollout, critic=needs.critic)
     problems += check_transport(config, rollout=needs.rollout)
     problems += _models(config, needs)

@@ -22,7 +22,6 @@ FIELDS = {
     "scheduler": ("max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill", "async_scheduling"),
     "compilation": ("mode", "cudagraph_mode", "max_cudagraph_capture_size"),
     "load": ("load_format",),
-    "weight_transfer": ("backend",),
 }
 
 
