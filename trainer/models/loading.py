@@ -212,6 +212,8 @@ def export_hf(
 
 def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool) -> PreTrainedModel:
     disable_progress_bar()
+    # Every role loads here. A sum of a card's blocks must not pass through bfloat16, else it depends on the batch.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     try_architecture(path, scalar=scalar)
     refuse_other_weights(path, model_skeleton(path, scalar=scalar))
     config = _read_config(path, scalar=scalar)

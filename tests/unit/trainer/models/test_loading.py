@@ -41,6 +41,13 @@ def test_an_export_is_the_same_plain_folder(fixture: str, tmp_path: Path, reques
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
 
 
+def test_a_role_that_has_loaded_a_model_adds_up_in_float32(tiny_model_dir: Path) -> None:
+    """Of a product in bfloat16 on a card, whose library may else round sums of parts."""
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    load_causal_lm(tiny_model_dir, precision=Precision.bfloat16)
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+
+
 def test_an_export_with_a_weight_missing_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = load_causal_lm(tiny_model_dir, precision=FP32)
     state = {name.removeprefix("hf."): p.detach() for name, p in model.named_parameters()}
