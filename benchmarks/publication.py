@@ -119,7 +119,7 @@ class _Sender(_Source):
         )
 
     async def join_transfer(self) -> str:
-        return await asyncio.to_thread(self._transfer.join)
+        return await asyncio.to_thread(self._transfer.meet)
 
     async def send_weights(self) -> str:
         self._clock.lap("both: rendezvous")

@@ -57,7 +57,7 @@ class TransferGroup:
         self._group: Collectives | None = None
         self._thread = DisposableThread(f"weights by broadcast, rank {rank}")
 
-    def join(self) -> None:
+    def meet(self) -> None:
         """Meet the others; all of them are there when this returns."""
         with self._phase(RENDEZVOUS) as phase:
             phase.result(self._thread.submit(lambda: self._meet(phase)))

@@ -111,7 +111,7 @@ class WeightReceiver:
         meeting = TransferLink(*link)
         rank = meeting.first_rank + self.rank  # type: ignore[attr-defined]
         self.raylign_transfer = TransferGroup(meeting, rank, self.device)  # type: ignore[attr-defined]
-        self.raylign_transfer.join()
+        self.raylign_transfer.meet()
 
     def raylign_receive(self) -> int:
         """Load what the learner broadcasts; returns the bytes. Ends by the link's deadline, whatever the others do."""

@@ -128,7 +128,7 @@ def _joined(rank: int, members: int, device: torch.device, timeout_s: float, mee
         [port] = json.loads(meeting.read_text())
         link = TransferLink("127.0.0.1", port, members - 1, 1, timeout_s=timeout_s, bucket_bytes=64 << 20)
         group = TransferGroup(link, rank, device)
-    group.join()
+    group.meet()
     return group
 
 

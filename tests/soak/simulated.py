@@ -66,7 +66,7 @@ class SimulatedWorker:
     async def join_transfer(self, link: TransferLink) -> None:
         """As an engine's rank."""
         self._transfer = TransferGroup(link, link.first_rank, torch.device("cpu"))
-        await asyncio.to_thread(self._transfer.join)
+        await asyncio.to_thread(self._transfer.meet)
 
     async def receive_weights(self) -> None:
         """Digest what is broadcast."""

@@ -52,7 +52,7 @@ def _weights(fault: tuple[str, int]) -> Iterator[tuple[str, Tensor]]:
 def _send(link: TransferLink, store: object, fault: tuple[str, int]) -> str:
     group = TransferGroup(link, 0, CPU, store)
     try:
-        group.join()
+        group.meet()
         _hit(fault, "joined")
         group.send(SPECS, _weights(fault))
     except WeightUpdateError as error:
@@ -64,7 +64,7 @@ def _receive(link: TransferLink, fault: tuple[str, int]) -> str:
     group = TransferGroup(link, link.first_rank, CPU)
     found: dict[str, str] = {}
     try:
-        group.join()
+        group.meet()
         _hit(fault, "joined")
         for tensors in group.receive(SPECS):
             if len(found) == 10:

@@ -114,7 +114,7 @@ class Bench:
         )
         sender = TransferGroup(link, 0, torch.device("cpu"), store)
         with ThreadPoolExecutor() as pool:
-            meeting = pool.submit(sender.join)
+            meeting = pool.submit(sender.meet)
             self.run(self.engine.join_transfer(link))
             meeting.result(timeout_s)
             joined()

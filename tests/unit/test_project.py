@@ -284,6 +284,7 @@ BOUNDED_OTHERWISE = {
     "reward/pool.py replica.unused.wait()": "inside asyncio.timeout",
     "reward/server.py self._queue.get()": "the replica has nothing else to do; its callers have deadlines",
     "reward/serving_batch.py self._queue.get()": "the server has nothing else to do; its callers have deadlines",
+    "rollout/deadline.py self._tasks.get()": "the disposable thread has nothing else to do; a None ends it",
     "rollout/pool.py member.idle.wait()": "inside asyncio.timeout",
     "rollout/pool.py events.get()": "inside asyncio.wait_for",
     "trainer/loops/stream.py self._complete[number].wait()": "given up when the generation it waits for ends or fails",

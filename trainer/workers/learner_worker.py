@@ -171,7 +171,7 @@ class LearnerWorker:
 
     def join_transfer(self) -> str:
         """Why the engines were not met; empty when they were."""
-        return self._sending.join()
+        return self._sending.meet()
 
     def send_weights(self) -> str:
         """Broadcast what was announced; why it broke off, or empty."""

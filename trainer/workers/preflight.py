@@ -46,7 +46,7 @@ class PairMeeting:
             rank = link.first_rank
         group = TransferGroup(link, rank, device, store)
         try:
-            group.join()
+            group.meet()
         except WeightUpdateError as error:
             return str(error)
         group.abandon()

@@ -40,14 +40,14 @@ class WeightTransfer:
         )
         return self._meeting[0]
 
-    def join(self) -> str:
+    def meet(self) -> str:
         """Why the workers were not met; empty when they were. Rank 0 alone."""
         if self._meeting is None:
             return "no transfer was begun"
         link, store = self._meeting
         self._group, self._meeting = TransferGroup(link, self._engine.rank, self._device, store), None
         try:
-            self._group.join()
+            self._group.meet()
         except WeightUpdateError as error:
             return str(error)
         return ""

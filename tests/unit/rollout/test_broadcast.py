@@ -72,7 +72,7 @@ def _transfer(
 
 
 def _received(group: TransferGroup, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-    group.join()
+    group.meet()
     return {name: tensor for bucket in group.receive(specs) for name, tensor in bucket}
 
 
@@ -83,7 +83,7 @@ def test_what_arrives_is_what_was_sent_bit_for_bit(num_workers: int) -> None:
     sender, workers = _transfer(num_workers, 60)
     with ThreadPoolExecutor() as pool:
         coming = [pool.submit(_received, worker, _specs(weights)) for worker in workers]
-        sender.join()
+        sender.meet()
         sender.send(_specs(weights), iter(weights.items()))
         for future in coming:
             got = future.result(60)
@@ -96,9 +96,9 @@ def test_what_arrives_is_what_was_sent_bit_for_bit(num_workers: int) -> None:
 def test_a_member_that_never_comes_ends_the_rendezvous_of_the_others() -> None:
     sender, workers = _transfer(2, 0.5)
     with ThreadPoolExecutor() as pool:
-        coming = pool.submit(workers[0].join)
+        coming = pool.submit(workers[0].meet)
         with pytest.raises(WeightUpdateError, match=RENDEZVOUS):
-            sender.join()
+            sender.meet()
         with pytest.raises(WeightUpdateError, match=RENDEZVOUS):
             coming.result(60)
 
@@ -108,7 +108,7 @@ def test_a_sender_that_has_other_weights_than_announced_ends_the_transfer() -> N
     sender, workers = _transfer(1, 2)
     with ThreadPoolExecutor() as pool:
         coming = pool.submit(_received, workers[0], _specs(weights))
-        sender.join()
+        sender.meet()
         shuffled = dict(reversed(weights.items()))
         with pytest.raises(WeightUpdateError, match="is to be sent where w0-float32 was announced"):
             sender.send(_specs(weights), iter(shuffled.items()))
@@ -121,14 +121,14 @@ def test_a_receiver_that_refuses_a_tensor_ends_the_transfer_of_all() -> None:
     sender, workers = _transfer(1, 2, bucket_bytes=1 << 14)
 
     def refuses() -> None:
-        workers[0].join()
+        workers[0].meet()
         with closing(workers[0].receive(_specs(weights))) as coming:
             next(coming)
             raise WeightUpdateError("of another shape")
 
     with ThreadPoolExecutor() as pool:
         coming = pool.submit(refuses)
-        sender.join()
+        sender.meet()
         with pytest.raises(WeightUpdateError, match=TRANSFER):
             sender.send(_specs(weights), iter(weights.items()))
         with pytest.raises(WeightUpdateError, match="of another shape"):
