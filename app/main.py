@@ -80,7 +80,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     config = settled(composed.config, fetch=say)
-    refuse_impossible(config, needs(config))
+    refuse_impossible(config, needs(config), to_run=True)
     if needs(config).reward:
         refuse_unreachable(config.reward)
     require_sinks(config.tracking.sinks)

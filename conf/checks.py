@@ -263,7 +263,8 @@ def _model_problem(named: str) -> str | None:
     except ValueError as error:
         return f"{error}."
     if not (path / "config.json").is_file():
-        return "the folder holds no config.json, so it is not a Hugging Face model (nor is it a run)."
+        empty = "" if any(path.iterdir()) else "is empty and "
+        return f"the folder {empty}holds no config.json, so it is not a Hugging Face model (nor a run)."
     return None
 
 

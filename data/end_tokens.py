@@ -49,7 +49,8 @@ def _listed(folder: str) -> set[int]:
         return set()
     if not isinstance(read, dict):
         return set()
-    listed = read.get("eos_token_id", (read.get("text_config") or {}).get("eos_token_id"))
+    text = read.get("text_config")
+    listed = read.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
     return {i for i in (listed if isinstance(listed, list) else [listed]) if isinstance(i, int)}
 
 
@@ -60,7 +61,9 @@ def _of_template(tokenizer: PreTrainedTokenizerBase) -> set[int]:
         whole = template.render((Message("user", "a"), Message("assistant", mark)), "", open_answer=False)
     except RowError:
         return set()
-    rest = whole.rpartition(mark)[2]
+    found_mark, rest = whole.lower().rfind(mark), ""
+    if found_mark >= 0:  # a template may change the case
+        rest = whole[found_mark + len(mark) :]
     special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     found = [(rest.index(text), -len(text), i) for text, i in special.items() if text in rest]
     return {min(found)[2]} if found else set()

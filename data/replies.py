@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raylign.data.end_tokens import EndTokens
+from raylign.data.printed_content import other_words, without_each
 from raylign.data.row_fields import EarlierTurnDiffers, RowError
 from raylign.data.templates import ChatTemplate
 from raylign.data.types import Message
@@ -73,6 +74,7 @@ class Replies:
         opening = self._template.render(messages[:turn], variables, open_answer=True)
         if turn == len(messages) - 1:
             if messages[turn].extra:
+                self._refuse_second_block(messages, opening, variables)
                 return self._rendered(opening, whole)
             return self._last(opening, messages[turn].content, self._shown(messages, opening, whole, variables))
         if not whole.startswith(opening):
@@ -82,6 +84,7 @@ class Replies:
                 raise EarlierTurnDiffers(_REWRITES)
             if self._ends.first(self._template.render(messages[: turn + 1], variables, open_answer=False)) is None:
                 raise EarlierTurnDiffers(_NO_END)
+            self._refuse_second_block(messages[: turn + 1], opening, variables)
             return self._rendered(opening, whole)
         return self._earlier(opening, messages[turn].content, whole)
 
@@ -95,6 +98,28 @@ class Replies:
         return self._template.render(
             (*messages[:-1], replace(messages[-1], content=bare)), variables, open_answer=False
         )
+
+    def _refuse_second_block(self, messages: Sequence[Message], opening: str, variables: str) -> None:
+        """Of the last of `messages`, a turn with calls or reasoning. Raises RowError where the template ends the answer
+        before it has written all of it (the calls as a block of their own, say), which no sampling goes on to write.
+        """
+        turn, before = messages[-1], messages[:-1]
+        whole = self._template.render(messages, variables, open_answer=False)
+        reply = self._rendered(opening, whole)
+        if not whole[len(reply.closed) :].strip():
+            return
+        changed = [(what, other) for _, what, other in without_each(turn)]
+        for what, other in [*changed, *([("`content`", other_words(turn))] if turn.content.strip() else [])]:
+            try:
+                rest = self._template.render((*before, other), variables, open_answer=False)
+                same = self._rendered(opening, rest).body == reply.body
+            except RowError:
+                continue  # the template asks for it
+            if same:
+                raise RowError(
+                    f"the chat template ends the answer before it writes {what} of the turn, and sampling stops there; "
+                    "make it two turns, or use a template that writes both as one answer"
+                )
 
     def _rendered(self, opening: str, alone: str) -> Reply:
         """A turn with calls or reasoning: all that the template writes of it."""
@@ -110,8 +135,8 @@ class Replies:
         """An answer that more turns follow: as the template has it from then on."""
         rest = whole[len(opening) :]
         answer = content if content in rest else content.strip()
-        at = rest.find(answer)
-        if at < 0 or self._ends.first(rest[:at]):
+        at = self._found(rest, answer)
+        if at < 0:
             raise EarlierTurnDiffers(_REWRITES)
         end = self._ends.first(rest[at + len(answer) :])
         if end is None or rest[at + len(answer) : at + len(answer) + end[0]].strip():
@@ -129,7 +154,7 @@ class Replies:
             raise RowError(_NOT_THE_SAME)
         rest = whole[len(before) :] if before is not None else whole[len(opening[: tag.start()]) if tag else 0 :]
         answer = content if content in rest else content.strip()
-        at = rest.find(answer)
+        at = self._found(rest, answer)
         lead = rest[:at] if at >= 0 and before == opening else ""
         if tag and f"</{tag[1]}>" not in lead + content:
             raise RowError(
@@ -143,3 +168,9 @@ class Replies:
             tail = ""
         end_id = end[2] if end else self._ends.eos_id
         return Reply(opening, lead + content + tail, end_id, whole)
+
+    def _found(self, rest: str, answer: str) -> int:
+        """Where the answer stands in what the template writes; -1 for nowhere, and where its words are only found in or
+        after the first end token, for then the template has changed them."""
+        at, end = rest.find(answer), self._ends.first(rest)
+        return -1 if end and not self._ends.first(answer) and at + len(answer) > end[0] else at

@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-UNSUPPORTED = ("image", "images", "video", "videos", "audio", "audios", "functions", "system")
-"""Columns that hold a part of the conversation which cannot be passed on."""
+UNSUPPORTED: dict[str, str] = {
+    **dict.fromkeys(
+        ("image", "images", "image_url", "image_urls", "video", "videos", "audio", "audios"), "only text is supported"
+    ),
+    "functions": "use `tools`",
+    **dict.fromkeys(("system", "system_prompt"), "make it a turn of role system"),
+    "history": "make `prompt` a list of all turns",
+}
+"""Columns that hold a part of the conversation which cannot be passed on, and what to do."""
+
+OF_AN_ANSWER = ("reasoning_content", "thinking", "tool_calls", "function_call")
+"""Fields of an assistant turn; as columns of a row with answers they would be lost."""
 
 
 class RowError(ValueError):
@@ -20,11 +30,8 @@ class EarlierTurnDiffers(RowError):
 def template_variables(columns: Mapping[str, object]) -> str:
     """`tools`, `documents` and `chat_template_kwargs` as one JSON object, "" for none. Raises RowError."""
     found: dict[str, object] = {}
-    for name in UNSUPPORTED:
+    for name, remedy in UNSUPPORTED.items():
         if not _empty(columns.get(name)):
-            remedy = {"system": "make it a turn of role system", "functions": "use `tools`"}.get(
-                name, "only text is supported"
-            )
             raise RowError(f"column `{name}` would be lost; {remedy}")
     for name in ("tools", "documents"):
         value = _parsed(columns.get(name), name)
@@ -42,6 +49,13 @@ def template_variables(columns: Mapping[str, object]) -> str:
     if reserved:
         raise RowError(f"`chat_template_kwargs` must not set `{min(reserved)}`")
     return _json(found)
+
+
+def refuse_answer_fields(columns: Mapping[str, object]) -> None:
+    """Raises RowError for a column that belongs into the assistant's turn."""
+    for name in OF_AN_ANSWER:
+        if not _empty(columns.get(name)):
+            raise RowError(f"column `{name}` would be lost; make it a field of the assistant turn that it belongs to")
 
 
 def turn_fields(turn: Mapping[str, object]) -> str:

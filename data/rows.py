@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raylign.data.row_fields import RowError, template_variables, turn_fields
+from raylign.data.row_fields import RowError, refuse_answer_fields, template_variables, turn_fields
 from raylign.data.types import Message
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
@@ -89,6 +89,7 @@ class JudgedRow:
 
 def completion_or_conversation(columns: Mapping[str, object]) -> CompletionRow | ConversationRow:
     """A row of supervised fine-tuning. Raises RowError."""
+    refuse_answer_fields(columns)
     weight = _number(columns, "weight", 1.0, above=0.0)
     if _present(columns, "messages"):
         turns = _turns(columns["messages"], "messages")
@@ -126,6 +127,7 @@ def document_row(columns: Mapping[str, object]) -> DocumentRow:
 
 def judged_row(columns: Mapping[str, object]) -> JudgedRow:
     """An unpaired preference. Raises RowError."""
+    refuse_answer_fields(columns)
     for name in ("prompt", "completion", "label"):
         if not _present(columns, name):
             raise RowError(f"no column `{name}`; the row has {_names(columns)}")
@@ -167,6 +169,7 @@ def prompt_row(columns: Mapping[str, object]) -> PromptRow:
 
 def pair_row(columns: Mapping[str, object]) -> PairRow:
     """A preference. Raises RowError, also when both answers are the same: that teaches nothing."""
+    refuse_answer_fields(columns)
     for name in ("chosen", "rejected"):
         if not _present(columns, name):
             raise RowError(f"no column `{name}`; the row has {_names(columns)}")
@@ -177,6 +180,7 @@ def pair_row(columns: Mapping[str, object]) -> PairRow:
         prompt = _side(columns, "prompt")
         if not isinstance(prompt, str) and isinstance(chosen, str):
             raise RowError("`prompt` is a list of turns, so `chosen` and `rejected` must be too")
+        _refuse_begun_answer(prompt)
         if isinstance(prompt, str) and not isinstance(chosen, str):
             raise RowError("`chosen` and `rejected` are lists of turns, so `prompt` must be too")
     elif isinstance(chosen, str) or isinstance(rejected, str):
@@ -212,11 +216,21 @@ def _common_prompt(
 
 def _question_and_answer(columns: Mapping[str, object]) -> tuple[Side, Side]:
     prompt, completion = _side(columns, "prompt"), _side(columns, "completion")
+    _refuse_begun_answer(prompt)
     if isinstance(prompt, str) and not isinstance(completion, str):
         raise RowError("`completion` is a list of turns, so `prompt` must be too")
     if not isinstance(prompt, str) and isinstance(completion, str):
         raise RowError("`prompt` is a list of turns, so `completion` must be too")
     return prompt, completion
+
+
+def _refuse_begun_answer(prompt: Side) -> None:
+    """Some tools mean the beginning of the answer by it and others an answer of its own."""
+    if not isinstance(prompt, str) and prompt[-1].role == "assistant":
+        raise RowError(
+            "`prompt` ends with an assistant turn; make it the beginning of the answer, or give the whole conversation "
+            "as `messages`"
+        )
 
 
 def _turn_weight(turn: object) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, meta, nodes
 from jinja2.exceptions import TemplateError
+from raylign.data.printed_content import PrintedContent, without_each
 from raylign.data.row_fields import RowError, calls_of
 from raylign.data.types import Message
 
@@ -40,6 +41,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._strftime = datetime.combine(today or date.today(), time()).strftime
         self._arguments_as_text: bool | None = None  # not tried yet
+        self._printed = PrintedContent(lambda turns, given, opened: self.render(turns, given, open_answer=opened))
 
     def render(self, turns: Sequence[Message], variables: str, *, open_answer: bool) -> str:
         """The conversation as text; `open_answer`: with the opening of the answer that is to be written."""
@@ -94,23 +96,22 @@ class ChatTemplate:
         return self._arguments_as_text
 
     def refuse_unused(self, turns: Sequence[Message], variables: str) -> None:
-        """Raises RowError naming a field of a turn, or of the row, that does not change what is rendered.
+        """Raises RowError naming a field of a turn, or of the row, that does not change what is rendered, one of
+        several calls and a turn's `content` among them.
 
         Each field of a turn is tried at the turn's own place, as the last: templates drop old reasoning on purpose.
         """
+        self._printed.refuse_lost(turns, variables)
         fields = _object(variables)
         if fields:
             self._refuse_unused_variables(turns, fields)
         for i, turn in enumerate(turns):
-            extra = _object(turn.extra)
-            for name in extra:
+            for name, what, without in without_each(turn):
                 if name in _BOOKKEEPING or (name == "name" and turn.role == "tool"):
                     continue
-                rest = {k: v for k, v in extra.items() if k != name}
-                without = replace(turn, extra=json.dumps(rest, ensure_ascii=False) if rest else "")
                 if self._same((*turns[:i], turn), (*turns[:i], without), variables):
                     raise RowError(
-                        f"the chat template does not use `{name}` of the {turn.role} turn {i + 1}, so it would be "
+                        f"the chat template does not use {what} of the {turn.role} turn {i + 1}, so it would be "
                         "lost; remove it, write it into `content`, or use a template that has it"
                     )
 

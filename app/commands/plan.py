@@ -59,7 +59,7 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     now = datetime.now(UTC).astimezone()
     needed = needs(config)
     requests = role_requests(config, roles(config))
-    refuse_impossible(config, needed)
+    refuse_impossible(config, needed, to_run=cluster is None)
     yield f"raylign plan: {run_name(config, now)}, algorithm={config.algorithm.name}\n"
     if notices := [*untried_models(config), *named_runs(composed.config)]:
         yield "\n".join(notices) + "\n"

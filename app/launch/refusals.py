@@ -11,6 +11,7 @@ from raylign.app.launch.components import components, name_problems, time_left
 from raylign.app.launch.functions import read_functions
 from raylign.app.launch.judges import read_rubrics
 from raylign.app.launch.machine import env_problems
+from raylign.app.launch.model_files import broken_settings, lacking_files
 from raylign.app.launch.own_metrics import metric_problems
 from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
@@ -20,11 +21,16 @@ from raylign.data.chat_template import no_template, read_chat_template, template
 from raylign.data.tokenize import load_tokenizer
 from raylign.reward.heads import has_heads
 from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems
-from raylign.trainer.models.loading import model_skeleton
+from raylign.trainer.models.loading import architecture_of, model_skeleton
 
 
-def refuse_impossible(config: RunConfig, needs: Needs) -> None:
-    """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py)."""
+def refuse_impossible(config: RunConfig, needs: Needs, *, to_run: bool = False) -> None:
+    """Raises ConfigError with all of it. Models are plain folders (app/launch/chain.py).
+
+    `to_run`: weights and tokenizer have to be there too; a configuration alone can be planned for.
+    """
+    if lacking := [*broken_settings(config, needs), *(lacking_files(config, needs) if to_run else ())]:
+        raise ConfigError(lacking)  # the rest reads these files
     problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
     problems += _reward_heads(config, needs)
     problems += [*_chat_template(config), *_gold(config, needs), *_stops(config, needs)]
@@ -59,7 +65,7 @@ def _reward_head(config: RunConfig, needs: Needs) -> Iterator[str]:
     if not needs.reward or not folder:
         return
     read = json.loads((Path(folder).expanduser() / "config.json").read_text(encoding="utf-8"))
-    architecture = (read.get("architectures") or [""])[0]
+    architecture = architecture_of(read)
     if architecture.endswith("ForCausalLM"):
         yield (
             f"reward.model={folder}: {architecture} is a language model without a scalar head, so it scores nothing; "

@@ -100,9 +100,10 @@ def read_head(folder: Path) -> str:
         raise ModelLoadError(f"{folder} has no *.safetensors; other weight formats are not read, convert it first")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError) as error:
         raise ModelLoadError(f"{config_file} is not valid JSON: {error}") from error
-    architecture = (config.get("architectures") or ["none"])[0]
+    if not (architecture := architecture_of(config)):
+        raise ModelLoadError(f"{config_file} names no architecture (`architectures`), so its kind is not known")
     if architecture.endswith("ForCausalLM") or architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return "causal"
     labels = config.get("num_labels", len(config.get("id2label", {}) or {0: "", 1: ""}))
@@ -112,6 +113,12 @@ def read_head(folder: Path) -> str:
         f"{folder} holds {architecture} with {labels} labels; needed is a causal language model or a "
         "sequence classifier with one label"
     )
+
+
+def architecture_of(config: object) -> str:
+    """The class that a read config.json names; "" for none."""
+    named = config.get("architectures") if isinstance(config, dict) else None
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def model_skeleton(folder: str | Path, *, scalar: bool) -> PreTrainedModel:

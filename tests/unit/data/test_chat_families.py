@@ -22,7 +22,7 @@ from raylign.data.texts import load_conversations
 from raylign.data.types import Message, RowKind
 from transformers import PreTrainedTokenizerFast
 
-from tests.unit.data.chat_families import _CALLS, _IM, _TOOLS, FAMILIES, TOKENIZERS, tokenizer
+from tests.unit.data.chat_families import _C, _CALLS, _IM, _TOOLS, FAMILIES, TOKENIZERS, tokenizer
 
 CASES = [(kind, family) for kind in TOKENIZERS for family in FAMILIES]
 ANSWERS = ("Paris.", "\n\nParis.", "    def f():\n        pass", " Paris", "é 你好\n", "42")
@@ -413,3 +413,92 @@ def test_a_template_prints_the_date_of_the_run_and_its_rows_stay_the_same(tmp_pa
     assert first == again != later
     today = Encoder(made).encode_prompt("a")
     assert f"Today: {date.today():%d %b %Y}" in made.decode(list(today))
+
+
+_BLOCKS = (
+    "{% for m in messages %}{% if m.thinking %}<|assistant|>{{ m.thinking }}<|end|>{% endif %}"
+    "{% if m.content %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}"
+    "{% for c in m.tool_calls or [] %}<|assistant|>{{ c.function | tojson }}<|end|>{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Thought, words and every call as an answer of its own: sampling stops after the first."""
+_ROLES = (
+    "{% for m in messages if m.role in ('user', 'assistant') %}"
+    + _IM
+    + _C
+    + "<|im_end|>\n{% endfor %}"
+    + ("{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+)
+_ONE = (
+    "{% for m in messages %}"
+    + _IM
+    + "{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% else %}"
+    + _C
+    + "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_OTHER = {"type": "function", "function": {"name": "clock", "arguments": {"city": "Oslo"}}}
+_HERE = {"role": "assistant", "content": "Cold."}
+LEFT_OUT: list[tuple[str, str, list[dict[str, object]], str]] = [
+    ("calls after the end", _BLOCKS, [ASK, {**_HERE, "tool_calls": [CALL]}], "before it writes `tool_calls`"),
+    ("second call after the end", _BLOCKS, [ASK, {**_HERE, "content": "", "tool_calls": [CALL, _OTHER]}],
+     "before it writes call 2 of `tool_calls`"),
+    ("calls after the end, then turns", _BLOCKS, [ASK, {**_HERE, "tool_calls": [CALL]}, ASK, _HERE],
+     "before it writes `tool_calls`"),
+    ("words after the thought's end", _BLOCKS, [ASK, {**_HERE, "thinking": "Hm."}], "before it writes `content`"),
+    ("words beside a call", _ONE, [ASK, {**_HERE, "tool_calls": [CALL]}], "`content` of the assistant turn 2"),
+    ("second call", _ONE, [ASK, {**_HERE, "content": "", "tool_calls": [CALL, _OTHER]}], "call 2 of `tool_calls`"),
+    ("system turn", _ROLES, [{"role": "system", "content": "a"}, ASK, _HERE], "`content` of the system turn 1"),
+    ("tool turn", _ROLES, [ASK, _HERE, {"role": "tool", "content": "-4"}, _HERE], "`content` of the tool turn 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "turns", "said"), [case[1:] for case in LEFT_OUT], ids=[c[0] for c in LEFT_OUT])
+def test_a_part_of_a_turn_that_is_not_trained_or_read_is_refused_by_name(
+    template: str, turns: list[dict[str, object]], said: str, tmp_path: Path
+):
+    made = tokenizer("gpt2", template, "<|end|>" if template is _BLOCKS else "<|im_end|>")
+    bad = {"messages": turns}
+    good = {"messages": [ASK, _HERE]}
+    split = {"prompt": turns[:-1], "completion": turns[-1:]}
+    only_read = turns[-1] == _HERE and said.startswith("before")  # in a question it stands where the template has it
+    for rows in ([bad, good], *([] if only_read else [[split, good]])):
+        report, _ = read_kind(RowKind.CONVERSATIONS, rows, made, tmp_path / "rows.jsonl")
+        assert report.bad == 1 and said in report.examples[0].reason
+    if turns[-1] == _HERE and said.startswith("`content`"):  # a prompt loses it as well
+        report, _ = read_kind(None, [{"prompt": turns[:-1]}, {"prompt": [ASK]}], made, tmp_path / "rows.jsonl")
+        assert report.bad == 1 and said in report.examples[0].reason
+
+
+def test_a_system_turn_that_is_printed_with_the_last_question_is_not_taken_for_lost():
+    """Mistral's older templates."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST]{% if loop.last and messages[0].role == 'system' %}"
+        "{{ messages[0].content }}: {% endif %}{{ m.content }}[/INST]{% elif m.role == 'assistant' %}{{ m.content }}"
+        "</s>{% endif %}{% endfor %}"
+    )
+    made = tokenizer("gpt2", template, "</s>")
+    ids = Encoder(made).encode_prompt((Message("system", "Brief"), Message("user", "Why?")))
+    assert made.decode(list(ids)) == "[INST]Brief: Why?[/INST]"
+
+
+def test_an_answer_that_a_template_rewrites_is_not_looked_for_in_the_end_token():
+    """`d` stands in `<|im_end|>`, and `D` is what the template writes."""
+    template = FAMILIES["chatml"][0].replace("{{ m.content }}", "{{ m.content | upper }}")
+    made = tokenizer("gpt2", template, "<|im_end|>")
+    encoder = Encoder(made)
+    got = encoder.encode_answer("a", "d")
+    assert made.decode(list(got.token_ids[got.prompt_tokens :])) == "d<|im_end|>"
+    assert not encoder.is_end(made.convert_tokens_to_ids("<|im_start|>"))
+
+
+@pytest.mark.parametrize("kind", [RowKind.CONVERSATIONS, RowKind.PAIRS, RowKind.JUDGED])
+def test_columns_that_are_fields_of_an_answer_and_a_begun_answer_are_refused(kind: RowKind, tmp_path: Path):
+    made = tokenizer("gpt2", *FAMILIES["chatml"])
+    fine = kind_row("completion", kind, _HERE)
+    good = [fine | {"label": False}, fine] if kind is RowKind.JUDGED else [fine]
+    for name in ("reasoning_content", "thinking", "tool_calls", "system_prompt", "history", "image_url"):
+        report, _ = read_kind(kind, [fine | {name: ["x"]}, *good], made, tmp_path / "rows.jsonl")
+        assert report.bad == 1 and f"column `{name}` would be lost" in report.examples[0].reason
+    begun = fine | {"prompt": [ASK, {"role": "assistant", "content": "It is"}]}
+    report, _ = read_kind(kind, [begun, *good], made, tmp_path / "rows.jsonl")
+    assert report.bad == 1 and "`prompt` ends with an assistant turn" in report.examples[0].reason
