@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ def lean_layers(hf: PreTrainedModel, *, gated: bool) -> int:
 
 def _lean_forward(module: Any, *, gated: bool) -> Callable[[Tensor], Tensor] | None:
     """A forward that gives the same numbers, for modules it is known for."""
+    if not _takes_one(module):
+        return None
     if _is_rms_norm(module):
         lean, width = partial(_norm, module), module.weight.shape[0]
     elif gated and _is_gated(module):
@@ -45,6 +48,12 @@ def _lean_forward(module: Any, *, gated: bool) -> Callable[[Tensor], Tensor] | N
     else:
         return None
     return lean if _agree(module, lean, width) else None
+
+
+def _takes_one(module: nn.Module) -> bool:
+    """Gated norms (Qwen 3 Next's, say) take a gate besides what they normalise."""
+    given = signature(module.forward).parameters.values()
+    return len([p for p in given if p.kind is not Parameter.VAR_KEYWORD]) == 1
 
 
 def _is_rms_norm(module: Any) -> bool:

@@ -77,7 +77,9 @@ def _refusal(hf: PreTrainedModel, path: Path | str, reason: str) -> ModelLoadErr
 
 def _first_line(error: BaseException) -> str:
     message = (str(error).strip() or "no message").splitlines()[0]
-    return message if type(error) is ValueError else f"{type(error).__name__}: {message}"
+    if type(error) is ValueError:
+        return message
+    return f"its forward pass does not run as packed training calls it ({type(error).__name__}: {message})"
 
 
 def _refuse_threshold_routers(hf: PreTrainedModel) -> None:

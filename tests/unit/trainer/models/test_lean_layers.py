@@ -10,6 +10,8 @@ from raylign.trainer.models.lean_layers import lean_layers
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedModel, Qwen3Config
+from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearRMSNormGated
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
 SHAPE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -74,3 +76,14 @@ def test_a_layer_that_computes_otherwise_is_left_alone() -> None:
     before = mlp.forward
     assert lean_layers(llama, gated=True) == 6
     assert mlp.forward is before
+
+
+@pytest.mark.parametrize(
+    "gated",
+    [Qwen3NextRMSNormGated(32), KimiLinearRMSNormGated(32, activation="silu")],
+    ids=["must have a gate", "may have one"],
+)
+def test_a_norm_that_takes_a_gate_besides_is_left_alone(gated: nn.Module) -> None:
+    llama = model(LlamaConfig(**SHAPE), torch.float32)
+    llama.model.layers[0].input_layernorm = gated
+    assert lean_layers(llama, gated=True) == 6, "of seven"
