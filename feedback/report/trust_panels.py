@@ -142,10 +142,13 @@ def _position(trust: Trust) -> Card:
     uneven = [p for p in trust.position.placements if p.uneven]
     if uneven:
         worst = max(uneven, key=lambda p: abs(p.left.value - 0.5))
-        text += (
-            f" But sides were not shuffled: {worst.model} stood on the left {percent(worst.left.value)} of the time."
-        )
-        action, tone = "Let chance decide the sides: until then this figure mixes side and model.", Tone.WARNING
+        stood = f"{worst.model} stood on the left {percent(worst.left.value)} of the time"
+        if worst.lopsided:
+            text += f" But sides were not shuffled: {stood}."
+            action, tone = "Let chance decide the sides: until then this figure mixes side and model.", Tone.WARNING
+        else:
+            text += f" Sides were not quite even: {stood}."
+            tone = Tone.PLAIN
     elif trust.position.biased:
         side = "left" if found.value > 0.5 else "right"
         strong = abs(found.value - 0.5) > 0.05

@@ -90,7 +90,7 @@ def _remarks(trust: Trust) -> list[Remark]:
                 f"None of the {trust.annotators.with_enough:,} people who judged 20 times or more looks careless.",
             )
         )
-    if position.left is not None and not position.biased:
+    if position.left is not None and not position.biased and not any(p.lopsided for p in position.placements):
         found.append(Remark(Tone.GOOD, "The side of the screen does not decide."))
     if trust.length.longer is not None and trust.length.longer.low > 0.6:
         share = percent(trust.length.longer.value)

@@ -8,6 +8,8 @@ import polars as pl
 from raylign.feedback.trust.intervals import Estimate, share_by_person, shared_confidence, wilson
 from raylign.feedback.trust.judgements import by_person
 
+_MUCH = 0.05  # from one half; less moves the share of the left by less than its interval in all but very large logs
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -16,6 +18,11 @@ class Placement:
     model: str
     left: Estimate  # interval wide enough that all models' hold together
     uneven: bool  # the interval leaves out one half
+
+    @property
+    def lopsided(self) -> bool:
+        """Uneven by as much as matters: _MUCH or more."""
+        return self.uneven and abs(self.left.value - 0.5) >= _MUCH
 
 
 @dataclass(frozen=True, slots=True)

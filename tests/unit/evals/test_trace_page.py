@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,3 +46,15 @@ def test_the_sentence_knows_what_the_person_wanted():
 def test_shades_go_by_the_largest_move():
     assert [token.shade for token in shaded(ANSWER.tokens, by_run=True)] == ["down4", "up2"]
     assert [token.shade for token in shaded(ANSWER.tokens, by_run=False)] == ["up4", ""]
+
+
+ROOT = Path(__file__).resolve().parents[3]
+TEMPLATES = [*(ROOT / "evals").glob("*.html"), *(ROOT / "feedback/report").glob("*.html"),
+             *(ROOT / "records/report").glob("*.html")]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_cell_says_what_it_is_where_a_narrow_screen_stacks_them(template: Path):
+    tables = re.findall(r'<table class="[^"]*\bstack\b[^"]*">.*?</table>', template.read_text(), flags=re.DOTALL)
+    for cell in re.findall(r"<td.*?</td>", "".join(tables), flags=re.DOTALL):
+        assert "data-label=" in cell or 'class="prose"' in cell or cell == "<td></td>", cell

@@ -326,3 +326,19 @@ def test_what_to_do_begins_with_the_strongest_finding():
 
     assert "Does the side of the screen decide? 89" in steps(40)[0]
     assert not any("side of the screen" in step or "carelessly" in step for step in steps(0))
+
+
+def test_the_page_does_not_praise_sides_that_were_not_shuffled():
+    """The choices for the left and for the right are even; one model stands on the left four times in five, or not."""
+
+    def page(left: int) -> str:
+        events = log(600, lazy=0).filter(pl.col("kind") == "side_by_side")
+        stood = pl.when(pl.int_range(pl.len()) % 10 < left).then(pl.lit("a")).otherwise(pl.lit("b"))
+        shown = (
+            pl.when(pl.col("model_a") < pl.col("model_b")).then(stood).otherwise(stood.replace({"a": "b", "b": "a"}))
+        )
+        picked = pl.when(pl.int_range(pl.len()) % 2 == 0).then(shown).otherwise(shown.replace({"a": "b", "b": "a"}))
+        return render(None, events.with_columns(shown_left=shown, choice=picked))
+
+    assert "The side of the screen does not decide." in page(5) and "sides were not shuffled" not in page(5)
+    assert "The side of the screen does not decide." not in page(8) and "sides were not shuffled" in page(8)
