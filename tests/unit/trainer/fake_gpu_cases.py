@@ -8,6 +8,7 @@ shrink.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,12 +143,11 @@ def test_an_update_on_the_device_has_the_cpus_loss_and_gradients(
     found = []
     for on, mode in ((torch.device("cpu"), None), (device(), there)):
         model, tally = _model(kind, tiny_model_dir), _Tally()
-        if mode is None:
-            Learner(OneRank(model, on))._window(window, objective, tally)  # type: ignore[arg-type]
-        else:
-            with mode:
-                Learner(OneRank(mode.to(model), on))._window(window, objective, tally)  # type: ignore[arg-type]
-        found.append((tally._sums["loss"][0].item(), _gradients(model)))
+        with mode or nullcontext():
+            engine = OneRank(mode.to(model) if mode else model, on)
+            Learner(engine)._window(window, objective, tally)  # type: ignore[arg-type]
+            metrics = tally.reduce(engine, num_windows=1)  # type: ignore[arg-type]
+        found.append((metrics["loss"], _gradients(model)))
     (loss, gradients), (loss_there, gradients_there) = found
     assert there.fused_calls > 0, "the fused kernel was not asked"
     assert loss_there == pytest.approx(loss, rel=0.02, abs=0.02)
