@@ -165,8 +165,8 @@ def _health(facts: RunFacts) -> tuple[Remark, ...]:
     damaged = tuple(
         Remark(
             Tone.WARNING,
-            f"A damaged checkpoint was skipped: {sentence}; the run resumed from step {start.resumed_step}. "
-            "Check the disk.",
+            f"A damaged checkpoint was skipped: {sentence.removeprefix('skipped ')}; "
+            f"the run resumed from step {start.resumed_step}. Check the disk.",
         )
         for start in (facts.manifest.starts if facts.manifest else ())
         for sentence in start.skipped
@@ -212,7 +212,9 @@ def _details(facts: RunFacts) -> tuple[tuple[str, str], ...]:
     ]
     if summary is None:
         return (*details, ("Steps", f"{facts.last_step:,} so far"))
-    details += [("Steps", f"{summary.steps:,}"), ("Time", duration(summary.seconds_total))]
+    again = facts.manifest is not None and len(facts.manifest.starts) > 1
+    took = "Time since the last start" if again else "Time"
+    details += [("Steps", f"{summary.steps:,}"), (took, duration(summary.seconds_total))]
     if summary.kl_final is not None:
         details.append(("KL to the start model", f"{short(summary.kl_final)} nats a sequence"))
     details += [(_words(name), short(value)) for name, value in summary.extra.items()]

@@ -371,8 +371,9 @@ def test_a_checkpoint_that_was_passed_over_is_in_the_report(tmp_path: Path) -> N
     with RunFolder.open(tmp_path, folder.name, resume=True) as again:
         sentence = "skipped step-000008: policy/rank-0.safetensors has changed (its sha256 is not the manifest's)"
         again.write_manifest(["raylign", "train"], {}, Redactor(), resumed_step=6, skipped=(sentence,))
-    text, _ = report(folder)
-    assert "step-000008" in text and "the run resumed from step 6" in text
+    _, page = report(folder)
+    assert "was skipped: step-000008: policy" in page.text and "the run resumed from step 6" in page.text
+    assert "Time since the last start" in page.text
 
 
 def test_warnings_are_counted_at_the_top_and_no_tick_stands_beside_them(tmp_path: Path) -> None:
