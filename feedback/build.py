@@ -18,6 +18,8 @@ from pathlib import Path
 import polars as pl
 from raylign.conf.errors import ConfigError, UserError
 from raylign.data.data_ledger import event_digest
+from raylign.feedback.ai_mixing import marked, with_ai_weight, without_unwanted
+from raylign.feedback.ai_votes import SOURCE as AI_SOURCE
 from raylign.feedback.build_result import KINDS, BuildResult, InputFile
 from raylign.feedback.card import write_card
 from raylign.feedback.clean.personal_data import Redacted, hide_id, hide_ids, redact_excerpt, redact_frame, redact_text
@@ -119,7 +121,9 @@ def _build_into(
     watch.on_step("cleaning")
     agreed = pl.col("consent").fill_null(True)
     noisy = noise(choices_of(opened.work.filter(agreed)))
+    ai_events = opened.rest.filter(pl.col("source") == AI_SOURCE)["event_id"]
     work = clean_events(opened.work, settings, ledger, opened.wrong, opened.corrections)
+    work = ledger.events(without_unwanted(marked(work, ai_events), settings.trust))
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
     watch.on_step("making rows")
@@ -221,7 +225,8 @@ def read(source: Source, settings: BuildSettings, on_rows: OnRows = lambda rows:
 
 def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[dict[str, pl.DataFrame], pl.Series]:
     """Finished rows by kind, and the ids of events they name."""
-    signals = make_rows(with_vote_weights(work, settings.trust.weights), settings)
+    weighed = with_ai_weight(with_vote_weights(work, settings.trust.weights), settings.trust.ai_weight)
+    signals = make_rows(weighed, settings)
     candidates = {"sft": signals.sft, "pairs": signals.pairs, "kto": signals.kto}
     del signals
     rows = {}

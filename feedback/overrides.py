@@ -122,9 +122,10 @@ _SHARES = (
     "split.test",
     "sft.min_distinct_words",
     "trust.balance_power",
+    "trust.ai_min_agreement",
 )
 _COUNTS = ("clean.rows_per_user", "clean.rows_per_prompt", "sft.min_chars", "sft.max_chars")
-_WEIGHTS = ("pairs.thumb_weight_cap", "pairs.in_conversation_weight")
+_WEIGHTS = ("pairs.thumb_weight_cap", "pairs.in_conversation_weight", "trust.ai_weight")
 
 
 def _impossible(settings: BuildSettings) -> Iterator[str]:

@@ -33,6 +33,12 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
     "instruction_not_answer": (Stage.CLEANING, "The correction tells what to do instead of being a better answer."),
     "contaminated": (Stage.CLEANING, "The text shares a run of words with a benchmark."),
     "other_language": (Stage.CLEANING, "The question is in a language that was not asked for."),
+    "ai_off": (Stage.CLEANING, "A model judged it, and settings leave models' judgements out."),
+    "ai_agrees_too_little": (
+        Stage.CLEANING,
+        "The model that judged it is not known to agree with people enough.",
+    ),
+    "people_decided": (Stage.CLEANING, "A model chose between answers that people have chosen between."),
     "split_overlap": (
         Stage.SPLITTING,
         "The same or a nearly equal question belongs to another split, where it came up first.",
@@ -72,7 +78,7 @@ MAKING_RULES: dict[str, str] = {
     "both_good": "A tie that was called good.",
     "both_bad": "A tie that was called bad.",
     "majority": "Several people judged the same two answers; the majority decided.",
-    "judge_weighted": "Votes count by how often their judge agrees with others.",
+    "judge_weighted": "Votes count by how often their judge agrees with others, or as a model's.",
     "balanced": "Weighed so that small groups count more.",
     "weight_capped": "The weight was lowered to the cap for thumbs.",
 }

@@ -154,12 +154,29 @@ class BalanceBy(Enum):
     TOPIC = "topic"
 
 
+class AiVotes(Enum):
+    """Which judgements of models (`source: ai`) are used."""
+
+    AS_PEOPLE = "as_people"  # all, each judge one annotator more
+    WHERE_NONE = "where_none"  # choices between answers that no person has chosen between
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustSettings:
     """What the trust statistics change."""
 
     weights: WeightBy = field(
         default=WeightBy.OFF, metadata={"doc": "annotator: votes weigh by how often their judge agrees with others"}
+    )
+    ai: AiVotes = field(
+        default=AiVotes.AS_PEOPLE,
+        metadata={"doc": "as_people, where_none (only where no person has chosen) or off: judgements of source ai"},
+    )
+    ai_weight: float = field(default=1.0, metadata={"doc": "what a choice of source ai counts of a person's"})
+    ai_min_agreement: float = field(
+        default=0.0,
+        metadata={"doc": "share of people's choices that an ai judge must agree with, lower end of its 95 % interval"},
     )
     balance: BalanceBy = field(
         default=BalanceBy.OFF,
