@@ -41,7 +41,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path
     (folder / "gate.yaml").write_text("conditions: [{suite: known.yaml, must: at_least, value: -100}]\n")
     settings = [
         "+experiment=dpo_tiny_cpu", "policy.model={current}", "num_steps=0", "num_epochs=2",
-        "algorithm.pairs_per_update=4", "policy.optim.lr=1e-3", "checkpoint.save_every=1", "tracking.wandb=disabled",
+        "algorithm.pairs_per_update=4", "policy.optim.lr=1e-3", "checkpoint.every=1", "tracking.wandb=disabled",
     ]  # fmt: skip
     training = {"name": "policy", "kind": "pairs", "rows": "new", "settings": settings}
     loop = {"logs": ["log.jsonl"], "build": ["split.eval=0", "split.test=0"], "start": "start", "train": [training],
