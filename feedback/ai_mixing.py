@@ -15,7 +15,7 @@ BY_AI = "by_ai"
 """Column of a working frame: a model made the event."""
 
 
-def marked(work: pl.DataFrame, ai_events: pl.Series) -> pl.DataFrame:
+def with_ai_marks(work: pl.DataFrame, ai_events: pl.Series) -> pl.DataFrame:
     """A working frame with BY_AI, by the ids of events of `source: ai`."""
     return work.with_columns(pl.col("event_id").is_in(ai_events.implode()).alias(BY_AI))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 from raylign.conf.errors import ConfigError, UserError
 from raylign.data.data_ledger import event_digest
-from raylign.feedback.ai_mixing import marked, with_ai_weight, without_unwanted
+from raylign.feedback.ai_mixing import with_ai_marks, with_ai_weight, without_unwanted
 from raylign.feedback.ai_votes import SOURCE as AI_SOURCE
 from raylign.feedback.build_result import KINDS, BuildResult, InputFile
 from raylign.feedback.card import write_card
@@ -123,7 +123,7 @@ def _build_into(
     noisy = noise(choices_of(opened.work.filter(agreed)))
     ai_events = opened.rest.filter(pl.col("source") == AI_SOURCE)["event_id"]
     work = clean_events(opened.work, settings, ledger, opened.wrong, opened.corrections)
-    work = ledger.events(without_unwanted(marked(work, ai_events), settings.trust))
+    work = ledger.events(without_unwanted(with_ai_marks(work, ai_events), settings.trust))
     watch.on_step("splitting")
     work = place_events(work, settings, ledger)
     watch.on_step("making rows")

@@ -112,8 +112,8 @@ def test_parts_of_a_log_are_no_borders(make, run_build, monkeypatch):
     events = [*mixed(make), *found, *edited]
     whole = run_build(events)
     assert {"in_conversation"} <= {rule for row in whole.rows("sft") for rule in row["rules"]}
-    for module in ("build", "corrections", "filtering", "writing"):
-        monkeypatch.setattr(f"raylign.feedback.{module}._PART", 7)
+    for size in ("build.PART", "corrections._PART", "filtering._PART", "writing._PART"):
+        monkeypatch.setattr(f"raylign.feedback.{size}", 7)
     assert run_build(events).everything() == whole.everything()
 
 
