@@ -171,12 +171,12 @@ class TrustSettings:
     )
     ai: AiVotes = field(
         default=AiVotes.AS_PEOPLE,
-        metadata={"doc": "as_people, where_none (only where no person has chosen) or off: judgements of source ai"},
+        metadata={"doc": "as_people, where_none (no person chose) or off: judgements of source ai"},
     )
     ai_weight: float = field(default=1.0, metadata={"doc": "what a choice of source ai counts of a person's"})
     ai_min_agreement: float = field(
         default=0.0,
-        metadata={"doc": "share of people's choices that an ai judge must agree with, lower end of its 95 % interval"},
+        metadata={"doc": "share of people's choices that an ai judge surely agrees with (95 %)"},
     )
     balance: BalanceBy = field(
         default=BalanceBy.OFF,
