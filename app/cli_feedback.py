@@ -120,6 +120,40 @@ def feedback_judge(  # noqa: PLR0913 - one argument an option
     typer.echo("\n".join(judged_lines(found, out)))
 
 
+@feedback_app.command("revise")
+def feedback_revise(  # noqa: PLR0913 - one argument an option
+    logs: Annotated[list[str], typer.Argument(metavar="LOG... [key=value ...]", help="Logs with judged answers.")],
+    constitution: Annotated[Path, typer.Option(help="The principles that decide: a text file, one a line.")],
+    model: Annotated[str, typer.Option(help="Who revises: a run or a model folder, or with --url its name there.")],
+    out: Annotated[Path, typer.Option(help="The log of events to write; replies are kept beside it.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every judged answer, not only disliked ones.")] = False,
+    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
+    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    max_calls: Annotated[int, typer.Option(min=0, help="Most new calls, three an answer; 0: no bound.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 1024,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 250 answers may take.")] = 7200.0,
+    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    companion: Companion = None,
+) -> None:
+    """Let a model revise disliked answers by a constitution; revisions that it prefers become corrections."""
+    from raylign.app.commands.feedback_revise import revise_answers, revised_lines
+    from raylign.app.commands.judge_open import Who
+
+    source = _source([Path(g) for g in logs if not _is_setting(g)], log_format, mapping, companion, logs)
+    who = Who(
+        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
+        deadline_s=deadline, run_root=run_root,
+    )  # fmt: skip
+    found = revise_answers(
+        source, constitution, out.expanduser(), who, everything=everything, max_calls=max_calls,
+        tell=lambda said: typer.echo(said, err=True),
+    )  # fmt: skip
+    typer.echo("\n".join(revised_lines(found, out)))
+
+
 @feedback_app.command("corrections")
 def feedback_corrections(  # noqa: PLR0913 - one argument an option
     model: Annotated[str, typer.Option(help="Who judges: a run or a model folder, or with --url its name there.")],
