@@ -2,40 +2,45 @@
 
     python scripts/two_lanes.py [pytest options]
 
-The second lane has the files below, the first one all others and is shown as it goes; the second one's output follows
-at the end. Files stay whole, and those that share a run of the session are in one lane, so no run is started twice.
+Both have the same list of files, the long ones first, and take the next that the other has not taken
+(tests/lane_claims.py): so both end with the last short file, however fast the machine is. Files stay whole, and those
+that share a run of the session are taken together. The first lane is shown as it goes; the second one's output follows.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-SYSTEM = Path("tests/system")
-SECOND_LANE = tuple(
-    str(SYSTEM / f"test_{name}.py")
-    for name in ("end_to_end", "resume", "readme", "submit", "evaluate", "learner_faults", "bit_equal")
-)
-"""Half of the time; measured with --durations=0."""
+LONG = (
+    "end_to_end", "resume", "submit", "offline_modes", "readme", "evaluate", "refusals", "learner_faults",
+    "wandb_online", "weights", "zero_parity", "relayout", "rollout", "bit_equal", "guard", "wandb", "examples",
+    "tensor_parallel",
+)  # fmt: skip
+"""Of tests/system, what takes more than half a minute, the longest first. Only the order of the work depends on it."""
 NO_TESTS = 5
-"""pytest's exit code of a lane in which the options select nothing."""
+"""pytest's exit code of a lane for which the other one left nothing."""
 
 
-def lanes() -> tuple[list[str], list[str]]:
-    """What pytest is given in each lane."""
-    return ["tests/unit", str(SYSTEM), *(f"--ignore={file}" for file in SECOND_LANE)], list(SECOND_LANE)
+def files(root: Path = Path(".")) -> list[str]:
+    """Every test file below tests/system and tests/unit, as the lanes take them."""
+    system = sorted(root.glob("tests/system/**/test_*.py"))
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    system.sort(key=lambda path: places.get(path.name, len(LONG)))
+    return [str(path.relative_to(root)) for path in [*system, *sorted(root.glob("tests/unit/**/test_*.py"))]]
 
 
 def main(options: list[str]) -> int:
     """Both lanes to their ends; the first exit code that is no success."""
-    first, second = lanes()
-    pytest = [sys.executable, "-m", "pytest", *options]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
-        beside = subprocess.Popen([*pytest, *second], stdout=kept, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryDirectory() as claims, tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
+        pytest = [sys.executable, "-m", "pytest", "-p", "tests.lane_claims", *options, *files()]
+        environment = {**os.environ, "RAYLIGN_LANE_CLAIMS": claims}
+        beside = subprocess.Popen(pytest, stdout=kept, stderr=subprocess.STDOUT, env=environment)
         try:
-            codes = [subprocess.call([*pytest, *first]), beside.wait()]
+            codes = [subprocess.call(pytest, env=environment), beside.wait()]
         except KeyboardInterrupt:  # both have it too and are ending
             codes = [beside.wait() or 130]
         kept.seek(0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from deepspeed.utils.mixed_precision_linkage import lazy_init_hp_params_optimizer_state
 from raylign.conf.schema import LearnerConfig, LoraConfig, Precision
@@ -29,6 +27,7 @@ from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.engine.zero import ZeroEngine
 from raylign.trainer.verified_folder import flush_and_hash
 
+from tests.system.rank_processes import run_ranks
 from tests.system.test_zero_ranks import LORA, OPTIM, _model, _train
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -165,27 +164,11 @@ def _rank_main(
     (Path(out) / f"record-{'saved' if first else 'loaded'}-{ranks}-{rank}.json").write_text(json.dumps(record))
 
 
-def _spawn(out: Path, folder: Path, ranks: int, first: bool, pairs: Sequence[Any], variants: Sequence[str]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    args = (ranks, port, str(folder), str(out), first, pairs, variants)
-    context = mp.start_processes(_rank_main, args, nprocs=ranks, join=False, start_method="spawn")
-    deadline = time.monotonic() + DEADLINE_S
-    try:
-        while not context.join(timeout=5):
-            assert time.monotonic() < deadline, f"{ranks} ranks did not finish in {DEADLINE_S} s"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-
-
 def _check(out: Path, folder: Path, pairs: Sequence[tuple[Layout, Layout]], variants: Sequence[str]) -> Iterator[str]:
     """Runs every pair on real ranks; a sentence for each difference."""
     for first, sizes in ((True, {s.ranks for s, _ in pairs}), (False, {t.ranks for _, t in pairs})):
         for ranks in sorted(sizes):
-            _spawn(out, folder, ranks, first, pairs, variants)
+            run_ranks(_rank_main, ranks, str(folder), str(out), first, pairs, variants, deadline_s=DEADLINE_S)
     saved: dict[str, Any] = {}
     for path in out.glob("record-saved-*-0.json"):
         saved |= json.loads(path.read_text())

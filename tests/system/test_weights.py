@@ -44,13 +44,19 @@ class Bench:
     """An engine, its event loop and the Hugging Face model that plays the learner."""
 
     def __init__(
-        self, folder: Path, extension: str | None = None, config: RolloutConfig = CONFIG, sync: SyncConfig = SYNC
+        self,
+        folder: Path,
+        extension: str | None = None,
+        config: RolloutConfig = CONFIG,
+        sync: SyncConfig = SYNC,
+        apart: bool = False,  # the core in a process of its own, as on GPUs
     ):
         environment.prepare(config, Device.cpu)
-        from raylign.rollout.vllm_engine import EXTENSION, VLLMEngine  # after the environment
+        from raylign.rollout.vllm_engine import EXTENSION, Hosting, VLLMEngine  # after the environment
 
         self.loop = asyncio.new_event_loop()
-        self.engine = VLLMEngine(str(folder), config, sync, extension=extension or EXTENSION)
+        hosting = Hosting(core_thread=environment.core_in_this_process(config, Device.cpu) and not apart)
+        self.engine = VLLMEngine(str(folder), config, sync, extension=extension or EXTENSION, hosting=hosting)
         self.dtype = torch.float32 if config.precision is Precision.float32 else torch.bfloat16
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype)
         self.folder, self.config = folder, config
@@ -346,7 +352,7 @@ def test_bfloat16_is_read_back_exactly_and_by_sampled_columns(folders: dict[bool
 
 def test_a_killed_engine_core_is_a_named_death_not_a_hang(folders: dict[bool, Path]) -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    bench = Bench(folders[True])
+    bench = Bench(folders[True], apart=True)
     started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
     core = next(p for p in started if "EngineCore" in "".join(p.cmdline()) or "EngineCore" in p.name())
     try:

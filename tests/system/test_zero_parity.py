@@ -8,8 +8,6 @@ optimizer's state goes to the host and comes back.
 from __future__ import annotations
 
 import json
-import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from deepspeed.utils import safe_get_full_fp32_param
 from raylign.conf.schema import LearnerConfig, LoraConfig, OptimConfig, Precision, Schedule
 from raylign.data.sample_model import tiny_model
@@ -33,6 +30,8 @@ from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import load_causal_lm, stored_weights
 from raylign.trainer.models.lora import is_adapter
 from torch import nn
+
+from tests.system.rank_processes import run_ranks
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -231,23 +230,6 @@ def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str) -> 
     (Path(out) / f"record-{world_size}-{rank}.json").write_text(json.dumps(record))
 
 
-def _run(world_size: int, folder: Path, out: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.start_processes(
-        _rank_main, (world_size, port, str(folder), str(out)), nprocs=world_size, join=False, start_method="spawn"
-    )
-    deadline = time.monotonic() + DEADLINE_S
-    try:
-        while not context.join(timeout=5):
-            assert time.monotonic() < deadline, f"{world_size} ranks did not finish in {DEADLINE_S} s"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
@@ -261,7 +243,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "reference.json").write_text(json.dumps(record))
     torch.save(_weights(reference), folder / "reference.pt")
     for world_size in (1, 2):
-        _run(world_size, model, folder)
+        run_ranks(_rank_main, world_size, str(model), str(folder), deadline_s=DEADLINE_S)
     return folder
 
 

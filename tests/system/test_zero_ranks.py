@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import socket
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from deepspeed.utils import safe_get_full_fp32_param
 from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, OptimConfig, Precision
 from raylign.data.sample_model import tiny_model
@@ -31,6 +28,8 @@ from raylign.trainer.models.adapters import add_adapters, initial_adapters, star
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import load_causal_lm, stored_weights
 from torch import nn
+
+from tests.system.rank_processes import run_ranks
 
 pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(360)]  # DeepSpeed builds its CPU Adam once
 
@@ -160,20 +159,7 @@ def records(tmp_path_factory: pytest.TempPathFactory, model: Path) -> list[dict[
     out, folder = tmp_path_factory.mktemp("zero3"), model
     engine = TorchEngine(_model(str(folder), Precision.float32, lora=False), OPTIM, total_steps=9)
     (out / "truth.json").write_text(json.dumps(_train(engine, 0, 4)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.start_processes(
-        _rank_main, (RANKS, port, str(folder), str(out)), nprocs=RANKS, join=False, start_method="spawn"
-    )
-    deadline = time.monotonic() + DEADLINE_S
-    try:
-        while not context.join(timeout=5):
-            assert time.monotonic() < deadline, f"{RANKS} ranks did not finish in {DEADLINE_S} s"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
+    run_ranks(_rank_main, RANKS, str(folder), str(out), deadline_s=DEADLINE_S)
     truth = json.loads((out / "truth.json").read_text())
     return [{**json.loads((out / f"record-{rank}.json").read_text()), "truth": truth} for rank in range(RANKS)]
 
