@@ -56,6 +56,8 @@ class Bench:
 
         self.loop = asyncio.new_event_loop()
         hosting = Hosting(core_thread=environment.core_in_this_process(config, Device.cpu) and not apart)
+        if hosting.core_thread:
+            _without_extension()
         self.engine = VLLMEngine(str(folder), config, sync, extension=extension or EXTENSION, hosting=hosting)
         self.dtype = torch.float32 if config.precision is Precision.float32 else torch.bfloat16
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype)
@@ -148,6 +150,14 @@ class Bench:
     def close(self) -> None:
         self.run(self.engine.stop())
         self.loop.close()
+
+
+def _without_extension() -> None:
+    """vLLM makes a worker's extension a base of its class, and an engine before in this process had another one."""
+    from raylign.rollout.vllm_extension import WeightReceiver
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    CPUWorker.__bases__ = tuple(base for base in CPUWorker.__bases__ if not issubclass(base, WeightReceiver))
 
 
 @pytest.fixture(scope="module")
