@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from raylign.cluster import preloads
 from raylign.cluster.errors import HolderLost
+from raylign.cluster.pages import KeptPages
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.worker_group import WorkerGroup, classify
@@ -61,6 +62,7 @@ class AssemblerWorker:
     ) -> None:
         RankInfo("assembler", 0, 1, log_dir).open_log()
         self._mask_truncated = mask_truncated
+        self._pages = KeptPages()  # it may be the fork of a server whose allocator keeps them
         self._algorithm = algorithm
         self._policy = policy
         self._critic = critic
@@ -91,7 +93,9 @@ class AssemblerWorker:
             own_logprobs=self._own_logprobs,
             mask_truncated=self._mask_truncated,
         )
-        return self._handles(experience, seed)
+        made = self._handles(experience, seed)
+        self._pages.after_step()
+        return made
 
     def journal(
         self, folder: str, step: int, settings: str, refs: Sequence[ray.ObjectRef], batch: StepBatch

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from raylign.cluster import preloads
+from raylign.cluster.pages import KeptPages
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.worker_group import WorkerGroup
 from raylign.conf.schema import Device
@@ -19,6 +20,7 @@ class FeederWorker:
 
     def __init__(self) -> None:
         self._given: RowFeed | None = None
+        self._pages = KeptPages()  # it may be the fork of a server whose allocator keeps them
 
     def begin(self, feed: RowFeed) -> None:
         """The rows, at the position to go on from."""
@@ -26,7 +28,9 @@ class FeederWorker:
 
     def next_update(self) -> list[ray.ObjectRef]:
         """References to one RankShard a rank."""
-        return [ray.put(one) for one in self._feed.next_update()]
+        shards = [ray.put(one) for one in self._feed.next_update()]
+        self._pages.after_step()
+        return shards
 
     def held_out(self) -> dict[str, list[ray.ObjectRef]]:
         """References to one RankShard a rank, for each held-out set by name."""
