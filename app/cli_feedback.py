@@ -154,6 +154,38 @@ def feedback_revise(  # noqa: PLR0913 - one argument an option
     typer.echo("\n".join(revised_lines(found, out)))
 
 
+@feedback_app.command("prompts")
+def feedback_prompts(  # noqa: PLR0913 - one argument an option
+    seeds: Annotated[str, typer.Argument(help="Rows with a prompt: JSONL, parquet, a folder.")],
+    model: Annotated[str, typer.Option(help="Who writes: a run or a model folder, or with --url its name there.")],
+    out: Annotated[Path, typer.Option(help="The file of prompts to write; replies are kept beside it.")],
+    count: Annotated[int, typer.Option(min=1, help="New prompts that are wanted.")] = 500,
+    max_calls: Annotated[int, typer.Option(min=1, help="Most requests, those answered before included.")] = 500,
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="A file (.txt, .jsonl) whose texts no prompt may overlap with.")
+    ] = None,
+    near: Annotated[float, typer.Option(min=0.0, max=1.0, help="Similarity from which two prompts are one.")] = 0.6,
+    seed: Annotated[int, typer.Option(help="Which seeds a request shows follows from it.")] = 0,
+    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
+    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 50 requests may take.")] = 7200.0,
+    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+) -> None:
+    """Let a model write more prompts of the kind of some seeds; near repeats and benchmarks' texts are left out."""
+    from raylign.app.commands.feedback_prompts import PromptSettings, make_prompts, prompts_lines
+    from raylign.app.commands.judge_open import Who
+
+    who = Who(
+        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
+        deadline_s=deadline, run_root=run_root,
+    )  # fmt: skip
+    settings = PromptSettings(seeds, out.expanduser(), count, max_calls, benchmark or [], near, seed=seed)
+    found = make_prompts(settings, who, lambda said: typer.echo(said, err=True))
+    typer.echo("\n".join(prompts_lines(found, out)))
+
+
 @feedback_app.command("corrections")
 def feedback_corrections(  # noqa: PLR0913 - one argument an option
     model: Annotated[str, typer.Option(help="Who judges: a run or a model folder, or with --url its name there.")],

@@ -28,9 +28,20 @@ def drop_contaminated(work: pl.DataFrame, benchmark: pl.Series, *, ngram: int) -
     for start in range(0, work.height, 100_000):
         chunk = work.slice(start, 100_000)
         for text in texts.values():
-            hashes, rows = word_runs(_plain(chunk.select(text.fill_null("").alias("t"))["t"]), ngram)
-            hit[start + rows[np.isin(hashes, known)]] = True
+            hit[start : start + chunk.height] |= _hits(chunk.select(text.fill_null("").alias("t"))["t"], known, ngram)
     return apply_rules(work, {"contaminated": pl.lit(pl.Series(hit))})
+
+
+def overlapping(texts: pl.Series, benchmark: pl.Series, *, ngram: int) -> np.ndarray:
+    """[len(texts)] bool: which share `ngram` words in a row with a benchmark's text."""
+    return _hits(texts, np.unique(word_runs(_plain(benchmark), ngram)[0]), ngram)
+
+
+def _hits(texts: pl.Series, known: np.ndarray, ngram: int) -> np.ndarray:
+    hit = np.zeros(len(texts), bool)
+    hashes, rows = word_runs(_plain(texts), ngram)
+    hit[rows[np.isin(hashes, known)]] = True
+    return hit
 
 
 def _plain(texts: pl.Series) -> pl.Series:
