@@ -151,7 +151,8 @@ class Loop:
             if night.stage(f"train {training.name}") is None:
                 build = self.nights.path(before) / BUILD if before else None
                 of = Surroundings(self.nights, night, current.folder, build, self.console, self.say)
-                night = train(training, of)
+                with _stoppable():  # Ray sets handlers of its own when it starts, and leaves others when it ends
+                    night = train(training, of)
         candidate = Path(night.stages[[s.name for s in night.stages].index(f"train {self.config.train[-1].name}")].made)
         night = self.nights.keep(replace(night, candidate=str(candidate), digest=model_digest(candidate)))
         if night.digest == current.digest and not night.stage("gate"):  # else it has been promoted already

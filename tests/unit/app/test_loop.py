@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -207,6 +208,23 @@ def test_a_killed_night_goes_on_where_it_was(desk: Desk, where: str):
     assert desk.trained == ["night-0001-reward-model", "night-0001-policy"]  # each once
     assert len(desk.gated) == 1 and "c12" not in "".join(desk.texts)
     assert desk.run() == 0 and desk.trained[-1] == "night-0002-policy"
+
+
+def test_a_stop_after_a_training_is_heard_though_ray_has_taken_the_signals(desk: Desk):
+    def ray_like(name: str) -> None:
+        if name == "gate":
+            assert callable(signal.getsignal(signal.SIGTERM)), "this would end the tests"
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    before = signal.getsignal(signal.SIGTERM)
+    desk.break_at = ray_like
+    with pytest.raises(Stopped) as stopped:
+        desk.run()
+    assert stopped.value.problems[-1].startswith("stopped by SIGTERM; the loop goes on with")
+    assert signal.getsignal(signal.SIGTERM) == before
+    desk.break_at = lambda name: None
+    assert desk.run() == 0 and len(desk.trained) == 2
 
 
 def test_what_ended_before_it_was_noted_is_not_done_again(desk: Desk):
