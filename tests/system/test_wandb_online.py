@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from raylign.records.metrics_log import read_history
 
+from tests.system.test_wandb import STOPPED_RUN
 from tests.system.wandb_board import KEY, Board, local_board
 from tests.system.wandb_files import ending
 
@@ -93,6 +94,18 @@ def test_a_live_run_its_resume_and_what_is_shown(board: Board, tmp_path: Path) -
     assert explained == f"{address}/files/metrics.md"
     assert board.rows("select 1 from files where name = 'metrics.md'")
     assert KEY not in str(config)
+
+
+def test_a_run_whose_wandb_process_dies_arrives_whole_and_ends(board: Board, tmp_path: Path) -> None:
+    (folder := tmp_path / "stopped").mkdir()
+    given = [sys.executable, "-c", STOPPED_RUN, str(folder), "2"]
+    env = logged_in(tmp_path, board.url)
+    subprocess.run(given, check=True, timeout=250, env=env, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
+    run = (folder / "wandb_run_id").read_text()
+    assert {step: values["reward/mean"] for step, values in board.curves(run).items()} == {
+        step: step / 3 for step in range(1, 7)
+    }
+    assert board.rows("select state from runs where run_id = ?", run) != [("running",)]
 
 
 def test_an_offline_run_is_uploaded_by_wandb_sync(board: Board, tmp_path: Path) -> None:
