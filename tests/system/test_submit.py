@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from raylign.records.manifest import read_manifest
 from raylign.records.metrics_log import read_history
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
+from raylign.records.wandb_sink import REOPENED
 
 from tests.system.tiny_runs import question_rows
 from tests.system.wandb_files import drawn, ending
@@ -94,11 +97,13 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        with suppress(OSError, http.client.HTTPException):  # a port that is open is not yet a server that answers
+            asked = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            asked.request("GET", "/api/version")
+            asked.getresponse()
+            return
         time.sleep(0.2)
-    raise TimeoutError(f"the job server did not open port {port}: {log.read_text()}")
+    raise TimeoutError(f"the job server did not answer at port {port}: {log.read_text()}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -191,6 +196,55 @@ def test_a_job_without_the_token_is_refused(head: Head, tmp_path: Path) -> None:
     (sentence,) = done.stderr.splitlines()
     assert sentence.startswith(f"RAY_API_SERVER_ADDRESS={head.job_server}: the job server refused this process ("), done
     assert sentence.endswith("of its file in RAY_AUTH_TOKEN_PATH") and token.read_text() not in sentence, sentence
+
+
+TRACKED_JOB = """
+import os, signal, sys, time
+from pathlib import Path
+from raylign.conf.schema import AlgorithmConfig, RunConfig
+from raylign.records.run_folder import RunPaths
+from raylign.records.tracking import Tracker
+
+folder, stopped = Path(sys.argv[1]), []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+tracker = Tracker(RunPaths(folder), RunConfig(algorithm=AlgorithmConfig(name="ppo")), resumed_step=None, environ={})
+while not tracker.where:
+    time.sleep(0.05)
+step = 0
+while not stopped:
+    step += 1
+    tracker.log(step, {"reward/mean": step / 10})
+    time.sleep(0.2)
+time.sleep(2.0)  # a run finishes its step and saves
+tracker.log(step + 1, {"reward/mean": (step + 1) / 10})
+tracker.finish(exit_code=76, deadline_s=200.0)
+sys.exit(76)
+"""
+
+
+@pytest.mark.system
+def test_a_stopped_job_has_every_step_and_its_end_on_wandb(head: Head, tmp_path: Path) -> None:
+    """`ray job stop` signals W&B's process together with the driver."""
+    (sent := tmp_path / "sent").mkdir()
+    (sent / "job.py").write_text(TRACKED_JOB)
+    run = RunPaths(tmp_path / "run")
+    run.path.mkdir()
+    given = [sys.executable, "-c", SUBMIT, head.job_server, str(sent), str(run.path)]
+    with subprocess.Popen(given, cwd=PROJECT, env=head.env, stderr=subprocess.PIPE, text=True) as submitted:
+        assert submitted.stderr is not None
+        job = next(found[1] for line in submitted.stderr if (found := re.match(r"job (\w+) is submitted", line)))
+        deadline = time.monotonic() + JOB_TIMEOUT_S
+        while not run.metrics.exists() or len(run.metrics.read_text().splitlines()) < 5:
+            assert time.monotonic() < deadline and submitted.poll() is None
+            time.sleep(0.2)
+        stop_it = [str(BIN / "ray"), "job", "stop", "--address", head.job_server, job]
+        subprocess.run(stop_it, env=head.env, check=True, capture_output=True, timeout=JOB_TIMEOUT_S)
+        told = submitted.stderr.read()
+    assert REOPENED.partition("%s")[0] in told and "stopped (" not in told, told
+    steps = [row.step for row in read_history(run.metrics).rows]
+    assert len(steps) > 5 and sorted(drawn(run.path)) == steps
+    *_, life = sorted((run.path / "wandb").glob("offline-run-*"))
+    assert ending(life) == (Preempted.exit_code, True)
 
 
 TRAIN_TIMEOUT_S = 600
