@@ -88,7 +88,10 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     for notice in [*untried_models(config), *named_runs(composed.config)]:
         say(notice)
     redactor = Redactor.from_environ(os.environ)
-    with RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder:
+    with (
+        RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder,
+        resume_hint_added(folder, composed),
+    ):
         resumed = find_resume(config.checkpoint, folder)
         folder.write_config(config, composed.overrides, redactor)
         step, skipped = (resumed.state.step, resumed.skipped) if resumed else (None, ())
@@ -118,7 +121,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         )
         tracker.log_artifacts(read_artifacts(config, manifest.current))
         try:
-            with resume_hint_added(folder, composed), open_session(config, ray_session) as opened, closing(tracker):
+            with open_session(config, ray_session) as opened, closing(tracker):
                 if exposed := opened.without_token(os.environ):
                     say(f"warning: {exposed}")
                 open_run = OpenRun(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))

@@ -62,7 +62,8 @@ def test_full_at_saves_then_full_altogether_then_freed(
     told = log.read_text()
     assert "warning: step 1 could not be saved" in told and "step 2 could not be saved, 2 times in a row" in told
     run = RunPaths(small_disk / "tight")
-    assert sorted(numbers(run)) == [1, 2] and not list(run.checkpoints.glob("*tmp*"))
+    assert sorted(numbers(run)) in ([1, 2], [1, 2, 3]), "a save is written beside one more step at most"
+    assert not list(run.checkpoints.glob("*tmp*"))
 
     filled(0)
     assert train(mine, log) == 75, log.read_text()[-3000:]
