@@ -244,7 +244,8 @@ def search_folder(text: str, where: str, problems: list[Problem]) -> Iterator[Pa
     if folder.is_dir():
         yield folder
     else:
-        problems.append(Problem((), f"{where}={folder}: there is no such folder; correct the path."))
+        named = f"{where}={folder}" if where.startswith("--") else f"{where}: {folder}"  # an option, or a file's line
+        problems.append(Problem((), f"{named}: there is no such folder; correct the path."))
 
 
 def leaves(tree: Mapping[str, object], known: reference.Keys, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -134,7 +134,7 @@ def test_a_mistake_is_reported_with_its_file_and_line(home: Path):
         ("\ndefaults:\n  - algorithm: gpro\n", "my.yaml:2: algorithm=gpro is not known; did you mean grpo?"),
         ("defaults: [{model@policy: tiny}]\n", "my.yaml:1: `model@policy`: a package (@) is not supported"),
         ("hydra: {run: {dir: x}}\n", "my.yaml:1: of `hydra:` only `searchpath: [file:///folder]` has a meaning here."),
-        ("hydra: {searchpath: [file://nowhere]}\n", "my.yaml:1: nowhere: there is no such folder."),
+        ("hydra: {searchpath: [file://nowhere]}\n", "my.yaml:1: nowhere: there is no such folder; correct the path."),
         ("model: tinny\n", "model=tinny is not known; did you mean tiny?"),
     ],
 )
