@@ -42,5 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """True: done, nothing to tell."""
-    root = item.config.rootpath
-    return True if _claims is not None and not _claims.take(item.path.relative_to(root)) else None
+    if _claims is None:
+        return None
+    if not _claims.take(item.path.relative_to(item.config.rootpath)):
+        return True
+    # The item before was told that another came next, and has left what that one would have needed.
+    item.session._setupstate.teardown_exact(item)
+    return None

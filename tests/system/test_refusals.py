@@ -119,7 +119,8 @@ def test_data_that_cannot_be_trained_on_are_refused(
 def test_more_gpus_than_the_cluster_has_are_refused(
     settings: list[str], ray_session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["cluster=one_node", "policy.num_ranks=64", "algorithm.sequences_per_update=64"]
+    half = ["policy.precision=bfloat16", "reference.precision=bfloat16"]  # float32 is refused there
+    given = ["cluster=one_node", "policy.num_ranks=64", "algorithm.sequences_per_update=64", *half]
     told = ended(capsys, [*settings, *given], ray_session, code=2)
     assert "policy 64 x 1" in told and "requested, the cluster has 0" in told and "lower the number of ranks" in told, (
         told

@@ -47,7 +47,7 @@ def test_a_folder_too_large_is_refused_with_what_is_large(tmp_path: Path) -> Non
 
 def test_no_cluster_is_said_with_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:2")  # Ray would take this one without a word
-    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 does not answer.*ray start --head"):
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1: the job server does not answer.*ray start --head"):
         submit.submit([], address="http://127.0.0.1:1", working_dir=tmp_path, wait=False)
     assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:1"
 
@@ -82,7 +82,7 @@ def test_a_cluster_that_refuses_the_token_is_named_with_the_variables(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
     try:
-        with pytest.raises(ClusterError, match=rf"{address} refused this process .*RAY_AUTH_TOKEN_PATH") as refused:
+        with pytest.raises(ClusterError, match=rf"{address}: the job server refused this process .*RAY_AUTH_TOKEN_PATH") as refused:
             submit.submit([], address=address, working_dir=tmp_path, wait=False)
     finally:
         server.shutdown()
