@@ -60,6 +60,7 @@ def test_the_chain_closes_night_after_night(desk: Path):
     deadline = time.monotonic() + PATIENCE_S
     while not saved.exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.1)
+    first.send_signal(signal.SIGSTOP)  # it holds the folder, and cannot come to the end of its training meanwhile
     second = again(desk)
     assert second.returncode == 2 and "in use by process" in second.stderr, second.stdout + second.stderr
     first.send_signal(signal.SIGKILL)
