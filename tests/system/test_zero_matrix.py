@@ -77,12 +77,13 @@ def _play(case: Case, folder: str, rendezvous: Rendezvous, truth: dict[str, torc
     return {"curve": curve, "gap": max(float((found[name] - truth[name]).abs().max()) for name in truth)}
 
 
-def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str) -> None:
+def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str, offload: bool) -> None:
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(DEADLINE_S - 10, exit=True)  # a hang names its line
     rendezvous = Rendezvous(rank, world_size, "127.0.0.1", port, timeout_s=120)
     truth = {lora: torch.load(Path(out) / f"truth-{lora}.pt", weights_only=True) for lora in (False, True)}
-    record = {str(case): _play(case, folder, rendezvous, truth[case.lora]) for case in CASES}
+    cases = [case for case in CASES if case.offload == offload]
+    record = {str(case): _play(case, folder, rendezvous, truth[case.lora]) for case in cases}
     (Path(out) / f"record-{world_size}-{rank}.json").write_text(json.dumps(record))
 
 
@@ -98,13 +99,13 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def _run(world_size: int, out: Path) -> None:
+def _run(world_size: int, out: Path, *, offload: bool) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = mp.start_processes(
         _rank_main,
-        (world_size, port, str(out / "model"), str(out)),
+        (world_size, port, str(out / "model"), str(out), offload),
         nprocs=world_size,
         join=False,
         start_method="spawn",
@@ -119,15 +120,17 @@ def _run(world_size: int, out: Path) -> None:
                 process.kill()
 
 
+@pytest.mark.parametrize("offload", [False, True], ids=["", "offload"])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_cell_is_plain_adamw(out: Path, world_size: int) -> None:
-    _run(world_size, out)
+def test_every_cell_is_plain_adamw(out: Path, world_size: int, offload: bool) -> None:
+    _run(world_size, out, offload=offload)
+    cases = [case for case in CASES if case.offload == offload]
     truths = {lora: json.loads((out / f"truth-{lora}.json").read_text()) for lora in (False, True)}
     wrong = []
     for rank in range(world_size):
         record = json.loads((out / f"record-{world_size}-{rank}.json").read_text())
-        assert len(record) == len(CASES) == 28
-        for case in CASES:
+        assert len(record) == len(cases) == (12 if offload else 16)
+        for case in cases:
             found, truth = record[str(case)], truths[case.lora]
             same = all(ours == pytest.approx(true, rel=1e-5) for ours, true in zip(found["curve"], truth, strict=True))
             if not same or found["gap"] > 2e-5:
