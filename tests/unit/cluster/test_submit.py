@@ -82,7 +82,9 @@ def test_a_cluster_that_refuses_the_token_is_named_with_the_variables(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
     try:
-        with pytest.raises(ClusterError, match=rf"{address}: the job server refused this process .*RAY_AUTH_TOKEN_PATH") as refused:
+        with pytest.raises(
+            ClusterError, match=rf"{address}: the job server refused this process .*RAY_AUTH_TOKEN_PATH"
+        ) as refused:
             submit.submit([], address=address, working_dir=tmp_path, wait=False)
     finally:
         server.shutdown()
