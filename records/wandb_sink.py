@@ -40,7 +40,11 @@ class WandbSink:
         self._reopenings = 0
         self._artifacts_refused = False
         self._finished = False
-        self._start()
+        try:
+            self._start()
+        except OSError:  # where Ray did not start, its end takes W&B's process along
+            _let_go()
+            raise
 
     @property
     def where(self) -> str:
@@ -101,8 +105,7 @@ class WandbSink:
             with contextlib.suppress(wandb.Error, OSError):  # what made it fail has been reported
                 self._run.finish(exit_code=1)
         if wandb.run is None or wandb.run is self._run:
-            with contextlib.suppress(OSError):  # it is gone already, which is what is wanted
-                wandb.teardown()
+            _let_go()
 
     def _start(self) -> None:
         self._run = _open(self._target)
@@ -125,8 +128,7 @@ class WandbSink:
                     raise
                 self._reopenings += 1
                 _log.warning(REOPENED, error)
-            with contextlib.suppress(OSError):
-                wandb.teardown()
+            _let_go()
             self._start()
             for step, values in self._recent:
                 self._run.log({STEP_AXIS: step, **values})
@@ -157,6 +159,14 @@ class WandbSink:
         self._run.config.update(
             {"metrics_explained": f"{page}/files/{_GLOSSARY}" if page else f"files/{_GLOSSARY}"}, allow_val_change=True
         )
+
+
+def _let_go() -> None:
+    """End wandb's own process, whatever is left of it: wandb would try again as Python exits, with a traceback."""
+    import wandb
+
+    with contextlib.suppress(OSError):  # it is gone already, which is what is wanted
+        wandb.teardown()
 
 
 def own_entity() -> str:
