@@ -111,14 +111,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         refuse_unfit(config, of_rows(config, rows))
         for notice in rows_notices(config, rows):
             say(notice)
-        tracker = Tracker(
-            folder,
-            config,
-            resumed_step=step,
-            environ=os.environ,
-            say=say,
-            start=manifest.current,
-        )
+        tracker = Tracker(folder, config, resumed_step=step, environ=os.environ, say=say, start=manifest.current)
         tracker.log_artifacts(read_artifacts(config, manifest.current))
         try:
             with open_session(config, ray_session) as opened, closing(tracker):
