@@ -22,6 +22,10 @@ feedback_app = typer.Typer(
 LogFormat = Annotated[str | None, typer.Option("--format", help="The format, when it should not be guessed.")]
 Mapping = Annotated[Path | None, typer.Option(help="A mapping file that says how to read columns of your own.")]
 Companion = Annotated[Path | None, typer.Option(help="The second file of formats that keep answers elsewhere.")]
+Url = Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")]
+TokenEnv = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")]
+MaxConcurrent = Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")]
+RunRoot = Annotated[Path, typer.Option(help="Where runs are kept.")]
 
 
 @feedback_app.command("inspect")
@@ -96,13 +100,13 @@ def feedback_judge(  # noqa: PLR0913 - one argument an option
     constitution: Annotated[Path, typer.Option(help="The principles that decide: a text file, one a line.")],
     model: Annotated[str, typer.Option(help="Who judges: a run or a model folder, or with --url its name there.")],
     out: Annotated[Path, typer.Option(help="The log of events to write; replies are kept beside it.")],
-    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
-    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    url: Url = "",
+    token_env: TokenEnv = "",
     max_calls: Annotated[int, typer.Option(min=0, help="Most new calls, two a pair; 0: no bound.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    max_concurrent: MaxConcurrent = 8,
     deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 250 pairs may take.")] = 7200.0,
-    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    run_root: RunRoot = Path("runs"),
     log_format: LogFormat = None,
     mapping: Mapping = None,
     companion: Companion = None,
@@ -127,13 +131,13 @@ def feedback_revise(  # noqa: PLR0913 - one argument an option
     model: Annotated[str, typer.Option(help="Who revises: a run or a model folder, or with --url its name there.")],
     out: Annotated[Path, typer.Option(help="The log of events to write; replies are kept beside it.")],
     everything: Annotated[bool, typer.Option("--all", help="Every judged answer, not only disliked ones.")] = False,
-    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
-    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    url: Url = "",
+    token_env: TokenEnv = "",
     max_calls: Annotated[int, typer.Option(min=0, help="Most new calls, three an answer; 0: no bound.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 1024,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    max_concurrent: MaxConcurrent = 8,
     deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 250 answers may take.")] = 7200.0,
-    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    run_root: RunRoot = Path("runs"),
     log_format: LogFormat = None,
     mapping: Mapping = None,
     companion: Companion = None,
@@ -166,12 +170,12 @@ def feedback_prompts(  # noqa: PLR0913 - one argument an option
     ] = None,
     near: Annotated[float, typer.Option(min=0.0, max=1.0, help="Similarity from which two prompts are one.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Which seeds a request shows follows from it.")] = 0,
-    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
-    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    url: Url = "",
+    token_env: TokenEnv = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    max_concurrent: MaxConcurrent = 8,
     deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 50 requests may take.")] = 7200.0,
-    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    run_root: RunRoot = Path("runs"),
 ) -> None:
     """Let a model write more prompts of the kind of some seeds; near repeats and benchmarks' texts are left out."""
     from raylign.app.commands.feedback_prompts import PromptSettings, make_prompts, prompts_lines
@@ -196,13 +200,13 @@ def feedback_corrections(  # noqa: PLR0913 - one argument an option
     labelled: Annotated[
         Path | None, typer.Option(help="Turns that are labelled, to measure the model on; 76 are shipped.")
     ] = None,
-    url: Annotated[str, typer.Option(help="An endpoint of OpenAI's form; without it our own engine answers.")] = "",
-    token_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's token.")] = "",
+    url: Url = "",
+    token_env: TokenEnv = "",
     max_calls: Annotated[int, typer.Option(min=0, help="Most new calls about the logs' turns; 0: no bound.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 8,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Most calls of the endpoint at a time.")] = 8,
+    max_concurrent: MaxConcurrent = 8,
     deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 1,000 turns may take.")] = 7200.0,
-    run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    run_root: RunRoot = Path("runs"),
     log_format: LogFormat = None,
     mapping: Mapping = None,
     companion: Companion = None,
