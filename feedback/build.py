@@ -22,7 +22,7 @@ from raylign.feedback.ai_mixing import with_ai_marks, with_ai_weight, without_un
 from raylign.feedback.ai_votes import SOURCE as AI_SOURCE
 from raylign.feedback.build_result import KINDS, BuildResult, InputFile
 from raylign.feedback.card import write_card
-from raylign.feedback.clean.personal_data import Redacted, hide_id, hide_ids, redact_excerpt, redact_frame, redact_text
+from raylign.feedback.clean.personal_data import hide_id, hide_ids, redact_excerpt, redact_text
 from raylign.feedback.clean.unusable import drop_forgotten
 from raylign.feedback.cleaning import clean_events, clean_rows, place_events
 from raylign.feedback.cut_answers import with_cut_flags
@@ -31,6 +31,7 @@ from raylign.feedback.importers import ImportResult, read_log
 from raylign.feedback.judged_turns import called_corrections
 from raylign.feedback.ledger import Ledger
 from raylign.feedback.overrides import parse_settings
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.report import write_report
 from raylign.feedback.result import Parts, make_result
 from raylign.feedback.reviews import marked_wrong
@@ -46,6 +47,8 @@ from raylign.feedback.working import REST, public_events, working_frame_of
 from raylign.feedback.writing import file_hash, with_ids, write_kind
 
 STEPS = ("reading", "redacting", "cleaning", "splitting", "making rows", "writing", "reporting")
+
+_SHOWN = ("reason", "excerpt")
 
 PART = 25_000
 """Events of a log that become working rows at a time."""
@@ -102,6 +105,7 @@ class _Opened:
     num_rows: int
     format: str
     redactions: dict[str, int]
+    not_covered: str
     files: tuple[Path, ...]
     passed_over: tuple[str, ...]
     scores: tuple[ScoreRead, ...]
@@ -150,6 +154,7 @@ def _build_into(
             forgotten=len(forgotten),
             passed_over=opened.passed_over,
             noise=noisy,
+            not_covered=opened.not_covered,
             reviews_unknown=opened.wrong_unknown,
         )
     )
@@ -173,8 +178,9 @@ def _open(
     given = set_apart(source.logs)
     wrong = marked_wrong(given.reviews)
     told = called_corrections(given.turns, settings.corrections.min_precision)
-    log = read(source, settings, watch.on_rows)
     private = settings.privacy
+    redactor = redactor_of(private)
+    log = read(source, settings, watch.on_rows)
     events = hide_ids(log.events, private.user_salt) if private.redact else log.events
     rest, num_events = events.select(REST), events.height
     parts = list(events.iter_slices(PART)) or [events]
@@ -188,19 +194,25 @@ def _open(
     marked = [{event, hide_id(event, private.user_salt)} for event in wrong]
     there = set(work["event_id"].filter(work["event_id"].is_in([event for names in marked for event in names])))
     watch.on_step("redacting")
-    redacted = redact_frame(work, private.regions) if private.redact else Redacted(work, {})
+    redacted = redactor.frame(work)
+    rest = rest.with_columns(redactor.names_in(rest["comment"]))
+    quarantined = log.quarantined.with_columns(redactor.names_in(log.quarantined[name]) for name in _SHOWN)
     hide = len(forgotten) > 0
-    _write_quarantine(folder / "quarantine.jsonl", log.quarantined, hide=hide)
+    _write_quarantine(folder / "quarantine.jsonl", quarantined, hide=hide)
     if log.companion_quarantined.height:  # in no count: a companion is only looked things up in
-        _write_quarantine(folder / "quarantine-companion.jsonl", log.companion_quarantined, hide=hide)
+        beside = log.companion_quarantined.with_columns(
+            redactor.names_in(log.companion_quarantined[name]) for name in _SHOWN
+        )
+        _write_quarantine(folder / "quarantine-companion.jsonl", beside, hide=hide)
     return _Opened(
         work=redacted.frame,
         rest=rest,
-        quarantined=log.quarantined,
+        quarantined=quarantined,
         num_events=num_events,
         num_rows=log.rows_in,
         format=log.format,
         redactions=redacted.counts,
+        not_covered=redactor.not_covered,
         files=(*log.files, *given.beside),
         passed_over=log.passed_over,
         scores=log.scores,

@@ -185,6 +185,7 @@ class BuildResult:
     log_rows: int = 0  # rows of the logs, whatever each holds
     noise: NoiseFound | None = None  # None: too little was judged twice to tell
     scores: tuple[ScoreRead, ...] = ()  # named scores of the log and what each was read as, most frequent first
+    not_covered: str = ""  # sentences: personal data that was not looked for, and which model looked for names
 
     def to_json(self) -> str:
         """The text of build.json."""

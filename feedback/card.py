@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raylign.feedback.build_result import BuildResult
-from raylign.feedback.clean.personal_data import NOT_COVERED
 from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
 
 _COLUMNS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 _FIELDS = (
     "code_version", "settings_hash", "log_format", "inputs", "settings", "rows_in", "quarantined", "events_dropped",
     "events_used", "waterfall", "signals", "produced", "made_by", "redactions", "warnings", "forgotten",
-    "noise", "scores",
+    "noise", "scores", "not_covered",
 )  # fmt: skip
 _NOISE_CASES = {
     "between": "pairs that two people judged",
@@ -80,7 +79,7 @@ def _lines(result: BuildResult) -> Iterable[str]:
         [(m.kind, m.rule, f"{m.rows:,}", m.why) for m in result.made_by],
     )
     yield from _table("Redacted", ("what", "how many"), [(c.name, f"{c.count:,}") for c in result.redactions])
-    yield from ("", NOT_COVERED)
+    yield from ("", result.not_covered)
     yield from _table(
         "Inputs", ("file", "bytes", "sha256"), [(i.name, f"{i.bytes:,}", i.sha256) for i in result.inputs]
     )

@@ -12,6 +12,7 @@ from typing import get_type_hints
 from phonenumbers import SUPPORTED_REGIONS
 from raylign.conf.errors import ConfigError
 from raylign.conf.nearest import nearest_key
+from raylign.feedback.clean.entity_labels import parse_labels
 from raylign.feedback.scores import parse_scores
 from raylign.feedback.settings import BuildSettings
 
@@ -141,6 +142,7 @@ def _impossible(settings: BuildSettings) -> Iterator[str]:
             yield f"{name}={show(values[name])}: expected a weight above 0, at most 1."
     yield from _unreadable_scores(settings)
     yield from _unknown_regions(settings)
+    yield from _unreadable_labels(settings)
     yield from _contradictions(settings)
     yield from _missing_files(settings)
 
@@ -169,11 +171,26 @@ def _unreadable_scores(settings: BuildSettings) -> Iterator[str]:
         yield f"reading.scores: {error}."
 
 
+def _unreadable_labels(settings: BuildSettings) -> Iterator[str]:
+    private = settings.privacy
+    try:
+        parse_labels(private.names_labels)
+    except ValueError as error:
+        yield f"privacy.names_labels: {error}."
+    if private.names_labels and not private.names_model:
+        yield "privacy.names_labels needs privacy.names_model, the folder of the model that has these labels."
+    if private.names_model and not private.redact:
+        yield "privacy.names_model needs privacy.redact=true."
+
+
 def _missing_files(settings: BuildSettings) -> Iterator[str]:
     for name in (*settings.clean.benchmarks, *filter(None, (settings.privacy.forgotten,))):
         if not Path(name).expanduser().is_file():
             key = "privacy.forgotten" if name == settings.privacy.forgotten else "clean.benchmarks"
             yield f"{key}={name}: there is no such file."
+    model = settings.privacy.names_model
+    if model and not Path(model).expanduser().is_dir():
+        yield f"privacy.names_model={model}: there is no such folder."
 
 
 def _number(value: Value) -> float:

@@ -58,6 +58,7 @@ class Parts:
     scores: tuple[ScoreRead, ...]
     forgotten: int
     noise: Noise
+    not_covered: str  # personal data that was not looked for
     reviews_unknown: int = 0  # events that reviews name and the logs do not hold
 
 
@@ -90,6 +91,7 @@ def make_result(parts: Parts) -> BuildResult:
         log_rows=parts.log_rows,
         noise=_noise(parts.noise),
         scores=tuple(shown_score(score) for score in parts.scores),
+        not_covered=parts.not_covered,
     )
 
 
@@ -133,6 +135,8 @@ def _settings(settings: BuildSettings) -> tuple[Setting, ...]:
             value = f"[{','.join(Path(name).name for name in settings.clean.benchmarks)}]"
         elif key.name == "privacy.forgotten" and key.value:
             value = Path(settings.privacy.forgotten).name
+        elif key.name == "privacy.names_model" and key.value:
+            value = Path(settings.privacy.names_model).expanduser().resolve().name
         shown.append(Setting(key.name, value, default.shown, key.doc))
     return tuple(shown)
 

@@ -121,6 +121,13 @@ class PrivacySettings:
     regions: tuple[str, ...] = field(
         default=(), metadata={"doc": "more countries whose phone numbers are looked for, as in [KE,VN]"}
     )
+    names_model: str = field(
+        default="", metadata={"doc": "folder of a token-classification model for names and addresses; empty: off"}
+    )
+    names_labels: str = field(
+        default="",
+        metadata={"doc": "labels that are not known by name, as in {LOC: ADDRESS, LABEL_1: NAME, CITY: none}"},
+    )
     user_salt: str = field(default="raylign", metadata={"doc": "hashed with raw user ids; the same for every build"})
     forgotten: str = field(default="", metadata={"doc": "a forgotten.json of another build to honour here"})
 

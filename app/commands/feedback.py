@@ -25,6 +25,7 @@ from raylign.feedback.given import set_apart
 from raylign.feedback.importers import ImportResult
 from raylign.feedback.judged_turns import read_judged
 from raylign.feedback.overrides import parse_settings
+from raylign.feedback.privacy import not_covered
 from raylign.feedback.result import shown_score, signal
 from raylign.feedback.reviews import marked_wrong
 from raylign.feedback.source import Source
@@ -171,6 +172,7 @@ def run_inspect(source: Source, console: Console) -> ImportResult:
         corrects = sum(corrects for _, _, corrects in judged.turns)
         told = f"turns judged by {judged.judge}: {file.name}, {corrects:,} of {len(judged.turns):,} correct an answer"
         console.print(Text(told), highlight=False, soft_wrap=True)
+    console.print(Text(f"privacy: {not_covered(settings.privacy)}"), highlight=False, soft_wrap=True)
     if log.passed_over:
         console.print(Text(f"passed over: {', '.join(log.passed_over)}"), highlight=False, soft_wrap=True)
     if events.height:

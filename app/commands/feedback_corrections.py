@@ -12,7 +12,7 @@ import polars as pl
 from raylign.app.commands.judge_open import Asker, Tell, Who, open_judge
 from raylign.conf.errors import UserError
 from raylign.feedback.build import read
-from raylign.feedback.clean.personal_data import hide_ids, redact_frame, redact_text
+from raylign.feedback.clean.personal_data import hide_ids, redact_text
 from raylign.feedback.corrections import is_correction, turns_to_judge
 from raylign.feedback.judged_turns import (
     LABELLED,
@@ -26,6 +26,7 @@ from raylign.feedback.judged_turns import (
     tally,
 )
 from raylign.feedback.overrides import parse_settings
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.source import Source
 from raylign.feedback.trust.intervals import wilson
@@ -177,9 +178,7 @@ def _turns(source: Source) -> pl.DataFrame:
     events = read(source, settings).events
     work = working_frame(hide_ids(events, private.user_salt) if private.redact else events)
     work = work.filter(pl.col("consent").fill_null(True)).with_row_index("row_order")
-    if private.redact:
-        work = redact_frame(work, private.regions).frame
-    return turns_to_judge(work, good_rating=settings.ratings.good)
+    return turns_to_judge(redactor_of(private).frame(work).frame, good_rating=settings.ratings.good)
 
 
 def _by_rules(sample: Sequence[LabelledTurn]) -> list[bool]:

@@ -9,12 +9,13 @@ import polars as pl
 from raylign.conf.errors import DataError
 from raylign.feedback.build import PART, read
 from raylign.feedback.build_result import KINDS, SPLITS, read_result
-from raylign.feedback.clean.personal_data import hide_id, hide_ids, redact_frame
+from raylign.feedback.clean.personal_data import hide_id, hide_ids
 from raylign.feedback.clean.unusable import drop_forgotten
 from raylign.feedback.events import Column
 from raylign.feedback.forget import named_logs_exist
 from raylign.feedback.given import set_apart
 from raylign.feedback.overrides import parse_settings
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.result import signal
 from raylign.feedback.reviews import Review, Verdict, append_review, marked_wrong
 from raylign.feedback.settings import BuildSettings
@@ -101,17 +102,17 @@ def open_shelf(folder: Path, reviews: Path | None = None) -> Shelf:
 
 def _events(folder: Path, source: Source, settings: BuildSettings) -> pl.DataFrame:
     private = settings.privacy
+    redactor = redactor_of(private)
     events = read(source, settings).events
     events = hide_ids(events, private.user_salt) if private.redact else events
-    beside = events.select(_BESIDE)
+    beside = events.select(_BESIDE).with_columns(redactor.names_in(events["comment"]))
     forgotten = read_tombstones(folder / FILE)
     gone = forgotten.events | {hide_id(event, private.user_salt) for event in forgotten.events}
     parts = list(events.iter_slices(PART)) or [events]
     del events  # taken apart, so that its texts are not in memory twice
     work = drop_forgotten(working_frame_of(parts), forgotten.users, frozenset(gone)).kept
     work = work.filter(pl.col("consent").fill_null(True))
-    if private.redact:
-        work = redact_frame(work, private.regions).frame
+    work = redactor.frame(work).frame
     dropped = pl.read_ndjson(folder / "dropped.jsonl", schema={"event_id": pl.String, "rule": pl.String})
     work = work.join(beside, on="event_id", how="left", maintain_order="left")
     work = work.join(dropped.unique("event_id"), on="event_id", how="left", maintain_order="left")

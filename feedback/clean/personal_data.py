@@ -188,6 +188,6 @@ _ANY = "|".join(f"(?:{pattern.regex})" for pattern in (*PATTERNS,)) + f"|(?:{NAM
 
 NOT_COVERED = (
     "Names that nobody introduces, postal addresses and other text by which somebody may be known are not looked for: "
-    "that takes a model, and none is part of the build."
+    "that takes a model, and privacy.names_model names none."
 )
-"""For whoever reads what was built."""
+"""For whoever reads what was built without a model."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 from raylign.feedback.build_result import KINDS, SPLITS, BuildResult, Example
-from raylign.feedback.clean.personal_data import NOT_COVERED
 from raylign.feedback.report.charts import Scale, lost_bar
 from raylign.pages.numbers import percent, short
 
@@ -89,7 +88,6 @@ class Built:
     produced: tuple[ProducedRow, ...]
     signals: tuple[SignalRow, ...]
     adds_up: bool
-    not_covered: str = NOT_COVERED  # what redaction does not look for
 
 
 def built(result: BuildResult) -> Built:
