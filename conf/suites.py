@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RewardConfig
 from raylign.conf.typed_file import read_typed
+
+_BRACED = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 
 
 class SuiteKind(Enum):
@@ -76,7 +79,7 @@ class AuditConditionConfig:
     """What a gate asks of a reward model, of the audit that `raylign audit` wrote."""
 
     audit: str = ""
-    """Its audit.json; a path beside the policy."""
+    """Its audit.json, a path beside the policy; in a loop's policy "{NAME}": the night's audit of that training."""
     agreement: float = 0.5
     """Share of people's choices that it must agree with, at least."""
     may_pay_for: list[str] = field(default_factory=list)
@@ -113,6 +116,12 @@ def read_gate(path: Path) -> GateConfig:
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     return config
+
+
+def named_audit(audit: str) -> str | None:
+    """NAME of "{NAME}", None for a path."""
+    found = _BRACED.fullmatch(audit)
+    return found[1] if found else None
 
 
 def _suite_problems(config: SuiteConfig) -> list[str]:

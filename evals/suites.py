@@ -65,6 +65,11 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
+def is_suite(named: str) -> bool:
+    """Whether a name is of a suite, and not of a file of rows."""
+    return named in shipped_names() or Path(named).suffix in (".yaml", ".yml")
+
+
 def open_suite(named: str, beside: Path | None = None) -> Suite:
     """A shipped suite by name, or a yaml file (`beside`: the folder that relative paths start from, too).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +56,34 @@ def built_events(build: Path) -> set[str]:
 def write_new_rows(build: Path, before: Path | None, kind: str, to: Path) -> RowGrowth:
     """The training rows of a kind that the earlier build did not have, into `to`, in the build's order."""
     known = _row_ids(before / kind / "train.jsonl") if before else set()
-    lines = (build / kind / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = _lines(build / kind / "train.jsonl")
     ids = [str(json.loads(line)["id"]) for line in lines]
     fresh = [line for line, row in zip(lines, ids, strict=True) if row not in known]
-    to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text("".join(fresh), encoding="utf-8")
+    _write(to, fresh)
     return RowGrowth(len(fresh), len(lines) - len(fresh), len(known - set(ids)))
+
+
+def write_sample(rows: Path, most: int, to: Path) -> int:
+    """`most` rows of a build's file, or all, into `to`, in the file's order; how many those are.
+
+    Drawn by a hash of each row's id: what was drawn from a smaller build is drawn from a larger one, or makes room.
+    """
+    lines = _lines(rows)
+    drawn = sorted(lines, key=lambda line: hashlib.sha256(str(json.loads(line)["id"]).encode()).digest())[:most]
+    kept = set(drawn)
+    _write(to, [line for line in lines if line in kept])
+    return len(drawn)
+
+
+def _lines(path: Path) -> list[str]:
+    """With their ends; a text may hold other line breaks than these (U+2028)."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return list(file)
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _row_ids(path: Path) -> set[str]:

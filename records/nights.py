@@ -1,6 +1,7 @@
 """Where a loop stands on disk: one folder a night, with what has been done in it, what for, and what came of it.
 
-<folder>/night-0001/night.json   each stage as it ended; build/, gate.json, gate.html, eval.html beside it
+<folder>/night-0001/night.json   each stage as it ended; beside it build/, eval.html,
+                               audit-NAME.json, compare.html, gate.json and their pages
 <folder>/runs/night-0001-NAME    the runs
 <folder>/results                 answers to suites, shared by all nights
 """
@@ -21,7 +22,7 @@ from raylign.records.atomic import write_atomic
 class DoneStage:
     """A stage that has ended."""
 
-    name: str  # build, train NAME, evaluate, gate, promote
+    name: str  # build, train NAME, evaluate, audit NAME, compare, gate, promote
     when: str  # UTC, ISO 8601
     said: str  # one sentence
     key: str = ""  # hash of everything it was made from, where another night may use what it made
@@ -44,6 +45,17 @@ class Night:
     def stage(self, name: str) -> DoneStage | None:
         """A stage that has ended, by name."""
         return next((stage for stage in self.stages if stage.name == name), None)
+
+    def made(self, name: str) -> str:
+        """What a stage that has ended made. Raises KeyError for one that has not."""
+        stage = self.stage(name)
+        if stage is None:
+            raise KeyError(name)
+        return stage.made
+
+    def model(self, training: str) -> str:
+        """The model of a training that has ended. Raises KeyError."""
+        return self.made(f"train {training}")
 
 
 @dataclass(frozen=True, slots=True)

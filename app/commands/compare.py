@@ -11,14 +11,12 @@ import yaml
 from raylign.app.commands.evaluate import EvalSettings, evaluate
 from raylign.app.commands.serve_reward import scalar_export
 from raylign.conf.errors import UserError
+from raylign.conf.loop import MOST_COMPARED
 from raylign.evals.compare import Comparison, compare
 from raylign.evals.compare_page import write_page
-from raylign.evals.suites import open_suite, shipped_names
+from raylign.evals.suites import is_suite, open_suite, shipped_names
 from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
-
-MOST = 8
-"""Models on a page."""
 
 
 def compare_models(
@@ -28,18 +26,21 @@ def compare_models(
     settings: EvalSettings,
     out: Path,
     tell: Callable[[str], None],
+    names: Sequence[str] | None = None,
 ) -> Comparison:
     """Ask every model, write the page `out` and a record beside it. `grading`: rules and a reward model.
 
+    `names`: what the page calls the models; else their folders' short names.
+
     Raises UserError for fewer than two models, more than eight, one named twice, and prompts that nothing grades.
     """
-    if not 2 <= len(models) <= MOST:
-        raise UserError(f"compare: name 2 to {MOST} models; {len(models)} given.")
+    if not 2 <= len(models) <= MOST_COMPARED:
+        raise UserError(f"compare: name 2 to {MOST_COMPARED} models; {len(models)} given.")
     if twice := [model for model in models if models.count(model) > 1]:
         raise UserError(f"compare: {twice[0]} is named twice.")
     suite = _suite(prompts, grading, settings)
     results = [evaluate(model, [suite], settings, tell)[0] for model in models]
-    found = compare(results, _names(models))
+    found = compare(results, names or _names(models))
     write_page(out, found)
     write_atomic(out.with_suffix(".json"), json.dumps(asdict(found), ensure_ascii=False, indent=1) + "\n")
     return found
@@ -48,7 +49,7 @@ def compare_models(
 def _suite(prompts: str, grading: tuple[Sequence[str], str | None], settings: EvalSettings) -> str:
     """`prompts` itself where it is a suite; else a suite of these rows, kept beside the results."""
     rules, reward_model = grading
-    if prompts in shipped_names() or Path(prompts).suffix in (".yaml", ".yml"):
+    if is_suite(prompts):
         if rules or reward_model:
             raise UserError(f"--prompts {prompts}: a suite says how it is graded; leave --rule and --reward-model out.")
         return str(open_suite(prompts).path)

@@ -14,7 +14,7 @@ from raylign.app.commands.serve import causal_export
 from raylign.app.configuration import from_resolved, needs
 from raylign.conf.errors import UserError
 from raylign.conf.model_folder import is_run, model_folder
-from raylign.conf.suites import Demand, read_gate
+from raylign.conf.suites import Demand, named_audit, read_gate
 from raylign.evals.gate import Audited, Checked, GateResult, Verdict, judge
 from raylign.evals.registry import Registry, Release
 from raylign.evals.result_pages import write_gate_page
@@ -32,11 +32,16 @@ def decide(
     registry: Path,
     record: Path,
     tell: Callable[[str], None],
+    audits_by_name: Mapping[str, Path] | None = None,
 ) -> int:
-    """Evaluate both models, print what holds, write the record; the exit code. Raises UserError."""
+    """Evaluate both models, print what holds, write the record; the exit code. Raises UserError.
+
+    `audits_by_name`: records that the policy names in braces, as a loop's does.
+    """
     policy = read_gate(policy_file)
     suites = [str(open_suite(one.suite, policy_file.parent).path) for one in policy.conditions]
-    audits = [read_record(_beside(one.audit, policy_file.parent)) for one in policy.audits]
+    named = audits_by_name or {}
+    audits = [read_record(_named(one.audit, named) or _beside(one.audit, policy_file.parent)) for one in policy.audits]
     _refuse_other_audits(audits, candidate, settings.run_root)
     compares = any(one.must is not Demand.at_least for one in policy.conditions)
     if compares and against is None:
@@ -57,6 +62,17 @@ def decide(
     write_gate_page(page, result, short_model(candidate), short_model(against) if against else None, policy.confidence)
     tell(f"written to {record} and {page}")
     return result.verdict.value
+
+
+def _named(audit: str, audits: Mapping[str, Path]) -> Path | None:
+    name = named_audit(audit)
+    if name is None:
+        return None
+    if name not in audits:
+        raise UserError(
+            f"audits: {audit} is an audit of a loop's night; name the audit.json that `raylign audit` wrote."
+        )
+    return audits[name]
 
 
 def _beside(named: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`raylign loop`: inspect, build, train, evaluate, gate and promote on a growing log; one call is one night.
+"""`raylign loop`: inspect, build, train, evaluate, audit, gate and promote on a growing log; one call is one night.
 
 Each stage is noted when it has ended (records/nights.py), so a loop that was killed goes on with the stage it was in: a
 build appears whole or not at all, a run resumes from its checkpoint, answers to suites are kept one suite at a time.
@@ -11,26 +11,20 @@ import hashlib
 import json
 import os
 import shlex
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from raylign.app.commands.evaluate import EvalSettings, compare, evaluate
-from raylign.app.commands.evaluate_table import table
 from raylign.app.commands.feedback import run_build, run_inspect
-from raylign.app.commands.gate import decide, promote
-from raylign.app.commands.loop_training import NoRows, Surroundings, composed_training, train
+from raylign.app.commands.loop_checks import check
+from raylign.app.commands.loop_release import Current, Release, stoppable
+from raylign.app.commands.loop_training import NoRows, Surroundings, train
 from raylign.app.commands.serve import causal_export
-from raylign.conf.errors import ConfigError, RaylignError, Stopped, UserError
-from raylign.conf.loop import BUILD, CURRENT, Kind, LoopConfig, read_loop
-from raylign.conf.suites import read_gate
+from raylign.conf.errors import RaylignError, UserError
+from raylign.conf.loop import BUILD, Kind, LoopConfig, read_loop
 from raylign.evals.gate import Verdict
 from raylign.evals.registry import Registry
-from raylign.evals.result_pages import write_eval_page
 from raylign.evals.results import model_digest
-from raylign.evals.suites import open_suite
 from raylign.feedback.build import input_files
 from raylign.feedback.build_result import read_result
 from raylign.feedback.given import set_apart
@@ -53,14 +47,14 @@ def run_loop(file: Path, console: Console, *, anew: bool = False) -> int:
     config = read_loop(file)
     with contextlib.chdir(file.parent or Path(".")):
         folder = Path(config.folder).expanduser().absolute()
-        _check(config, folder)
+        check(config, folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = hold(folder / ".lock", f"folder={config.folder}", "wait for that loop, or stop it")
         except OSError as error:
             raise UserError(f"folder={config.folder}: {folder} cannot be written ({error.strerror}).") from error
         try:
-            with _stoppable(), _hint(file):
+            with stoppable(), _hint(file):
                 return Loop.opened(config, folder, console).night(anew)
         finally:
             os.close(lock)
@@ -151,14 +145,14 @@ class Loop:
             if night.stage(f"train {training.name}") is None:
                 build = self.nights.path(before) / BUILD if before else None
                 of = Surroundings(self.nights, night, current.folder, build, self.console, self.say)
-                with _stoppable():  # Ray sets handlers of its own when it starts, and leaves others when it ends
+                with stoppable():  # Ray sets handlers of its own when it starts, and leaves others when it ends
                     night = train(training, of)
-        candidate = Path(night.stages[[s.name for s in night.stages].index(f"train {self.config.train[-1].name}")].made)
+        candidate = Path(night.model(self.config.train[-1].name))
         night = self.nights.keep(replace(night, candidate=str(candidate), digest=model_digest(candidate)))
         if night.digest == current.digest and not night.stage("gate"):  # else it has been promoted already
             self._end(night, "the candidate is the current model: nothing to gate or promote")
             return 0
-        return self._release(self._evaluate(night, current), current)
+        return self._release(night, Release(self.config, self.nights, current, self.console, self.say))
 
     def _build(self, night: Night) -> Night:
         if night.stage(BUILD):
@@ -173,48 +167,18 @@ class Loop:
         self.say(said)
         return self.nights.done(night, BUILD, said, made=str(out))
 
-    def _evaluate(self, night: Night, current: Current) -> Night:
-        if not self.config.evaluate or night.stage("evaluate"):
-            return night
-        suites = [str(open_suite(name).path) for name in self.config.evaluate]
-        found = evaluate(night.candidate, suites, self._eval_settings, self.say)
-        others = evaluate(str(current.folder), suites, self._eval_settings, self.say)
-        lines = compare(found, others)
-        self.console.print(table(lines, night.candidate, str(current.folder), self._eval_settings.results),
-                           markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-        page = self.nights.path(night) / "eval.html"
-        write_eval_page(page, lines, found, short_model(night.candidate), short_model(str(current.folder)))
-        return self.nights.done(night, "evaluate", f"{len(suites)} suites, also of the current model", made=str(page))
-
-    def _release(self, night: Night, current: Current) -> int:
-        """Gate and promote."""
+    def _release(self, night: Night, release: Release) -> int:
+        """Evaluate, audit, compare, ask the gate, and promote what it lets pass."""
+        night = release.compared(release.audited(release.evaluated(night)))
         if not self.config.gate:
             self._end(night, f"trained {night.candidate}; no gate is asked, so nothing is promoted")
             return 0
-        record = self.nights.path(night) / "gate.json"
-        registry = Path(self.config.registry).expanduser()
-        if night.stage("gate") is None:
-            settings = self._eval_settings
-            decide(night.candidate, str(current.folder), Path(self.config.gate), settings, registry, record, self.say)
-            night = self.nights.done(night, "gate", _verdict(record).words, made=str(record))
-        verdict = _verdict(record)
+        night, verdict = release.decided(night)
         if verdict is Verdict.PASSED and self.config.promote:
-            night = self._promote(night, current, registry, record)
-        released = "promoted" if night.stage("promote") else "not promoted"
-        self._end(night, f"{short_model(night.candidate)}: {verdict.words}, {released}")
+            night = release.promoted(night)
+        said = "promoted" if night.stage("promote") else "not promoted"
+        self._end(night, f"{short_model(night.candidate)}: {verdict.words}, {said}")
         return verdict.value
-
-    def _promote(self, night: Night, current: Current, registry: Path, record: Path) -> Night:
-        release = Registry(registry).current(self.config.alias)
-        said = f"{self.config.alias} points to {night.candidate}"
-        if release is None or release.digest != night.digest:  # else it was, before that could be noted
-            said = promote(registry, self.config.alias, night.candidate, self._eval_settings.run_root, record)
-        self.say(said)
-        return self.nights.done(night, "promote", said)
-
-    @property
-    def _eval_settings(self) -> EvalSettings:
-        return EvalSettings(self.nights.folder / "results", self.nights.folder / "runs")
 
     def _current(self) -> Current:
         release = Registry(Path(self.config.registry).expanduser()).current(self.config.alias)
@@ -239,68 +203,8 @@ class Loop:
         self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
-    """The model that people use: what the alias points to, else the loop's start."""
-
-    folder: Path
-    digest: str
-
-
-def _check(config: LoopConfig, folder: Path) -> None:
-    """Raises ConfigError with everything that can be seen before a night begins."""
-    problems = [f"logs: {log}: there is no such file." for log in config.logs if not Path(log).expanduser().exists()]
-    looked_at: list[Callable[[], object]] = [
-        partial(parse_settings, tuple(config.build)),
-        partial(causal_export, config.start, folder / "runs"),
-        partial(Registry(Path(config.registry).expanduser()).current, config.alias),
-        *[partial(open_suite, name) for name in config.evaluate],
-        *([partial(_check_gate, Path(config.gate))] if config.gate else []),
-    ]
-    names = {BUILD: folder / BUILD, CURRENT: folder / CURRENT}
-    for training in config.train:
-        data = () if training.kind is Kind.none else (f"data.train={folder / 'rows.jsonl'}",)
-        looked_at.append(partial(composed_training, training, dict(names), data, "x", folder / "runs", elsewhere=True))
-        names[training.name] = folder / training.name
-    for look in looked_at:
-        try:
-            look()
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-
-
-def _check_gate(path: Path) -> None:
-    policy = read_gate(path)
-    for one in policy.conditions:
-        open_suite(one.suite, path.parent)
-    if policy.audits:
-        raise ConfigError(f"{path}: audits: a loop audits no reward model; leave them out of its policy.")
-
-
-def _verdict(record: Path) -> Verdict:
-    words = json.loads(record.read_text(encoding="utf-8"))["verdict"]
-    return next(verdict for verdict in Verdict if verdict.words == words)
-
-
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the loop where it stands. A run handles them itself while it trains."""
-
-    def stop(number: int, _: object) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -17,11 +17,14 @@ from raylign.conf.model_folder import model_folder
 from raylign.conf.schema import RunConfig, TrackingConfig
 from raylign.evals.results import model_digest
 from raylign.feedback.build_result import BuildResult, read_result
-from raylign.feedback.growth import write_new_rows
+from raylign.feedback.growth import write_new_rows, write_sample
 from raylign.records.manifest import digest
 from raylign.records.nights import DoneStage, Night, Nights, made_before
 from raylign.records.run_folder import RunPaths, plain
 from rich.console import Console
+
+_PER_HELD_OUT = 5
+"""Training rows for each held-out one, where a training's rows are limited."""
 
 
 class NoRows(Exception):
@@ -132,6 +135,8 @@ def _data(training: TrainingConfig, of: Surroundings) -> tuple[tuple[str, ...] |
     if not rows["train"]:
         raise NoRows(f"{training.name}: the build has no row of {kind} to train on; more feedback is needed")
     held_out = (f"data.eval={of.build.absolute() / kind / 'eval.jsonl'}",) if rows["eval"] else ()
+    if training.rows is Rows.all and training.most:
+        return _sample(training, of, rows)
     if training.rows is Rows.all:
         whole = of.build.absolute() / kind / "train.jsonl"
         return (f"data.train={whole}", *held_out), f"{training.name}: all {rows['train']:,} rows of {kind}"
@@ -149,6 +154,17 @@ def _data(training: TrainingConfig, of: Surroundings) -> tuple[tuple[str, ...] |
         f"{grown.kept:,} that the current model was trained on are left out"
     )  # fmt: skip
     return (f"data.train={fresh}", *held_out), f"{training.name}: {grown.new:,} new rows of {kind}; {began}{lost}"
+
+
+def _sample(training: TrainingConfig, of: Surroundings, rows: Mapping[str, int]) -> tuple[tuple[str, ...], str]:
+    """Settings that name at most `most` rows, and a fifth as many held-out ones."""
+    settings, most, kind = [], training.most, training.kind.value
+    for split, limit in (("train", most), ("eval", max(1, most // _PER_HELD_OUT))):
+        if rows[split]:
+            file = of.nights.path(of.night).absolute() / "sampled" / f"{training.name}-{split}.jsonl"
+            write_sample(of.build / kind / f"{split}.jsonl", limit, file)
+            settings.append(f"data.{split}={file}")
+    return tuple(settings), f"{training.name}: {min(most, rows['train']):,} of {rows['train']:,} rows of {kind}"
 
 
 def _rows(result: BuildResult, kind: str) -> dict[str, int]:

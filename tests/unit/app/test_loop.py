@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from raylign.app.commands import loop, loop_training
+from raylign.app.commands import loop_release, loop_training
+from raylign.app.commands.audit import AuditSettings
 from raylign.app.commands.loop import run_loop
 from raylign.conf.compose import Composed
 from raylign.conf.errors import ConfigError, DataError, Stopped, UserError
@@ -62,6 +63,7 @@ class Desk:
     trained: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  # of data.train, by training
     gated: list[tuple[str, str]] = field(default_factory=list)
+    audits: list[dict[str, Path]] = field(default_factory=list)  # that each gate was given
     verdict: Verdict = Verdict.PASSED
     told: str = ""
     break_at: Callable[[str], None] = lambda name: None
@@ -105,9 +107,10 @@ class Desk:
         (run / "summary.json").write_text("{}")
 
     def gate(self, candidate: str, against: str, policy: Path, settings: object, registry: Path, record: Path,
-             tell: Callable[[str], None]) -> int:  # fmt: skip
+             tell: Callable[[str], None], audits: Mapping[str, Path]) -> int:  # fmt: skip
         self.break_at("gate")
         self.gated.append((candidate, against))
+        self.audits.append(dict(audits))
         digests = {"candidate": model_digest(Path(candidate)), "current": model_digest(Path(against))}
         record.write_text(json.dumps({"verdict": self.verdict.words, "when": "2026-03-03", "digests": digests}))
         return self.verdict.value
@@ -124,9 +127,9 @@ def desk(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     desk.log(*(choice(n) for n in range(12)), *(thumb(n) for n in range(6)))
     desk.write()
     monkeypatch.setattr(loop_training, "run", desk.train)
-    monkeypatch.setattr(loop, "decide", desk.gate)
-    monkeypatch.setattr(loop, "evaluate", lambda *given: [])
-    monkeypatch.setattr(loop, "write_eval_page", lambda *given: None)
+    monkeypatch.setattr(loop_release, "decide", desk.gate)
+    monkeypatch.setattr(loop_release, "evaluate", lambda *given: [])
+    monkeypatch.setattr(loop_release, "write_eval_page", lambda *given: None)
     return desk
 
 
@@ -189,6 +192,12 @@ def test_new_rows_alone_continue_from_the_current_model(desk: Desk):
     assert desk.run() == 0
     assert "settings have changed" in desk.told and "no new row of sft; the current model stays" in desk.told
     assert "the candidate is the current model" in desk.told and len(desk.gated) == gated
+
+
+def test_a_training_may_be_limited_to_some_rows(desk: Desk):
+    desk.write(train=[{**POLICY, "most": 5}])
+    desk.run()
+    assert "policy: 5 of 6 rows of sft" in desk.told and desk.texts[0].count("\n") == 5
 
 
 @pytest.mark.parametrize("where", ["night-0001-reward-model", "night-0001-policy", "gate"])
@@ -335,6 +344,24 @@ def test_a_second_loop_in_the_folder_is_refused(desk: Desk):
         ({"train": [{**POLICY, "settings": ["data.train=x"]}]}, "data.train=x: the loop gives this setting itself"),
         ({"train": [{**POLICY, "settings": ["policy.model={polity}"]}]}, "{polity} stands for nothing here"),
         ({"train": [{**POLICY, "settings": ["+experiment=sft_tiny_cpu", "policy.optim.lrr=1"]}]}, "policy.optim.lrr"),
+        ({"train": [{**POLICY, "rows": "new", "most": 5}]}, "train[0].most=5"),
+        ({"audit": [{"model": "rewards"}]}, "audit[0].model='rewards': no training has that name"),
+        ({"audit": [{"model": "policy"}]}, "audit: policy trains sft, which makes no reward model"),
+        ({"audit": [{"model": "reward-model", "pairs": ["gone.jsonl"]}]}, "gone.jsonl: there is no such file"),
+        ({"audit": [{"model": "reward-model", "agreement": 0.4}]}, "audit[0].agreement=0.4"),
+        ({"audit": 2 * [{"model": "reward-model"}]}, "it is audited already"),
+        ({"compare": {"rules": ["concise"]}}, "compare.models: there are none"),
+        ({"compare": {"models": ["current", "policy"]}}, "compare: nothing says which answer is better"),
+        ({"compare": {"models": ["policy"], "rules": ["concise"]}}, "compare.models: 1 given; name 2 to 8"),
+        ({"compare": {"models": ["current", "police"], "rules": ["concise"]}}, "'police' is no training"),
+        ({"compare": {"models": ["current", "reward-model"], "rules": ["concise"]}}, "a reward model, which writes no"),
+        ({"compare": {"models": ["current", "policy"], "reward_model": "policy"}}, "which makes no reward model"),
+        (
+            {"compare": {"models": ["current", "policy"], "prompts": "x.jsonl", "rules": ["concise"]}},
+            "x.jsonl: there is",
+        ),
+        ({"compare": {"models": ["current", "policy"], "prompts": "facts", "rules": ["concise"]}}, "a suite says how"),
+        ({"compare": {"models": ["current", "policy"], "prompts": "asks.jsonl"}}, "compare: nothing says which"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_read(desk: Desk, changes: dict[str, object], said: str):
@@ -345,16 +372,68 @@ def test_what_cannot_work_is_refused_before_anything_is_read(desk: Desk, changes
     assert not desk.nights() and not desk.trained
 
 
-def test_audits_in_the_gate_are_refused(desk: Desk):
-    (desk.folder / "gate.yaml").write_text("audits: [{audit: audit.json}]\n")
-    with pytest.raises(ConfigError, match="audits no reward model"):
+def test_an_audit_that_the_loop_does_not_make_is_refused(desk: Desk):
+    (desk.folder / "gate.yaml").write_text('audits: [{audit: "{reward-model}"}]\n')
+    with pytest.raises(ConfigError, match=r"the loop makes no such audit; add audit: \[{model: reward-model}\]"):
         desk.run()
+
+
+def test_reward_models_are_audited_and_the_gate_reads_it(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, AuditSettings]] = []
+    monkeypatch.setattr(loop_release, "audit", lambda model, how, tell: asked.append((model, how)))
+    monkeypatch.setattr(loop_release, "headline", lambda found: "it reads")
+    monkeypatch.setattr(loop_release, "write_page", lambda path, found: path.write_text("page"))
+    monkeypatch.setattr(loop_release, "write_record", lambda path, found: path.write_text("{}"))
+    (desk.folder / "gate.yaml").write_text('audits: [{audit: "{reward-model}"}]\n')
+    desk.write(
+        audit=[{"model": "reward-model", "most": 7}], build=["split.by=prompt", "split.eval=0.4", "split.test=0"]
+    )
+    assert desk.run() == 0
+    night = desk.folder / "loop" / "night-0001"
+    ((model, how),) = asked
+    assert "night-0001-reward-model" in model and how.most == 7
+    assert [Path(file).parts[-3:] for file in how.sources] == [("build", "pairs", "eval.jsonl")]
+    assert desk.audits == [{"reward-model": night / "audit-reward-model.json"}]
+    assert (night / "audit-reward-model.html").read_text() == "page" and "it reads" in desk.told
+    assert [one.name for one in desk.nights()[0].stages][-3:] == ["audit reward-model", "gate", "promote"]
+
+    desk.write(audit=[{"model": "reward-model"}])  # nothing is held out
+    assert desk.run() == Verdict.NOT_ENOUGH.value
+    assert "audit reward-model: the build holds out no pair" in desk.nights()[1].outcome
+
+
+def test_models_of_a_night_are_compared_on_questions_held_out(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[Sequence[str], str, object, Sequence[str]]] = []
+
+    def page(models: Sequence[str], prompts: str, grading: object, settings: object, out: Path, tell: object,
+             names: Sequence[str]) -> SimpleNamespace:  # fmt: skip
+        asked.append((models, prompts, grading, names))
+        return SimpleNamespace(asked=[1, 2, 3])
+
+    monkeypatch.setattr(loop_release, "compare_models", page)
+    compare = {"models": ["current", "policy"], "reward_model": "reward-model", "rules": ["concise"], "most": 3}
+    held_out = ["split.by=prompt", "split.eval=0.5", "split.test=0"]
+    desk.write(compare=compare, build=held_out)
+    desk.run()
+    ((models, prompts, (rules, judge), names),) = asked  # type: ignore[misc]
+    assert names == ["current", "policy"] and rules == ["concise"] and "night-0001-reward-model" in judge
+    assert [Path(model).parent.name for model in models] == [desk.folder.name, "export"]
+    questions = [json.loads(line)["prompt"][0]["content"] for line in Path(prompts).read_text().splitlines()]
+    seen = "".join(desk.texts)
+    assert len(set(questions)) == 3 and not any(question in seen for question in questions)
+    assert desk.nights()[0].made("compare") == str(desk.folder / "loop" / "night-0001" / "compare.html")
+
+    new = {**POLICY, "rows": "new"}
+    desk.write(compare={**compare, "models": ["current", "old"]}, build=held_out,
+               train=[REWARD_MODEL, {**new, "name": "old"}, {**POLICY, "settings": [*POLICY["settings"], "seed=5"]}])  # type: ignore[misc] # fmt: skip
+    desk.run()
+    assert len(asked) == 1 and "one model: nothing to compare" in desk.nights()[1].stage("compare").said  # type: ignore[union-attr]
 
 
 def test_evaluations_are_of_both_models(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, Sequence[str]]] = []
-    monkeypatch.setattr(loop, "evaluate", lambda model, suites, *given: asked.append((model, suites)) or [])
-    monkeypatch.setattr(loop, "compare", lambda *given: [SimpleNamespace()][:0])
+    monkeypatch.setattr(loop_release, "evaluate", lambda model, suites, *given: asked.append((model, suites)) or [])
+    monkeypatch.setattr(loop_release, "compare", lambda *given: [SimpleNamespace()][:0])
     desk.write(evaluate=["mine.yaml"])
     desk.run()
     assert [Path(model).name for model, _ in asked] == ["step-1", "start"]
