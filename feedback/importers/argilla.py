@@ -359,6 +359,7 @@ FORMAT = Format(
     title="Argilla records",
     recognises=recognises,
     parse=each(_read),
+    several=r"^(.*:(?:[0-9a-f]{16}|None))(?::\d+)?$",
     scores=_scores,
     companion=Companion("the data set's settings.json", _questions, required=False),
 )

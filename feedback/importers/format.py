@@ -56,6 +56,7 @@ class Format:
     parse_lines: ParseLines | None = None  # the same for JSON lines, without making a dict of each
     companion: Companion | None = None
     ids_from_content: bool = False  # equal rows are several judgements, not one row twice
+    several: str = ""  # whose events are one judgement: a pattern of ids, its first group what they share
     scores: Callable[[Columns, Context], Iterable[LoggedValue]] | None = None  # the scores of a row, for the first pass
 
 

@@ -182,5 +182,6 @@ FORMAT = Format(
     title="Label Studio tasks with pairwise annotations or rankings",
     recognises=recognises,
     parse=each(_read),
+    several=r"^(label_studio:[^:]*:[^:]*)(?::\d+)?$",
     scores=_scores,
 )

@@ -29,7 +29,8 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     if names is None:
         raise RowProblem("no two answers among the columns (answer1 and answer2, text1 and text2, left and right, ...)")
     created = time_of(columns.get("created_at"), "created_at")
-    in_order(created, time_of(columns.get("updated_at"), "updated_at"), "the annotation")
+    updated = time_of(columns.get("updated_at"), "updated_at")
+    in_order(created, updated, "the annotation")
     taken = columns.get("lead_time")
     models = [columns.get(name) for name in ("model_a", "model_b")]
     return [
@@ -43,6 +44,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             response_b=text_in(columns, names[1]),
             annotator_hash=context.hashed(columns.get("annotator")),
             time=created,
+            updated=updated,
             seconds_taken=None if taken in (None, "") else number_of(taken, "lead_time"),
             model_a=models[0] if isinstance(models[0], str) else None,
             model_b=models[1] if isinstance(models[1], str) else None,

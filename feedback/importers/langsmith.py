@@ -133,6 +133,8 @@ def _comparison(first: _Feedback, row: Row, second: _Feedback, context: Context)
     choice = Choice.SKIPPED if tie else Choice.A if scores[0] > scores[1] else Choice.B
     return replace(
         base,
+        event_id=min(base.event_id, other.event_id),  # exports list the halves in either order
+        updated=max(filter(None, (base.updated, other.updated)), default=None),
         kind=EventKind.SIDE_BY_SIDE,
         response_b=other.response_a,
         model_b=other.model_a,

@@ -220,5 +220,6 @@ FORMAT = Format(
     title="Open WebUI feedback export",
     recognises=recognises,
     parse=each(_read),
+    several=r"^(open_webui:[^:]+)(?::\d+)?$",
     scores=_scores,
 )

@@ -18,6 +18,7 @@ from raylign.feedback.importers.files import logs_in
 from raylign.feedback.importers.format import Companion, Context, Format, scores_of
 from raylign.feedback.importers.mapping import mapped_format
 from raylign.feedback.importers.outcome import ImportResult, Parsed, Rejected, excerpt, quarantine_frame
+from raylign.feedback.importers.overlap import FILE, repeats_by_content, repeats_by_id
 from raylign.feedback.importers.score_table import SETTING, Collector, Scores
 from raylign.feedback.importers.sniff import format_named, recognise
 from raylign.feedback.importers.turns import THOUGHTS
@@ -25,7 +26,6 @@ from raylign.feedback.importers.values import CONTENT_ID, hasher
 from raylign.feedback.scores import ScoreSetting
 
 _CHUNK_EVENTS = 25_000
-_FILE = "_file"  # which of the files, beside the event's columns until ids are compared
 
 OnRows = Callable[[int], None]
 """Told how many rows more have been read, for a progress bar."""
@@ -156,7 +156,7 @@ class _Tally:
 
     def __init__(self, now: datetime) -> None:
         self._now = now
-        self._frames: list[pl.DataFrame] = [frame_of([]).with_columns(pl.lit(0, pl.Int32).alias(_FILE))]
+        self._frames: list[pl.DataFrame] = [frame_of([]).with_columns(pl.lit(0, pl.Int32).alias(FILE))]
         self._rejected: list[tuple[int, Rejected]] = []
         self._rows: Counter[int] = Counter()  # judgements in a row -> rows
 
@@ -171,15 +171,17 @@ class _Tally:
         bad = events.filter(problems.is_not_null())
         for event, reason in zip(bad.iter_rows(named=True), problems.drop_nulls(), strict=True):
             self._rejected.append((file, Rejected(name, event["source_row"], reason, _shown(event))))
-        self._frames.append(events.filter(problems.is_null()).with_columns(pl.lit(file, pl.Int32).alias(_FILE)))
+        self._frames.append(events.filter(problems.is_null()).with_columns(pl.lit(file, pl.Int32).alias(FILE)))
 
     def result(self, chosen: Format, names: Sequence[str], side: _Side) -> ImportResult:
         """Compare ids over all files, put everything in reading order and check that nothing was lost."""
         events = pl.concat(self._frames, rechunk=False)
         self._frames = []
         if chosen.ids_from_content:
+            if len(names) > 1:
+                events = self._without(events, repeats_by_content(events), names, "the same judgement")
             events = _numbered(events)
-        events = self._without_repeats(events, names)
+        events = self._without(events, repeats_by_id(events, chosen.several), names, "duplicate id")
         self._rejected.sort(key=lambda entry: (entry[0], entry[1].line))
         result = ImportResult(
             format=chosen.name,
@@ -193,30 +195,20 @@ class _Tally:
         result.check()
         return result
 
-    def _without_repeats(self, events: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-        """One event of each id stays, the latest; the others say where it stands.
-
-        Exports that overlap hold an event twice: as it was and as it is. Where none is later, the first stays.
-        """
-        repeated = events["event_id"].is_duplicated()
-        if not repeated.any():
+    def _without(self, events: pl.DataFrame, repeats: pl.DataFrame, names: Sequence[str], what: str) -> pl.DataFrame:
+        """Events without what was said elsewhere; each of those is put aside with where that is."""
+        if repeats.is_empty():
             return events
-        last = pl.coalesce("updated", "time")
-        said = events.with_columns(_place=pl.int_range(pl.len(), dtype=pl.UInt32)).filter(repeated)
-        final = said.group_by("event_id", maintain_order=True).agg(
-            pl.coalesce(pl.col("_place").filter(last == last.max()).first(), pl.col("_place").first()).alias("_kept")
-        )
-        keep = (~repeated) | pl.Series(range(events.height), dtype=pl.UInt32).is_in(final["_kept"].implode())
-        kept = events.filter(keep)
-        where = kept.select("event_id", pl.col(_FILE).alias("kept_file"), pl.col("source_row").alias("kept_row"))
-        for event in events.filter(~keep).join(where, on="event_id", how="left").iter_rows(named=True):
+        kept = events.select(FILE, "source_row")[repeats["kept"]].rename({FILE: "kept_file", "source_row": "kept_row"})
+        for event in pl.concat([events[repeats["place"]], kept], how="horizontal").iter_rows(named=True):
             there = f"{names[event['kept_file']]}, line {event['kept_row']}"
-            before = (event["kept_file"], event["kept_row"]) < (event[_FILE], event["source_row"])
+            before = (event["kept_file"], event["kept_row"]) <= (event[FILE], event["source_row"])
             says = f"it was in {there}, already" if before else f"it is in {there} as it was last"
-            reason = f"duplicate id `{event['event_id'][:60]}`: {says}"
-            rejected = Rejected(names[event[_FILE]], event["source_row"], reason, _shown(event))
-            self._rejected.append((event[_FILE], rejected))
-        return kept
+            reason = f"{what} `{event['event_id'][:60]}`: {says}"
+            rejected = Rejected(names[event[FILE]], event["source_row"], reason, _shown(event))
+            self._rejected.append((event[FILE], rejected))
+        gone = repeats["place"].implode()
+        return events.filter(~pl.int_range(pl.len(), dtype=pl.UInt32).is_in(gone))
 
 
 def _without_thoughts(events: pl.DataFrame) -> pl.DataFrame:

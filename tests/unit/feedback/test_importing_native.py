@@ -131,12 +131,13 @@ def test_a_repeated_id_is_put_aside_wherever_it_stands(tmp_path: Path):
         (tmp_path / name).write_text("".join(json.dumps(line(i, response_a=f"from {name}")) + "\n" for i in ids))
     result = read_log([tmp_path], user_salt=SALT, now=NOW)
 
-    assert result.events["event_id"].to_list() == ["e1", "e2", "e3"]
-    assert set(result.events["response_a"][:2]) == {"from a.jsonl"}
+    # e2 says something else in b.jsonl, at the same moment: the file named last has the last word.
+    assert result.events["event_id"].to_list() == ["e1", "e3", "e2"]
+    assert result.events["response_a"].to_list() == ["from a.jsonl", "from b.jsonl", "from b.jsonl"]
     put_aside = result.quarantined.select("file", "line", "reason").rows()
     assert put_aside == [
+        ("a.jsonl", 2, "duplicate id `e2`: it is in b.jsonl, line 2 as it was last"),
         ("a.jsonl", 3, "duplicate id `e1`: it was in a.jsonl, line 1, already"),
-        ("b.jsonl", 2, "duplicate id `e2`: it was in a.jsonl, line 2, already"),
     ]
     assert result.rows_in == 5 == result.events.height + result.quarantined.height
 
