@@ -14,7 +14,6 @@ from raylign.feedback.turns import pack
 FILE = "_file"
 """The number of the file an event was read from, beside its columns until judgements are compared."""
 
-_GONE = pl.Schema({"place": pl.UInt32, "kept": pl.UInt32})
 _NO_SAYING = ("source_row", "prompt", "reasons")
 
 
@@ -32,7 +31,7 @@ def repeats_by_id(events: pl.DataFrame, several: str) -> pl.DataFrame:
     )  # fmt: skip
     placed = placed.filter(pl.col("key").is_duplicated())
     if placed.is_empty():
-        return placed.select("place", kept="place").cast(dict(_GONE))
+        return placed.select("place", kept="place")
     placed = placed.with_columns(said=_said(events[placed["place"]]))
     versions = placed.group_by("key", "file", "row", maintain_order=True).agg(
         pl.col("place").first(), pl.col("last").max(), pl.col("said").cast(pl.String).str.join()
@@ -48,7 +47,7 @@ def repeats_by_id(events: pl.DataFrame, several: str) -> pl.DataFrame:
     again = compared.filter(~other).with_columns(id=events["event_id"].gather(compared.filter(~other)["place"]))
     twice = again.filter(~pl.col("id").is_first_distinct())  # one row says one id twice
     gone = pl.concat([compared.filter(other).select("place", "kept"), twice.select("place", "kept")])
-    return gone.sort("place").cast(dict(_GONE))
+    return gone.sort("place")
 
 
 def repeats_by_content(events: pl.DataFrame) -> pl.DataFrame:
@@ -65,7 +64,7 @@ def repeats_by_content(events: pl.DataFrame) -> pl.DataFrame:
     first = told.select("same", "number", kept="place").unique(["same", "number"], keep="first", maintain_order=True)
     again = told.join(first, on=["same", "number"], how="left", maintain_order="left")
     again = again.filter(pl.col("place") != pl.col("kept")).select("place", "kept")
-    return pl.concat([again, _superseded(told)]).unique("place", keep="first").sort("place").cast(dict(_GONE))
+    return pl.concat([again, _superseded(told)]).unique("place", keep="first").sort("place")
 
 
 def _superseded(told: pl.DataFrame) -> pl.DataFrame:
