@@ -34,7 +34,7 @@ def repeats_by_id(events: pl.DataFrame, several: str) -> pl.DataFrame:
         return placed.select("place", kept="place")
     placed = placed.with_columns(said=_said(events[placed["place"]]))
     versions = placed.group_by("key", "file", "row", maintain_order=True).agg(
-        pl.col("place").first(), pl.col("last").max(), pl.col("said").cast(pl.String).str.join()
+        pl.col("place").first(), pl.col("last").max(), pl.col("said").cast(pl.String).str.join(" ")
     )
     newest = (pl.col("last") == pl.col("last").max()).fill_null(False) | pl.col("last").is_null().all()
     latest = versions.filter(newest.over("key")).filter(
