@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -23,6 +23,7 @@ from raylign.app.launch.callbacks import CallbackSink, load_callbacks
 from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, hub_models, named_runs, with_model_folders
 from raylign.app.launch.checkpoints import find_resume, last_good_step
 from raylign.app.launch.demand import role_requests, total_cpus, wanted_roles
+from raylign.app.launch.environments import preloaded
 from raylign.app.launch.fitting import of_rows, refuse_unfit
 from raylign.app.launch.guard import Guard
 from raylign.app.launch.inputs import run_inputs
@@ -88,7 +89,9 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     for notice in [*untried_models(config), *named_runs(composed.config)]:
         say(notice)
     redactor = Redactor.from_environ(os.environ)
+    roles = wanted_roles(config, algorithm_of(config.algorithm).roles)
     with (
+        nullcontext() if ray_session else preloaded(config, roles) as cluster_folder,
         RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder,
         resume_hint_added(folder, composed),
     ):
@@ -114,7 +117,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         tracker = Tracker(folder, config, resumed_step=step, environ=os.environ, say=say, start=manifest.current)
         tracker.log_artifacts(read_artifacts(config, manifest.current))
         try:
-            with open_session(config, ray_session) as opened, closing(tracker):
+            with open_session(config, ray_session, cluster_folder) as opened, closing(tracker):
                 if exposed := opened.without_token(os.environ):
                     say(f"warning: {exposed}")
                 open_run = OpenRun(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
@@ -185,14 +188,15 @@ def tracked(where: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def open_session(config: RunConfig, given: Session | None) -> Iterator[Session]:
-    """`given`, which its owner closes, or one of this run's own, with room for its roles."""
+def open_session(config: RunConfig, given: Session | None, folder: Path | None) -> Iterator[Session]:
+    """`given`, which its owner closes, or one of this run's own, with room for its roles, in `folder`."""
     if given is not None:
         yield given
         return
     algorithm = algorithm_of(config.algorithm)
     cluster = replace(config.cluster, object_store_gb=object_store_gb(config, algorithm.roles))
-    with session(cluster, num_cpus=total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))) as own:
+    cpus = total_cpus(role_requests(config, wanted_roles(config, algorithm.roles)))
+    with session(cluster, num_cpus=cpus, prepared=folder) as own:
         yield own
 
 

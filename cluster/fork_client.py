@@ -5,7 +5,7 @@
 Standard library only, and little of it: this runs once a role. Roles of one run import the same libraries, for five
 to nine processor seconds each. So the first role that names modules in PRELOAD starts a server with its own
 environment (cluster/fork_server.py), which imports them once; it and all that come later with the same environment are
-forks of that.
+forks of that. A run that knows its roles starts their servers before Ray (cluster/preloading.py).
 A role that needs little, and no allocator or thread pool of its own, may BORROW the server of another kind.
 Whatever goes wrong before the fork, the role starts as it would have without.
 """
@@ -34,6 +34,12 @@ PATIENCE_S = 180.0
 BORROW_S = 3.0
 """How long another role is waited for that starts such a server: roles of a run start together."""
 
+_NOT_READ_AT_IMPORT = {"RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS", "SPT_NOENV", "PYTHONBREAKPOINT"}
+"""Variables that Ray sets in each worker and not in its driver."""
+
+_SET_AFTER_THE_FORK = "_NUM_THREADS"
+"""Endings of variables whose value a fork takes over from its own environment (cluster/fork_server.py)."""
+
 _BACKLOG = 128
 _SERVER = Path(__file__).with_name("fork_server.py")
 
@@ -47,8 +53,7 @@ def forked(arguments: list[str]) -> bool:
     request = json.dumps({"arguments": arguments, "environment": environment, "folder": os.getcwd()}).encode()
     try:
         if preload:
-            key = hashlib.sha256(json.dumps([sorted(environment.items()), os.getcwd()]).encode()).hexdigest()[:16]
-            server = _connected(Path(mark).with_name(f"{_prefix(preload)}{key}"), arguments)
+            server = _connected(socket_path(Path(mark).parent, environment, os.getcwd()), arguments)
         else:
             server = _borrowed(Path(mark).parent, _prefix(borrow))
         with server:
@@ -58,6 +63,25 @@ def forked(arguments: list[str]) -> bool:
             return server.recv(1) == b"y"
     except OSError:
         return False
+
+
+def socket_path(folder: Path, environment: dict[str, str], working_dir: str) -> Path:
+    """Of the server for roles with this environment: one that its imports cannot tell from theirs."""
+    read = {
+        name: value
+        for name, value in environment.items()
+        if name not in _NOT_READ_AT_IMPORT and not name.endswith(_SET_AFTER_THE_FORK)
+    }
+    key = hashlib.sha256(json.dumps([sorted(read.items()), working_dir]).encode()).hexdigest()[:16]
+    return folder / f"{_prefix(environment[PRELOAD])}{key}"
+
+
+def listening_at(path: Path) -> socket.socket:
+    """Raises OSError."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen(_BACKLOG)
+    return listening
 
 
 def _prefix(modules: str) -> str:
@@ -91,12 +115,15 @@ def _connected(path: Path, arguments: list[str]) -> socket.socket:
             asking.connect(str(path))
         except OSError:
             path.unlink(missing_ok=True)
-            with socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(str(path))
-                listening.listen(_BACKLOG)
+            with listening_at(path) as listening:
                 _start_server(listening, arguments)
             asking.connect(str(path))
         return asking
+
+
+def server_command(listening: socket.socket, arguments: list[str]) -> list[str]:
+    """Of a server that has inherited `listening`. `arguments`: of one of its roles, whose script comes first."""
+    return [sys.executable, str(_SERVER), str(listening.fileno()), *arguments]
 
 
 def _start_server(listening: socket.socket, arguments: list[str]) -> None:
@@ -105,7 +132,7 @@ def _start_server(listening: socket.socket, arguments: list[str]) -> None:
         try:
             listening.set_inheritable(True)
             os.setsid()
-            os.execv(sys.executable, [sys.executable, str(_SERVER), str(listening.fileno()), *arguments])
+            os.execv(sys.executable, server_command(listening, arguments))
         finally:
             os._exit(1)
 

@@ -1,8 +1,9 @@
-"""Imports what a role needs once, and forks the processes of such roles. It ends with the raylet.
+"""Imports what a role needs once, and forks the processes of such roles. It ends with the raylet, or with the driver
+that started it before there was one.
 
 Nothing but imports happens before a fork, so there is one thread and no open connection: what a fork is given is what
-its own imports would have made. Its environment is the server's (the client sees to that), so thread pools and
-allocators are set up as if the process had been started with it.
+its own imports would have made. Its environment is the server's but for the number of threads (the client sees to
+that), so thread pools and allocators are set up as if the process had been started with it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from typing import Any
 
 PRELOAD = "RAYLIGN_PRELOAD"  # as fork_client has it, which stands alone
 RAYLET = "RAY_RAYLET_PID"
+"""Variable: the process that the server ends with, and its forks as well. Ray has it read when it is imported, so roles
+of a server that a driver started watch their driver instead of the raylet, which is the driver's child."""
 _REQUEST_S = 10.0
 """For a client to say what it wants, once it has connected."""
 
 
-def serve(listening: socket.socket, raylet: int) -> tuple[dict[str, Any], list[int]] | None:
-    """Fork for each that asks until `raylet`, a pidfd, ends: None. In a fork: what it was asked for."""
+def serve(listening: socket.socket, owner: int) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork for each that asks until `owner`, a pidfd, ends: None. In a fork: what it was asked for."""
     while True:
-        ready, _, _ = select.select([listening.fileno(), raylet], [], [])
-        if raylet in ready:
+        ready, _, _ = select.select([listening.fileno(), owner], [], [])
+        if owner in ready:
             return None
         asked, _ = listening.accept()
         with asked:
@@ -42,7 +45,7 @@ def serve(listening: socket.socket, raylet: int) -> tuple[dict[str, Any], list[i
                 continue  # it has ended, and starts its role without us
             if os.fork() == 0:
                 listening.close()
-                os.close(raylet)
+                os.close(owner)
                 return request, descriptors
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -79,14 +82,14 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
     if "torch" in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS")):
-        sys.modules["torch"].set_num_threads(int(threads))  # a borrower's are not the server's
+        sys.modules["torch"].set_num_threads(int(threads))  # not always the server's
     gc.enable()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def main() -> None:
     """Import, serve."""
-    raylet = os.pidfd_open(int(os.environ[RAYLET]))
+    owner = os.pidfd_open(int(os.environ[RAYLET]))
     gc.disable()
     sys.path[0] = str(Path(sys.argv[2]).parent)  # this file's folder is a part of a package, and no place for modules
     for name in os.environ[PRELOAD].split(","):
@@ -95,7 +98,7 @@ def main() -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the forks
     with socket.socket(fileno=int(sys.argv[1])) as listening:
-        wanted = serve(listening, raylet)
+        wanted = serve(listening, owner)
     if wanted is not None:
         become(*wanted)
 

@@ -7,10 +7,11 @@ loopback only, everything removed at the end however this process ends.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -62,20 +63,40 @@ class Session:
         )
 
 
+def starts_here(config: ClusterConfig) -> bool:
+    """Whether a session starts a Ray of its own."""
+    return config.address == "local" and not in_ray_job()
+
+
+def cpus_here(config: ClusterConfig, num_cpus: float) -> int:
+    """CPUs of a Ray started here. They only count, for roles take turns on the cores: `cluster.num_cpus`, or by default
+    `num_cpus`, what the roles ask for together, when that is more than the cores."""
+    return config.num_cpus or max(os.cpu_count() or 1, math.ceil(num_cpus))
+
+
 @contextmanager
-def session(config: ClusterConfig, *, num_cpus: float) -> Iterator[Session]:
+def prepared_folder() -> Iterator[Path]:
+    """The private folder of a cluster that this process is about to start, its token in it and in the environment."""
+    with private_folder() as folder, ray_on_loopback():
+        descriptor = os.open(folder / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        ray_process_env(token_path=folder / TOKEN)
+        yield folder
+
+
+@contextmanager
+def session(config: ClusterConfig, *, num_cpus: float, prepared: Path | None = None) -> Iterator[Session]:
     """Connect, and disconnect at the end whatever happened.
 
-    `num_cpus`: what the roles ask for together. On one machine Ray's CPUs only count: roles take turns on the cores,
-    so a Ray started here offers `cluster.num_cpus`, or by default the demand when that is more than the cores.
+    `num_cpus`: see `cpus_here`. `prepared`: the folder for a Ray started here, by default one of its own.
     Raises ClusterError when there is nothing to join, or joining is refused.
     """
-    if config.address == "local" and not in_ray_job():
-        with private_folder() as folder, ray_on_loopback():
-            try:
-                yield _start(config, folder, num_cpus)
-            finally:
-                ray.shutdown()
+    if starts_here(config):
+        with ExitStack() as stack:
+            folder = prepared or stack.enter_context(prepared_folder())
+            stack.callback(ray.shutdown)
+            yield _start(config, folder, cpus_here(config, num_cpus))
     else:
         try:
             joined = _join("auto" if config.address == "local" else config.address)
@@ -110,21 +131,15 @@ def _ip(address: str) -> IPv4Address | IPv6Address:
         return IPv4Address("10.0.0.1")
 
 
-def _start(config: ClusterConfig, folder: Path, num_cpus: float) -> Session:
-    token_path = folder / TOKEN
-    descriptor = os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    ray_process_env(token_path=token_path)
+def _start(config: ClusterConfig, folder: Path, num_cpus: int) -> Session:
     # Ray read its authentication mode when it was imported and keeps the token of an earlier cluster of this process;
     # it has no public way to look again (its own default for a new cluster calls the same two).
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-    cores = os.cpu_count() or 1
     try:
         context = ray.init(
             address="local",
-            num_cpus=config.num_cpus or max(cores, _ceil(num_cpus)),
+            num_cpus=num_cpus,
             object_store_memory=int(config.object_store_gb * _GIB),
             include_dashboard=False,
             logging_level=logging.WARNING,
@@ -170,10 +185,6 @@ def connect(address: str, runtime_env: Mapping[str, object]) -> Session:
             "`ray start --head`, or set cluster.address=local"
         ) from error
     return Session(local=False, address=context.address_info["gcs_address"])
-
-
-def _ceil(value: float) -> int:
-    return int(-(-value // 1))
 
 
 def _first_line(error: BaseException) -> str:

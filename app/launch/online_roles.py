@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from raylign.app.launch.demand import reference_is_shared, role_requests, wanted_roles
+from raylign.app.launch.environments import engine_environment
 from raylign.app.launch.fleets import LatePlaces
 from raylign.app.launch.rebuild import step_settings
 from raylign.app.launch.reference import reference_spec
 from raylign.app.launch.rewards import RewardSide
 from raylign.app.launch.stage import Stage
-from raylign.cluster import preloads
 from raylign.cluster.errors import RoleError
 from raylign.cluster.placement import Slot
 from raylign.cluster.reserve import Place
-from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.derive import adapters_alone
 from raylign.conf.schema import (
     Device,
@@ -32,7 +31,6 @@ from raylign.conf.schema import (
     SyncTransport,
 )
 from raylign.reward.pool import RewardPool
-from raylign.rollout.environment import launch_environment
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.base import ActorCriticAlgorithm, OnlineAlgorithm, Role
@@ -275,14 +273,8 @@ class RoleBuilder:
         return self._spawn(index, slot, self._reservation.place(slot))
 
     def _spawn(self, index: int, slot: Slot, place: Place) -> RayWorkerHandle:
-        """`slot`: whose share of its node's cores the worker's threads are cut to."""
-        config, placement = self._config, self._reservation.placement
-        threads = config.rollout.threads_per_worker or max(1, self._cores[slot.node_id] // placement.neighbours(slot))
-        local = self._stage.session.local
-        env = RoleEnv(
-            config.cluster.device, threads, loopback=local, keeps_pages=True, preload=preloads.ENGINE
-        ).variables()
-        env = launch_environment(config.rollout, config.cluster.device) | env | config.cluster.env
+        config, placement, local = self._config, self._reservation.placement, self._stage.session.local
+        env = engine_environment(config, placement, slot, self._cores, local=local)
         handle = spawn_worker(
             WorkerSpec(
                 f"rollout/{index}",

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from raylign.app.launch.checkpoints import Saving
+from raylign.app.launch.environments import learner_process
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
 from raylign.cluster.session import Session
@@ -77,14 +78,11 @@ class Stage:
         cluster = self.config.cluster
         return GroupSettings(
             role=role,
-            device=cluster.device,
-            threads_per_rank=config.threads_per_rank,
+            process=learner_process(self.config, config, local=self.session.local),
             micro_batch_tokens=config.micro_batch_tokens,
             start_timeout_s=cluster.start_timeout_s,
             step_timeout_s=cluster.step_timeout_s,
             log_dir=str(self.folder.logs),
-            loopback=self.session.local,
-            env=dict(cluster.env),
             run_folder=self.shared,
             profiled=tuple(self.config.profile.steps),
         )

@@ -41,7 +41,7 @@ from raylign.trainer.algorithms.ppo import PPO, PPOConfig
 from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.transport import Broadcast
-from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup
+from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup, RankProcess
 from raylign.trainer.workers.policy import PolicyGroup
 from raylign.trainer.workers.specs import PolicySpec
 
@@ -178,14 +178,11 @@ class Stage:
         logs = self._folder.parent
         settings = GroupSettings(
             role="policy",
-            device=Device.cpu,
-            threads_per_rank=1,
+            process=RankProcess(Device.cpu, 1, loopback=True, env={}),
             micro_batch_tokens=64,
             start_timeout_s=240.0,
             step_timeout_s=120.0,
             log_dir=str(logs),
-            loopback=True,
-            env={},
             run_folder=SharedFolder.mark(logs),
         )
         learners = await LearnerGroup.start(

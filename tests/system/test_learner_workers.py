@@ -46,7 +46,7 @@ from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
 from raylign.trainer.models.scalar_head import values_from_states
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
-from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup
+from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup, RankProcess
 from raylign.trainer.workers.policy import PolicyGroup
 from raylign.trainer.workers.reference import ReferenceGroup
 from raylign.trainer.workers.specs import FrozenSpec, LearnerSpec, PolicySpec, ScalarSpec
@@ -100,14 +100,11 @@ async def start_roles(model: Path, reservation: Reservation, cluster: Session, l
     def start(role: str, spec: LearnerSpec) -> asyncio.Task[LearnerGroup]:
         settings = GroupSettings(
             role=role,
-            device=Device.cpu,
-            threads_per_rank=1,
+            process=RankProcess(Device.cpu, 1, loopback=True, env={}),
             micro_batch_tokens=64,
             start_timeout_s=240.0,
             step_timeout_s=120.0,
             log_dir=logs,
-            loopback=True,
-            env={},
             run_folder=shared,
         )
         return asyncio.ensure_future(LearnerGroup.start(spec, settings, reservation=reservation, cores=cores))

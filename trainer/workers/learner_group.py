@@ -33,18 +33,25 @@ SAVED_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class RankProcess:
+    """What decides the environment of a rank, beside its place."""
+
+    device: Device
+    threads: int  # 0: cores of the node divided by ranks on it
+    loopback: bool  # the whole run is on this machine
+    env: Mapping[str, str]  # of the run's own choice (cluster.env): it wins over ours
+
+
+@dataclass(frozen=True, slots=True)
 class GroupSettings:
     """How a role is run, whatever it computes."""
 
     role: str
-    device: Device
-    threads_per_rank: int  # 0: cores of the node divided by ranks on it
+    process: RankProcess
     micro_batch_tokens: int  # of a forward pass
     start_timeout_s: float
     step_timeout_s: float
     log_dir: str
-    loopback: bool  # the whole run is on this machine
-    env: Mapping[str, str]  # of the run's own choice (cluster.env): it wins over ours
     run_folder: SharedFolder  # where ranks write: proved to be the driver's before a model is loaded
     profiled: tuple[int, ...] = ()  # updates of rank 0 to profile, counted from its start
 
@@ -66,7 +73,7 @@ class LearnerGroup:
             LearnerWorker,
             role=settings.role,
             options=[reservation.options(slot) for slot in slots],
-            env_vars=[rank_environment(settings, reservation.placement, slot, cores) for slot in slots],
+            env_vars=[rank_environment(settings.process, reservation.placement, slot, cores) for slot in slots],
             args=[
                 (
                     RankInfo(s.role, s.rank, len(slots), settings.log_dir),
@@ -246,19 +253,19 @@ def _refs(groups: Sequence[GroupHandle], share: RankPass) -> list[Ref]:
 
 
 def rank_environment(
-    settings: GroupSettings, placement: Placement, slot: Slot, cores: Mapping[str, int]
+    process: RankProcess, placement: Placement, slot: Slot, cores: Mapping[str, int]
 ) -> dict[str, str]:
     """Variables of one rank's process. `cores`: CPU cores by node id."""
     here, neighbours = cores[slot.node_id], placement.neighbours(slot)
-    threads = settings.threads_per_rank or max(1, here // neighbours)
+    threads = process.threads or max(1, here // neighbours)
     own_cores = placement.alone(slot) and threads * neighbours <= here
     env = RoleEnv(
-        settings.device,
+        process.device,
         threads,
-        loopback=settings.loopback,
+        loopback=process.loopback,
         keeps_pages=True,
         grows=True,
         own_cores=own_cores,
         preload=preloads.LEARNER,
     )
-    return {**env.variables(), **settings.env}
+    return {**env.variables(), **process.env}

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 from raylign.cluster import fork_client, preloads
+from raylign.cluster.preloading import preloading
 
 ROLE = """
 import json, os, random, sys, time
 print(json.dumps({
     "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "arguments": sys.argv, "place": sys.path[0],
     "folder": os.getcwd(), "mine": os.environ.get("MINE"), "counted": "counted" in sys.modules, "name": __name__,
-    "drawn": random.random(),
+    "threads": os.environ.get("OMP_NUM_THREADS"), "drawn": random.random(),
 }), flush=True)
 sys.exit(int(os.environ.get("CODE", "0")))
 """
@@ -90,9 +91,34 @@ def test_roles_are_forks_that_look_as_if_they_had_been_started(cluster: Cluster)
 
 
 def test_another_environment_is_another_server(cluster: Cluster):
-    one, other = cluster.role(OMP_NUM_THREADS="1"), cluster.role(OMP_NUM_THREADS="2")
+    one, other = cluster.role(GOMP_SPINCOUNT="0"), cluster.role(GOMP_SPINCOUNT="2000")
 
     assert one["parent"] != other["parent"] and cluster.imports() == 2 and len(cluster.sockets()) == 2
+
+
+def test_a_server_serves_any_number_of_threads_and_what_ray_sets_in_each_worker(cluster: Cluster):
+    one = cluster.role(OMP_NUM_THREADS="1")
+    other = cluster.role(OMP_NUM_THREADS="2", SPT_NOENV="1")
+
+    assert one["parent"] == other["parent"] and cluster.imports() == 1
+    assert (one["threads"], other["threads"]) == ("1", "2")
+
+
+def test_servers_started_before_the_cluster_are_the_roles_and_end_with_what_started_them(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(cluster.folder)
+    monkeypatch.setenv("PYTHONPATH", str(cluster.folder))
+    monkeypatch.setenv(fork_client.MARK, str(cluster.folder / "token"))
+    same = {fork_client.PRELOAD: "counted", "OMP_NUM_THREADS": "1"}
+    with preloading(cluster.folder, [same, same | {"OMP_NUM_THREADS": "2"}, {"MINE": "no preload"}]):
+        assert len(cluster.sockets()) == 1
+        said = cluster.role(OMP_NUM_THREADS="2", RAY_JOB_ID="01000000")
+        assert said["parent"] != said["client"] and said["counted"] and cluster.imports() == 1
+        assert said["arguments"] == [str(cluster.folder / "role.py"), "--token=7", "last"]
+        assert said["place"] == str(cluster.folder)
+        assert lives(said["parent"])
+    assert not lives(said["parent"])
 
 
 def test_a_borrower_takes_the_server_of_another_kind_with_its_own_environment(cluster: Cluster):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from raylign.cluster.placement import NodeSupply, RoleRequest, plan_placement
-from raylign.cluster.shared_folder import SharedFolder
 from raylign.conf.schema import Device, PlacementStrategy
-from raylign.trainer.workers.learner_group import GroupSettings, rank_environment
+from raylign.trainer.workers.learner_group import RankProcess, rank_environment
 
 SHARED = PlacementStrategy.shared
 
@@ -27,10 +26,9 @@ SHARED = PlacementStrategy.shared
 def test_threads_spin_where_the_cores_are_the_roles_own(roles: dict[str, int], threads: int, spins: bool) -> None:
     nodes = [NodeSupply("1", "10.0.0.1", 4, 0)]
     placement = plan_placement([RoleRequest(role, count, 1, 0) for role, count in roles.items()], SHARED, nodes)
-    nowhere = SharedFolder("", "")
-    settings = GroupSettings("policy", Device.cpu, threads, 1024, 60, 60, "", loopback=True, env={}, run_folder=nowhere)
+    process = RankProcess(Device.cpu, threads, loopback=True, env={})
     for slot in placement.of("policy"):
-        variables = rank_environment(settings, placement, slot, {"1": 4})
+        variables = rank_environment(process, placement, slot, {"1": 4})
         assert (int(variables["GOMP_SPINCOUNT"]) > 0) == spins
         assert int(variables["OMP_NUM_THREADS"]) == (threads or 4 // roles["policy"])
 
@@ -38,10 +36,8 @@ def test_threads_spin_where_the_cores_are_the_roles_own(roles: dict[str, int], t
 def test_variables_of_the_runs_own_choice_win() -> None:
     placement = plan_placement([RoleRequest("policy", 1, 1, 0)], SHARED, [NodeSupply("1", "10.0.0.1", 4, 0)])
     own = {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "INFO"}
-    settings = GroupSettings(
-        "policy", Device.cpu, 1, 1024, 60, 60, "", loopback=True, env=own, run_folder=SharedFolder("", "")
-    )
-    variables = rank_environment(settings, placement, placement.of("policy")[0], {"1": 4})
+    process = RankProcess(Device.cpu, 1, loopback=True, env=own)
+    variables = rank_environment(process, placement, placement.of("policy")[0], {"1": 4})
     assert variables | own == variables and variables["OMP_NUM_THREADS"] == "1"
 
 
