@@ -18,18 +18,24 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 DRIVER = """
 import sys, time, ray
 from pathlib import Path
-from raylign.cluster.session import session
-from raylign.conf.schema import ClusterConfig
+from raylign.cluster.preloading import preloading
+from raylign.cluster.runtime_env import RoleEnv
+from raylign.cluster.session import prepared_folder, session
+from raylign.conf.schema import ClusterConfig, Device
+
+KEYS = RoleEnv(Device.cpu, threads=1, preload=("colorsys",)).variables()
+SMALL = ClusterConfig(object_store_gb=0.1)
 
 @ray.remote
 class Role:
-    def here(self): return 1
+    def forked_by(self):
+        import os
+        return Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\\0")[1]
 
-with session(ClusterConfig(object_store_gb=0.1), num_cpus=2) as opened:
-    role = Role.remote()
-    ray.get(role.here.remote(), timeout=120)
-    import os
-    print(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent, flush=True)
+with prepared_folder() as folder, preloading(folder, [KEYS]), session(SMALL, num_cpus=2, prepared=folder) as opened:
+    role = Role.options(runtime_env={"env_vars": KEYS}).remote()
+    assert ray.get(role.forked_by.remote(), timeout=120).endswith("fork_server.py")
+    print(folder, flush=True)
     sys.stdin.read()
 """
 
