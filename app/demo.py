@@ -18,6 +18,7 @@ from pathlib import Path
 
 from raylign.app.configuration import compose
 from raylign.app.main import run as train
+from raylign.cluster import preloads
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.session import session
 from raylign.conf.model_folder import model_folder
@@ -33,6 +34,7 @@ from raylign.feedback.simulate import Group, Habits, Persona, ServedAnswers, Sim
 from raylign.feedback.source import Source
 from raylign.records.progress import duration, figures_of, show_ending
 from raylign.records.summary import read_summary, write_summary
+from raylign.rollout.environment import launch_environment
 from raylign.rollout.interfaces import GenerationRequest
 from raylign.rollout.worker import WorkerSpec, spawn_worker
 from raylign.trainer.workers.experience import ObjectReader
@@ -118,10 +120,13 @@ async def _collect(model: Path, stage: Path, seed: int) -> Path:
     rollout = RolloutConfig(
         precision=Precision.float32, max_model_len=192, kv_cache_gb=0.5, timeout_s=DEADLINE_S, threads_per_worker=2
     )
+    keys = RoleEnv(
+        Device.cpu, threads=2, keeps_pages=True, preload=preloads.ENGINE
+    )  # part 3's engine shares the server
     worker = spawn_worker(
         WorkerSpec("rollout/feedback", str(model), rollout, SyncConfig(), Device.cpu, seed),
         options={"num_cpus": 1},
-        env_vars=RoleEnv(Device.cpu, threads=2, keeps_pages=True).variables(),
+        env_vars=launch_environment(rollout, Device.cpu) | keys.variables(),
     )
     reader = ObjectReader(DEADLINE_S)
     encoder = Encoder(load_tokenizer(str(model)))

@@ -20,6 +20,9 @@ _SCRIPT = Path(ray.__file__).parent / "_private" / "workers" / "default_worker.p
 _FIRST_JOB = ray.JobID.from_int(1).hex()
 """Ray reads a worker's job when it is imported. A role of another job would not find the server."""
 
+KILLED_S = 30.0
+"""For the kernel to end a killed server."""
+
 _ROOM = "-" * 1024
 """On a server's command line, for the names that Ray gives its forks there."""
 
@@ -41,7 +44,7 @@ def preloading(folder: Path, roles: Sequence[Mapping[str, str]]) -> Iterator[Non
         for server in servers:
             server.kill()
         for server in servers:
-            server.wait()
+            server.wait(KILLED_S)
 
 
 def _start(path: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
