@@ -14,6 +14,7 @@ from raylign.cluster.submit import shipped_files
 from raylign.conf.errors import ConfigError, UserError
 from raylign.conf.loop import LoopConfig, read_loop
 from raylign.conf.schema import RunConfig
+from raylign.evals.suites import shipped_names
 from raylign.records.wandb_login import key_source, server_url
 
 
@@ -72,18 +73,28 @@ def checked_loop(file: Path, working_dir: Path) -> LoopConfig:
                     f"{key}={given}: a job's working folder is deleted after the job, and what the loop keeps with it; "
                     "give an absolute path on a disk that the nodes share."
                 )
-        beside = file.parent
-        named = {
-            "--loop": file,
-            **{f"logs: {log}": beside / log for log in config.logs},
-            "start": beside / config.start,
-        }
-        if config.gate:
-            named["gate"] = beside / config.gate
+        named = {"--loop": file} | {key: file.parent / path for key, path in _named_by_loop(config)}
         problems += _not_sent({key: path for key, path in named.items() if not path.is_absolute()})
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _named_by_loop(config: LoopConfig) -> Iterator[tuple[str, str]]:
+    """Settings of a loop and its trainings that name a file, and the file."""
+    for key in ("start", "gate", "mapping", "companion"):
+        if given := str(getattr(config, key)):
+            yield key, given
+    yield from ((f"logs: {log}", log) for log in config.logs)
+    yield from ((f"evaluate: {suite}", suite) for suite in config.evaluate if suite not in shipped_names())
+    yield from ((f"audit: pairs: {path}", path) for one in config.audit for path in one.pairs)
+    if config.compare.prompts and config.compare.prompts not in shipped_names():
+        yield "compare.prompts", config.compare.prompts
+    for training in config.train:
+        for setting in training.settings:
+            key, _, path = setting.partition("=")
+            if key in ("--config", "--config-dir"):
+                yield f"train: {training.name}: {key}", path
 
 
 def _left_behind(config: RunConfig) -> Iterator[str]:

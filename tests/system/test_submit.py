@@ -22,8 +22,10 @@ from pathlib import Path
 import psutil
 import pytest
 from raylign.conf.errors import Preempted
+from raylign.evals.gate import Verdict
 from raylign.records.manifest import read_manifest
 from raylign.records.metrics_log import read_history
+from raylign.records.nights import Nights
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 from raylign.records.wandb_sink import REOPENED
@@ -359,3 +361,37 @@ def test_the_readme_trains_on_a_running_cluster(head: Head, tiny_model_dir: Path
     assert [row.step for row in read_history(run.metrics).rows] == [1]
     assert run.report.is_file() and (run.export / "step-1" / "model.safetensors").is_file()
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.system
+@pytest.mark.thorough
+@pytest.mark.timeout(TRAIN_TIMEOUT_S + 60)
+def test_a_night_of_a_loop_in_a_submitted_job(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The folder goes along; what the night leaves lies on the shared disk; the exit code is the gate's."""
+    folder, shared = tmp_path / "desk", tmp_path / "shared"
+    folder.mkdir()
+    take_our_names(folder)
+    rows = (
+        {"kind": "side_by_side", "event_id": f"e{i}", "user_id": f"u{i}", "choice": "a", "response_a": f"Number {i}.",
+         "response_b": "Who knows.", "prompt": [{"role": "user", "content": f"What is {word} and number {7 * i}?"}]}
+        for i, word in enumerate(("rain", "steel", "a train", "tea", "the moon", "a river", "bread", "a fox"))
+    )  # fmt: skip
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "texts.jsonl").write_text('{"text": "A river runs to the sea."}\n')
+    (folder / "known.yaml").write_text("kind: text_loss\nprompts: texts.jsonl\n")
+    (folder / "gate.yaml").write_text("conditions: [{suite: known.yaml, must: at_least, value: 100}]\n")
+    settings = ["+experiment=dpo_tiny_cpu", "policy.model={current}", "num_steps=1", "tracking.wandb=disabled"]
+    loop = {"logs": ["log.jsonl"], "build": ["split.eval=0", "split.test=0"], "start": str(tiny_model_dir),
+            "folder": str(shared / "loop"), "registry": str(shared / "registry"), "gate": "gate.yaml",
+            "train": [{"name": "policy", "kind": "pairs", "settings": settings}]}  # fmt: skip
+    (folder / "loop.yaml").write_text(json.dumps(loop))
+    done = subprocess.run(
+        [str(BIN / "raylign"), "submit", "--loop", "loop.yaml"], cwd=folder, capture_output=True, text=True,
+        env=head.env | {"RAY_API_SERVER_ADDRESS": head.job_server}, timeout=TRAIN_TIMEOUT_S,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    (night,) = Nights(shared / "loop").all()
+    assert [stage.name for stage in night.stages] == ["build", "train policy", "gate"], told
+    assert done.returncode in (Verdict.FAILED.value, Verdict.NOT_ENOUGH.value) and "Traceback" not in told, told
+    assert night.outcome and night.outcome in told
+    assert not (folder / "loop").exists()

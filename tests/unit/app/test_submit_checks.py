@@ -103,14 +103,18 @@ def test_the_command_refuses_before_it_looks_for_a_cluster(
 def test_a_loop_keeps_its_nights_where_the_job_does_not_end_them(folder: Path) -> None:
     (folder / "log.jsonl").write_text("")
     (folder / "runs").mkdir()
-    given = "logs: [log.jsonl, runs/more.jsonl]\nstart: /cluster/model\ntrain: [{name: policy}]\n"
+    given = (
+        "logs: [log.jsonl, runs/more.jsonl]\nstart: /cluster/model\nevaluate: [facts, runs/mine.yaml]\n"
+        "train: [{name: policy, settings: [--config=runs/small.yaml]}]\n"
+    )
     (folder / "loop.yaml").write_text(given)
     with pytest.raises(ConfigError) as told:
         checked_loop(Path("loop.yaml"), folder)
-    first, second, third = told.value.problems
+    first, second, third, fourth, fifth = told.value.problems
     assert first.startswith("folder=loop: ") and second.startswith("registry=registry: ")
     assert third.startswith("logs: runs/more.jsonl: runs/more.jsonl is not sent with the job")
+    assert fourth.startswith("evaluate: runs/mine.yaml: ") and fifth.startswith("train: policy: --config: runs/small")
 
-    kept = given.replace(", runs/more.jsonl", ", /cluster/log.jsonl") + "folder: /cluster/l\nregistry: /cluster/r\n"
+    kept = given.replace("runs/", "/cluster/") + "folder: /cluster/l\nregistry: /cluster/r\n"
     (folder / "loop.yaml").write_text(kept)
     assert checked_loop(Path("loop.yaml"), folder).folder == "/cluster/l"
