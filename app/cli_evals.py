@@ -78,11 +78,11 @@ def compare(  # noqa: PLR0913 - one argument an option
     again: Again = False,
 ) -> None:
     """Compare models on the same prompts: answers side by side, and how often each is preferred."""
-    from raylign.app.commands.compare import compare_models
+    from raylign.app.commands.compare import Grading, compare_models
     from raylign.evals.compare_page import lines
 
     settings = _settings(results, run_root, precision, deadline, again)
-    found = compare_models(models, prompts, (rule or [], reward_model), settings, out, _tell)
+    found = compare_models(models, prompts, Grading(rule or [], reward_model), settings, out, _tell)
     typer.echo("\n".join([*lines(found), f"page: {out}"]))
 
 

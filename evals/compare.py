@@ -31,12 +31,7 @@ class PairShare:
     p: float  # that both are preferred equally often; corrected for the number of pairs (Holm)
     equal_length: Figure | None  # the share if both answers were equally long; None where no answers differ in length
     extrapolated: bool  # one model's answers are nearly always the longer ones: equal length was hardly seen
-
-    @property
-    def decided(self) -> bool:
-        """True when one half lies outside the interval."""
-        low, high = self.share.low, self.share.high
-        return low is not None and high is not None and not low <= 0.5 <= high
+    decided: bool  # one half lies outside the interval, and p is below what the confidence leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +75,12 @@ class Comparison:
 
     def share(self, first: int, second: int) -> Figure:
         """Of prompts on which model `first` is preferred to model `second`."""
-        for pair in self.pairs:
-            if (pair.first, pair.second) == (first, second):
-                return pair.share
-            if (pair.first, pair.second) == (second, first):
-                return _turned(pair.share)
-        raise KeyError((first, second))
+        pair = self.pair(first, second)
+        return pair.share if pair.first == first else _turned(pair.share)
+
+    def pair(self, first: int, second: int) -> PairShare:
+        """Of two models, in either order."""
+        return next(pair for pair in self.pairs if {pair.first, pair.second} == {first, second})
 
 
 def compare(results: Sequence[SuiteResult], names: Sequence[str], *, confidence: float = 0.95) -> Comparison:
@@ -101,7 +96,10 @@ def compare(results: Sequence[SuiteResult], names: Sequence[str], *, confidence:
     rows = [{row.prompt_id: row for row in result.rows} for result in results]
     found = [_pair(i, j, rows[i], rows[j], confidence) for i, j in combinations(range(len(results)), 2)]
     corrected = holm([p for _, p in found])
-    pairs = [replace(pair, p=p) for (pair, _), p in zip(found, corrected, strict=True)]
+    pairs = [
+        replace(pair, p=p, decided=_excludes_half(pair.share) and p < 1 - confidence)
+        for (pair, _), p in zip(found, corrected, strict=True)
+    ]
     asked = [Asked(row.prompt, tuple(by_id[row.prompt_id] for by_id in rows)) for row in results[0].rows]
     models = [
         Standing(
@@ -155,7 +153,7 @@ def _pair(
     won, a, b = np.array(both, dtype=np.float64).T
     level = equal_length_share(won, a, b, confidence=confidence)
     one_sided = min(float((a >= b).mean()), float((a <= b).mean())) < _ONE_SIDED
-    return PairShare(i, j, _share(won, confidence), 1.0, level, level is not None and one_sided), _p(won)
+    return PairShare(i, j, _share(won, confidence), 1.0, level, level is not None and one_sided, False), _p(won)
 
 
 def _share(won: Floats, confidence: float) -> Figure:
@@ -176,6 +174,10 @@ def _p(won: Floats) -> float:
         return mcnemar(int((won == 1.0).sum()), int((won == 0.0).sum()))
     moved = won[won != 0.5] - 0.5
     return float(wilcoxon(moved).pvalue) if len(moved) else 1.0
+
+
+def _excludes_half(share: Figure) -> bool:
+    return share.low is not None and share.high is not None and not share.low <= 0.5 <= share.high
 
 
 def _turned(share: Figure) -> Figure:

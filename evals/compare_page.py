@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raylign.evals.compare import Comparison, PairShare
+from raylign.evals.compare import Comparison
 from raylign.evals.statistics import Figure
 from raylign.pages.frame import render_page
 from raylign.pages.numbers import percent, short
@@ -25,6 +25,7 @@ def write_page(path: Path, found: Comparison) -> None:
         "short": short,
         "interval": interval,
         "tone": tone,
+        "rest": f"{100 * (1 - found.confidence):.3g}\u00a0%",
         "confidence": f"{100 * found.confidence:g}\u00a0%",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +87,11 @@ def interval(share: Figure | None) -> str:
     return f"[{percent(share.low)}, {percent(share.high)}]"
 
 
-def tone(pair: PairShare | Figure) -> str:
-    """The class of a share's cell: for, against, or undecided."""
-    share = pair.share if isinstance(pair, PairShare) else pair
-    if share.low is None or share.high is None or share.low <= 0.5 <= share.high:
+def tone(found: Comparison, row: int, column: int) -> str:
+    """The class of a cell of the matrix: for the row's model, against it, or undecided."""
+    if not found.pair(row, column).decided:
         return "even"
-    return "ahead" if share.value > 0.5 else "behind"
+    return "ahead" if found.share(row, column).value > 0.5 else "behind"
 
 
 def _plain(share: Figure) -> str:

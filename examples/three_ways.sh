@@ -32,26 +32,29 @@ build: [split.by=prompt, split.eval=0.15, split.test=0]
 train:
   - name: sft
     kind: pairs
+    most: 128
     settings:
-      [+experiment=sft_tiny_cpu, --config=small.yaml, "data.columns={completion: chosen}", num_steps=16,
+      [+experiment=sft_tiny_cpu, --config=small.yaml, "data.columns={completion: chosen}", num_steps=0, num_epochs=1,
        algorithm.rows_per_update=8, policy.optim.lr=2e-4]
   - name: dpo
     kind: pairs
+    most: 128
     settings:
-      [+experiment=dpo_tiny_cpu, --config=small.yaml, num_steps=16, algorithm.pairs_per_update=8, policy.optim.lr=1e-4]
+      [+experiment=dpo_tiny_cpu, --config=small.yaml, num_steps=0, num_epochs=1, algorithm.pairs_per_update=8,
+       policy.optim.lr=5e-4]
   - name: reward-model
     kind: pairs
+    most: 160
     settings:
-      [+experiment=rm_tiny_cpu, --config=small.yaml, num_steps=24, algorithm.pairs_per_update=8, policy.optim.lr=4e-4,
-       algorithm.centering_coef=0.02]
+      [+experiment=rm_tiny_cpu, --config=small.yaml, num_steps=0, num_epochs=1, algorithm.pairs_per_update=8,
+       policy.optim.lr=4e-4, algorithm.centering_coef=0.02]
   - name: ppo
-    kind: none
     settings:
       [+experiment=ppo_tiny_cpu, --config=small.yaml, num_steps=6, "data.train={build}/pairs/train.jsonl",
-       "reward.model={reward-model}", algorithm.sequences_per_update=16,
-       algorithm.kl_coef=0.1, policy.optim.lr=3e-4, critic.optim.lr=1e-4, rollout.num_workers=1,
-       rollout.threads_per_worker=2, rollout.prompts_per_step=8, rollout.samples_per_prompt=4, rollout.temperature=0.8,
-       rollout.max_model_len=320, rollout.max_new_tokens=96, rollout.kv_cache_gb=0.4, sync.max_canary_gap=0.5]
+       "reward.model={reward-model}", algorithm.sequences_per_update=16, algorithm.kl_coef=0.1, policy.optim.lr=3e-4,
+       critic.optim.lr=1e-4, rollout.num_workers=1, rollout.threads_per_worker=2, rollout.prompts_per_step=8,
+       rollout.samples_per_prompt=4, rollout.temperature=0.8, rollout.max_model_len=320, rollout.max_new_tokens=96,
+       rollout.kv_cache_gb=0.4, sync.max_canary_gap=0.5]
 audit:
   - {model: reward-model, most: 40}
 compare: {models: [current, sft, dpo, ppo], reward_model: reward-model, most: 24}

@@ -42,6 +42,7 @@ from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
 from raylign.pages.svg import share_bar
 from raylign.records.atomic import write_atomic
+from raylign.records.model_names import short_model
 from raylign.records.samples import read_samples
 from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.text_scorer import TextScorer
@@ -112,7 +113,7 @@ def audit(model: str, settings: AuditSettings, tell: Tell) -> Audit:
     return Audit(
         model=model,
         digest=model_digest(folder),
-        source=", ".join(sources),
+        source=", ".join("/".join(Path(source).parts[-2:]) for source in sources),
         pairs=len(pairs),
         left_out=left_out,
         accuracy=tuple(everything),
@@ -131,7 +132,7 @@ def headline(found: Audit) -> str:
     share = found.accuracy[0].accuracy
     gamed = [one.probe.name for one in found.probes if one.gamed and not one.probe.lowers]
     blind = [one.probe.name for one in found.probes if one.gamed and one.probe.lowers]
-    parts = [f"{found.model} agrees with {100 * share.value:.0f} % of the choices"]
+    parts = [f"{short_model(found.model)} agrees with {100 * share.value:.0f} % of the choices"]
     if share.low is not None and share.low <= 0.5:
         parts[0] += ", which may be chance"
     if blind:
@@ -173,7 +174,7 @@ def write_page(path: Path, found: Audit) -> None:
     bar = share_bar(share.value, share.low or 0.0, share.high or 1.0, label="agrees with the choice", middle="chance")
     values = {
         "found": found, "fit": found.calibration, "headline": headline(found), "bar": bar, "short": short,
-        "signed": signed,
+        "signed": signed, "name": short_model(found.model),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render_page(TEMPLATE, values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -19,16 +19,25 @@ from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
 
 
+@dataclass(frozen=True, slots=True)
+class Grading:
+    """What says which answer is better, where the prompts are rows."""
+
+    rules: Sequence[str] = ()
+    reward_model: str | None = None  # a run or an export
+    remark: str = ""  # what a reader of the page should know of it
+
+
 def compare_models(
     models: Sequence[str],
     prompts: str,
-    grading: tuple[Sequence[str], str | None],
+    grading: Grading,
     settings: EvalSettings,
     out: Path,
     tell: Callable[[str], None],
     names: Sequence[str] | None = None,
 ) -> Comparison:
-    """Ask every model, write the page `out` and a record beside it. `grading`: rules and a reward model.
+    """Ask every model, write the page `out` and a record beside it.
 
     `names`: what the page calls the models; else their folders' short names.
 
@@ -46,9 +55,9 @@ def compare_models(
     return found
 
 
-def _suite(prompts: str, grading: tuple[Sequence[str], str | None], settings: EvalSettings) -> str:
+def _suite(prompts: str, grading: Grading, settings: EvalSettings) -> str:
     """`prompts` itself where it is a suite; else a suite of these rows, kept beside the results."""
-    rules, reward_model = grading
+    rules, reward_model = grading.rules, grading.reward_model
     if is_suite(prompts):
         if rules or reward_model:
             raise UserError(f"--prompts {prompts}: a suite says how it is graded; leave --rule and --reward-model out.")
@@ -68,7 +77,8 @@ def _suite(prompts: str, grading: tuple[Sequence[str], str | None], settings: Ev
     if reward_model:
         folder = scalar_export(reward_model, settings.run_root)
         reward |= {"model": str(folder.absolute()), "retokenize": True}
-    about = f"Answers by {' + '.join([*rules, *([f'the reward model {reward_model}'] if reward_model else [])])}."
+    judges = [*rules, *([f"the reward model {short_model(reward_model)}"] if reward_model else [])]
+    about = f"Scored by {' + '.join(judges)}. {grading.remark}".strip()
     path = settings.results.expanduser().absolute() / "suites" / f"{rows.stem}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, yaml.safe_dump({"about": about, "prompts": str(rows), "reward": reward}, sort_keys=False))

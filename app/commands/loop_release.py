@@ -6,12 +6,12 @@ import contextlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from raylign.app.commands.audit import AuditSettings, audit, headline, write_page, write_record
-from raylign.app.commands.compare import compare_models
+from raylign.app.commands.compare import Grading, compare_models
 from raylign.app.commands.evaluate import EvalSettings, compare, evaluate
 from raylign.app.commands.evaluate_table import table
 from raylign.app.commands.gate import decide, promote
@@ -84,7 +84,7 @@ class Release:
         if not pairs:
             raise NoRows(f"audit {one.model}: the build holds out no pair; give audit.pairs, or a larger split.eval")
         settings = AuditSettings(pairs, self.settings.run_root, one.agreement, most=one.most)
-        found = audit(night.model(one.model), settings, self.say)
+        found = replace(audit(night.model(one.model), settings, self.say), model=one.model)  # a name, not a folder
         record = self.nights.path(night) / f"audit-{one.model}.json"
         write_page(record.with_suffix(".html"), found)
         write_record(record, found)
@@ -105,9 +105,9 @@ class Release:
         page = self.nights.path(night) / "compare.html"
         judge = night.model(given.reward_model) if given.reward_model else None
         prompts = given.prompts or str(self._questions(night))
-        found = compare_models(
-            list(models), prompts, (given.rules, judge), self.settings, page, self.say, list(models.values())
-        )
+        audited = night.stage(f"audit {given.reward_model}")
+        grading = Grading(given.rules, judge, f"Audit: {audited.said}" if audited else "")
+        found = compare_models(list(models), prompts, grading, self.settings, page, self.say, list(models.values()))
         said = f"{len(models)} models on {len(found.asked)} prompts"
         self.say(f"compared {said}: {page}")
         return self.nights.done(night, "compare", said, made=str(page))

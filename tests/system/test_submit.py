@@ -390,8 +390,8 @@ def test_a_night_of_a_loop_in_a_submitted_job(head: Head, tiny_model_dir: Path, 
         env=head.env | {"RAY_API_SERVER_ADDRESS": head.job_server}, timeout=TRAIN_TIMEOUT_S,
     )  # fmt: skip
     told = done.stdout + done.stderr
+    assert done.returncode in (Verdict.FAILED.value, Verdict.NOT_ENOUGH.value) and "Traceback" not in told, told
     (night,) = Nights(shared / "loop").all()
     assert [stage.name for stage in night.stages] == ["build", "train policy", "gate"], told
-    assert done.returncode in (Verdict.FAILED.value, Verdict.NOT_ENOUGH.value) and "Traceback" not in told, told
     assert night.outcome and night.outcome in told
     assert not (folder / "loop").exists()

@@ -18,10 +18,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from raylign.app.commands import loop_release, loop_training
-from raylign.app.commands.audit import AuditSettings
+from raylign.app.commands.audit import Audit, AuditSettings
+from raylign.app.commands.compare import Grading
 from raylign.app.commands.loop import run_loop
 from raylign.conf.compose import Composed
 from raylign.conf.errors import ConfigError, DataError, Stopped, UserError
+from raylign.evals.audit import Calibration
 from raylign.evals.gate import Verdict
 from raylign.evals.registry import Registry
 from raylign.evals.results import model_digest
@@ -40,6 +42,8 @@ POLICY: dict[str, object] = {
     "kind": "sft",
     "settings": ["+experiment=sft_tiny_cpu", "policy.model={current}"],
 }
+
+EMPTY = Audit("", "", "", 0, 0, (), (), None, Calibration((), 0.0, 0.0, None, None), 0.0, (), (), None)
 
 
 def choice(n: int) -> dict[str, object]:
@@ -380,7 +384,7 @@ def test_an_audit_that_the_loop_does_not_make_is_refused(desk: Desk):
 
 def test_reward_models_are_audited_and_the_gate_reads_it(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, AuditSettings]] = []
-    monkeypatch.setattr(loop_release, "audit", lambda model, how, tell: asked.append((model, how)))
+    monkeypatch.setattr(loop_release, "audit", lambda model, how, tell: asked.append((model, how)) or EMPTY)
     monkeypatch.setattr(loop_release, "headline", lambda found: "it reads")
     monkeypatch.setattr(loop_release, "write_page", lambda path, found: path.write_text("page"))
     monkeypatch.setattr(loop_release, "write_record", lambda path, found: path.write_text("{}"))
@@ -403,9 +407,9 @@ def test_reward_models_are_audited_and_the_gate_reads_it(desk: Desk, monkeypatch
 
 
 def test_models_of_a_night_are_compared_on_questions_held_out(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    asked: list[tuple[Sequence[str], str, object, Sequence[str]]] = []
+    asked: list[tuple[Sequence[str], str, Grading, Sequence[str]]] = []
 
-    def page(models: Sequence[str], prompts: str, grading: object, settings: object, out: Path, tell: object,
+    def page(models: Sequence[str], prompts: str, grading: Grading, settings: object, out: Path, tell: object,
              names: Sequence[str]) -> SimpleNamespace:  # fmt: skip
         asked.append((models, prompts, grading, names))
         return SimpleNamespace(asked=[1, 2, 3])
@@ -415,7 +419,8 @@ def test_models_of_a_night_are_compared_on_questions_held_out(desk: Desk, monkey
     held_out = ["split.by=prompt", "split.eval=0.5", "split.test=0"]
     desk.write(compare=compare, build=held_out)
     desk.run()
-    ((models, prompts, (rules, judge), names),) = asked  # type: ignore[misc]
+    ((models, prompts, grading, names),) = asked
+    rules, judge = grading.rules, str(grading.reward_model)
     assert names == ["current", "policy"] and rules == ["concise"] and "night-0001-reward-model" in judge
     assert [Path(model).parent.name for model in models] == [desk.folder.name, "export"]
     questions = [json.loads(line)["prompt"][0]["content"] for line in Path(prompts).read_text().splitlines()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raylign.app.commands.compare import compare_models
+from raylign.app.commands.compare import Grading, compare_models
 from raylign.app.commands.evaluate import EvalSettings
 from raylign.conf.errors import DataError, UserError
 from raylign.evals.compare import compare, equal_length_share
@@ -138,7 +138,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path):
 
     def refused(models: list[str], prompts: str, rules: list[str]) -> str:
         with pytest.raises(UserError) as caught:
-            compare_models(models, prompts, (rules, None), settings, tmp_path / "c.html", print)
+            compare_models(models, prompts, Grading(rules), settings, tmp_path / "c.html", print)
         return str(caught.value)
 
     assert "name 2 to 8 models" in refused(["a"], str(rows), ["concise"])
