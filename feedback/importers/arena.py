@@ -12,7 +12,7 @@ import msgspec
 from raylign.data.types import Message
 from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
-from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.format import Context, Format, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import split_answer, turns_of, unpacked
 from raylign.feedback.importers.values import TIE, content_id, locale_of, time_of
@@ -197,19 +197,19 @@ MT_BENCH = Format(
     name="mt_bench",
     title="MT-bench human judgements",
     recognises=_is_mt_bench,
-    parse=each(_mt_bench),
+    parse=each_whole(_mt_bench),
 )
 BATTLES = Format(
     name="arena",
     title="arena battles (two conversations and a winner)",
     recognises=_is_battle,
-    parse=each(_battle),
+    parse=each_whole(_battle),
     ids_from_content=True,
 )
 TABLE = Format(
     name="arena_table",
     title="arena battles as a table (winner_model_a, winner_model_b, winner_tie)",
     recognises=_is_table,
-    parse=each(_table),
+    parse=each_whole(_table),
     ids_from_content=True,
 )

@@ -31,6 +31,10 @@ CONTEXT = (
 _SEEN = re.compile(
     r"(?:^|_)(?:images?|img|pictures?|photos?|screenshots?|audio|video|files?|attachments?|pdfs?)(?:_|$)"
 )
+_SHOWN = re.compile(
+    r"(?:^|_)(?:images?|img|pictures?|photos?|screenshots?|audios?|videos?|attachments?|pdfs?|tools|functions)(?:_|$)"
+)
+_RETRIEVED = re.compile(r"^(?:retrieved|rag)_|(?:^|_)(?:contexts?|documents?|docs|passages?|chunks|knowledge)$")
 _LABELS = re.compile(
     r"(?:^|_)(?:id|ids|uuid|hash|name|lang|language|locale|model|models|user|session|thread|channel|type|kind|category|"
     r"topic|domain|split|source|date|time|timestamp|created|updated|version|env|environment|tenant|config|settings|"
@@ -138,9 +142,31 @@ def refuse_beside(inputs: Mapping[str, object], read: Set[str], turns: Sequence[
 
 def _may_be_seen(key: str, value: object) -> bool:
     """Whether the model may have been shown a field. Names of labels and single words are about the call itself."""
-    if key in CONTEXT or key in HISTORY or key in INSTRUCTIONS or _SEEN.search(key):
+    if key in CONTEXT or key in HISTORY or key in INSTRUCTIONS or _SEEN.search(key) or _RETRIEVED.search(key):
         return True
     return not _LABELS.search(key) and any(len(text.split()) > 1 for text in _words(unpacked(value)))
+
+
+def is_context(key: str) -> bool:
+    """Whether a field is named after what was looked up for the model."""
+    return plain(key) in CONTEXT or _RETRIEVED.search(plain(key)) is not None
+
+
+def refuse_unread(columns: Mapping[str, object], held: str) -> None:
+    """Raises RowProblem when a row of a data set has a column by whose name the model saw more than `held`.
+
+    Of a row whose importer reads the columns of its format alone: instructions, earlier turns, retrieved text, tools
+    and images beside them would be lost without a word.
+    """
+    for key, value in columns.items():
+        name = plain(key)
+        shown = _SHOWN.search(name) is not None
+        told = name in INSTRUCTIONS or name in HISTORY or _RETRIEVED.search(name) is not None
+        if not value or not (shown or told) or _LABELS.search(name):
+            continue
+        texts = [text.strip() for text in _texts(value)]
+        if shown or not all(text in held for text in texts):
+            raise RowProblem(f"`{key[:40]}` is beside what rows of this format hold, and the model may have seen it")
 
 
 def _words(value: object) -> Iterator[str]:

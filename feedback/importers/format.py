@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from raylign.feedback.events import Event
+from raylign.feedback.importers.beside import refuse_unread
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.outcome import Parsed, RowProblem
 from raylign.feedback.importers.score_table import LoggedValue, Scores
@@ -77,6 +78,24 @@ def each(read: Callable[[Row, Columns, Context], Judgements]) -> Parse:
             yield parsed(row, context, read)
 
     return parse
+
+
+def each_whole(read: Callable[[Row, Columns, Context], Judgements]) -> Parse:
+    """`each` of a data set whose rows have fixed columns: what else the model saw is not passed over in silence."""
+
+    def whole(row: Row, columns: Columns, context: Context) -> Judgements:
+        judgements = list(read(row, columns, context))
+        events = [judgement for judgement in judgements if isinstance(judgement, Event)]
+        refuse_unread(columns, "\n".join(text for event in events for text in _held(event)))
+        return judgements
+
+    return each(whole)
+
+
+def _held(event: Event) -> Iterator[str]:
+    """All texts of an event."""
+    yield from (turn.content for turn in event.prompt)
+    yield from (text for text in (event.response_a, event.response_b, event.corrected) if text)
 
 
 def parsed(row: Row, context: Context, read: Callable[[Row, Columns, Context], Judgements]) -> Parsed:

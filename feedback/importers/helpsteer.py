@@ -12,7 +12,7 @@ import msgspec
 from raylign.data.types import Message
 from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
-from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
+from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.score_table import LoggedValue
 from raylign.feedback.importers.turns import turns_of
@@ -189,7 +189,7 @@ RATINGS = Format(
     name="helpsteer2",
     title="HelpSteer2 ratings",
     recognises=_is_rated,
-    parse=each(_ratings),
+    parse=each_whole(_ratings),
     ids_from_content=True,
     scores=_scores,
 )
@@ -197,13 +197,13 @@ PREFERENCE = Format(
     name="helpsteer2_preference",
     title="HelpSteer2 preferences",
     recognises=_is_preference,
-    parse=each(_preference),
+    parse=each_whole(_preference),
     ids_from_content=True,
 )
 HELPSTEER3 = Format(
     name="helpsteer3",
     title="HelpSteer3 preferences",
     recognises=_is_helpsteer3,
-    parse=each(_helpsteer3),
+    parse=each_whole(_helpsteer3),
     ids_from_content=True,
 )

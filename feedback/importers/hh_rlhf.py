@@ -8,7 +8,7 @@ import msgspec
 from raylign.data.types import Message
 from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
-from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.format import Context, Format, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import split_answer
 from raylign.feedback.importers.values import content_id
@@ -63,6 +63,6 @@ FORMAT = Format(
     name="hh_rlhf",
     title="HH-RLHF (chosen and rejected transcripts)",
     recognises=recognises,
-    parse=each(_read),
+    parse=each_whole(_read),
     ids_from_content=True,
 )

@@ -73,13 +73,14 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     in_order(time_of(score.created_at, "createdAt"), updated, "the score")
     trace = msgspec.convert(_snake(_about(score, context)), _Trace)
     in_order(time_of(trace.start_time, "startTime"), time_of(trace.end_time, "endTime"), "the observation")
+    asked = prompt_of(trace.input, "input")
     base = Event(
         event_id=f"langfuse:{score.id}",
         kind=EventKind.THUMB,
         source=context.source,
         source_row=row.line,
-        prompt=prompt_of(trace.input, "input"),
-        response_a=answer_of(trace.output, "output"),
+        prompt=asked,
+        response_a=answer_of(trace.output, "output", asked),
         conversation_id=score.session_id or trace.session_id,
         user_hash=context.hashed(trace.user_id),
         annotator_hash=context.hashed(score.author_user_id),

@@ -164,6 +164,7 @@ def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
     ended = time_of(run.end_time, "end_time")
     in_order(time_of(run.start_time, "start_time"), ended, "the run")
     about = (run.extra or {}).get("metadata")
+    asked = prompt_of(run.inputs, "inputs")
     metadata = partial(_text_in, about if isinstance(about, Mapping) else {})
     user = metadata("user_id", "user")
     judge = source.user_id
@@ -172,8 +173,8 @@ def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
         kind=EventKind.THUMB,
         source=context.source,
         source_row=row.line,
-        prompt=prompt_of(run.inputs, "inputs"),
-        response_a=answer_of(run.outputs, "outputs"),
+        prompt=asked,
+        response_a=answer_of(run.outputs, "outputs", asked),
         conversation_id=metadata("thread_id", "conversation_id", "session_id"),
         user_hash=context.hashed(user if user is not None else judge),
         annotator_hash=context.hashed(judge) if user is not None and judge is not None and judge != user else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 from raylign.data.types import Message
@@ -69,6 +70,8 @@ class _Answer(msgspec.Struct):
     selectedModelId: str | None = None
     modelIdx: int | None = None
     files: list[object] | None = None
+    sources: list[object] | None = None  # of retrieved text and of the web
+    citations: list[object] | None = None  # the same in older exports
 
     @property
     def model_id(self) -> str | None:
@@ -87,13 +90,14 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     thumb = context.scores.judge(_thumb(feedback)).thumb if f"{feedback.data.rating}" in ("1", "-1") else None
     if thumb is None:
         raise RowProblem(f"`data.rating` is {str(feedback.data.rating)[:40]}; expected 1 or -1")
-    messages = _messages(feedback)
+    chat = _chat(feedback)
+    messages = chat["history"]["messages"]
     rated = _message(messages, feedback.meta.message_id)
     path = _path(messages, rated)
     base = {
         "source": context.source,
         "source_row": row.line,
-        "prompt": tuple(turn for message in path for turn in _turns(message)),
+        "prompt": (*_instructions(chat), *(turn for message in path for turn in _turns(message))),
         "response_a": _turns(rated)[0].content,
         "conversation_id": feedback.meta.chat_id,
         "turn": sum(message.role == "assistant" for message in path),
@@ -123,16 +127,24 @@ def _read(row: Row, columns: Columns, context: Context) -> Judgements:
     ]
 
 
-def _messages(feedback: _Feedback) -> Mapping[str, object]:
-    """The chat's messages by id; the chat may be wrapped once more."""
+def _chat(feedback: _Feedback) -> Mapping[str, Any]:
+    """What holds the chat's messages by id; the chat may be wrapped once more."""
     chat: object = (feedback.snapshot or {}).get("chat")
     for _ in range(2):
         if isinstance(chat, Mapping) and isinstance(chat.get("history"), Mapping):
             messages = chat["history"].get("messages")
             if isinstance(messages, Mapping):
-                return messages
+                return chat
         chat = chat.get("chat") if isinstance(chat, Mapping) else None
     raise RowProblem("no snapshot of the chat, so neither question nor answer; export it from Admin > Evaluations")
+
+
+def _instructions(chat: Mapping[str, object]) -> tuple[Message, ...]:
+    """The chat's own system prompt. One that belongs to a model or a user is not in the snapshot."""
+    params = chat.get("params")
+    told = params.get("system") if isinstance(params, Mapping) else None
+    told = told or chat.get("system")
+    return (Message("system", told),) if isinstance(told, str) and told.strip() else ()
 
 
 def _message(messages: Mapping[str, object], key: str | None) -> _Answer:
@@ -177,6 +189,8 @@ def _turns(message: _Answer) -> tuple[Message, ...]:
     for file in message.files or ():
         kind = file.get("type") if isinstance(file, Mapping) else None
         raise RowProblem(f"a turn of `chat` holds a part of type {str(kind)[:40]!r}; only text is read")
+    if message.sources or message.citations:
+        raise RowProblem("an answer of `chat` was made from retrieved text, and how the model saw it is not known")
     (turn,) = turns_of([{"role": message.role, "content": message.content}], "chat")
     if turn.role != "assistant":
         return (turn,)

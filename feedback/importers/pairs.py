@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raylign.data.types import Message
-from raylign.feedback.importers.beside import CONTEXT, HISTORY, INSTRUCTIONS, is_conversation, plain, with_history
+from raylign.feedback.importers.beside import (
+    CONTEXT,
+    HISTORY,
+    INSTRUCTIONS,
+    is_context,
+    is_conversation,
+    plain,
+    with_history,
+)
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import turns_of
 
@@ -26,7 +34,7 @@ def question_in(fields: Mapping[str, object]) -> tuple[Message, ...]:
     shown = {
         key: value
         for key, value in fields.items()
-        if key == name or (key not in answers and (plain(key) in _SHOWN or is_conversation(value)))
+        if key == name or (key not in answers and (plain(key) in _SHOWN or is_context(key) or is_conversation(value)))
     }
     return with_history(shown, name, name)
 

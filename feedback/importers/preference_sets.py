@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from raylign.data.types import Message
 from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
-from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.format import Context, Format, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import question_in
 from raylign.feedback.importers.turns import split_answer, turns_of, unpacked
@@ -257,7 +257,7 @@ def _edit(row: Row, columns: Columns, context: Context) -> list[Event]:
 
 
 def _format(name: str, title: str, recognises: Callable[[Columns], bool], read: Callable[..., list[Event]]) -> Format:
-    return Format(name=name, title=title, recognises=recognises, parse=each(read), ids_from_content=True)
+    return Format(name=name, title=title, recognises=recognises, parse=each_whole(read), ids_from_content=True)
 
 
 SHP = _format("shp", "Stanford Human Preferences (SHP, SHP-2)", _is_shp, _shp)

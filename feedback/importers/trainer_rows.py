@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from raylign.feedback.events import Event
 from raylign.feedback.importers.containers import Columns, Row
-from raylign.feedback.importers.format import Context, Format, each
+from raylign.feedback.importers.format import Context, Format, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.preference_sets import kto_event, preference_event
 from raylign.feedback.importers.turns import unpacked
@@ -89,13 +89,13 @@ TRAINER_PAIRS = Format(
     name="trainer_pairs",
     title="Preference rows of OpenAI's fine-tuning, LLaMA-Factory, ms-swift and NeMo RL",
     recognises=_is_pair,
-    parse=each(_pair),
+    parse=each_whole(_pair),
     ids_from_content=True,
 )
 TRAINER_LABELS = Format(
     name="trainer_labels",
     title="Labelled conversations of LLaMA-Factory and ms-swift (KTO)",
     recognises=_is_judged,
-    parse=each(_judged),
+    parse=each_whole(_judged),
     ids_from_content=True,
 )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from raylign.data.types import Message
 from raylign.feedback.importers.outcome import RowProblem
+
+T = TypeVar("T")
 
 _ROLES = {
     "system": "system", "developer": "developer", "user": "user", "human": "user", "prompter": "user",
@@ -21,6 +24,7 @@ _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text", "th
 _ATTACHED = ("images", "image", "image_url", "audio", "attachments", "experimental_attachments", "files")
 THOUGHTS = r"(?s)^\s*<(?:think|thinking|thought|reasoning)>.*?(?:</(?:think|thinking|thought|reasoning)>\s*|$)"
 """Reasoning at the beginning of an answer, as DeepSeek, Qwen and others write it; to its end where it is cut off."""
+_PARTS = ("text", "output_text", "tool_use", "image", *_THOUGHTS)  # of one message's content
 _ANSWER_KEYS = ("output", "answer", "response", "text", "content", "completion", "result", "generated_text")
 
 
@@ -46,21 +50,25 @@ def split_answer(turns: tuple[Message, ...], name: str) -> tuple[tuple[Message, 
     return turns[:-1], turns[-1].content
 
 
-def answer_of(outputs: object, name: str) -> str:
-    """What was answered, from a run's output: choices, generations, a message, a named field, or text."""
+def answer_of(outputs: object, name: str, asked: Sequence[Message] = ()) -> str:
+    """What was answered, from a run's output: choices, generations, a message, a named field, or text.
+
+    `asked`: the prompt, where it is known; a conversation in the output must not have gone on after it. Raises
+    RowProblem where several answers stand there and which one was judged is not said.
+    """
     outputs = unpacked(outputs)
     if isinstance(outputs, str):
         return without_thoughts(outputs)
     if isinstance(outputs, list) and outputs:
-        return answer_of(outputs[-1], name)
+        return _listed_answer(outputs, name, asked)
     if not isinstance(outputs, Mapping):
         raise RowProblem(f"`{name}` holds no answer")
     if isinstance(choices := outputs.get("choices"), list) and choices and isinstance(choices[0], Mapping):
-        return _turn(choices[0].get("message"), name).content
+        return _turn(_only(choices, name).get("message"), name).content
     if isinstance(generations := outputs.get("generations"), list):
         return _generated(generations, name)
     if isinstance(messages := outputs.get("messages"), list) and messages:
-        return turns_of(messages, name)[-1].content
+        return _listed_answer(messages, name, asked)
     if "role" in outputs or "kwargs" in outputs:
         return _turn(outputs, name).content
     found = next((outputs[key] for key in _ANSWER_KEYS if outputs.get(key)), None)
@@ -68,7 +76,7 @@ def answer_of(outputs: object, name: str) -> str:
         found = next(iter(outputs.values()))
     if found is None:
         raise RowProblem(f"`{name}` has none of {', '.join(_ANSWER_KEYS)}; it has {names_of(outputs)}")
-    return answer_of(found, name)
+    return answer_of(found, name, asked)
 
 
 def unpacked(value: object) -> object:
@@ -81,10 +89,32 @@ def unpacked(value: object) -> object:
     return value
 
 
+def _listed_answer(entries: list[object], name: str, asked: Sequence[Message]) -> str:
+    """The answer at the end of a conversation, or in parts of one message."""
+    if len(entries) == 1 and isinstance(entries[0], list) and entries[0]:
+        entries = entries[0]
+    if all(isinstance(entry, Mapping) and "role" not in entry and entry.get("type") in _PARTS for entry in entries):
+        return without_thoughts(_text_of(entries, name))
+    if not all(isinstance(entry, Mapping) and ("content" in entry or "kwargs" in entry) for entry in entries):
+        return answer_of(_only(entries, name), name, asked)
+    turns = turns_of(entries, name)
+    said = [place for place, turn in enumerate(turns) if turn.role != "assistant"]
+    after = turns[said[-1] + 1 :] if said else turns
+    if said and asked and turns[said[-1]].role == "user" and turns[said[-1]].content != asked[-1].content:
+        raise RowProblem(f"`{name}` goes on after the question, so which answer was judged is not known")
+    return _only(after, name).content
+
+
+def _only(answers: Sequence[T], name: str) -> T:
+    if len(answers) != 1:
+        raise RowProblem(f"`{name}` holds {len(answers)} answers, and which one was judged is not known")
+    return answers[0]
+
+
 def _generated(generations: list[object], name: str) -> str:
-    first = generations[0] if generations else None
+    first = _only(generations, name)
     if isinstance(first, list):
-        first = first[0] if first else None
+        first = _only(first, name)
     if not isinstance(first, Mapping):
         raise RowProblem(f"`{name}` holds no answer")
     text = first.get("text")

@@ -13,7 +13,7 @@ import msgspec
 from raylign.data.types import Message
 from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.containers import Columns, Row
-from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each
+from raylign.feedback.importers.format import Context, Format, Judgements, attempt, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.score_table import As, LoggedValue, Scores
 from raylign.feedback.importers.turns import split_answer, turns_of
@@ -158,7 +158,7 @@ RAW = Format(
     name="ultrafeedback",
     title="UltraFeedback (rated completions)",
     recognises=_is_raw,
-    parse=each(_raw),
+    parse=each_whole(_raw),
     ids_from_content=True,
     scores=_scores,
 )
@@ -166,6 +166,6 @@ BINARIZED = Format(
     name="ultrafeedback_binarized",
     title="UltraFeedback binarized (chosen and rejected conversations)",
     recognises=_is_binarized,
-    parse=each(_binarized),
+    parse=each_whole(_binarized),
     ids_from_content=True,
 )

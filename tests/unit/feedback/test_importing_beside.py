@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from raylign.feedback.importers import ImportResult, read_log
 
+from .test_import_fuzz import COMPANIONS, GOOD
+
 ASKED = {"role": "user", "content": "And building 2?"}
 BEFORE = [("user", "How do I reset pump 7?"), ("assistant", "Hold the button.")]
 
@@ -195,3 +197,87 @@ def test_a_log_of_anthropics_messages(tmp_path: Path):
     )
     assert turns(found) == [("system", "Be brief"), ("user", "And building 2?")]
     assert found.events["response_a"][0] == "GOOD" and found.events["finish_reason_a"][0] == "length"
+
+
+BESIDE = {
+    "system_prompt": "You speak like a pirate.",
+    "chat_history": [{"role": "user", "content": "my name is zed"}, {"role": "assistant", "content": "hello zed"}],
+    "retrieved_context": "Zones one to nine cost eleven pounds.",
+    "images": ["https://x.example/picture.png"],
+    "tools": [{"type": "function", "function": {"name": "look_up"}}],
+}
+HAS_NO_COLUMNS = {"oasst", "open_webui"}  # a tree of messages; a chat's snapshot
+
+
+@pytest.mark.parametrize("name", sorted(GOOD.keys() - HAS_NO_COLUMNS - COMPANIONS.keys()))
+def test_in_every_format_a_column_beside_the_question_is_read_or_puts_the_row_aside(tmp_path: Path, name: str):
+    assert read(tmp_path, [GOOD[name]], format=name).quarantined.height == (name == "prism")  # one answer of two
+    for key, value in BESIDE.items():
+        row = dict(GOOD[name])
+        inner = {"label_studio": "data", "argilla": "fields"}.get(name)
+        changed = row | {inner: row[inner] | {key: value}} if inner else row | {key: value}  # type: ignore[operator]
+        found = read(tmp_path, [changed], format=name)
+        told = json.dumps(found.events["prompt"].to_list())
+        assert found.events.height == 0 or "pirate" in told or "zed" in told, key
+
+
+def test_names_of_labels_are_no_context(tmp_path: Path):
+    row = GOOD["helpsteer2"] | {"context_id": "a b", "chat_id": "c", "image_url": "", "tools": [], "documents": None}
+    assert read(tmp_path, [row], format="helpsteer2").events.height == 1
+
+
+def answered(folder: Path, output: object, asked: object = "q") -> ImportResult:
+    score = {"id": "s", "traceId": "t", "name": "thumbs", "value": 1, "dataType": "BOOLEAN"}
+    return read(folder, [score], [{"id": "t", "input": asked, "output": output}])
+
+
+def says(role: str, text: str) -> dict[str, object]:
+    return {"role": role, "content": text}
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        [says("assistant", "one"), says("assistant", "two")],
+        {"messages": [says("user", "q"), says("assistant", "one"), says("user", "on"), says("assistant", "two")]},
+        {"choices": [{"message": says("assistant", "one")}, {"message": says("assistant", "two")}]},
+        {"generations": [[{"text": "one"}, {"text": "two"}]]},
+        {"answer": ["one", "two"]},
+        [{"type": "text", "text": "one"}, {"type": "tool_use", "id": "c", "name": "f", "input": {}}],
+    ],
+)
+def test_of_several_answers_none_is_taken_for_the_one_that_was_judged(tmp_path: Path, output: object):
+    found = answered(tmp_path, output)
+    assert found.events.height == 0 and found.quarantined.height == 1
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        [says("user", "q"), says("assistant", "one two")],
+        {"messages": [says("system", "s"), says("user", "q"), says("assistant", "one two")]},
+        [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "one "}, {"type": "text", "text": "two"}],
+        {"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]},
+        {"generations": [[{"text": "one two"}]]},
+        ["one two"],
+    ],
+)
+def test_an_answer_in_any_of_its_forms(tmp_path: Path, output: object):
+    assert answered(tmp_path, output).events["response_a"].to_list() == ["one two"]
+
+
+def open_webui(folder: Path, chat: dict[str, object], **answer: object) -> ImportResult:
+    row = json.loads(json.dumps(GOOD["open_webui"]))
+    inner = row["snapshot"]["chat"]["chat"]
+    inner |= chat
+    inner["history"]["messages"]["a"] |= answer
+    return read(folder, [row], format="open_webui")
+
+
+def test_open_webui_knows_the_chats_system_prompt_and_what_was_retrieved(tmp_path: Path):
+    told = open_webui(tmp_path, {"params": {"system": "Be brief."}})
+    assert turns(told) == [("system", "Be brief."), ("user", "q")]
+    assert turns(open_webui(tmp_path, {"params": {}})) == [("user", "q")]
+    for name in ("sources", "citations"):
+        found = open_webui(tmp_path, {}, **{name: [{"source": {"name": "doc"}, "document": ["The fee is 3."]}]})
+        assert found.events.height == 0 and "retrieved text" in found.quarantined["reason"][0]
