@@ -11,6 +11,7 @@ from raylign.pages.numbers import percent, short
 from raylign.records.atomic import write_atomic
 
 _HERE = Path(__file__).parent
+UNDECIDED = "These prompts do not decide which is better"
 MOST_SHOWN = 200
 """Prompts whose answers are on the page; the record holds all."""
 
@@ -40,7 +41,7 @@ def headline(found: Comparison) -> str:
             better, worse = (pair.first, pair.second) if pair.share.value > 0.5 else (pair.second, pair.first)
             wins.setdefault(better, []).append(worse)
     if not wins:
-        return "These prompts do not decide which is better"
+        return UNDECIDED
     best = max(wins, key=lambda model: (len(wins[model]), -model))
     names = [found.models[worse].name for worse in wins[best]]
     said = f"{found.models[best].name} is preferred to {_listed(names)}"
