@@ -17,7 +17,7 @@ from raylign.app.cli_loop import submit_loop
 from raylign.app.cli_trace import add_commands as add_trace
 from raylign.app.commands.wandb_workspace import wandb_app
 from raylign.cluster.collector import collector_paused
-from raylign.cluster.runtime_env import quiet_driver
+from raylign.cluster.runtime_env import compute_here, quiet_driver
 from raylign.conf.errors import RaylignError, UserError
 from raylign.records.redaction import Redactor
 
@@ -201,6 +201,7 @@ def serve_reward(
 ) -> None:
     """Serve a reward model over HTTP: OpenRLHF's /get_reward, vLLM's /classify, and /score for runs of Raylign."""
     quiet_driver()
+    compute_here()
     from raylign.app.commands.serve_reward import listening, precision_of, scalar_export
     from raylign.app.commands.serve_reward import serve_reward as start
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from raylign.cluster.collector import collector_paused
-from raylign.cluster.runtime_env import quiet_driver
+from raylign.cluster.runtime_env import compute_here, quiet_driver
 
 
 def loop(
@@ -20,6 +20,7 @@ def loop(
 ) -> None:
     """Build, train, evaluate, gate and promote on a growing log: one night a call, resumed where it was killed."""
     quiet_driver()
+    compute_here()  # audits
     with collector_paused():
         from raylign.app.commands.loop import run_loop
     from rich.console import Console

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from raylign.cluster.runtime_env import compute_here
 from raylign.conf.errors import UserError
 
 
@@ -31,6 +32,7 @@ def add_commands(app: typer.Typer, run_folder: Callable[[str, Path], Path]) -> N
         ] = None,
     ) -> None:
         """Trace what one feedback event did to the model: its rows, steps, gradient and most similar rows."""
+        compute_here()
         from raylign.app.commands.trace import rank_rows, ranked_lines, trace_event
         from raylign.evals.trace_event import summary_lines
 
@@ -69,6 +71,7 @@ def audit(
     run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
 ) -> None:
     """Audit a reward model: accuracy by slice, calibration, what raises its score without merit, best of n."""
+    compute_here()
     from raylign.app.commands.audit import AuditSettings, audit_lines, write_page, write_record
     from raylign.app.commands.audit import audit as examine
 
@@ -94,6 +97,7 @@ def ensemble(
     run_root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
 ) -> None:
     """Fit more heads to a reward model, each for other people: a spread for reward.uncertainty_penalty."""
+    compute_here()
     from raylign.app.commands.ensemble import EnsembleSettings, ensemble_lines, make_ensemble
 
     settings = EnsembleSettings(pairs, run_root, heads, seed, scale, most)

@@ -124,6 +124,15 @@ def quiet_driver() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+def compute_here() -> None:
+    """For a command that computes in its own process, before it imports torch: its threads wait as a role's do.
+
+    A pool that spins is nine tenths of the processor where anything else runs on the same cores (docs/log.md).
+    """
+    for name, value in {**_PASSIVE_WAIT, **_SPINNING_WAIT}.items():
+        os.environ.setdefault(name, value)
+
+
 def ray_process_env(*, token_path: Path | None) -> None:
     """Set Ray's own switches in this process. They must be there before `ray.init` reads them.
 

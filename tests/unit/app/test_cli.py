@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -281,3 +282,12 @@ def test_where_a_run_goes_on_and_what_was_damaged_is_said_first() -> None:
         "warning: changed since this run's last start: data.train",
     ]
     assert not list(start_notices(None, (), ()))
+
+
+@pytest.mark.parametrize(
+    "command", [["audit", "nowhere"], ["ensemble", "nowhere", "--pairs", "x"], ["trace", "e", "--run", "nowhere"]]
+)
+def test_a_command_that_computes_here_does_not_spin(command: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.environ", {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))})
+    assert run_command(lambda: app(command)) == 2
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("PASSIVE", "2000")
