@@ -17,6 +17,7 @@ from typing import Any
 from raylign.conf.schema import Device, LearnerConfig, Offload, Precision, ReferenceConfig, RewardConfig, RolloutConfig
 from raylign.trainer.functional.known_gradient import CPU_BLOCK_BYTES
 from raylign.trainer.models.adapters import add_adapters
+from raylign.trainer.models.export import SHARD_BYTES
 from raylign.trainer.models.loading import model_skeleton
 from raylign.trainer.models.lora import is_adapter
 from transformers import PreTrainedModel
@@ -269,7 +270,7 @@ def outside(
             ranks = learner.num_ranks if learner.zero_stage else 1
             host[f"state of the {role} in the engines' turn"] = ranks * offloaded_bytes(m, learner)
     export = float(shape.parameters * item_bytes(policy.precision))
-    host["the policy while it is exported"] = export
+    host["the policy while it is exported"] = min(export, float(SHARD_BYTES))
     publication = export if engine else 0.0
     later = float(shape.adapted * item_bytes(policy.precision)) if engine and adapters_alone else publication
     return Outside(host, 1.2 * publication, float(saved), export, publication, later)

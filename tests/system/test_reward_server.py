@@ -40,7 +40,8 @@ from raylign.reward.shaping import Shaping
 from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import GroupHandle, Ref
 from raylign.trainer.engine.base import WRAPPER_PREFIX
-from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 from transformers import AutoTokenizer
 
 
@@ -50,7 +51,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RewardConfig:
     model = load_scalar_model(base, precision=Precision.float32, new_head_seed=5)
     state = {name.removeprefix(WRAPPER_PREFIX): p.detach() for name, p in model.named_parameters()}
     folder: Path = tmp_path_factory.mktemp("rm") / "rm"
-    export_hf(model, state, folder, AutoTokenizer.from_pretrained(base))
+    export_hf(model, state.items(), folder, AutoTokenizer.from_pretrained(base))
     rules = [RuleRewardConfig(rule="low_token_share:250", weight=2.0)]
     return RewardConfig(
         model=str(folder), rules=rules, precision=Precision.float32, micro_batch_tokens=300, timeout_s=60.0, clip=0.0

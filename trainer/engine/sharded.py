@@ -10,6 +10,7 @@ import torch.distributed as dist
 from raylign.conf.schema import Device, LearnerConfig, Precision
 from raylign.trainer.engine.base import StepResult
 from raylign.trainer.engine.deepspeed_start import prepare_deepspeed
+from raylign.trainer.engine.partition import partition
 from raylign.trainer.engine.rendezvous import Rendezvous, join
 from raylign.trainer.engine.zero_config import deepspeed_config
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class ShardedEngine:
         prepare_deepspeed()
         settings = deepspeed_config(LearnerConfig(precision=precision, zero_stage=3), device)
         module.requires_grad_(False).eval()
-        deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+        partition(module, settings)
         self._rendezvous = rendezvous
         self._deepspeed, *_ = deepspeed.initialize(model=module, config=settings, dist_init_required=False)
 

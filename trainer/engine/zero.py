@@ -31,6 +31,7 @@ from raylign.trainer.engine.base import (
 )
 from raylign.trainer.engine.deepspeed_start import prepare_deepspeed
 from raylign.trainer.engine.offload import OnHost
+from raylign.trainer.engine.partition import partition
 from raylign.trainer.engine.relayout import Cut, Piece, whole_cut
 from raylign.trainer.engine.rendezvous import Rendezvous, join
 from raylign.trainer.engine.state_file import StateHeader, load_masters, state_writer
@@ -302,7 +303,7 @@ def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> Dee
     optimizer: torch.optim.Optimizer = adamw(module, config.optim)  # while the weights have their shapes
     if config.zero_stage == 3:
         # Weight by weight, before `initialize`: that would move the whole model to this rank's device first.
-        deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+        partition(module, settings)
     if config.offload_optimizer is Offload.cpu:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 

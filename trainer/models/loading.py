@@ -1,4 +1,4 @@
-"""Hugging Face folders in and out: safetensors only, no remote code, every weight accounted for."""
+"""Hugging Face folders: safetensors only, no remote code, every weight accounted for (out: trainer/models/export.py)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, Precision
-from raylign.trainer.models.architecture import noise_of, set_noise, small_copy, without_noise
+from raylign.trainer.models.architecture import noise_of, small_copy, without_noise
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.lean_layers import lean_layers
-from raylign.trainer.models.lora import is_adapter
 from raylign.trainer.models.packed_attention import PACKED_ATTENTION
 from raylign.trainer.models.packing_check import ERRORS, check_model
 from raylign.trainer.models.scalar_head import ScalarModel, init_score
@@ -28,7 +27,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
@@ -191,30 +189,6 @@ def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
             for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
                 if opened.get_slice(name).get_dtype() == "F32":
                     yield name, opened.get_tensor(name)
-
-
-def export_hf(
-    model: CausalLM | ScalarModel,
-    state: Mapping[str, Tensor],
-    folder: str | Path,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> None:
-    """Write a plain Hugging Face folder from whole, merged parameters (trainer/engine/buckets.py, on rank 0)."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    expected = {name for name, _ in model.hf.named_parameters() if not is_adapter(name)}
-    if expected != set(state):
-        raise ValueError(
-            f"export lacks {sorted(expected - set(state))[:3]}, has extra {sorted(set(state) - expected)[:3]}"
-        )
-    noise: Mapping[tuple[str, str], float] = getattr(model.hf, "raylign_noise", {})
-    set_noise(model.hf.config, noise)
-    try:
-        model.hf.save_pretrained(path, state_dict={name: t.detach().cpu() for name, t in state.items()})
-    finally:
-        set_noise(model.hf.config, dict.fromkeys(noise, 0.0))
-    if tokenizer is not None:
-        tokenizer.save_pretrained(path)
 
 
 def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool) -> PreTrainedModel:

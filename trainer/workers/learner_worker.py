@@ -5,6 +5,7 @@ Results go to the object store and only their references to the controller.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
 from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec, TransferLink
 from raylign.trainer.engine.base import BackgroundSaving, Engine, EngineStateError, MovableState
-from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets
+from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets, whole_weights
 from raylign.trainer.learner import Learner, Objective
 from raylign.trainer.loops.interfaces import UpdateResult
 from raylign.trainer.models.adapters import ADAPTER_FOLDER, write_adapter
 from raylign.trainer.models.causal_lm import CausalLM
-from raylign.trainer.models.loading import export_hf
+from raylign.trainer.models.export import export_hf
 from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.card_memory import room_on_card
@@ -38,8 +39,6 @@ from raylign.trainer.workers.specs import LearnerSpec
 from raylign.trainer.workers.transfer import WeightTransfer, described
 from safetensors import SafetensorError
 from torch import Tensor
-
-_EXPORT_BUCKET_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +221,13 @@ class LearnerWorker:
 
     def export(self, folder: str) -> None:
         """Write a plain Hugging Face folder (rank 0), and in it the adapter by itself where that is asked for."""
-        state: dict[str, Tensor] = {}
-        for bucket in weights_to_buckets(self._ready.engine, _EXPORT_BUCKET_BYTES):
-            # A bucket at a time to the host: the whole model has no room beside a rank's own part on the card.
-            state.update(zip(bucket.names, (tensor.cpu() for tensor in bucket.tensors), strict=True))
-        if self._info.rank == 0:
-            tokenizer = load_tokenizer(self._spec.folder, self._spec.chat_template)
-            export_hf(self._model, state, folder, tokenizer)
+        weights = whole_weights(self._ready.engine)
+        try:
+            if self._info.rank == 0:
+                tokenizer = load_tokenizer(self._spec.folder, self._spec.chat_template)
+                export_hf(self._model, weights, folder, tokenizer)
+        finally:
+            deque(weights, maxlen=0)  # the other ranks gather what is left also where this one's disk is full
         if self._spec.lora.save_adapter:
             self._export_adapter(Path(folder) / ADAPTER_FOLDER)
 

@@ -28,7 +28,8 @@ from raylign.reward.heads import FOLDER, read_heads, write_heads
 from raylign.reward.scorer import ComposedScorer
 from raylign.trainer.algorithms.ppo import PPOConfig
 from raylign.trainer.engine.base import WRAPPER_PREFIX
-from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -38,7 +39,7 @@ def model(tmp_path: Path, tiny_model_dir: Path) -> Path:
     """A reward model with a random head."""
     scalar = load_scalar_model(tiny_model_dir, precision=Precision.float32, new_head_seed=5)
     state = {name.removeprefix(WRAPPER_PREFIX): p.detach() for name, p in scalar.named_parameters()}
-    export_hf(scalar, state, tmp_path / "rm", AutoTokenizer.from_pretrained(tiny_model_dir))
+    export_hf(scalar, state.items(), tmp_path / "rm", AutoTokenizer.from_pretrained(tiny_model_dir))
     return tmp_path / "rm"
 
 

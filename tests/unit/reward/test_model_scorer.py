@@ -14,7 +14,8 @@ from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.model_scorer import ModelScorer
 from raylign.reward.tokenizer_match import tokenizer_problems
 from raylign.trainer.engine.base import WRAPPER_PREFIX
-from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
@@ -22,7 +23,7 @@ def save_reward_model(folder: Path, base: Path, *, seed: int = 5) -> Path:
     """A reward-model folder with a random head."""
     model = load_scalar_model(base, precision=Precision.float32, new_head_seed=seed)
     state = {name.removeprefix(WRAPPER_PREFIX): p.detach() for name, p in model.named_parameters()}
-    export_hf(model, state, folder, AutoTokenizer.from_pretrained(base))
+    export_hf(model, state.items(), folder, AutoTokenizer.from_pretrained(base))
     return folder
 
 

@@ -30,7 +30,8 @@ from raylign.reward.scorer import ComposedScorer
 from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems
 from raylign.trainer.algorithms.ppo import PPOConfig
 from raylign.trainer.engine.base import WRAPPER_PREFIX
-from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 from transformers import AutoModelForSequenceClassification
 
 TEMPLATE = (
@@ -54,7 +55,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_scalar_model(base, precision=Precision.float32, new_head_seed=3)
     state = {name.removeprefix(WRAPPER_PREFIX): p.detach() for name, p in model.named_parameters()}
     folder = tmp_path_factory.mktemp("foreign") / "rm"
-    export_hf(model, state, folder, tokenizer)
+    export_hf(model, state.items(), folder, tokenizer)
     return folder
 
 

@@ -40,7 +40,8 @@ from raylign.reward.serving import ServeSettings, reward_app
 from raylign.reward.sources import RewardSources
 from raylign.reward.text_scorer import Scorable, TextScorer
 from raylign.trainer.engine.base import WRAPPER_PREFIX
-from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 
 TOKEN = "token-of-a-test"
 ANSWERS = ("4", "It is four.", "Let me think: 2 and 2", "four\n\nreally")
@@ -56,7 +57,7 @@ def folder(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_scalar_model(policy, precision=Precision.float32, new_head_seed=5)
     state = {name.removeprefix(WRAPPER_PREFIX): p.detach() for name, p in model.named_parameters()}
     path = tmp_path_factory.mktemp("rm") / "rm"
-    export_hf(model, state, path, load_tokenizer(str(policy)))
+    export_hf(model, state.items(), path, load_tokenizer(str(policy)))
     return path
 
 

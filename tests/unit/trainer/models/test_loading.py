@@ -13,7 +13,8 @@ from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Precision
 from raylign.data.types import TokenBatch
 from raylign.trainer.functional.packing import Packing, pack
-from raylign.trainer.models.loading import export_hf, load_causal_lm, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -32,7 +33,7 @@ def test_an_export_is_the_same_plain_folder(fixture: str, tmp_path: Path, reques
     source: Path = request.getfixturevalue(fixture)
     model = load_causal_lm(source, precision=FP32)
     state = {name.removeprefix("hf."): p.detach() for name, p in model.named_parameters()}
-    export_hf(model, state, tmp_path / "out", AutoTokenizer.from_pretrained(source))
+    export_hf(model, state.items(), tmp_path / "out", AutoTokenizer.from_pretrained(source))
     before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -53,7 +54,7 @@ def test_an_export_with_a_weight_missing_is_refused(tiny_model_dir: Path, tmp_pa
     state = {name.removeprefix("hf."): p.detach() for name, p in model.named_parameters()}
     del state["model.norm.weight"]
     with pytest.raises(ValueError, match=r"model\.norm\.weight"):
-        export_hf(model, state, tmp_path, None)
+        export_hf(model, state.items(), tmp_path, None)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_the_wrong_head_is_named_both_ways(tiny_model_dir: Path, tmp_path: Path)
     with pytest.raises(ModelLoadError, match="without a scalar head"):
         load_scalar_model(tiny_model_dir, precision=FP32)
     model = load_scalar_model(tiny_model_dir, precision=FP32, new_head_seed=0)
-    export_hf(model, {n.removeprefix("hf."): p for n, p in model.named_parameters()}, tmp_path / "rm", None)
+    export_hf(model, ((n.removeprefix("hf."), p) for n, p in model.named_parameters()), tmp_path / "rm", None)
     with pytest.raises(ModelLoadError, match="needs a causal language model"):
         load_causal_lm(tmp_path / "rm", precision=FP32)
 

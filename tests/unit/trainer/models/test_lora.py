@@ -23,7 +23,8 @@ from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.learner import Learner
 from raylign.trainer.models.adapters import add_adapters, start_adapters, write_adapter
 from raylign.trainer.models.causal_lm import CausalLM
-from raylign.trainer.models.loading import export_hf, load_causal_lm, load_scalar_model, stored_weights
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_causal_lm, load_scalar_model, stored_weights
 from raylign.trainer.models.lora import is_adapter, lora_layers, merged_weights
 from raylign.trainer.models.scalar_head import ScalarModel, last_states
 from safetensors.torch import load_file, save_file
@@ -156,7 +157,7 @@ def test_merged_weights_do_what_base_and_adapter_did(
     state = _whole(model)
     plain = _load(folder, LoraConfig(), scalar=scalar)
     assert list(state) == [name.removeprefix("hf.") for name, _ in plain.named_parameters()]
-    export_hf(model, state, tmp_path / "merged", None)
+    export_hf(model, state.items(), tmp_path / "merged", None)
     merged, tokens = _load(tmp_path / "merged", LoraConfig(), scalar=scalar), _tokens()
     if scalar:
         ours, theirs, before = merged(tokens), model(tokens), plain(tokens)
@@ -375,7 +376,7 @@ def test_the_adapters_folder_is_pefts_and_gives_the_merged_models_answers(
     scalar: bool, lora: LoraConfig, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     model = _shaken(_load(tiny_model_dir, lora, scalar=scalar))
-    export_hf(model, _whole(model), tmp_path / "merged", None)
+    export_hf(model, _whole(model).items(), tmp_path / "merged", None)
     trained = {name: p for name, p in model.hf.named_parameters() if p.requires_grad}
     write_adapter(model.hf, trained, lora, tiny_model_dir, tmp_path / "merged" / "adapter")
     auto = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM

@@ -12,7 +12,8 @@ from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Precision
 from raylign.data.types import TokenBatch
 from raylign.trainer.models.causal_lm import CausalLM
-from raylign.trainer.models.loading import export_hf, load_causal_lm
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_causal_lm
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -73,7 +74,7 @@ def test_a_model_is_right_or_refused_by_name(tried: Tried, tmp_path: Path) -> No
     torch.testing.assert_close(training, expected, atol=2e-4, rtol=0)
     assert torch.equal(packed(ours.eval()), training)
     state = {name.removeprefix("hf."): p.detach() for name, p in ours.named_parameters()}
-    export_hf(ours, state, tmp_path / "out", None)
+    export_hf(ours, state.items(), tmp_path / "out", None)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     torch.testing.assert_close(alone(again), expected, atol=1e-6, rtol=0)
 
@@ -85,7 +86,7 @@ def test_an_export_says_what_the_folder_said_of_dropout(tmp_path: Path) -> None:
     ours = load_causal_lm(tmp_path / "model", precision=Precision.float32)
     assert ours.hf.config.residual_dropout == 0.0
     state = {name.removeprefix("hf."): p.detach() for name, p in ours.named_parameters()}
-    export_hf(ours, state, tmp_path / "out", None)
+    export_hf(ours, state.items(), tmp_path / "out", None)
     assert AutoConfig.from_pretrained(tmp_path / "out").residual_dropout == 0.1
     assert ours.hf.config.residual_dropout == 0.0
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from raylign.conf.schema import Precision
 from raylign.data.types import TokenBatch
-from raylign.trainer.models.loading import export_hf, load_scalar_model
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 from raylign.trainer.models.scalar_head import init_score, last_states, values_from_states
 from transformers import AutoModelForSequenceClassification
 
@@ -27,7 +28,7 @@ def test_values_are_those_of_the_state_before_the_token() -> None:
 
 def test_a_saved_reward_model_scores_the_same_in_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = load_scalar_model(tiny_model_dir, precision=Precision.float32, new_head_seed=3)
-    export_hf(model, {n.removeprefix("hf."): p for n, p in model.named_parameters()}, tmp_path / "rm", None)
+    export_hf(model, ((n.removeprefix("hf."), p) for n, p in model.named_parameters()), tmp_path / "rm", None)
     tokens = TokenBatch.from_sequences(ROWS, MASKS)
     ours = last_states(load_scalar_model(tmp_path / "rm", precision=Precision.float32)(tokens), tokens)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm", dtype=torch.float32).eval()
