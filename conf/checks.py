@@ -157,6 +157,13 @@ def _learner(role: str, learner: LearnerConfig, config: RunConfig) -> Iterator[P
     if learner.offload_optimizer is Offload.cpu and learner.zero_stage == 0:
         key = f"{role}.offload_optimizer"
         yield Problem((key, f"{role}.zero_stage"), f"{key}=cpu needs {role}.zero_stage of 1, 2 or 3; it is 0.")
+    if learner.num_ranks % max(1, learner.sequence_parallel_size):
+        key, ranks, size = f"{role}.sequence_parallel_size", learner.num_ranks, learner.sequence_parallel_size
+        yield Problem(
+            (key, f"{role}.num_ranks"),
+            f"{key}={size} does not divide {role}.num_ranks={ranks}; set {role}.num_ranks={-(-ranks // size) * size}, "
+            f"or {key}=1.",
+        )
     if len(learner.optim.betas) != 2 or not all(0 <= beta < 1 for beta in learner.optim.betas):
         key = f"{role}.optim.betas"
         yield Problem((key,), f"{key}={list(learner.optim.betas)}: give two numbers from 0 to below 1.")
@@ -295,7 +302,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             f"{data.max_prompt_tokens} and rollout.max_new_tokens={rollout.max_new_tokens}; set it to "
             f"{data.max_prompt_tokens + rollout.max_new_tokens} or lower one of the two.",
         )
-    ranks = config.policy.num_ranks
+    ranks = config.policy.num_shards
     sequences = rollout.prompts_per_step * rollout.samples_per_prompt
     per_update = config.algorithm.units_per_update
     if per_update < 1:

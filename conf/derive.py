@@ -50,7 +50,7 @@ def batch_plan(config: RunConfig, needs: Needs, num_rows: int | None) -> BatchPl
 
     Offline with `num_steps=0` the number of steps comes from `num_epochs` and is 0 while the rows are not known.
     """
-    algorithm, ranks = config.algorithm, config.policy.num_ranks
+    algorithm, ranks = config.algorithm, config.policy.num_shards
     per_update = algorithm.units_per_update
     if needs.rollout:
         rollout = config.rollout

@@ -37,7 +37,17 @@ _FRACTION = Range(0, 1)
 _RANGES: Mapping[str, Range] = {
     name: allowed
     for allowed, names in (
-        (_COUNT, ("num_ranks", "num_workers", "num_replicas", "tensor_parallel_size", "micro_batch_tokens")),
+        (
+            _COUNT,
+            (
+                "num_ranks",
+                "num_workers",
+                "num_replicas",
+                "tensor_parallel_size",
+                "sequence_parallel_size",
+                "micro_batch_tokens",
+            ),
+        ),
         (_COUNT, ("max_model_len", "max_new_tokens", "max_prompt_tokens", "max_length", "max_concurrent")),
         (_COUNT, ("prompts_per_step", "samples_per_prompt", "prompts", "canary_prompts", "keep", "samples_every")),
         (_COUNT, ("bucket_mb", "batch_size", "scoring_chunks")),

@@ -145,7 +145,9 @@ class LearnerConfig:
     offload_optimizer: Offload = Offload.none
     """Optimizer state on the GPU's host (GPU learners only)."""
     num_ranks: int = 1
-    """Data-parallel ranks."""
+    """Ranks: of sequence_parallel_size together, each such group sees other data."""
+    sequence_parallel_size: int = 1
+    """Ranks that share each micro-batch's tokens, for contexts whose activations one card cannot hold."""
     micro_batch_tokens: int = 4096
     """Most tokens in one forward and backward pass, a shared prompt counted once; a longer sequence goes alone."""
     gradient_checkpointing: bool = False
@@ -160,6 +162,11 @@ class LearnerConfig:
     """Ray GPUs one rank asks for."""
     threads_per_rank: int = 0
     """Torch threads of a rank on CPU; 0: cores of the node divided by ranks on it."""
+
+    @property
+    def num_shards(self) -> int:
+        """Parts that an update's data is cut into."""
+        return max(1, self.num_ranks // max(1, self.sequence_parallel_size))
 
 
 @dataclass(kw_only=True)

@@ -21,6 +21,7 @@ from raylign.trainer.hardware import hardware_figures
 from raylign.trainer.loops.interfaces import UpdateResult
 from raylign.trainer.models.lora import adapters_off
 from raylign.trainer.models.scalar_head import last_states, values_from_states
+from raylign.trainer.models.sequence_split import SequenceSplit
 from torch import Tensor, nn
 
 Objective = Callable[[nn.Module, B, Denominators], LossOutput]
@@ -50,8 +51,10 @@ class RanksDisagreeError(RuntimeError):
 class Learner:
     """Runs a model through an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, split: SequenceSplit | None = None) -> None:
+        """`split`: of the model, whose ranks see the same batches; the first one's figures count."""
         self._engine = engine
+        self._counts = split is None or split.rank == 0
 
     @property
     def engine(self) -> Engine:
@@ -99,7 +102,7 @@ class Learner:
         started = time.perf_counter()
         tally = _Tally()
         steps = [self._window(window, objective, tally) for window in shard.windows]
-        metrics = tally.reduce(self._engine, num_windows=len(steps))
+        metrics = tally.reduce(self._engine, num_windows=len(steps), counts=self._counts)
         applied = [step for step in steps if step.applied]
         metrics["grad_norm"] = sum(s.grad_norm for s in applied) / len(applied) if applied else float("nan")
         metrics["lr"] = steps[-1].lr if steps else 0.0
@@ -117,7 +120,7 @@ class Learner:
             for micro_batch in window.micro_batches:
                 batch = to_device(micro_batch, self._engine.device)
                 tally.add(ready(module, batch, window.denominators), batch.tokens)
-        return tally.reduce(self._engine, num_windows=len(shard.windows))
+        return tally.reduce(self._engine, num_windows=len(shard.windows), counts=self._counts)
 
     def _window(self, window: UpdateWindow[B], objective: Objective[B], tally: _Tally) -> StepResult:
         objective = self._measured(window, objective)
@@ -138,7 +141,7 @@ class Learner:
         for micro_batch in window.micro_batches:
             batch = to_device(micro_batch, self._engine.device)
             total += objective.measure(module, batch, window.denominators).double().cpu()
-        return objective.given(self._engine.all_reduce_sum(total))
+        return objective.given(self._engine.all_reduce_sum(total if self._counts else torch.zeros_like(total)))
 
     @torch.no_grad()
     def _forward(self, batches: Sequence[TokenBatch], run: Callable[[TokenBatch], T]) -> list[T]:
@@ -181,16 +184,16 @@ class _Tally:
         for name, value in output.maxima.items():
             self._maxima.setdefault(name, []).append(value.detach().double())
 
-    def reduce(self, engine: Engine, *, num_windows: int) -> dict[str, float]:
-        """Sums over ranks first, then one division a metric. Every objective gives the same names on every rank."""
+    def reduce(self, engine: Engine, *, num_windows: int, counts: bool) -> dict[str, float]:
+        """Sums over ranks that count first, then one division a metric. Every rank has the same names."""
         names = sorted(self._sums)
         if not names:
             return {}
         totals = on_host([total for name in names for total, _ in self._sums[name]])
-        counts = on_host([count for name in names for _, count in self._sums[name]])
+        numbers = on_host([count for name in names for _, count in self._sums[name]])
         sizes = [len(self._sums[name]) for name in names]
-        own = [torch.stack([t.sum(), c.sum()]) for t, c in zip(totals.split(sizes), counts.split(sizes), strict=True)]
-        total = engine.all_reduce_sum(torch.stack(own)).cpu()
+        own = [torch.stack([t.sum(), c.sum()]) for t, c in zip(totals.split(sizes), numbers.split(sizes), strict=True)]
+        total = engine.all_reduce_sum(torch.stack(own) if counts else torch.zeros(len(own), 2).double()).cpu()
         counted = (total[:, 1] > 0).tolist()  # nothing counted, nothing to say: no desirable answer in this step
         names, total = [name for name, any_ in zip(names, counted, strict=True) if any_], total[total[:, 1] > 0]
         metrics = dict(zip(names, (total[:, 0] / total[:, 1]).tolist(), strict=True))

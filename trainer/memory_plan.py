@@ -149,7 +149,7 @@ def learner_use(role: str, shape: ModelShape, learner: LearnerConfig, device: De
     state = trained * (STATE_BYTES if bf16 or stage else 8) / (ranks if stage else 1)
     parts = {"weights": weights, "gradients": gradients}
     parts["optimizer"] = 0.0 if learner.offload_optimizer is Offload.cpu else state
-    tokens = learner.micro_batch_tokens
+    tokens = -(-learner.micro_batch_tokens // max(1, learner.sequence_parallel_size))
     if learner.gradient_checkpointing:  # one layer's are there again when its gradients are made
         each_token = shape.layers * shape.hidden + shape.layer_width + shape.worked_width / 2
     else:
@@ -216,7 +216,8 @@ def resting_bytes(shape: ModelShape, learner: LearnerConfig, *, answers: bool) -
         rest += shape.trained * width
     if answers:
         gathered = min(LIVE_WEIGHTS, 2 * max(shape.layer_numel, shape.vocab * shape.hidden)) if stage == 3 else 0
-        rest += width * gathered + HEAD_BYTES + learner.micro_batch_tokens * shape.layer_width * width
+        tokens = -(-learner.micro_batch_tokens // max(1, learner.sequence_parallel_size))
+        rest += width * gathered + HEAD_BYTES + tokens * shape.layer_width * width
     return rest
 
 

@@ -152,7 +152,7 @@ def model_spec(config: RunConfig, needs: OfflineNeeds, num_steps: int, chat_temp
 
 def _feed(config: RunConfig, rows: Mapping[str, TrainRows], progress: OfflineProgress) -> RowFeed:
     settings = FeedSettings(
-        num_ranks=config.policy.num_ranks,
+        num_ranks=config.policy.num_shards,
         rows_per_update=config.algorithm.units_per_update,
         micro_batch_tokens=config.policy.micro_batch_tokens,
         seed=config.seed,

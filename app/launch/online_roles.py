@@ -294,7 +294,7 @@ class RoleBuilder:
 
     def _shards(self, config: LearnerConfig) -> ShardSettings:
         return ShardSettings(
-            num_ranks=config.num_ranks,
+            num_ranks=config.num_shards,
             micro_batch_tokens=config.micro_batch_tokens,
             units_per_update=self._settings.units_per_update,
             epochs=self._settings.passes_per_step,

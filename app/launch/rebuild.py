@@ -20,8 +20,8 @@ LEARNER_ROLES = frozenset({"policy", "critic", "reference", "assembler", "feeder
 _NO_MATTER = {
     "": ("name", "run_root", "callbacks", "callback_timeout_s", "cluster", "tracking", "checkpoint", "evaluation"),
     "rollout": ("num_workers", "timeout_s", "health_timeout_s", "max_concurrent"),
-    "policy": ("num_ranks", "zero_stage"),
-    "critic": ("num_ranks", "zero_stage"),
+    "policy": ("num_ranks", "sequence_parallel_size", "zero_stage"),
+    "critic": ("num_ranks", "sequence_parallel_size", "zero_stage"),
     "reference": ("num_ranks", "sharded"),
 }
 """Settings that decide nothing of what a step computes but the order in which it is added up, by section."""

@@ -15,6 +15,7 @@ from raylign.app.launch.model_files import broken_settings, lacking_files
 from raylign.app.launch.own_metrics import metric_problems
 from raylign.app.launch.remotes import remote_problems
 from raylign.conf.checks import Needs
+from raylign.conf.derive import critic_start
 from raylign.conf.errors import ConfigError, DataError, ModelLoadError
 from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import no_template, read_chat_template, template_problems
@@ -31,7 +32,8 @@ def refuse_impossible(config: RunConfig, needs: Needs, *, to_run: bool = False) 
     """
     if lacking := [*broken_settings(config, needs), *(lacking_files(config, needs) if to_run else ())]:
         raise ConfigError(lacking)  # the rest reads these files
-    problems = [*_tensor_parallel(config, needs), *_reward_head(config, needs), *_reward_tokenizer(config, needs)]
+    problems = [*_tensor_parallel(config, needs), *_sequence_parallel(config, needs)]
+    problems += [*_reward_head(config, needs), *_reward_tokenizer(config, needs)]
     problems += _reward_heads(config, needs)
     problems += [*_chat_template(config), *_gold(config, needs), *_stops(config, needs)]
     if needs.reward:
@@ -58,6 +60,24 @@ def _tensor_parallel(config: RunConfig, needs: Needs) -> Iterator[str]:
             f"rollout.tensor_parallel_size={size}: policy.model={config.policy.model} has {heads} attention heads "
             f"and {kv} key-value heads, which {size} ranks cannot share; set rollout.tensor_parallel_size={nearest}."
         )
+
+
+def _sequence_parallel(config: RunConfig, needs: Needs) -> Iterator[str]:
+    """Ranks exchange whole heads: each computes all tokens of some, with the key and value heads that they meet."""
+    learners = {"policy": config.policy} | ({"critic": config.critic} if needs.critic else {})
+    for role, learner in learners.items():
+        size, folder = learner.sequence_parallel_size, critic_start(config) if role == "critic" else learner.model
+        if size == 1 or not folder:
+            continue
+        text = model_skeleton(folder, scalar=role == "critic").config.get_text_config()
+        heads, kv = text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        if heads % size or kv % size:
+            fitting = [n for n in range(1, kv + 1) if not (heads % n or kv % n or learner.num_ranks % n)]
+            nearest = min(fitting, key=lambda n: (abs(n - size), n))
+            yield (
+                f"{role}.sequence_parallel_size={size}: {folder} has {heads} attention heads and {kv} key-value heads, "
+                f"and both must divide by it; set {role}.sequence_parallel_size={nearest}."
+            )
 
 
 def _reward_head(config: RunConfig, needs: Needs) -> Iterator[str]:

@@ -85,6 +85,7 @@ class Stage:
             log_dir=str(self.folder.logs),
             run_folder=self.shared,
             profiled=tuple(self.config.profile.steps),
+            sequence_parallel_size=config.sequence_parallel_size if isinstance(config, LearnerConfig) else 1,
         )
 
     def store(self) -> CheckpointStore:

@@ -12,6 +12,7 @@ from raylign.trainer.functional.known_gradient import logprobs_of_frozen_head, l
 from raylign.trainer.functional.logprobs import fused_linear_logprobs
 from raylign.trainer.functional.packing import pack
 from raylign.trainer.models.packed_attention import packed_states
+from raylign.trainer.models.sequence_split import SequenceSplit
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -54,6 +55,7 @@ class CausalLM(nn.Module):
         head = hf.get_output_embeddings()
         hf.set_output_embeddings(FusedHead(head.weight, logit_scale))
         self.hf = hf
+        self.split: SequenceSplit | None = None  # of a batch's tokens over ranks that are all given it
 
     def forward(
         self,
@@ -71,20 +73,26 @@ class CausalLM(nn.Module):
         """
         targets_at = response_positions(tokens)
         packing = pack(tokens)
-        states = packed_states(self.hf.base_model, tokens, packing)  # [M, H]
-        logprobs, entropy, first_choice = self.hf.get_output_embeddings()(
-            states.index_select(0, packing.rows[targets_at - 1]),
+        states = packed_states(self.hf.base_model, tokens, packing, self.split)  # [M, H], or this rank's part
+        rows = packing.rows[targets_at - 1]
+        if self.split is not None:
+            rows = self.split.place(rows, packing.tokens.numel())
+            own = (rows >= 0) & (rows < states.shape[0])
+            rows, targets_at = rows[own], targets_at[own]
+        found = self.hf.get_output_embeddings()(
+            states.index_select(0, rows),
             tokens.input_ids[targets_at],
             temperature,
             with_entropy_grad,
             None if logprob_grad is None else logprob_grad[targets_at],
         )
-        blank = logprobs.new_zeros(tokens.num_tokens)
-        return TokenOutputs(
-            logprobs=blank.index_put((targets_at,), logprobs),
-            entropy=blank.index_put((targets_at,), entropy),
-            first_choice=tokens.response_mask.index_put((targets_at,), first_choice),
+        logprobs, entropy, first_choice = (
+            one.new_zeros(tokens.num_tokens).index_put((targets_at,), one) for one in found
         )
+        if self.split is not None:
+            logprobs, entropy, chosen = self.split.added(torch.stack([logprobs, entropy, first_choice.float()]))
+            first_choice = chosen > 0
+        return TokenOutputs(logprobs=logprobs, entropy=entropy, first_choice=first_choice)
 
 
 def response_positions(tokens: TokenBatch) -> Tensor:

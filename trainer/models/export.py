@@ -1,4 +1,4 @@
-"""A Hugging Face folder out of weights that come one by one: shard by shard, so no process ever holds the whole model."""
+"""A Hugging Face folder out of weights that come one by one, shard by shard: nothing holds the whole model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders: safetensors only, no remote code, every weight accounted for (out: trainer/models/export.py)."""
+"""Hugging Face folders in: safetensors only, no remote code, every weight accounted for."""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ travels. Because no *mask* function is registered under our name, transformers b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import torch
 from raylign.data.types import TokenBatch
 from raylign.trainer.functional.attention import packed_causal_attention
 from raylign.trainer.functional.packing import Packing, segments
+from raylign.trainer.models.sequence_split import SequenceSplit
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -22,16 +24,21 @@ _BEYOND = ("s_aux", "position_bias", "alibi", "indexer_mask")
 """Keyword arguments by which transformers' models ask for more than causal attention. Sinks are `s_aux` (GPT-OSS)."""
 
 
-def packed_states(body: nn.Module, tokens: TokenBatch, packing: Packing) -> Tensor:
+def packed_states(body: nn.Module, tokens: TokenBatch, packing: Packing, split: SequenceSplit | None = None) -> Tensor:
     """Run a transformers base model on the tokens that `packing` computes: their states `[M, H]`.
 
-    Those of all N tokens are `states[packing.rows]`.
+    Those of all N tokens are `states[packing.rows]`. With `split` only this rank's `[L, H]` of them; collective then.
     """
+    computed, positions, more = packing.tokens, packing.positions, {}
+    if split is not None:
+        own = split.own(computed.numel(), computed.device)
+        computed, positions, more = computed[own], positions[own], {"split": split}
     output = body(
-        input_ids=tokens.input_ids[packing.tokens][None],
-        position_ids=packing.positions[None],
+        input_ids=tokens.input_ids[computed][None],
+        position_ids=positions[None],
         packing=packing,
         use_cache=False,
+        **more,
     )
     return cast(Tensor, output.last_hidden_state[0])
 
@@ -41,7 +48,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence only, over the tokens of its own and those it shares.
 
-    query `[1, H, M, D]`, key and value `[1, H_kv, M, D]` (grouped heads are shared, not copied) -> `[1, M, H, D]`.
+    query `[1, H, M, D]`, key and value `[1, H_kv, M, D]` (grouped heads are shared, not copied) -> `[1, M, H, D]`;
+    L of the M where ranks split them (models/sequence_split.py).
     Dropout is not applied: a policy's log-probs must be a function of its weights, or the PPO ratio of an unchanged
     policy is not 1. Raises ValueError when the packing did not travel (the model does not pass its keyword arguments
     on) or comes with a mask, and for attention that is more than softmax over the scores: sinks, position biases.
@@ -56,14 +64,34 @@ def packed_attention(
         raise ValueError(
             f"{type(module).__name__} asks for {', '.join(beyond)}, which packed attention does not compute"
         )
-    scale, window, softcap = kwargs.get("scaling"), kwargs.get("sliding_window"), kwargs.get("softcap")
+    attend = partial(
+        _attend,
+        packing=packing,
+        scale=kwargs.get("scaling"),
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+    )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, H, D]
+    if (split := cast("SequenceSplit | None", kwargs.get("split"))) is not None:
+        return split.attention(q, k, v, packing.tokens.numel(), attend)[None], None
+    return attend(q, k, v)[None], None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    packing: Packing,
+    scale: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """[M, H, D] -> [M, H, E], by the kernel for where the tokens are."""
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None:  # the kernel has no cap
-        output = _varlen(q, k, v, packing, scale, window)
-    else:
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        output = packed_causal_attention(q, k, v, packing, scale=scale, window=window, softcap=softcap)
-    return output[None], None
+        return _varlen(query, key, value, packing, scale, window)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return packed_causal_attention(query, key, value, packing, scale=scale, window=window, softcap=softcap)
 
 
 def _varlen(

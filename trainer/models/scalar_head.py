@@ -9,6 +9,7 @@ import torch
 from raylign.data.types import TokenBatch, ValueEstimates
 from raylign.trainer.functional.packing import pack
 from raylign.trainer.models.packed_attention import packed_states
+from raylign.trainer.models.sequence_split import SequenceSplit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -33,12 +34,15 @@ class ScalarModel(nn.Module):
         super().__init__()
         hf.score = ScalarHead(hf.score.weight)
         self.hf = hf
+        self.split: SequenceSplit | None = None  # of a batch's tokens over ranks that are all given it
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """The scalar of the state after each token, `[N]` float32."""
         packing = pack(tokens)
-        states = packed_states(self.hf.base_model, tokens, packing)  # [M, H]
-        return self.hf.score(states).index_select(0, packing.rows)
+        scores = self.hf.score(packed_states(self.hf.base_model, tokens, packing, self.split))
+        if self.split is not None:
+            scores = self.split.joined(scores, packing.tokens.numel())
+        return scores.index_select(0, packing.rows)
 
     def last_hidden(self, tokens: TokenBatch) -> Tensor:
         """The state after each sequence's last token, which the head reads: `[S, H]` float32."""

@@ -54,6 +54,7 @@ class GroupSettings:
     log_dir: str
     run_folder: SharedFolder  # where ranks write: proved to be the driver's before a model is loaded
     profiled: tuple[int, ...] = ()  # updates of rank 0 to profile, counted from its start
+    sequence_parallel_size: int = 1  # neighbouring ranks that are given the same batches and compute them together
 
 
 class LearnerGroup:
@@ -107,6 +108,15 @@ class LearnerGroup:
         return len(self._group)
 
     @property
+    def num_shards(self) -> int:
+        """Parts that data is dealt in: ranks that compute a batch together get the same one."""
+        return len(self._group) // self._together
+
+    @property
+    def _together(self) -> int:
+        return self._settings.sequence_parallel_size
+
+    @property
     def broken(self) -> bool:
         """Whether a rank has failed: the group is only good for `stop`."""
         return self._group.broken
@@ -117,37 +127,38 @@ class LearnerGroup:
         """References to list[Tensor]: log-probs of each group's tokens, by the whole model or its frozen part."""
         passes = self._passes(groups)
         refs = await self._group.call(
-            lambda a, r: a.logprobs.remote(_refs(groups, passes[r]), passes[r], temperature, without_adapters),
+            lambda a, r: a.logprobs.remote(*self._given(groups, passes, r), temperature, without_adapters),
             verb="log-probs",
             timeout_s=self._settings.step_timeout_s,
         )
-        return TensorShards(tuple(refs), tuple(p.groups for p in passes))
+        return TensorShards(tuple(refs[:: self._together]), tuple(p.groups for p in passes))
 
     async def sequence_logprobs(self, batches: Sequence[Sequence[TokenBatch]]) -> list[list[Tensor]]:
-        """Summed log-probs `[S]` of every batch; rank r looks at `batches[r]`."""
-        return await self._all(lambda a, r: a.sequence_logprobs.remote(batches[r]), verb="log-probs")
+        """Summed log-probs `[S]` of every batch; those that compute together look at one of the `num_shards`."""
+        found = await self._all(lambda a, r: a.sequence_logprobs.remote(batches[r // self._together]), verb="log-probs")
+        return found[:: self._together]
 
     async def values(self, groups: Sequence[GroupHandle]) -> TensorShards:
         """References to list[ValueEstimates]."""
         passes = self._passes(groups)
         refs = await self._group.call(
-            lambda a, r: a.values.remote(_refs(groups, passes[r]), passes[r]),
+            lambda a, r: a.values.remote(*self._given(groups, passes, r)),
             verb="values",
             timeout_s=self._settings.step_timeout_s,
         )
-        return TensorShards(tuple(refs), tuple(p.groups for p in passes))
+        return TensorShards(tuple(refs[:: self._together]), tuple(p.groups for p in passes))
 
     async def update(self, shards: Sequence[Ref], objective: Objective[Any]) -> UpdateResult:
-        """Rank r trains on `shards[r]`."""
+        """Each of `num_shards` is trained on by the ranks that compute together."""
         results: list[UpdateResult] = await self._step(
-            lambda a, r: a.update.remote(shards[r], objective), verb="update", shards=shards
+            lambda a, r: a.update.remote(shards[r // self._together], objective), verb="update", shards=shards
         )
         return results[0]
 
     async def evaluate(self, shards: Sequence[Ref], objective: Objective[Any]) -> Mapping[str, float]:
         """The objective's metrics without training."""
         results: list[Mapping[str, float]] = await self._step(
-            lambda a, r: a.evaluate.remote(shards[r], objective), verb="evaluation", shards=shards
+            lambda a, r: a.evaluate.remote(shards[r // self._together], objective), verb="evaluation", shards=shards
         )
         return results[0]
 
@@ -236,20 +247,22 @@ class LearnerGroup:
 
     def _passes(self, groups: Sequence[GroupHandle]) -> list[RankPass]:
         budget = self._settings.micro_batch_tokens
-        return plan_group_passes([g.metas for g in groups], num_ranks=self.num_ranks, micro_batch_tokens=budget)
+        return plan_group_passes([g.metas for g in groups], num_ranks=self.num_shards, micro_batch_tokens=budget)
+
+    def _given(
+        self, groups: Sequence[GroupHandle], passes: Sequence[RankPass], rank: int
+    ) -> tuple[list[Ref], RankPass]:
+        """References in a list, so that Ray passes them on instead of the groups."""
+        share = passes[rank // self._together]
+        return [groups[g].ref for g in share.groups], share
 
     async def _step(self, each: Any, *, verb: str, shards: Sequence[Ref]) -> list[Any]:
-        if len(shards) != self.num_ranks:
-            raise ValueError(f"{self._settings.role}: {len(shards)} shards for {self.num_ranks} ranks")
+        if len(shards) != self.num_shards:
+            raise ValueError(f"{self._settings.role}: {len(shards)} shards for {self.num_shards}")
         return await self._all(each, verb=verb)
 
     async def _all(self, each: Any, *, verb: str) -> list[Any]:
         return await self._group.call(each, verb=verb, timeout_s=self._settings.step_timeout_s)
-
-
-def _refs(groups: Sequence[GroupHandle], share: RankPass) -> list[Ref]:
-    """In a list, so that Ray passes the references on instead of the groups."""
-    return [groups[g].ref for g in share.groups]
 
 
 def rank_environment(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from raylign.cluster.rank import MeetingPoint, RankInfo
 from raylign.conf.schema import Device, LearnerConfig, LoraConfig, OptimConfig, Precision
+from raylign.trainer.engine.sequence_ranks import sequence_ranks
 from raylign.trainer.engine.sharded import ShardedEngine
 from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.engine.zero import Rendezvous, ZeroEngine
@@ -141,6 +142,7 @@ def _zero(
         start_adapters(model.hf, spec.adapter_seed)
     rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
     engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
+    model.split = sequence_ranks(info.rank, info.world_size, spec.config.sequence_parallel_size, spec.timeout_s)
     if spec.config.precision is Precision.bfloat16:
         engine.set_masters(chain(stored_weights(spec.folder), initial_adapters(model.hf, spec.adapter_seed)))
-    return Learner(engine)
+    return Learner(engine, model.split)

@@ -101,6 +101,8 @@ def test_weights_gradients_and_optimizer_are_counted_exactly(folders: Path) -> N
     assert (whole["gradients"], whole["optimizer"]) == (2 * n, 12 * n)
     away = learner_use("policy", shape, replace(sharded, offload_optimizer=Offload.cpu)).parts
     assert away["optimizer"] == 0
+    longer = replace(sharded, sequence_parallel_size=4, micro_batch_tokens=4 * sharded.micro_batch_tokens)
+    assert learner_use("policy", shape, longer).total == learner_use("policy", shape, sharded).total
     lora = replace(sharded, lora=LoraConfig(rank=16))
     adapted = model_shape(str(folders / "7b"), scalar=False, learner=lora)
     sides = 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
@@ -159,6 +161,8 @@ def test_an_engine_without_room_for_one_sequence_is_refused(folders: Path) -> No
     ("override", "sentence"),
     [
         ("rollout.tensor_parallel_size=3", "32 attention heads and 8 key-value heads, which 3 ranks cannot share; set"),
+        ("policy.sequence_parallel_size=3", "8 key-value heads, .* set policy.sequence_parallel_size=1."),
+        ("critic.sequence_parallel_size=3", "critic.sequence_parallel_size=3: .* set critic.sequence_parallel_size=1."),
         ("reward.model={folders}/7b", "LlamaForCausalLM is a language model without a scalar head"),
         ("evaluation.gold=finishd", "no reward component has this name; there is model"),
     ],

@@ -178,6 +178,11 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
             ["cluster=shared", "policy.gpus_per_rank=0.5", "policy.num_ranks=2"],
             "NCCL refuses two on one); set policy.gpus_per_rank=1, or policy.num_ranks=1.",
         ),
+        (
+            ["policy.num_ranks=3", "policy.sequence_parallel_size=2"],
+            "does not divide policy.num_ranks=3; set policy.num_ranks=4, or policy.sequence_parallel_size=1.",
+        ),
+        (["critic.sequence_parallel_size=0"], "critic.sequence_parallel_size=0: must be at least 1."),
         (["cluster=shared", "critic.gpus_per_rank=2"], "critic.gpus_per_rank=2 with cluster.device=cuda"),
         (["cluster=shared", "reference.gpus_per_rank=2"], "set reference.gpus_per_rank=1, or a share"),
         (

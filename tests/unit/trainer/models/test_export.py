@@ -39,7 +39,9 @@ def test_shards_and_their_index_are_what_transformers_reads(model: CausalLM, tmp
     whole, ours = _stored(tmp_path / "whole"), _stored(tmp_path / "out")
     assert whole.keys() == ours.keys()
     assert all(torch.equal(whole[name], ours[name]) for name in whole)
-    [theirs, index] = [json.loads((tmp_path / d / "model.safetensors.index.json").read_text()) for d in ("whole", "out")]
+    [theirs, index] = [
+        json.loads((tmp_path / d / "model.safetensors.index.json").read_text()) for d in ("whole", "out")
+    ]
     assert index["metadata"] == theirs["metadata"]
     assert set(index["weight_map"].values()) == {file.name for file in (tmp_path / "out").glob("*.safetensors")}
     assert len(set(index["weight_map"].values())) > 2
@@ -89,7 +91,9 @@ def test_what_transformers_joins_on_loading_is_parted_again(tmp_path: Path) -> N
     torch.manual_seed(0)
     MixtralForCausalLM(config).save_pretrained(tmp_path / "base")
     hf = MixtralForCausalLM.from_pretrained(tmp_path / "base")
-    export_hf(CausalLM(hf), [(n, p.detach()) for n, p in hf.named_parameters()], tmp_path / "out", None, shard_bytes=SHARD)
+    export_hf(
+        CausalLM(hf), [(n, p.detach()) for n, p in hf.named_parameters()], tmp_path / "out", None, shard_bytes=SHARD
+    )
     before, after = _stored(tmp_path / "base"), _stored(tmp_path / "out")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
