@@ -114,8 +114,14 @@ def helpsteer3_read(rows: list[Row]) -> Told:
 
 
 def shp_row(dice: random.Random) -> Row:
-    return {"post_id": f"{dice.random()}", "domain": "askbaking_train", "history": words(dice),
-            "labels": dice.randrange(2), "human_ref_A": words(dice), "human_ref_B": words(dice), "score_A": 3, "score_B": 2}  # fmt: skip
+    row = {
+        "post_id": f"{dice.random()}",
+        "domain": "askbaking_train",
+        "history": words(dice),
+        "score_A": 3,
+        "score_B": 2,
+    }
+    return row | {"labels": dice.randrange(2), "human_ref_A": words(dice), "human_ref_B": words(dice)}
 
 
 def shp_read(rows: list[Row]) -> Told:
