@@ -6,7 +6,8 @@ One real vLLM engine on this machine's CPU is sent the folder's weights version 
 object store and the worker's class that a run uses, in a role's environment; once with every column of packed layers
 read back, once with `sync.verify_columns` as it is by default. Versions go by turns as they did before (a clone of each
 tensor, a file in shared memory for the engine), as they do now, and by broadcast over gloo, whose members are threads
-here. Ratios hold on a busy machine, processor seconds better than seconds.
+here. First comes a table by transport: median, fastest and slowest version, rate, and the copies of each byte. Ratios
+hold on a busy machine, processor seconds better than seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ray
@@ -41,6 +43,31 @@ from torch import Tensor
 
 CONFIG = RolloutConfig(precision=Precision.float32, max_model_len=256, kv_cache_gb=0.25, max_concurrent=8)
 BUCKET_BYTES = SyncConfig().bucket_mb << 20
+WHOLE = "whole publication"
+COPIES = {
+    "before": "5: clone, object store, file, layer, packed layer",
+    "now": "3: object store, layer, packed layer",
+    "broadcast": "5: bucket, socket (in and out of the kernel), layer, packed layer",
+}
+"""Of each byte between the learner's tensor and what the engine multiplies with, by form. Read in the code, not counted
+at run time."""
+TRANSPORTS = {"before": "object_store, before", "now": "object_store", "broadcast": "broadcast (gloo)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one phase over several versions: seconds (median, fastest, slowest) and processor seconds (median)."""
+
+    seconds: float
+    fastest: float
+    slowest: float
+    processor: float
+
+    @classmethod
+    def of(cls, laps: Sequence[tuple[float, float]]) -> Cost:
+        """`laps`: wall and processor seconds, one pair a version."""
+        wall, cpu = zip(*laps, strict=True)
+        return cls(statistics.median(wall), min(wall), max(wall), statistics.median(cpu))
 
 
 def earlier_digest(tensor: Tensor) -> str:
@@ -53,8 +80,8 @@ def earlier_digest(tensor: Tensor) -> str:
     return hasher.hexdigest()
 
 
-def digests(weights: dict[str, Tensor], repeat: int) -> dict[str, tuple[float, float]]:
-    """Median seconds and processor seconds over all weights, the forms in turn so that a busy moment meets each."""
+def digests(weights: dict[str, Tensor], repeat: int) -> dict[str, Cost]:
+    """Over all weights, the forms in turn so that a busy moment meets each."""
     forms: dict[str, Callable[[Tensor], str]] = {
         "digest, as it was": earlier_digest,
         "digest": tensor_digest,
@@ -69,7 +96,7 @@ def digests(weights: dict[str, Tensor], repeat: int) -> dict[str, tuple[float, f
             clock.total("all")
             costs[name].append(clock.laps["all"])
     assert all(tensor_digest(t) == earlier_digest(t) for t in weights.values())
-    return {name: _median(values) for name, values in costs.items()}
+    return {name: Cost.of(values) for name, values in costs.items()}
 
 
 class _Source:
@@ -151,8 +178,8 @@ class _Sink:
     die = quarantine
 
 
-def publications(folder: Path, engine: TorchEngine, versions: int, columns: int) -> dict[str, tuple[float, float]]:
-    """Median seconds and processor seconds of each phase on one engine, after a first version that warms it up.
+def publications(folder: Path, engine: TorchEngine, versions: int, columns: int) -> dict[tuple[str, str], Cost]:
+    """Of each form and phase on one engine, after a first version of each form that warms it up.
 
     By turns as it was (a clone of each tensor, a file for the engine), as it is and by broadcast, so that a busy moment
     meets each. Learner, store's client and engine are in this process: its processor time is that of the publication.
@@ -161,7 +188,7 @@ def publications(folder: Path, engine: TorchEngine, versions: int, columns: int)
     worker = RolloutWorker(WorkerSpec("rollout/0", str(folder), CONFIG, sync, Device.cpu))
     loop = asyncio.new_event_loop()
     loop.run_until_complete(worker.start())
-    phases: dict[str, list[tuple[float, float]]] = {}
+    phases: dict[tuple[str, str], list[tuple[float, float]]] = {}
     try:
         for version in range(1, 3 * versions + 4):
             form = ("now", "before", "broadcast")[version % 3]
@@ -176,18 +203,27 @@ def publications(folder: Path, engine: TorchEngine, versions: int, columns: int)
                 whole_weights=Broadcast(sender) if sender else None,
             )
             loop.run_until_complete(publisher.publish(version))
-            clock.total("whole publication")
+            clock.total(WHOLE)
             if version > 3:
                 for name, cost in clock.laps.items():
-                    phases.setdefault(f"{form}, {columns or 'all'} columns: {name}", []).append(cost)
+                    phases.setdefault((form, name), []).append(cost)
     finally:
         loop.run_until_complete(worker.stop())
-    return {name: _median(values) for name, values in sorted(phases.items())}
+    return {name: Cost.of(values) for name, values in sorted(phases.items())}
 
 
-def _median(costs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    wall, cpu = zip(*costs, strict=True)
-    return statistics.median(wall), statistics.median(cpu)
+def table(costs: dict[tuple[str, str], Cost], size: int) -> str:
+    """By transport, as docs/measurements.md has it. `size`: bytes of one version."""
+    rows = [
+        "| transport | seconds: median (fastest to slowest) | of processor | GB/s | copies of a byte |",
+        "|---" * 5 + "|",
+    ]
+    for form, transport in TRANSPORTS.items():
+        cost = costs[form, WHOLE]
+        spread = f"{cost.seconds:.2f} ({cost.fastest:.2f} to {cost.slowest:.2f})"
+        rate = size / cost.seconds / 1e9
+        rows.append(f"| {transport} | {spread} | {cost.processor:.2f} | {rate:.2f} | {COPIES[form]} |")
+    return "\n".join(rows) + "\n"
 
 
 class _Clock:
@@ -230,13 +266,15 @@ def main() -> None:
     if not given.digests_only:
         ray.init(num_cpus=2, object_store_memory=2 << 30, include_dashboard=False, log_to_driver=False)
         for columns in (0, SyncConfig().verify_columns)[1 if given.sampled_only else 0 :]:
-            found |= publications(given.model, engine, given.versions, columns)
+            costs = publications(given.model, engine, given.versions, columns)
+            print(f"\n{columns or 'all'} columns read back, {given.versions} versions\n\n{table(costs, size)}")
+            found |= {f"{form}, {columns or 'all'} columns: {phase}": cost for (form, phase), cost in costs.items()}
         ray.shutdown()
-    for name, (wall, cpu) in found.items():
-        rate = size / (2 if name.startswith("bf") else 1) / wall / 1e9
-        print(f"{name:<60} {wall:8.3f} s {cpu:8.3f} s of processor {rate:7.2f} GB/s")
+    for name, cost in found.items():
+        rate = size / (2 if name.startswith("bf") else 1) / cost.seconds / 1e9
+        print(f"{name:<60} {cost.seconds:8.3f} s {cost.processor:8.3f} s of processor {rate:7.2f} GB/s")
     if given.json:
-        given.json.write_text(json.dumps({"bytes": size, "seconds": found}, indent=1))
+        given.json.write_text(json.dumps({"bytes": size, "costs": {n: asdict(c) for n, c in found.items()}}, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 from pathlib import Path
 from statistics import fmean
 
@@ -17,6 +19,7 @@ from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 from raylign.records.summary import read_summary
+from raylign.rollout.worker import RayWorkerHandle
 from raylign.trainer.checkpoint import open_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,8 +51,11 @@ def column(history: MetricHistory, name: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def check_metrics(run: RunPaths, steps: int, *, critic: bool) -> None:
-    """One line a step, in the words of the contract, and the numbers that must hold in float32."""
+def check_metrics(run: RunPaths, steps: int, *, critic: bool, lost_at: int = 0) -> None:
+    """One line a step, in the words of the contract, and the numbers that must hold in float32.
+
+    `lost_at`: the step in whose publication one of the two engines was lost.
+    """
     history = read_history(run.metrics)
     trained = [row for row in history.rows if row.step > 0]
     assert [row.step for row in trained] == list(range(1, steps + 1)) and history.unreadable_lines == 0
@@ -62,7 +68,10 @@ def check_metrics(run: RunPaths, steps: int, *, critic: bool) -> None:
     assert abs(column(history, "policy/kl")[-1]) > 1e-3, "the policy was trained, so it has left the reference"
     assert max(column(history, "rollout/logprob_gap_max")) < 1e-3
     assert max(column(history, "sync/canary_gap")) < 1e-3
-    assert column(history, "sync/verified") == [2.0] * steps
+    verified = column(history, "sync/verified")
+    whole = lost_at - 1 if lost_at else steps
+    assert verified[:whole] == [2.0] * whole
+    assert verified[whole : whole + 1] == [1.0] * bool(lost_at) and {1.0, 2.0} >= set(verified)
     assert column(history, "reward/failed") == [0.0] * steps
 
 
@@ -99,6 +108,8 @@ def _the_shared_run_comes_first(ppo_run: RunPaths) -> None:
 
 
 TURNS = ["cluster.placement=colocated"]  # engines sleep while learners train
+BROADCAST = ["sync.transport=broadcast", "sync.timeout_s=60"]
+LOST_AT = 4
 ADAPTERS = ["policy.lora.rank=8", "policy.zero_stage=3", "policy.optim.lr=5e-3"]
 
 
@@ -106,7 +117,7 @@ ADAPTERS = ["policy.lora.rank=8", "policy.zero_stage=3", "policy.optim.lr=5e-3"]
     ("algorithm", "more"),
     [
         pytest.param("ppo", TURNS, id="ppo"),
-        pytest.param("grpo", [], id="grpo"),
+        pytest.param("grpo", BROADCAST, id="grpo-broadcast"),
         # One loop runs them all; their estimates are held to slow ones in tests/unit/trainer/algorithms.
         pytest.param("rloo", [], id="rloo", marks=pytest.mark.thorough),
         pytest.param("reinforce_pp", [], id="reinforce_pp", marks=pytest.mark.thorough),
@@ -114,12 +125,20 @@ ADAPTERS = ["policy.lora.rank=8", "policy.zero_stage=3", "policy.optim.lr=5e-3"]
     ],
 )
 def test_a_run_learns_and_leaves_what_it_promised(
-    algorithm: str, more: list[str], ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+    algorithm: str,
+    more: list[str],
+    ray_session: Session,
+    tiny_model_dir: Path,
+    questions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """By broadcast, with an engine that is killed between the rendezvous and the transfer of version LOST_AT."""
+    received = _killed_in_a_broadcast(monkeypatch, LOST_AT) if more is BROADCAST else []
     settings = run_settings(algorithm, tiny_model_dir, questions, tmp_path)
     run = play([*settings, f"num_steps={STEPS}", f"name={algorithm}", *more], ray_session)
 
-    check_metrics(run, STEPS, critic=algorithm == "ppo")
+    check_metrics(run, STEPS, critic=algorithm == "ppo", lost_at=LOST_AT if more is BROADCAST else 0)
     check_samples(run, STEPS)
     check_ending(run, algorithm, STEPS)
     rewards = column(read_history(run.metrics), "reward/low_token_share")
@@ -133,6 +152,24 @@ def test_a_run_learns_and_leaves_what_it_promised(
         assert all(text.count("sleep mode is not supported on CPU") >= STEPS for text in said), "nobody slept"
     if more is ADAPTERS:
         check_merged(run.export / f"step-{STEPS}", tiny_model_dir)
+    if more is BROADCAST:
+        assert received.count(received[0]) == LOST_AT + 1, "the killed engine was told to receive again"
+        assert len(received) >= 2 * (LOST_AT + 1) + 1 + STEPS - LOST_AT, "a version came another way"
+
+
+def _killed_in_a_broadcast(monkeypatch: pytest.MonkeyPatch, version: int) -> list[str]:
+    """Who was told to receive weights, call by call; the first one is killed before it does at `version` (from 0)."""
+    told: list[str] = []
+    receive = RayWorkerHandle.receive_weights
+
+    async def receive_or_die(self: RayWorkerHandle) -> None:
+        told.append(self.name)
+        if told.count(self.name) == version + 1 and self.name == told[0]:
+            os.kill(await self.actor.__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
+        await receive(self)
+
+    monkeypatch.setattr(RayWorkerHandle, "receive_weights", receive_or_die)
+    return told
 
 
 AHEAD = 2

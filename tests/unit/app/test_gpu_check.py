@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from raylign.app.gpu_check import kernels, learner, transfer
+from raylign.app.gpu_check import kernels, learner, nodes, transfer
 from raylign.app.gpu_check.harness import FAIL, NOT_RUN, PASS, Check, Measured, NotRun, run_checks
 from raylign.app.gpu_check.run import main, table
 
@@ -104,9 +104,24 @@ def test_the_command_without_a_card_ends_with_one_and_names_what_is_missing(tmp_
 
 
 @pytest.mark.thorough
-def test_the_transfer_among_cards_is_whole_and_a_stopped_member_is_named_here_over_gloo(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert transfer.sent(3, "cpu", rows=64).passed
+def test_the_checks_of_several_cards_run_here_over_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage D's own processes, deadlines and comparisons; what a card adds is NCCL."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setattr(transfer, "HASTY_S", 4.0)
-    assert transfer.stopped(3, "cpu", rows=64).passed
+    summed = nodes.reduced(2, "gloo", numel=1 << 16)
+    assert summed.passed and summed.number > 0 and summed.note == "2 members, NIC lo"
+    sent = transfer.sent(3, "cpu", rows=64)
+    assert sent.passed and "equal on all" in sent.note
+    ended = transfer.stopped(3, "cpu", rows=64)
+    assert ended.passed and ended.unit == "s", ended
+
+
+@pytest.mark.slow
+def test_a_member_that_never_comes_or_receives_other_weights_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TimeoutError, match="2 members did not all-reduce within"):
+        nodes.reduced(2, "gloo", numel=8, timeout_s=0.3)  # before its processes can have started
+    said = [{"digests": [digest], "error": "", "seconds": 1.0} for digest in ("a", "a", "b")]
+    monkeypatch.setattr(transfer, "_play", lambda *_, **__: said)
+    assert not transfer.sent(3, "cpu", rows=64).passed
+    said[1]["error"] = ""  # a member that did not notice that another had stopped
+    assert not transfer.stopped(3, "cpu", rows=64).passed
