@@ -220,6 +220,24 @@ _ROLLOUT = (
         "Share of the rollout workers' time, in this step, without a prompt to answer.",
         "High: fewer workers do (rollout.autoscale), or let generation run ahead (rollout.max_staleness).",
     ),
+    MetricHelp(
+        "engine/kv_cache_peak", "Cache in use, peak", "share of blocks",
+        "Largest share of its KV cache's blocks that an engine's requests held since the version before; of the "
+        "fullest engine.",
+        "Far below 1 at all times: raise rollout.max_concurrent, or give the memory to others. At 1: see "
+        "engine/preemptions.", low=0.0, high=1.0,
+    ),
+    MetricHelp(
+        "engine/preemptions", "Preemptions", "requests",
+        "Requests that all engines had to drop and compute again since the version before, for want of cache. With "
+        "rollout.in_flight=resume those that a publication paused count too.",
+        "Above 0 tokens are computed twice: raise rollout.kv_cache_gb (on a whole GPU "
+        "rollout.gpu_memory_utilization), or lower rollout.max_concurrent.", goal=Goal.DOWN,
+    ),
+    MetricHelp("engine/<engine>/kv_cache_peak", "Cache in use, peak", "share of blocks",
+               "As engine/kv_cache_peak, of one engine by its number.", low=0.0, high=1.0),
+    MetricHelp("engine/<engine>/preemptions", "Preemptions", "requests",
+               "As engine/preemptions, of one engine by its number.", goal=Goal.DOWN),
     MetricHelp("sync/seconds", "Weight publication", "s", "Time from the end of the update until every engine serves "
                "the new weights.", "Long: raise sync.bucket_mb.", goal=Goal.DOWN),
     MetricHelp("sync/bytes", "Weights sent", "bytes", "Size of the published weights."),

@@ -143,6 +143,14 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineUse:
+    """What an engine did since its version before."""
+
+    cache_peak: float  # the largest share of its cache's blocks that requests held, after a step of the engine
+    preemptions: int  # requests that had to give their blocks back and were computed again
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What an engine found when it compared what it serves with what it was sent."""
 
@@ -151,6 +159,7 @@ class VerifyReport:
     mismatched: tuple[str, ...]  # names whose served weights differ from the manifest
     missing: tuple[str, ...]  # names of the manifest that never arrived
     canary_gap: float  # mean absolute difference over the canary tokens, nats; infinite when one is not finite
+    use: EngineUse | None = None  # None: the engine does not say
 
     def passed(self, max_canary_gap: float) -> bool:
         """True when the engine may serve."""

@@ -26,6 +26,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCoreProc, EngineShutdownState
 from vllm.v1.engine.utils import EngineZmqAddresses
 from vllm.v1.executor import Executor
+from vllm.v1.metrics.loggers import StatLoggerFactory
 from vllm.v1.sample import sampler
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class _LocalCore(EngineCoreProc):
 
     def __init__(self, config: VllmConfig, addresses: EngineZmqAddresses) -> None:
         self.addresses = addresses
-        super().__init__(config, True, "", Executor.get_class(config), False)
+        super().__init__(config, True, "", Executor.get_class(config), log_stats=True)
 
     @contextmanager
     def _perform_handshakes(self, *_: Any, **__: Any) -> Iterator[EngineZmqAddresses]:
@@ -52,8 +53,8 @@ class CoreThread:
         self._core: _LocalCore | None = None
         self._thread: threading.Thread | None = None
 
-    async def start(self) -> AsyncLLM:
-        """Load the model; the engine in front of it. Raises what vLLM raised."""
+    async def start(self, stat_loggers: list[StatLoggerFactory]) -> AsyncLLM:
+        """Load the model; the engine in front of it, which tells `stat_loggers` its steps. Raises what vLLM raised."""
         # Else the first token waits for torch's compiler to build a kernel for the rank of each drawn token among all
         # others, which nobody here reads.
         sampler.batched_count_greater_than = _no_ranks
@@ -64,7 +65,8 @@ class CoreThread:
         await loaded  # the message that the core is ready waits in its socket for the client
         return AsyncLLM.from_vllm_config(
             self._config,
-            disable_log_stats=True,
+            stat_loggers=stat_loggers,
+            disable_log_stats=True,  # of vLLM's own loggers
             client_addresses={
                 "input_address": self._addresses.inputs[0],
                 "output_address": self._addresses.outputs[0],

@@ -17,6 +17,7 @@ from typing import TypeVar
 from raylign.conf.schema import Device, InFlight, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, SampleKey, SamplingParams
 from raylign.rollout.completions import completion, refuse_overlong
+from raylign.rollout.engine_use import UseMeter
 from raylign.rollout.gate import Phase, ServingGate, gather_or_cancel
 from raylign.rollout.interfaces import (
     Canary,
@@ -39,6 +40,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 T = TypeVar("T")
 STOP_S = 2.0
@@ -92,6 +94,7 @@ class VLLMEngine:
         self._core_thread: CoreThread | None = None
         self._hosting = hosting
         self._residence = Residence()
+        self._meter = UseMeter()
         self._gate = ServingGate(name)
         self._manifest: WeightManifest | None = None
         self._verified = 0
@@ -106,10 +109,14 @@ class VLLMEngine:
             raise EngineDead(f"{self._name}: vLLM did not start from {self._model}: {error}") from error
 
     async def _started(self) -> AsyncLLM:
-        if not self._hosting.core_thread:
-            return AsyncLLM.from_engine_args(self._engine_args())
-        self._core_thread = CoreThread(self._engine_args().create_engine_config(UsageContext.ENGINE_CONTEXT))
-        return await self._core_thread.start()
+        meters = [self._meter.logger]
+        if self._hosting.core_thread:
+            self._core_thread = CoreThread(self._engine_args().create_engine_config(UsageContext.ENGINE_CONTEXT))
+            llm = await self._core_thread.start(meters)
+        else:
+            llm = AsyncLLM.from_engine_args(self._engine_args(), stat_loggers=meters)
+        _without_prometheus(llm)
+        return llm
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup]:
         """One group a request, in order. Waits while a weight update runs; one that begins meanwhile either waits for
@@ -166,7 +173,7 @@ class VLLMEngine:
         async with self._guard("finish_update", self._sync.timeout_s):
             ranks = await self._rpc("raylign_finish")
             self._manifest = None
-            found = combine_ranks(manifest.version, ranks, math.inf)
+            found = replace(combine_ranks(manifest.version, ranks, math.inf), use=self._meter.taken())
             if self._residence.holds is Resident.WEIGHTS and (found.mismatched or found.missing):
                 await self._gate.enter(Phase.REFUSED)
                 return found
@@ -332,6 +339,13 @@ class VLLMEngine:
         if self._manifest is None:
             raise WeightUpdateError(f"{self._name}: {verb} without begin_update")
         return self._manifest
+
+
+def _without_prometheus(llm: AsyncLLM) -> None:
+    """vLLM adds its exporter to any other logger; nobody here asks it, and it counts each token of each request."""
+    if llm.logger_manager is not None:
+        kept = [one for one in llm.logger_manager.stat_loggers if not isinstance(one, PrometheusStatLogger)]
+        llm.logger_manager.stat_loggers = kept
 
 
 def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:

@@ -44,6 +44,7 @@ CLOCK = (
     "train/seconds",
     "rollout/tokens_per_s",
     "rollout/idle_share",
+    "engine/",
 )
 
 

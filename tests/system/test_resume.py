@@ -30,6 +30,7 @@ MEASURED = (
     "critic/seconds",
     "rollout/tokens_per_s",
     "rollout/idle_share",
+    "engine/",
     "eval/",
 )
 """What no two runs share, and the evaluation that the stopped run was not asked for."""

@@ -403,6 +403,8 @@ def test_responses_in_flight_go_on_with_the_new_weights_from_keys_and_values_of_
         if mixed:
             break
     assert mixed, "no response was interrupted in five tries"
+    use = bench.publish(tmp_path).use  # the pause took their blocks; told with their next token
+    assert use is not None and use.preemptions >= mixed and 0.0 < use.cache_peak < 1.0
 
 
 def _logprobs(model: torch.nn.Module, tokens: tuple[int, ...]) -> list[float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from raylign.data.types import Reward, RewardFailure, RewardOutcome, RolloutMeta, SampleKey
+from raylign.rollout.interfaces import EngineUse
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.interfaces import ExperienceHandles, GroupHandle, PublishResult, UpdateResult
 
@@ -72,8 +73,24 @@ class StepReport:
             "sync/verified": float(self.published.verified_workers),
             "sync/canary_gap": self.published.canary_gap,
             "sync/canary_limit": self.published.canary_limit,
+            **_engine_figures(self.published.use),
             **self.seconds,
         }
+
+
+def _engine_figures(use: Mapping[str, EngineUse]) -> dict[str, float]:
+    """Of each engine that says what it did, and the fullest cache and all preemptions. Worker "rollout/3" is "3"."""
+    if not use:
+        return {}
+    figures = {
+        "engine/kv_cache_peak": max(one.cache_peak for one in use.values()),
+        "engine/preemptions": float(sum(one.preemptions for one in use.values())),
+    }
+    for name, one in use.items():
+        number = name.rpartition("/")[2]
+        figures[f"engine/{number}/kv_cache_peak"] = one.cache_peak
+        figures[f"engine/{number}/preemptions"] = float(one.preemptions)
+    return figures
 
 
 def _mean_version(metas: Sequence[RolloutMeta]) -> float:

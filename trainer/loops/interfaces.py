@@ -6,11 +6,11 @@ A `Ref` is opaque to the loop: the object store's handle in the product, the val
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from raylign.data.types import Prompt, RewardOutcome, RolloutGroup, SampleKey, SamplingParams
-from raylign.rollout.interfaces import Canary, GroupHandle, Ref, WeightManifest
+from raylign.rollout.interfaces import Canary, EngineUse, GroupHandle, Ref, WeightManifest
 from torch import Tensor
 
 
@@ -56,6 +56,7 @@ class PublishResult:
     verified_workers: int
     canary_gap: float  # of the worst engine that serves
     canary_limit: float
+    use: Mapping[str, EngineUse] = field(default_factory=dict)  # by worker: its work since the version before
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class WeightPublisher:
         alone = self._adapters_only and all(sink.name in self._serving for sink in sinks)
         shipment = await self._shipment(version, adapters_only=alone)
         await self._cards.engines()  # nothing is asked of the learners' cards any more: the weights lie in the store
-        gaps, failures = await self._attempt(sinks, shipment)
+        reports, failures = await self._attempt(sinks, shipment)
         again = [failure for failure in failures if not failure.dead]
         if again:
             logger.warning("publication of version %d is tried again: %s", version, _sentences(again))
@@ -113,20 +113,21 @@ class WeightPublisher:
                 self._adapters_only = False
                 shipment = await self._shipment(version, adapters_only=False)
             retried, failed_again = await self._attempt([failure.sink for failure in again], shipment)
-            gaps |= retried
+            reports |= retried
             failures = [failure for failure in failures if failure.dead] + failed_again
         self._judge(version, failures)
-        self._serving = frozenset(gaps)
-        if not gaps:
+        self._serving = frozenset(reports)
+        if not reports:
             kind = NoWorkerLeft if all(failure.dead for failure in failures) else PublishError
             raise kind(f"version {version} is served by no worker: {_sentences(failures)}")
         return PublishResult(
             version=version,
             seconds=time.monotonic() - start,
             num_bytes=shipment.manifest.num_bytes,
-            verified_workers=len(gaps),
-            canary_gap=max(gaps.values()),
+            verified_workers=len(reports),
+            canary_gap=max(report.canary_gap for report in reports.values()),
             canary_limit=self._limit.value,
+            use={name: report.use for name, report in reports.items() if report.use is not None},
         )
 
     async def _shipment(self, version: int, *, adapters_only: bool) -> _Shipment:
@@ -155,8 +156,8 @@ class WeightPublisher:
 
     async def _attempt(
         self, sinks: Sequence[WeightSink], shipment: _Shipment
-    ) -> tuple[dict[str, float], list[_Failure]]:
-        """One transaction. Returns the canary gap of each worker that serves now, by name, and the failures."""
+    ) -> tuple[dict[str, VerifyReport], list[_Failure]]:
+        """One transaction. Returns the report of each worker that serves now, by name, and the failures."""
         version = shipment.manifest.version
         steps = _Attempt(self._timeout_s)
         # A worker that hangs would hold every later phase up until its deadline.
@@ -176,7 +177,7 @@ class WeightPublisher:
             if not report.passed(limit)
         ]
         resumed = await steps.workers([sink for sink, _ in good], lambda sink: sink.resume(version), "resume")
-        return {sink.name: report.canary_gap for sink, report in good if sink in resumed}, steps.failures
+        return {sink.name: report for sink, report in good if sink in resumed}, steps.failures
 
 
 class _Attempt:

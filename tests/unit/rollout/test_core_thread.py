@@ -43,7 +43,7 @@ def start(monkeypatch: pytest.MonkeyPatch, fails_at: str) -> None:
         vllm_core_thread, "AsyncLLM", SimpleNamespace(from_vllm_config=lambda *_, **given: given["client_addresses"])
     )
     thread = vllm_core_thread.CoreThread({})
-    found = asyncio.run(asyncio.wait_for(thread.start(), 30))
+    found = asyncio.run(asyncio.wait_for(thread.start([]), 30))
     assert found["input_address"] != found["output_address"]
     thread.stop(30)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from raylign.conf.schema import KLController
 from raylign.data.types import FinishReason, Reward, RewardFailure, RolloutMeta, SampleKey
+from raylign.records.glossary import describe
 from raylign.records.ledger import Ledger
-from raylign.rollout.interfaces import GroupHandle, Ref
+from raylign.rollout.interfaces import EngineUse, GroupHandle, Ref
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.hooks import OnlineProgress, StepReport
 from raylign.trainer.loops.interfaces import ExperienceHandles, PublishResult, UpdateResult
@@ -39,6 +41,22 @@ def test_age_and_speed_of_a_step():
     assert figures["rollout/tokens_per_s"] == 40 / 2.0
     assert figures["perf/tokens_per_s"] == 30 / 5.0, "the failed sample was not trained on"
     assert report(7, versions=(6, 6)).metrics()["rollout/staleness_max"] == 0.0
+
+
+def test_engines_say_how_full_they_were_and_a_silent_one_says_nothing():
+    assert not any(name.startswith("engine/") for name in report(1, versions=(0,)).metrics())
+    step = report(1, versions=(0,))
+    use = {"rollout/0": EngineUse(0.25, 0), "rollout/12": EngineUse(0.75, 3)}
+    figures = replace(step, published=replace(step.published, use=use)).metrics()
+    assert {name: value for name, value in figures.items() if name.startswith("engine/")} == {
+        "engine/kv_cache_peak": 0.75,
+        "engine/preemptions": 3.0,
+        "engine/0/kv_cache_peak": 0.25,
+        "engine/0/preemptions": 0.0,
+        "engine/12/kv_cache_peak": 0.75,
+        "engine/12/preemptions": 3.0,
+    }
+    assert all(describe(name) for name in figures), "names that docs/metrics.md does not explain"
 
 
 async def test_totals_go_on_after_a_resume(tmp_path: Path):
