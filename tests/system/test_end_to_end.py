@@ -73,6 +73,8 @@ def check_metrics(run: RunPaths, steps: int, *, critic: bool, lost_at: int = 0) 
     assert verified[:whole] == [2.0] * whole
     assert verified[whole : whole + 1] == [1.0] * bool(lost_at) and {1.0, 2.0} >= set(verified)
     assert column(history, "reward/failed") == [0.0] * steps
+    assert all(0.0 < share <= 1.0 for share in column(history, "engine/kv_cache_peak"))
+    assert column(history, "engine/preemptions") == [0.0] * steps
 
 
 def check_samples(run: RunPaths, steps: int) -> None:
