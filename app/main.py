@@ -34,9 +34,10 @@ from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.remotes import refuse_unreachable
 from raylign.app.launch.reward_trial import try_rewards
 from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
-from raylign.app.launch.stage import ShownMetrics, Stage, seed_process
+from raylign.app.launch.stage import ShownMetrics, Stage, WithCards, seed_process
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models, untried_models
+from raylign.cluster.card_watch import CardWatch
 from raylign.cluster.own_code import send_by_value
 from raylign.cluster.runtime_env import in_ray_job
 from raylign.cluster.session import Session, session
@@ -47,7 +48,7 @@ from raylign.conf.derive import run_name
 from raylign.conf.errors import RaylignError, RunFailed, Stopped, UserError
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.own_code import modules_of
-from raylign.conf.schema import RunConfig
+from raylign.conf.schema import Device, RunConfig
 from raylign.data.chat_template import FAMILIES
 from raylign.data.data_ledger import file_ledger
 from raylign.records.metrics_log import MetricHistory, read_history
@@ -233,6 +234,7 @@ class OpenRun:
             called = CallbackSink(shown, callbacks, self.folder.path, progress.notice, timeout_s=patience)
             guard = Guard(called, config.guard, progress.notice)
             self.tracker.on_alert(guard.sign)
+            cards = CardWatch() if config.cluster.device is Device.cuda else None
             stage = Stage(
                 config,
                 self.folder,
@@ -242,7 +244,8 @@ class OpenRun:
                 self.resumed,
                 self.run_generation,
                 SharedFolder.mark(self.folder.path),
-                guard,
+                WithCards(guard, cards) if cards else guard,
+                cards,
             )
 
             def stopping() -> bool:

@@ -321,6 +321,18 @@ _REST = (
                        "Near the card's: lower micro_batch_tokens; `raylign plan` says what is what."),
         )
     ),
+    MetricHelp("card/<node>/<card>/utilization", "Card busy", "share",
+               "Share of the time since the last step's line in which a kernel ran on a card, by node address and the "
+               "card's number there; on GPUs only.",
+               "Low on an engine's card: see rollout/idle_share; on a learner's: see time/<phase>.", low=0.0, high=1.0,
+               goal=Goal.UP),
+    MetricHelp("card/<node>/<card>/memory_gb", "Card's memory", "GB",
+               "Most memory in use on a card, by all processes together, since the last step's line.",
+               "Near the card's own: policy/memory_peak_gb is the first rank's share of it."),
+    MetricHelp("card/<node>/<card>/temperature_c", "Card's temperature", "degrees Celsius",
+               "Highest temperature of a card since the last step's line.",
+               "Above the range a card lowers its clock: look at the node's cooling.", high=85.0),
+    MetricHelp("card/<node>/<card>/power_w", "Card's power", "W", "Mean power of a card since the last step's line."),
     MetricHelp("perf/mfu", "Hardware use", "share", "Model arithmetic done, as a share of what the hardware can do.",
                "", low=0.0, high=1.0, goal=Goal.UP),
     MetricHelp("eval/<set>/gold_score", "Gold score", "score",

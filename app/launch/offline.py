@@ -128,6 +128,7 @@ async def _start_model(
     starting = LearnerGroup.start(spec, settings, reservation=reservation, cores=cores)
     learners = await stage.ready("policy", starting)
     stack.callback(learners.stop)
+    stage.watch_cards(learners.actors)
     return OfflineModelGroup(learners, algorithm)
 
 

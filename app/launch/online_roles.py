@@ -250,6 +250,7 @@ class RoleBuilder:
         settings = self._stage.group_settings(role, config)
         learners = await LearnerGroup.start(spec, settings, reservation=self._reservation, cores=self._cores)
         self._stack.callback(learners.stop)
+        self._stage.watch_cards(learners.actors)
         return learners
 
     async def _start_rollouts(self) -> RolloutPool:
@@ -290,6 +291,7 @@ class RoleBuilder:
             env_vars=env,
         )
         self._stack.callback(handle.kill)
+        self._stage.watch_cards([handle.actor])
         return handle
 
     def _shards(self, config: LearnerConfig) -> ShardSettings:

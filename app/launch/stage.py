@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from raylign.app.launch.checkpoints import Saving
 from raylign.app.launch.environments import learner_process
+from raylign.cluster.card_watch import CardWatch
 from raylign.cluster.placement import Placement, RoleRequest, plan_placement
 from raylign.cluster.reserve import Reservation, reserve
 from raylign.cluster.session import Session
@@ -53,6 +54,7 @@ class Stage:
     run_generation: int  # counts the starts of this run
     shared: SharedFolder  # the run folder as ranks must find it
     steps: MetricSink  # where a loop's steps go
+    cards: CardWatch | None = None  # None: the run uses none
 
     def reserve(self, requests: Sequence[RoleRequest]) -> tuple[Reservation, Mapping[str, int]]:
         """The placement of all roles, reserved, and the CPU cores of each node. Raises ClusterError."""
@@ -65,6 +67,11 @@ class Stage:
         roles = ", ".join(f"{request.role} {request.count}" for request in requests)
         self.progress.notice(f"starting {roles} on {used} node{'s' if used > 1 else ''}")
         return reserved, cores
+
+    def watch_cards(self, actors: Sequence[object]) -> None:
+        """Of the nodes of these actors (Ray's handles), where the run uses cards at all."""
+        if self.cards is not None:
+            self.cards.add(actors)
 
     async def ready(self, role: str, starting: Awaitable[T]) -> T:
         """What `starting` gives, with a notice when it is there: on a cluster the first step is minutes away."""
@@ -131,6 +138,18 @@ class Stage:
             metrics=self.folder.metrics,
             data_ledger=ledger.id if ledger else "",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class WithCards:
+    """A loops.MetricSink that adds what the cards of all nodes have done."""
+
+    sink: MetricSink
+    cards: CardWatch
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One step."""
+        self.sink.log(step, {**metrics, **self.cards.figures()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+from raylign.cluster.card_watch import CardWatch
+from raylign.cluster.cards import CardReading
 from raylign.cluster.errors import FailureKind, RoleError
 from raylign.cluster.placement import RoleRequest, plan_placement
 from raylign.cluster.rank import free_meeting_point
@@ -157,6 +159,28 @@ def test_a_result_whose_holder_died_is_told_in_a_sentence(group: WorkerGroup) ->
         while time.monotonic() < deadline:  # a copy on this node serves until Ray has noticed
             asyncio.run(reader.rollout_group(GroupHandle(lost, ())))
             time.sleep(0.2)
+
+
+def test_the_cards_of_a_node_are_read_by_one_of_its_actors_and_by_another_when_that_has_died(cluster: Session) -> None:
+    class Reader:
+        def read(self) -> list[CardReading]:
+            return [CardReading(0.5, 12.0, None, 300.0)]
+
+    roles = [ray.remote(rank_class()).options(num_cpus=0).remote(rank) for rank in range(2)]
+    watch = CardWatch(Reader)
+    watch.add(roles)
+    [node] = cluster.nodes()
+    for _ in roles:
+        figures: dict[str, float] = {}
+        deadline = time.monotonic() + 60
+        while not figures and time.monotonic() < deadline:
+            figures = watch.figures()
+        assert figures == {
+            f"card/{node.address}/0/utilization": 0.5,
+            f"card/{node.address}/0/memory_gb": 12.0,
+            f"card/{node.address}/0/power_w": 300.0,
+        }
+        ray.kill(watch._actors[node.address][0])  # who reads
 
 
 def test_a_busy_cluster_refuses_at_the_deadline_with_what_is_free(reservation: Reservation, cluster: Session) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.actor import ActorHandle
 from raylign.cluster import preloads
 from raylign.cluster.placement import Placement, Slot
 from raylign.cluster.rank import RankInfo
@@ -115,6 +116,11 @@ class LearnerGroup:
     @property
     def _together(self) -> int:
         return self._settings.sequence_parallel_size
+
+    @property
+    def actors(self) -> tuple[ActorHandle, ...]:
+        """By rank."""
+        return self._group.actors
 
     @property
     def broken(self) -> bool:
