@@ -42,7 +42,7 @@ class CardWatch:
         if not open_calls:
             return {}
         answered = set(ray.wait(open_calls, num_returns=len(open_calls), timeout=ANSWER_S)[0])
-        for ref in answered & self._placing.keys():
+        for ref in [ref for ref in self._placing if ref in answered]:
             self._place(ref)
         found: dict[str, float] = {}
         for node in [node for node, ref in self._asked.items() if ref in answered]:
