@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A drawn case has no deadline: on a busy machine a quick one takes long, and that is not what a test is about.
+settings.register_profile("raylign", deadline=None)
+settings.load_profile("raylign")
 
 # Before anything imports these libraries: no network from a test, and no usage reports.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
