@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from raylign.trainer.engine.buckets import weights_to_buckets
 from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.learner import Learner, RanksDisagreeError
 from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
+from raylign.trainer.models.sequence_split import SequenceSplit
 from torch import Tensor, nn
 
 LENGTHS = (5, 9, 3, 12, 7, 4, 10, 6)
@@ -210,3 +214,27 @@ def test_learning_rate_by_hand() -> None:
     assert lr_at(6, optim, 8) == pytest.approx(0.5)
     optim.schedule = Schedule.constant
     assert lr_at(99, optim, 8) == 1.0
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Measures how many sequences it saw."""
+
+    figure: float | None = None
+
+    def measure(self, model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> Tensor:
+        return torch.tensor(float(batch.tokens.num_sequences))
+
+    def given(self, figure: Tensor) -> _Counted:
+        return replace(self, figure=float(figure))
+
+    def __call__(self, model: nn.Module, batch: PolicyExperience, denominators: Denominators) -> LossOutput:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("rank", "counted"), [(0, len(LENGTHS)), (1, 0)])
+def test_of_ranks_that_see_the_same_batch_the_first_one_counts(rank: int, counted: int, tiny_model_dir: Path) -> None:
+    engine = _learner(tiny_model_dir).engine
+    learner = Learner(engine, cast(SequenceSplit, SimpleNamespace(rank=rank)))
+    window = _window(_batch(), [[0, 1, 2], [3, 4, 5, 6, 7]])
+    assert cast(_Counted, learner._measured(window, _Counted())).figure == counted
