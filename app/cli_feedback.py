@@ -200,6 +200,9 @@ def feedback_corrections(  # noqa: PLR0913 - one argument an option
     labelled: Annotated[
         Path | None, typer.Option(help="Turns that are labelled, to measure the model on; 76 are shipped.")
     ] = None,
+    train: Annotated[
+        str, typer.Option(help="Labelled turns to fit a head on the model's states to, or shipped; nothing is asked.")
+    ] = "",
     url: Url = "",
     token_env: TokenEnv = "",
     max_calls: Annotated[int, typer.Option(min=0, help="Most new calls about the logs' turns; 0: no bound.")] = 0,
@@ -212,7 +215,11 @@ def feedback_corrections(  # noqa: PLR0913 - one argument an option
     companion: Companion = None,
 ) -> None:
     """Let a model tell which users' turns correct the answer before them, and measure it against the rules."""
-    from raylign.app.commands.feedback_corrections import find_corrections_by_model, found_lines
+    from raylign.app.commands.feedback_corrections import (
+        find_corrections_by_head,
+        find_corrections_by_model,
+        found_lines,
+    )
     from raylign.app.commands.judge_open import Who
 
     given = logs or []
@@ -221,9 +228,14 @@ def feedback_corrections(  # noqa: PLR0913 - one argument an option
         model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
         deadline_s=deadline, run_root=run_root,
     )  # fmt: skip
-    found = find_corrections_by_model(
-        source, out.expanduser(), who, lambda said: typer.echo(said, err=True), labelled=labelled, max_calls=max_calls
-    )
+
+    def tell(said: str) -> None:
+        typer.echo(said, err=True)
+
+    if train:
+        found = find_corrections_by_head(source, out.expanduser(), who, train, tell, labelled=labelled)
+    else:
+        found = find_corrections_by_model(source, out.expanduser(), who, tell, labelled=labelled, max_calls=max_calls)
     typer.echo("\n".join(found_lines(found, out)))
 
 

@@ -1,11 +1,11 @@
-"""A judge of users' turns, trained from labelled ones: SmolLM2 learns yes or no, and is measured on turns it never saw.
+"""Judges of users' turns beside the rules, measured on turns that neither they nor the rules were made with.
 
-    python benchmarks/correction_judge.py --model MODEL --work DIR [--epochs 3] [--only bare|train|trained]
+    python benchmarks/correction_judge.py --model MODEL --work DIR [--judges head,asked,trained] [--epochs 3]
 
-Trains on the 340 turns that the rules were written with (`tests/unit/feedback/building/correction_*.jsonl`), which have
-no conversation of their own and get a made-up one, by `raylign train algorithm=sft`; then `raylign feedback
-corrections` measures it, and the untrained model, on the shipped sample and on the turns the rules were never changed
-for. Half an hour on two quiet cores, most of it training.
+`head`: a logistic head on MODEL's hidden states, fitted to the shipped training turns (a minute of one core with
+SmolLM2). `asked`: MODEL as it is, asked for yes or no. `trained`: MODEL after `raylign train algorithm=sft` on the 340
+turns that the rules were written with, asked likewise (half an hour). `raylign feedback corrections` measures each on
+the shipped sample, and on the turns that the rules were never changed for. What has been measured is not again.
 """
 
 from __future__ import annotations
@@ -66,39 +66,49 @@ def train_rows() -> list[dict[str, object]]:
     return rows
 
 
-def run(*arguments: str) -> None:
-    """A command of raylign; its last lines are shown."""
+def run(*arguments: str) -> str:
+    """A command of raylign; what it says."""
     command = [sys.executable, "-m", "raylign", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    sys.stdout.write(f"$ raylign {' '.join(arguments)}\n{done.stdout[-2500:]}\n")
-    sys.stdout.flush()
     if done.returncode:
         sys.exit(done.stderr[-2500:])
+    return done.stdout
+
+
+def trained(model: str, work: Path, epochs: int) -> str:
+    """The run of a model trained to say yes or no."""
+    rows = write(work / "train.jsonl", train_rows())
+    if not (work / "judge").exists():
+        updates = epochs * len(rows.read_text().splitlines()) // 16
+        run("train", "algorithm=sft", f"policy.model={model}", f"data.train={rows}", f"num_steps={updates}",
+            "algorithm.rows_per_update=16", "policy.optim.lr=3e-5", "policy.precision=bfloat16",
+            f"run_root={work}", "name=judge", "tracking.wandb=disabled")  # fmt: skip
+    return str(work / "judge")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--judges", default="head")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--only", choices=("trained", "bare", "train"), default="")
     given = parser.parse_args()
     work: Path = given.work
     work.mkdir(parents=True, exist_ok=True)
-    rows = write(work / "train.jsonl", train_rows())
-    if given.only != "bare" and not (work / "judge").exists():
-        updates = given.epochs * len(rows.read_text().splitlines()) // 16
-        run("train", "algorithm=sft", f"policy.model={given.model}", f"data.train={rows}", f"num_steps={updates}",
-            "algorithm.rows_per_update=16", "policy.optim.lr=3e-5", "policy.precision=bfloat16",
-            f"run_root={work}", "name=judge", "tracking.wandb=disabled")  # fmt: skip
-    judges = {"trained": str(work / "judge"), "bare": given.model}
-    for name, judge in judges.items():
-        if given.only in ("", name):
-            run("feedback", "corrections", "--model", judge, "--out", str(work / f"{name}-shipped.jsonl"))
-            for part in ("held_out", "unseen", "adversarial"):
-                sample = write(work / f"{part}.jsonl", turns(part))
-                run("feedback", "corrections", "--model", judge, "--labelled", str(sample),
-                    "--out", str(work / f"{name}-{part}.jsonl"))  # fmt: skip
+    samples: dict[str, list[str]] = {
+        "shipped": [],
+        "plain": ["--labelled", str(write(work / "plain.jsonl", turns("held_out", "unseen")))],
+    }
+    for judge in given.judges.split(","):
+        model = trained(given.model, work, given.epochs) if judge == "trained" else given.model
+        how = ["--train", "shipped"] if judge == "head" else []
+        for sample, labelled in samples.items():
+            kept = work / f"{judge}-{sample}.txt"
+            if not kept.exists():
+                out = str(work / f"{judge}-{sample}.jsonl")
+                kept.write_text(run("feedback", "corrections", "--model", model, "--out", out, *how, *labelled))
+            sys.stdout.write(f"{judge}, {sample}\n{kept.read_text()}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

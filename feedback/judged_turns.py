@@ -31,6 +31,9 @@ QUESTION = (
 LABELLED = Path(__file__).with_name("labelled_turns.jsonl")
 """76 turns in six languages, half of them corrections: what a model is measured on unless another sample is named."""
 
+TRAINING = Path(__file__).with_name("training_turns.jsonl")
+"""484 other turns in the same languages, half of them corrections, each behind a made-up conversation."""
+
 _REPLY = re.compile(r"[\s*_\"'`>]*(?:correction\s*:\s*)?[*_\"'`]*(yes|no)\b[\s*_\"'`.!]*", re.IGNORECASE)
 _ANSWER_SHOWN = 2000  # characters of the answer before: its beginning and its end
 
@@ -122,13 +125,13 @@ def tally(told: Iterable[tuple[bool, bool]]) -> Tally:
     )
 
 
-def read_labelled(file: Path) -> list[LabelledTurn]:
+def read_labelled(file: Path, option: str = "--labelled") -> list[LabelledTurn]:
     """Lines of `question`, `answer`, `turn`, `corrects` and, where it is known, `language`. Raises DataError."""
     found = []
     try:
         lines = file.expanduser().read_text(encoding="utf-8").split("\n")  # splitlines cuts at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--labelled {file}: it cannot be read; give lines of JSON.") from error
+        raise DataError(f"{option} {file}: it cannot be read; give lines of JSON.") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -139,12 +142,12 @@ def read_labelled(file: Path) -> list[LabelledTurn]:
                 raise ValueError("corrects is true or false, the others are text")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"--labelled {file}, line {number}: not a labelled turn ({type(error).__name__}: {str(error)[:80]}); "
+                f"{option} {file}, line {number}: not a labelled turn ({type(error).__name__}: {str(error)[:80]}); "
                 'expected {"question": ..., "answer": ..., "turn": ..., "corrects": true or false}.'
             ) from error
         found.append(LabelledTurn(Turn(*texts), str(row.get("language") or "?"), corrects))
     if not any(one.corrects for one in found) or all(one.corrects for one in found):
-        raise DataError(f"--labelled {file}: it needs turns that correct and turns that do not.")
+        raise DataError(f"{option} {file}: it needs turns that correct and turns that do not.")
     return found
 
 

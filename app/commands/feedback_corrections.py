@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from raylign.app.commands.feedback_turn_head import fitted_head
 from raylign.app.commands.judge_open import Asker, Tell, Who, open_judge
 from raylign.conf.errors import UserError
 from raylign.feedback.build import read
@@ -60,6 +61,7 @@ class Found:
     failed: int  # turns of the logs without a reply
     why_failed: str
     left: int  # turns that --max-calls left for another time
+    fitted: int = 0  # labelled turns that a head was fitted to; 0: the model was asked
 
 
 @dataclass(slots=True)
@@ -132,10 +134,44 @@ def find_corrections_by_model(
     )  # fmt: skip
 
 
+def find_corrections_by_head(
+    source: Source, out: Path, who: Who, train: str, tell: Tell, *, labelled: Path | None = None
+) -> Found:
+    """The same by a head on the model's hidden states, fitted to the turns that `train` names; nothing is asked.
+
+    Raises UserError, DataError.
+    """
+    if who.url:
+        raise UserError("--train needs the model's hidden states, which an endpoint (--url) does not give.")
+    sample = read_labelled(labelled or LABELLED)
+    frame = _turns(source) if source.logs else None
+    head = fitted_head(who.model, who.run_root, train, sample, tell)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    truth = [one.corrects for one in sample]
+    called, by_rules = head.ask([one.turn for one in sample]), _by_rules(sample)
+    measured = tally(zip(called, truth, strict=True))
+    rows = list(frame.iter_rows(named=True)) if frame is not None else []
+    turns = [Turn(row["question"], row["answer"], row["text"]) for row in rows]
+    verdicts = head.ask(turns)
+    told = tuple((turn.key, row["event_id"], said) for turn, row, said in zip(turns, rows, verdicts, strict=True))
+    name = short_model(who.model)
+    write_atomic(out, JudgedTurns(name, head.version, measured, told).to_lines())
+    corrects = {key for key, _, said in told if said}
+    ruled = {turn.key for turn, row in zip(turns, rows, strict=True) if row["by_rules"]}
+    either = (model or rule for model, rule in zip(called, by_rules, strict=True))
+    return Found(
+        judge=name, version=head.version, labelled=len(sample), rules=tally(zip(by_rules, truth, strict=True)),
+        model=measured, together=tally(zip(either, truth, strict=True)), turns=len(turns), by_rules=len(ruled),
+        by_model=len(corrects), by_both=len(ruled & corrects), asked=0, unreadable=0, failed=0, why_failed="", left=0,
+        fitted=head.fitted,
+    )  # fmt: skip
+
+
 def found_lines(found: Found, out: Path) -> list[str]:
     """What came of it, for a terminal."""
     lines = [
-        f"{found.judge}, version {found.version}: {found.asked:,} new calls",
+        f"{found.judge}, version {found.version}: "
+        + (f"a head fitted to {found.fitted:,} turns" if found.fitted else f"{found.asked:,} new calls"),
         f"On {found.labelled:,} labelled turns:",
         f"  the rules         {_measured(found.rules)}",
         f"  the model         {_measured(found.model)}",
