@@ -228,12 +228,12 @@ def test_a_chance_reward_model_passes_as_rarely_as_said():
 
 
 def test_what_is_no_audit_is_refused(tmp_path: Path):
-    (tmp_path / "policy.yaml").write_text("audits:\n  - {audit: audit.json, agreement: 0.6}\n")
     (tmp_path / "audit.json").write_text("{}")
-    with pytest.raises(UserError, match="it is no audit"):
-        decide(
-            "m", None, tmp_path / "policy.yaml", EvalSettings(tmp_path, tmp_path), tmp_path, tmp_path / "g.json", print
-        )
+    how = (EvalSettings(tmp_path, tmp_path), tmp_path, tmp_path / "g.json", print)
+    for named, said in (("audit.json", "it is no audit"), ("'{rm}'", "an audit of a loop's night")):
+        (tmp_path / "policy.yaml").write_text(f"audits:\n  - {{audit: {named}, agreement: 0.6}}\n")
+        with pytest.raises(UserError, match=said):
+            decide("m", None, tmp_path / "policy.yaml", *how)
     (tmp_path / "policy.yaml").write_text("audits:\n  - {audit: '', agreement: 0.3, calibration_error: 2}\n")
     with pytest.raises(ConfigError) as caught:
         read_gate(tmp_path / "policy.yaml")
