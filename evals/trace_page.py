@@ -19,7 +19,9 @@ _STYLE = Path(__file__).parent / "trace.css"
 _SHADES = 4
 _LAYERS_SHOWN = 40
 AGREES = 1e-3
-"""A replay further from the run than this, relative, is remarked on: its figures are those of another run."""
+"""A replay whose loss is further from the run's than this, relative, is remarked on."""
+STRAYS = 0.1
+"""A replay further away has trained another model: a loss near nothing, say, in a run in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,17 @@ def remarks(trace: EventTrace) -> list[str]:
             f"The event also made {trace.other_rows} {rows} in other files of the build, which this run did not read."
         )
     if trace.rows and trace.loss_gap > AGREES:
+        told = (
+            "so figures of single steps are close to the run's, not equal"
+            if trace.loss_gap <= STRAYS
+            else "so single steps are those of another training of the same rows; start and end are the run's"
+        )
         found.append(
             f"Training was repeated in one process to measure this; its loss differs from the run's by up to "
-            f"{100 * trace.loss_gap:.2g} % (step {trace.loss_gap_step}), so figures are close to the run's, not equal."
+            f"{100 * trace.loss_gap:,.2g} % (step {trace.loss_gap_step}), {told}."
+            if trace.loss_gap < 1
+            else "Training was repeated in one process to measure this; at step "
+            f"{trace.loss_gap_step} its loss is {1 + trace.loss_gap:.2g} times the run's, {told}."
         )
     return [*found, *trace.notes]
 

@@ -12,7 +12,9 @@ import pytest
 from raylign.app.demo import demo_questions
 from raylign.data.sample_model import prepare_sample_model
 from raylign.evals.results import model_digest
+from raylign.records.metrics_log import read_history
 from raylign.records.nights import Nights
+from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(3600)]
@@ -65,7 +67,10 @@ def test_three_ways_to_learn_from_one_log(tmp_path: Path):
 
     audit = json.loads((desk / "loop" / "night-0001" / "audit-reward-model.json").read_text())
     assert audit["accuracy"][0]["accuracy"]["value"] >= 0.9  # the choices are easy to tell apart
-    wins = {(pair["first"], pair["second"]): pair["share"] for pair in found["pairs"]}
-    assert wins[0, 1]["value"] < 0.5 and wins[0, 1]["high"] < 0.5  # the reward model prefers what SFT writes
-    begun = [sum(BEGINS in row["answers"][0] for row in (one["rows"][i] for one in found["asked"])) for i in range(4)]
-    assert begun[0] == 0 and begun[1] >= len(asked) / 2
+    words = {one["name"]: one["words"] for one in found["models"]}
+    assert words["sft"] < words["current"] / 2  # the chosen answers are short
+    rows_of = {
+        name: read_history(RunPaths(desk / "loop" / "runs" / f"night-0001-{name}").metrics).rows
+        for name in ("sft", "dpo")
+    }
+    assert all(rows[-1].values["train/loss"] < rows[1].values["train/loss"] / 2 for rows in rows_of.values())
