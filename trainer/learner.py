@@ -184,7 +184,7 @@ class _Tally:
         for name, value in output.maxima.items():
             self._maxima.setdefault(name, []).append(value.detach().double())
 
-    def reduce(self, engine: Engine, *, num_windows: int, counts: bool) -> dict[str, float]:
+    def reduce(self, engine: Engine, *, num_windows: int, counts: bool = True) -> dict[str, float]:
         """Sums over ranks that count first, then one division a metric. Every rank has the same names."""
         names = sorted(self._sums)
         if not names:
