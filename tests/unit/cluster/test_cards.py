@@ -13,7 +13,7 @@ from raylign.cluster.cards import CardMeter, CardReading, NvmlReader
 
 
 class Scripted:
-    """Reads what it was given, then nothing new."""
+    """Reads what it was given, and then ends the meter's thread, which would not wait between two readings."""
 
     def __init__(self, *moments: Sequence[CardReading]) -> None:
         self._moments = list(moments)
@@ -22,7 +22,7 @@ class Scripted:
     def read(self) -> Sequence[CardReading]:
         if not self._moments:
             self.all_read.set()
-            return []
+            raise EOFError
         return self._moments.pop(0)
 
 
