@@ -57,7 +57,7 @@ RAY_CPUS = 4.0
 
 DEADLINE_S = 300.0
 
-MINUTES = "six to eight"
+MINUTES = "five to seven"
 """As measured on two cores (docs/measurements.md), conversion of the model and first imports included."""
 
 
