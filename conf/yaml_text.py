@@ -73,3 +73,16 @@ def load_yaml(text: str) -> Any:
     """Plain values of a text within the limits. Raises yaml.YAMLError."""
     check_limits(text)
     return yaml.safe_load(text)
+
+
+def load_mapping(text: str, expected: str) -> dict[str, Any]:
+    """A setting that is a yaml mapping in a string; empty: none. Raises ValueError, a sentence with `expected`."""
+    if not text.strip():
+        return {}
+    try:
+        content = load_yaml(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected {expected}")
+    return {f"{name}": value for name, value in content.items()}

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-import yaml
-from raylign.conf.yaml_text import load_yaml
+from raylign.conf.yaml_text import load_mapping
 
 
 class Good(Enum):
@@ -54,15 +53,8 @@ class ScoreRead:
 
 def parse_scores(text: str) -> dict[str, ScoreSetting]:
     """`{stars: {scale: [1, 5], good: high}, tone: {words: {kind: good, rude: bad}}}`. Raises ValueError, a sentence."""
-    if not text.strip():
-        return {}
-    try:
-        content = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"is not YAML ({' '.join(str(error).split())[:120]})") from error
-    if not isinstance(content, dict):
-        raise ValueError("expected a score's name and what it means, as in {stars: {scale: [1, 5], good: high}}")
-    return {f"{name}": _setting(f"{name}", given) for name, given in content.items()}
+    content = load_mapping(text, "a score's name and what it means, as in {stars: {scale: [1, 5], good: high}}")
+    return {name: _setting(name, given) for name, given in content.items()}
 
 
 def _setting(name: str, given: object) -> ScoreSetting:

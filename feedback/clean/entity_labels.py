@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from raylign.conf.errors import UserError
-from raylign.conf.yaml_text import load_yaml
+from raylign.conf.yaml_text import load_mapping
 
 NAME, ADDRESS = "NAME", "ADDRESS"
 KINDS = (NAME, ADDRESS)
@@ -38,15 +37,11 @@ class Label:
 
 def parse_labels(text: str) -> dict[str, str | None]:
     """`{LOC: ADDRESS, TITLE: none}`: what labels without their prefix stand for. Raises ValueError, a sentence."""
-    if not text.strip():
-        return {}
-    try:
-        content = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"is not YAML ({' '.join(str(error).split())[:120]})") from error
-    if not isinstance(content, dict) or not all(kind in (*KINDS, _LEFT) for kind in content.values()):
-        raise ValueError(f"expected labels and {', '.join(KINDS)} or {_LEFT}, as in {{LOC: ADDRESS, TITLE: none}}")
-    return {f"{label}": None if kind == _LEFT else f"{kind}" for label, kind in content.items()}
+    expected = f"labels and {', '.join(KINDS)} or {_LEFT}, as in {{LOC: ADDRESS, TITLE: none}}"
+    content = load_mapping(text, expected)
+    if not all(kind in (*KINDS, _LEFT) for kind in content.values()):
+        raise ValueError(f"expected {expected}")
+    return {label: None if kind == _LEFT else f"{kind}" for label, kind in content.items()}
 
 
 def label_of(name: str, told: Mapping[str, str | None]) -> Label:
