@@ -42,6 +42,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     """Evaluate a model on suites of prompts, with --against beside another model."""
     from raylign.app.commands.evaluate import compare, evaluate
     from raylign.app.commands.evaluate_table import table
+    from raylign.evals.slices import slice_lines
     from raylign.evals.suites import shipped_names
 
     if not suite:
@@ -49,12 +50,12 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     settings = _settings(results, run_root, precision, deadline, again)
     found = evaluate(model, suite, settings, _tell)
     others = evaluate(against, suite, settings, _tell) if against else None
-    lines = compare(found, others)
-    typer.echo(table(lines, model, against, results))
+    lines, slices = compare(found, others), slice_lines(found, others)
+    typer.echo(table(lines, model, against, results, slices))
     if page is not None:
         from raylign.evals.result_pages import write_eval_page
 
-        write_eval_page(page, lines, found, short_model(model), short_model(against) if against else None)
+        write_eval_page(page, lines, slices, found, short_model(model), short_model(against) if against else None)
         typer.echo(f"page: {page}")
 
 

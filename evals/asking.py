@@ -9,6 +9,7 @@ from typing import Protocol
 from raylign.conf.suites import SuiteConfig
 from raylign.data.types import Prompt, Reward, RewardOutcome, RolloutGroup, SampleKey, SamplingParams
 from raylign.evals.results import PromptScore
+from raylign.evals.slices import names_in
 from raylign.evals.suites import Text
 from raylign.rollout.interfaces import GenerationRequest, RolloutEngine
 
@@ -54,6 +55,7 @@ def graded(config: SuiteConfig, groups: Sequence[RolloutGroup], outcomes: Sequen
                 answers=tuple(completion.text for completion in group.completions),
                 scores=tuple(_grade(config, one) for one in found),
                 failure=failures[0] if failures else "",
+                slices=names_in(group.prompt.columns),
             )
         )
     return rows
@@ -67,7 +69,13 @@ async def text_losses(engine: RolloutEngine, texts: Sequence[Text]) -> list[Prom
     """
     scored = await engine.score_tokens([text.token_ids for text in texts], 1.0)
     return [
-        PromptScore(text.row_id, text.text, (), (sum(logprobs) / math.log(2) / len(text.text.encode()),))
+        PromptScore(
+            text.row_id,
+            text.text,
+            (),
+            (sum(logprobs) / math.log(2) / len(text.text.encode()),),
+            slices=text.slices,
+        )
         for text, logprobs in zip(texts, scored, strict=True)
     ]
 

@@ -39,14 +39,21 @@ def write_gate_page(path: Path, result: GateResult, candidate: str, against: str
 
 
 def write_eval_page(
-    path: Path, lines: Sequence[Line], results: Sequence[SuiteResult], model: str, against: str | None
+    path: Path,
+    lines: Sequence[Line],
+    slices: Sequence[Line],
+    results: Sequence[SuiteResult],
+    model: str,
+    against: str | None,
 ) -> None:
-    """The table of suites, and what the model answered."""
+    """The tables of suites and of their slices, and what the model answered."""
     values = {
         "model": model,
         "against": against,
         "headline": _headline(lines, model, against),
+        "remarks": [f"Worse than {against} on {line.suite}, {line.part}." for line in slices if line.worse],
         "lines": lines,
+        "slices": slices,
         "results": [result for result in results if any(row.answers for row in result.rows)],
         "most": MOST_SHOWN,
         "figure": _figure,
@@ -59,9 +66,8 @@ def write_eval_page(
 def _headline(lines: Sequence[Line], model: str, against: str | None) -> str:
     if against is None:
         return f"{model} on {len(lines)} {'suite' if len(lines) == 1 else 'suites'}"
-    sure = [line for line in lines if line.p is not None and line.p < 0.05 and line.gain is not None]
-    better = [line.suite for line in sure if line.gain and line.gain.value > 0]
-    worse = [line.suite for line in sure if line.gain and line.gain.value < 0]
+    better = [line.suite for line in lines if line.better]
+    worse = [line.suite for line in lines if line.worse]
     said = [f"better on {', '.join(better)}"] if better else []
     said += [f"worse on {', '.join(worse)}"] if worse else []
     if not said:

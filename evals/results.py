@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -26,6 +27,7 @@ class PromptScore:
     answers: tuple[str, ...]
     scores: tuple[float | None, ...]
     failure: str = ""  # why the first failed grade failed
+    slices: tuple[str, ...] = ()  # that it belongs to, as "topic: billing"
 
     @property
     def value(self) -> float | None:
@@ -60,19 +62,23 @@ class SuiteResult:
 
 def paired(candidate: SuiteResult, current: SuiteResult) -> tuple[Floats, Floats]:
     """Scores of the prompts that both have, in the same order. Raises DataError when the suites are not the same."""
+    table = np.array([(row.value, other) for row, other in paired_rows(candidate, current)], dtype=np.float64)
+    return table.reshape(-1, 2)[:, 0], table.reshape(-1, 2)[:, 1]
+
+
+def paired_rows(candidate: SuiteResult, current: SuiteResult) -> list[tuple[PromptScore, float]]:
+    """The candidate's rows that both have a score of, and the current model's score. Raises DataError as `paired`."""
     if candidate.suite_digest != current.suite_digest:
         raise DataError(
             f"suite {candidate.suite}: {candidate.model} and {current.model} were evaluated on different suites (rows, "
             "grading or sampling differ); evaluate both again."
         )
     others = {row.prompt_id: row.value for row in current.rows}
-    both = [
-        (row.value, other)
+    return [
+        (row, other)
         for row in candidate.rows
         if row.value is not None and (other := others.get(row.prompt_id)) is not None
     ]
-    table = np.array(both, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +91,7 @@ class ResultStore:
         """The result of `key`, or None; a file that cannot be read is not there."""
         try:
             given = json.loads(self._path(key).read_text(encoding="utf-8"))
-            rows = tuple(
-                PromptScore(**{**row, "answers": tuple(row["answers"]), "scores": tuple(row["scores"])})
-                for row in given.pop("rows")
-            )
+            rows = tuple(_row(row) for row in given.pop("rows"))
             possible = given.pop("possible")
             return SuiteResult(**given, possible=Range(**possible) if possible else None, rows=rows)
         except (OSError, ValueError, TypeError, KeyError):
@@ -103,6 +106,11 @@ class ResultStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
+
+
+def _row(given: Mapping[str, Any]) -> PromptScore:
+    lists = {name: tuple(given.get(name, ())) for name in ("answers", "scores", "slices")}
+    return PromptScore(**{**given, **lists})
 
 
 def result_key(suite: str, parts: Mapping[str, str]) -> str:

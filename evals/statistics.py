@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from raylign.feedback.trust.intervals import wilson, z_of
 from scipy.optimize import brentq
 from scipy.special import bdtr
-from scipy.stats import beta
+from scipy.stats import beta, fisher_exact, ttest_ind
 from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
+
+LEVEL = 0.05
+"""Of a corrected p below which models are said to differ."""
 
 FEW_CHANGES = 10
 """With fewer prompts that differ, Student's interval of a mean is not to be trusted: a rare change may be missing."""
@@ -36,14 +39,29 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One suite of the table."""
+    """One suite of the table, or a slice of one."""
 
     suite: str
     unit: str
     failed: int
     found: Figure | None
     gain: Figure | None  # over the other model; None without one
-    p: float | None  # corrected for the number of suites
+    p: float | None  # corrected for the number of lines; None: nothing to compare with, or too few prompts to say
+    part: str = ""  # a slice of the suite; "": all of it
+
+    @property
+    def worse(self) -> bool:
+        """Surely, than the other model."""
+        return self._sure and self.gain is not None and self.gain.value < 0
+
+    @property
+    def better(self) -> bool:
+        """Surely, than the other model."""
+        return self._sure and self.gain is not None and self.gain.value > 0
+
+    @property
+    def _sure(self) -> bool:
+        return self.p is not None and self.p < LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +172,17 @@ def p_value(candidate: Floats, current: Floats) -> float:
     if len(change) < 2 or int((change != 0).sum()) < FEW_CHANGES:
         return 1.0
     return float(2 * student.sf(abs(_standardised(change)), len(change) - 1))
+
+
+def p_value_apart(part: Floats, rest: Floats) -> float:
+    """Two-sided, that prompts of two kinds score alike: Fisher's exact for zeros and ones, else Welch's."""
+    if min(len(part), len(rest)) < 2:
+        return 1.0
+    if _is_binary(part) and _is_binary(rest):
+        return float(fisher_exact([[one.sum(), len(one) - one.sum()] for one in (part, rest)]).pvalue)
+    if np.ptp(part) == np.ptp(rest) == 0.0:
+        return 1.0  # scores that all are equal have no spread to be judged by
+    return float(ttest_ind(part, rest, equal_var=False).pvalue)
 
 
 def prompts_needed(spread: float, distance: float, *, confidence: float) -> int | None:

@@ -18,6 +18,7 @@ from raylign.data.loading import RawRow, read_rows
 from raylign.data.own_columns import OwnColumns
 from raylign.data.prompts import load_prompts
 from raylign.data.types import Prompt
+from raylign.evals.slices import names_of
 from raylign.evals.statistics import Range
 from transformers import PreTrainedTokenizerBase
 
@@ -58,6 +59,7 @@ class Text:
     row_id: str
     text: str
     token_ids: tuple[int, ...]
+    slices: tuple[str, ...] = ()
 
 
 def shipped_names() -> list[str]:
@@ -105,12 +107,13 @@ def texts_of(suite: Suite, tokenizer: PreTrainedTokenizerBase) -> tuple[Text, ..
     """Every row's `text` in tokens, after the model's beginning token where it has one. Raises DataError."""
     own, texts = OwnColumns(suite.config.columns), []
     for row in read_rows(suite.config.prompts):
-        text = own.apply(row).columns.get("text") if isinstance(row, RawRow) else None
+        columns = own.apply(row).columns if isinstance(row, RawRow) else {}
+        text = columns.get("text")
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"suite {suite.name}: {row.source}: it has no `text`; kind=text_loss reads nothing else.")
         ids = tokenizer.encode(text, add_special_tokens=False)
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        texts.append(Text(f"{row.number}", text, (*start, *ids)))
+        texts.append(Text(f"{row.number}", text, (*start, *ids), names_of(columns)))
     if not texts:
         raise DataError(f"suite {suite.name}: {suite.config.prompts} has no rows.")
     return tuple(texts)

@@ -26,6 +26,7 @@ from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import Prompt, RolloutGroup
 from raylign.evals.asking import answers, graded, text_losses
 from raylign.evals.results import PromptScore, ResultStore, SuiteResult, model_digest, result_key
+from raylign.evals.slices import SLICED, names_in
 from raylign.evals.suites import TODAY, Suite, Text, open_suite, prompts_of, suite_digest, texts_of
 from raylign.records.manifest import digest
 from raylign.reward.scorer import ComposedScorer
@@ -108,7 +109,10 @@ def _asked(job: AnswerJob, suite: Suite, tokenizer: PreTrainedTokenizerBase, wei
     prompts: tuple[Prompt, ...] = () if loss else prompts_of(suite, tokenizer)
     texts = texts_of(suite, tokenizer) if loss else ()
     digest = suite_digest(suite, texts or prompts, _graders(suite))
-    key = result_key(suite.name, {"model": weights, "suite": digest, "precision": job.precision, "device": job.device})
+    parts = {"model": weights, "suite": digest, "precision": job.precision, "device": job.device}
+    if any(text.slices for text in texts) or any(names_in(prompt.columns) for prompt in prompts):
+        parts["slices"] = ",".join(SLICED)  # results of before there were slices lack them
+    key = result_key(suite.name, parts)
     return _Asked(suite, prompts, texts, digest, key)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from raylign.evals.audit import (
 from raylign.evals.gate import Audited
 from raylign.evals.probes import PROBES, changed_answers
 from raylign.evals.results import model_digest
+from raylign.evals.slices import names_of, rows_by_slice
 from raylign.evals.statistics import Floats
 from raylign.evals.trace_page import signed
 from raylign.pages.frame import render_page
@@ -48,10 +48,7 @@ from raylign.reward.interfaces import RewardRuleError
 from raylign.reward.text_scorer import TextScorer
 
 Tell = Callable[[str], None]
-SLICED = ("subset", "persona", "topic", "locale", "rules")
-"""Columns by which pairs are sliced where none are named: RewardBench's, and those of a feedback build."""
-
-_SMALLEST_SLICE, _MOST_SLICES = 5, 30
+_SMALLEST_SLICE = 5
 _AT_ONCE = 64
 _MODEL = "model"  # the reward model's part of a reward
 
@@ -106,7 +103,8 @@ def audit(model: str, settings: AuditSettings, tell: Tell) -> Audit:
     tell(f"scoring {len(found)} changed answers")
     after = _scores(scorer, [(pairs[c.row].prompt, c.answer, True, pairs[c.row].variables) for c in found])
     curve = _curve(scorer, folder, settings, tell) if settings.answers else ()
-    everything = accuracy_by_slice(chosen, rejected, _slices(pairs))
+    slices = rows_by_slice([names_of(pair.columns) for pair in pairs], fewest=_SMALLEST_SLICE)
+    everything = accuracy_by_slice(chosen, rejected, slices)
     by_length = accuracy_by_slice(
         chosen, rejected, length_slices([p.chosen for p in pairs], [p.rejected for p in pairs])
     )
@@ -249,21 +247,6 @@ def _scores(scorer: TextScorer, asked: Sequence[tuple[tuple[Message, ...], str, 
                 continue
         if sequences:
             found[places] = scorer.score(sequences)
-    return found
-
-
-def _slices(pairs: Sequence[JudgedPair]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for column in SLICED:
-        named: dict[str, list[int]] = {}
-        for i, pair in enumerate(pairs):
-            value = pair.columns.get(column)
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, str) and one:
-                    named.setdefault(f"{column}: {one}", []).append(i)
-        counts = Counter({name: len(rows) for name, rows in named.items() if len(rows) >= _SMALLEST_SLICE})
-        if len(named) > 1:
-            found |= {name: named[name] for name, _ in counts.most_common(_MOST_SLICES)}
     return found
 
 

@@ -22,6 +22,7 @@ from raylign.conf.loop import BUILD, CURRENT, LoopAuditConfig, LoopConfig
 from raylign.evals.gate import Verdict
 from raylign.evals.registry import Registry
 from raylign.evals.result_pages import write_eval_page
+from raylign.evals.slices import slice_lines
 from raylign.evals.suites import open_suite
 from raylign.feedback.build_result import read_result
 from raylign.records.atomic import write_atomic
@@ -65,11 +66,12 @@ class Release:
         suites = [str(open_suite(name).path) for name in self.config.evaluate]
         found = evaluate(night.candidate, suites, self.settings, self.say)
         others = evaluate(str(self.current.folder), suites, self.settings, self.say)
-        lines = compare(found, others)
-        shown = table(lines, night.candidate, str(self.current.folder), self.settings.results)
+        lines, slices = compare(found, others), slice_lines(found, others)
+        shown = table(lines, night.candidate, str(self.current.folder), self.settings.results, slices)
         self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
         page = self.nights.path(night) / "eval.html"
-        write_eval_page(page, lines, found, short_model(night.candidate), short_model(str(self.current.folder)))
+        named = short_model(night.candidate), short_model(str(self.current.folder))
+        write_eval_page(page, lines, slices, found, *named)
         return self.nights.done(night, "evaluate", f"{len(suites)} suites, also of the current model", made=str(page))
 
     def audited(self, night: Night) -> Night:

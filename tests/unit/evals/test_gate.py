@@ -256,6 +256,6 @@ def test_pages_hold_the_verdict_and_cannot_be_scripted(tmp_path: Path):
 
     line = Line("facts", "share right", 1, Figure(0.5, 0.3, 0.7, 20), Figure(0.2, 0.1, 0.3, 20), 0.01)
     told = replace(result([1.0, None], failure="no"), rows=(PromptScore("p", hostile, (hostile,), (None,), "no"),))
-    write_eval_page(tmp_path / "eval.html", [line], [told], "m", "old")
+    write_eval_page(tmp_path / "eval.html", [line], [], [told], "m", "old")
     text = (tmp_path / "eval.html").read_text()
     assert "<script" not in text and "m is better on facts than old" in text and "no grade: no" in text
