@@ -10,6 +10,8 @@ import typer
 from raylign.conf.errors import UserError
 
 if TYPE_CHECKING:
+    from raylign.app.commands.judge_open import Who
+    from raylign.feedback.ai_votes import Redact
     from raylign.feedback.source import Source
     from rich.console import Console
 
@@ -105,23 +107,20 @@ def feedback_judge(  # noqa: PLR0913 - one argument an option
     max_calls: Annotated[int, typer.Option(min=0, help="Most new calls, two a pair; 0: no bound.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
     max_concurrent: MaxConcurrent = 8,
-    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that 250 pairs may take.")] = 7200.0,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that the replies to 250 pairs may take.")] = 7200.0,
     run_root: RunRoot = Path("runs"),
     log_format: LogFormat = None,
     mapping: Mapping = None,
     companion: Companion = None,
 ) -> None:
     """Let a model choose between the answers of a log by a constitution, each pair both ways round."""
-    from raylign.app.commands.feedback_judge import JudgeSettings, judge_pairs, judged_lines
+    from raylign.app.commands.feedback_judge import judge_pairs, judged_lines, require_choices
 
     source = _source([Path(g) for g in logs if not _is_setting(g)], log_format, mapping, companion, logs)
-    settings = JudgeSettings(
-        constitution=constitution, out=out.expanduser(), model=model, url=url, token_env=token_env,
-        max_calls=max_calls, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent, deadline_s=deadline,
-        run_root=run_root,
-    )  # fmt: skip
-    found = judge_pairs(source, settings, lambda said: typer.echo(said, err=True))
+    who = _who(model, url, token_env, max_new_tokens, max_concurrent, deadline, run_root)
+    found = judge_pairs(source, constitution, out.expanduser(), who, max_calls=max_calls, tell=_tell)
     typer.echo("\n".join(judged_lines(found, out)))
+    require_choices(found, out)
 
 
 @feedback_app.command("revise")
@@ -143,24 +142,25 @@ def feedback_revise(  # noqa: PLR0913 - one argument an option
     companion: Companion = None,
 ) -> None:
     """Let a model revise disliked answers by a constitution; revisions that it prefers become corrections."""
-    from raylign.app.commands.feedback_revise import revise_answers, revised_lines
-    from raylign.app.commands.judge_open import Who
+    from raylign.app.commands.feedback_revise import require_revisions, revise_answers, revised_lines
 
     source = _source([Path(g) for g in logs if not _is_setting(g)], log_format, mapping, companion, logs)
-    who = Who(
-        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
-        deadline_s=deadline, run_root=run_root,
-    )  # fmt: skip
+    who = _who(model, url, token_env, max_new_tokens, max_concurrent, deadline, run_root)
     found = revise_answers(
-        source, constitution, out.expanduser(), who, everything=everything, max_calls=max_calls,
-        tell=lambda said: typer.echo(said, err=True),
-    )  # fmt: skip
+        source, constitution, out.expanduser(), who, everything=everything, max_calls=max_calls, tell=_tell
+    )
     typer.echo("\n".join(revised_lines(found, out)))
+    require_revisions(found, out)
 
 
 @feedback_app.command("prompts")
 def feedback_prompts(  # noqa: PLR0913 - one argument an option
-    seeds: Annotated[str, typer.Argument(help="Rows with a prompt: JSONL, parquet, a folder.")],
+    seeds: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SEEDS [privacy.key=value ...]", help="Rows with a prompt (JSONL, parquet, a folder), and settings."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="Who writes: a run or a model folder, or with --url its name there.")],
     out: Annotated[Path, typer.Option(help="The file of prompts to write; replies are kept beside it.")],
     count: Annotated[int, typer.Option(min=1, help="New prompts that are wanted.")] = 500,
@@ -178,16 +178,14 @@ def feedback_prompts(  # noqa: PLR0913 - one argument an option
     run_root: RunRoot = Path("runs"),
 ) -> None:
     """Let a model write more prompts of the kind of some seeds; near repeats and benchmarks' texts are left out."""
-    from raylign.app.commands.feedback_prompts import PromptSettings, make_prompts, prompts_lines
-    from raylign.app.commands.judge_open import Who
+    from raylign.app.commands.feedback_prompts import PromptSettings, make_prompts, prompts_lines, require_prompts
 
-    who = Who(
-        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
-        deadline_s=deadline, run_root=run_root,
-    )  # fmt: skip
-    settings = PromptSettings(seeds, out.expanduser(), count, max_calls, benchmark or [], near, seed=seed)
-    found = make_prompts(settings, who, lambda said: typer.echo(said, err=True))
+    who = _who(model, url, token_env, max_new_tokens, max_concurrent, deadline, run_root)
+    rows = _one_file([text for text in seeds if not _is_setting(text)], "SEEDS")
+    settings = PromptSettings(rows, out.expanduser(), count, max_calls, benchmark or [], near, seed=seed)
+    found = make_prompts(settings, who, _shown_by(seeds), _tell)
     typer.echo("\n".join(prompts_lines(found, out)))
+    require_prompts(found, out)
 
 
 @feedback_app.command("corrections")
@@ -220,22 +218,14 @@ def feedback_corrections(  # noqa: PLR0913 - one argument an option
         find_corrections_by_model,
         found_lines,
     )
-    from raylign.app.commands.judge_open import Who
 
     given = logs or []
     source = _source([Path(g) for g in given if not _is_setting(g)], log_format, mapping, companion, given)
-    who = Who(
-        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
-        deadline_s=deadline, run_root=run_root,
-    )  # fmt: skip
-
-    def tell(said: str) -> None:
-        typer.echo(said, err=True)
-
+    who = _who(model, url, token_env, max_new_tokens, max_concurrent, deadline, run_root)
     if train:
-        found = find_corrections_by_head(source, out.expanduser(), who, train, tell, labelled=labelled)
+        found = find_corrections_by_head(source, out.expanduser(), who, train, _tell, labelled=labelled)
     else:
-        found = find_corrections_by_model(source, out.expanduser(), who, tell, labelled=labelled, max_calls=max_calls)
+        found = find_corrections_by_model(source, out.expanduser(), who, _tell, labelled=labelled, max_calls=max_calls)
     typer.echo("\n".join(found_lines(found, out)))
 
 
@@ -249,6 +239,36 @@ def feedback_browse(
     from raylign.app.commands.feedback_browse import run_browse
 
     run_browse(folder.expanduser(), _console(), port=port, reviews=reviews.expanduser() if reviews else None)
+
+
+def _who(
+    model: str, url: str, token_env: str, max_new_tokens: int, max_concurrent: int, deadline_s: float, run_root: Path
+) -> Who:
+    """Who is asked, from the options that every command which asks a model has."""
+    from raylign.app.commands.judge_open import Who
+
+    return Who(
+        model=model, url=url, token_env=token_env, max_new_tokens=max_new_tokens, max_concurrent=max_concurrent,
+        deadline_s=deadline_s, run_root=run_root,
+    )  # fmt: skip
+
+
+def _tell(said: str) -> None:
+    typer.echo(said, err=True)
+
+
+def _shown_by(given: Sequence[str]) -> Redact:
+    """How texts are shown to a model, by the settings among the arguments."""
+    from raylign.feedback.overrides import parse_settings
+    from raylign.feedback.privacy import redactor_of
+
+    return redactor_of(parse_settings([text for text in given if _is_setting(text)]).privacy).shown
+
+
+def _one_file(named: Sequence[str], what: str) -> str:
+    if len(named) != 1:
+        raise UserError(f"{what}: expected one file or folder of rows, and {len(named)} are given.")
+    return named[0]
 
 
 def _source(

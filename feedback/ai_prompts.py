@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
+from raylign.feedback.clean.answers import is_refusal
 from raylign.feedback.clean.contamination import overlapping
 from raylign.feedback.clean.similarity import clusters
 
@@ -21,7 +22,26 @@ PER_CALL = 5
 SHOWN = 6
 """Seeds that it shows."""
 
-_ITEM = re.compile(r"(?m)^\s*(\d+)[.)]\s+")
+_ITEM = re.compile(r"(?m)^\s*(?:[*_#>-]+\s*)?(\d+)[.)][*_]*\s+")
+
+_KIND = r"(?:prompts?|questions?|tasks?|examples?|requests?|instructions?|problems?|items?|ones?)"
+_LEAD = re.compile(
+    rf"""(?ix)^(?:(?:sure(?:\ thing)?|certainly|of\ course|absolutely|okay|ok|great|got\ it)\b[\s,.!:-]*)?
+    (?:here(?:'s|\ is|\ are|\ you\ go)|below\ (?:is|are)|this\ is|i(?:'ve|\ have)?\ (?:made|written|wrote))
+    \b[^:?\n]{{0,60}}?\b{_KIND}\b[^:?\n]{{0,60}}:\s*"""
+)
+_YES = re.compile(r"(?i)^(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|got it)[!.:]\s+")
+_LABEL = re.compile(rf"(?i)^[*_#\s]*(?:(?:new|sample|example)\s+)?{_KIND}\s*(?:\d+\s*)?[*_]*:[*_]*\s+")
+_ANSWERED = re.compile(
+    r"(?im)^[*_\s]*(?:(?:sample|example|expected|possible)\s+)?(?:answer|solution|response)[*_]*:[*_]*[ \t]*\S"
+)
+_CLOSING = re.compile(
+    r"""(?ix)^[*_(]*(?:(?:please\ )?let\ me\ know|(?:i\ )?hope\ (?:this|these|that|you)|feel\ free
+    |if\ you\ (?:need|would|want|have)|would\ you\ like|do\ you\ want\ me|is\ there\ anything
+    |these\ (?:are|new|five|\d|questions|tasks|prompts|examples|cover)|each\ of\ (?:these|the)|all\ of\ these
+    |note(?:\ that)?\s*:|note\ that|i\ (?:have|tried|made)|-{3,}$|</?examples>)"""
+)
+_QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb", "**": "**", "`": "`"}
 
 RUBRIC = (
     f"Below are questions and tasks that people have given to an assistant. Write {PER_CALL} new ones of the same "
@@ -47,10 +67,37 @@ def shown_seeds(seeds: Sequence[str], number: int, *, seed: int) -> str:
 
 
 def read_prompts(reply: str) -> list[str]:
-    """The items of a numbered list, at most PER_CALL; what stands before the first is left out."""
+    """The prompts of a numbered list, at most PER_CALL, without what models say around them.
+
+    Left out: what stands before the list, an introduction or a label at an item's beginning, quotation marks or bold
+    round all of it, an answer below it, closing words, and items that decline.
+    """
     parts = _ITEM.split(reply)[1:]
-    items = [text.strip() for text in parts[1::2]]
-    return [item for item in items if item][:PER_CALL]
+    prompts = [bare_prompt(text) for text in parts[1::2]]
+    declined = pl.DataFrame({"text": prompts}, schema={"text": pl.String}).select(is_refusal(pl.col("text")))
+    kept = [prompt for prompt, no in zip(prompts, declined.to_series(), strict=True) if prompt and not no]
+    return kept[:PER_CALL]
+
+
+def bare_prompt(item: str) -> str:
+    """An item of a list without chatter; "" when it holds nothing else."""
+    text = _LABEL.sub("", _YES.sub("", _LEAD.sub("", item.strip())))
+    if answered := _ANSWERED.search(text):
+        text = text[: answered.start()]
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    while len(paragraphs) > 1 and _CLOSING.match(paragraphs[-1].strip()):
+        paragraphs.pop()
+    return _unquoted("\n\n".join(paragraphs).strip())
+
+
+def _unquoted(text: str) -> str:
+    """Without a pair of marks that encloses all of it and does not occur inside."""
+    for opening, closing in _QUOTES.items():
+        inner = text[len(opening) : -len(closing)]
+        whole = text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)
+        if whole and opening not in inner and closing not in inner:
+            return inner.strip()
+    return text
 
 
 def sift(made: Sequence[str], seeds: Sequence[str], benchmark: pl.Series, *, near: float, ngram: int) -> Sifted:

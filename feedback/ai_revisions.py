@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from raylign.feedback.ai_votes import KEPT, SOURCE, Constitution, Pair
-from raylign.feedback.clean.personal_data import redact_text
+from raylign.feedback.ai_votes import KEPT, SOURCE, Constitution, Pair, Redact, conversation_text
 from raylign.feedback.events import EventKind
 
 _REVISION = re.compile(r"(?im)^[\s*_#>`]*revision[\s*_`]*:[\s*_`]*$|^[\s*_#>`]*revision[\s*_`]*:[ *_`]*(?=\S)")
@@ -29,18 +28,17 @@ class Answer:
     turns: tuple[tuple[str, str], ...]  # role, text
     text: str
     about: Mapping[str, object]  # of the event: whose conversation, which model
+    conversation: str  # as the model reads it
+    shown: str  # the answer, as the model reads it
 
-    def conversation(self) -> str:
-        """As the model reads it; personal data are left out, for it may leave this machine."""
-        return redact_text("\n".join(f"{role}: {text}" for role, text in self.turns))
 
-    def shown(self) -> str:
-        """The answer, as the model reads it."""
-        return redact_text(self.text)
-
-    def against(self, revision: str) -> Pair:
-        """The answer beside its revision, for the check."""
-        return Pair(self.answer_id, self.turns, self.text, revision, self.about)
+def pairs_of(made: Sequence[tuple[Answer, Revision]], redact: Redact) -> list[Pair]:
+    """Each answer beside its revision, for the check."""
+    shown = redact([(conversation_text(a.turns), a.text, revision.text) for a, revision in made])
+    return [
+        Pair(answer.answer_id, answer.turns, answer.text, revision.text, answer.about, texts)
+        for (answer, revision), texts in zip(made, shown, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Revision:
     text: str
 
 
-def answers_to_revise(events: pl.DataFrame, *, everything: bool, bad_rating: float) -> list[Answer]:
+def answers_to_revise(events: pl.DataFrame, redact: Redact, *, everything: bool, bad_rating: float) -> list[Answer]:
     """Every disliked answer (a thumb down, a rating of at most `bad_rating`) once, in the order of the log.
 
     `everything`: every answer with a thumb or a rating. Without those of people who do not consent.
@@ -60,15 +58,16 @@ def answers_to_revise(events: pl.DataFrame, *, everything: bool, bad_rating: flo
     disliked = (pl.col("thumb") == -1) | (pl.col("rating") <= bad_rating)
     wanted = judged & pl.col("consent").fill_null(True) & (pl.col("source") != SOURCE)
     chosen = events.filter(wanted if everything else wanted & disliked.fill_null(False))
-    answers: dict[str, Answer] = {}
+    found: dict[str, tuple[tuple[tuple[str, str], ...], str, Mapping[str, object]]] = {}
     for row in chosen.iter_rows(named=True):
         turns = tuple((turn["role"], turn["content"]) for turn in row["prompt"])
         key = json.dumps([turns, row["response_a"]], ensure_ascii=False)
         answer_id = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-        if answer_id not in answers and row["response_a"].strip():
+        if answer_id not in found and row["response_a"].strip():
             about = {name: row[name] for name in KEPT if row[name] is not None and name != "model_b"}
-            answers[answer_id] = Answer(answer_id, turns, row["response_a"], about)
-    return list(answers.values())
+            found[answer_id] = (turns, row["response_a"], about)
+    shown = redact([(conversation_text(turns), text) for turns, text, _ in found.values()])
+    return [Answer(key, *parts, *texts) for (key, parts), texts in zip(found.items(), shown, strict=True)]
 
 
 def revision_rubric(constitution: Constitution) -> str:

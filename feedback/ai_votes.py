@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import polars as pl
 from raylign.conf.errors import UserError
-from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.events import Choice, EventKind
 
 SOURCE = "ai"
@@ -24,6 +23,8 @@ SOURCE = "ai"
 
 _LAST_LINE = re.compile(r"[\s*_#>`]*choice[\s*_`]*:[\s*_`\"']*(A|B|tie)[\s*_`\"'.]*", re.IGNORECASE)
 _COMMENT = 300  # characters of a reply that are kept in the event
+Redact = Callable[[Sequence[Sequence[str]]], list[tuple[str, ...]]]
+"""Groups of texts as a model is shown them: without personal data, for they may leave this machine."""
 KEPT = ("conversation_id", "turn", "user_hash", "model_a", "model_b", "persona", "locale", "surface", "topic")
 
 
@@ -84,18 +85,25 @@ class Pair:
     a: str
     b: str
     about: Mapping[str, object]  # of the event: whose conversation, which models
+    shown: tuple[str, ...]  # conversation and both answers as the judge reads them
 
+    @property
     def conversation(self) -> str:
-        """As the judge reads it; personal data are left out, for it may leave this machine."""
-        return redact_text("\n".join(f"{role}: {text}" for role, text in self.turns))
+        """As the judge reads it."""
+        return self.shown[0]
 
     def answers(self, *, swapped: bool) -> str:
         """Both, the second one first where `swapped`."""
-        first, second = (self.b, self.a) if swapped else (self.a, self.b)
-        return f"<answer_A>\n{redact_text(first)}\n</answer_A>\n\n<answer_B>\n{redact_text(second)}\n</answer_B>"
+        first, second = self.shown[:0:-1] if swapped else self.shown[1:]
+        return f"<answer_A>\n{first}\n</answer_A>\n\n<answer_B>\n{second}\n</answer_B>"
 
 
-def pairs_to_judge(events: pl.DataFrame) -> list[Pair]:
+def conversation_text(turns: Sequence[tuple[str, str]]) -> str:
+    """Turns as a model reads them."""
+    return "\n".join(f"{role}: {text}" for role, text in turns)
+
+
+def pairs_to_judge(events: pl.DataFrame, redact: Redact) -> list[Pair]:
     """Every two answers that people were shown beside each other, once, in the order of the log.
 
     Without those of people who do not consent, and without a model's own events.
@@ -107,15 +115,16 @@ def pairs_to_judge(events: pl.DataFrame) -> list[Pair]:
         pl.col("consent").fill_null(True),
         pl.col("source") != SOURCE,
     )
-    pairs: dict[str, Pair] = {}
+    found: dict[str, tuple[tuple[tuple[str, str], ...], str, str, Mapping[str, object]]] = {}
     for row in shown.iter_rows(named=True):
         turns = tuple((turn["role"], turn["content"]) for turn in row["prompt"])
         key = json.dumps([turns, sorted((row["response_a"], row["response_b"]))], ensure_ascii=False)
         pair_id = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-        if pair_id not in pairs:
+        if pair_id not in found:
             about = {name: row[name] for name in KEPT if row[name] is not None}
-            pairs[pair_id] = Pair(pair_id, turns, row["response_a"], row["response_b"], about)
-    return list(pairs.values())
+            found[pair_id] = (turns, row["response_a"], row["response_b"], about)
+    redacted = redact([(conversation_text(turns), a, b) for turns, a, b, _ in found.values()])
+    return [Pair(pair_id, *parts, texts) for (pair_id, parts), texts in zip(found.items(), redacted, strict=True)]
 
 
 def read_choice(reply: str) -> str | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 from raylign.feedback.clean.entities import FindSpans
 from raylign.feedback.clean.entity_labels import KINDS, label_names, labels_in, parse_labels
-from raylign.feedback.clean.names import texts_without_names, without_names
-from raylign.feedback.clean.personal_data import NOT_COVERED, Redacted, redact_frame
+from raylign.feedback.clean.names import groups_without_names, texts_without_names, without_names
+from raylign.feedback.clean.personal_data import NOT_COVERED, Redacted, redact_frame, redact_together
 from raylign.feedback.settings import PrivacySettings
 
 
@@ -38,6 +38,14 @@ class Redactor:
     def names_in(self, texts: pl.Series) -> pl.Series:
         """Texts beside the answers without the names a model finds. Patterns are applied where they are shown."""
         return texts if self.find is None else texts_without_names(texts, self.find)
+
+    def shown(self, groups: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+        """Groups of texts as a model is shown them, whatever `on` says: they may leave this machine.
+
+        The same thing has one placeholder in all texts of a group.
+        """
+        told = [redact_together(group, self.regions) for group in groups]
+        return told if self.find is None else groups_without_names(told, self.find)
 
 
 def redactor_of(private: PrivacySettings) -> Redactor:

@@ -1,7 +1,8 @@
-"""One model answers suites, in a process of its own: `python -m raylign.app.commands.answer` with a job on stdin.
+"""One model answers suites, in a process of its own: `python -m raylign.app.commands.answer` with jobs on stdin.
 
 A process a model: an engine holds its memory and its threads until its process ends, and vLLM reads its environment
-when it is imported. What it finds goes to the result store, so a later call asks only what is missing.
+when it is imported. What it finds goes to the result store, so a later call asks only what is missing. Each line of
+standard input is a job; the engine stays for the next one where the job says so.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import EngineDead, RolloutEngine
 from transformers import PreTrainedTokenizerBase
 
-NOTE, RESULT = "note ", "result "
+NOTE, RESULT, DONE = "note ", "result ", "done"
 """How the lines on standard output begin that are for the caller; the engine's own do not."""
 
 
@@ -50,6 +51,7 @@ class AnswerJob:
     threads: int
     device: str
     again: bool  # also what is in the store already
+    keeps_engine: bool = False  # more jobs may follow; else its memory is free before answers are graded
 
     def to_json(self) -> str:
         """For the process's standard input."""
@@ -82,7 +84,37 @@ class _Asked:
         return len(self.prompts) or len(self.texts)
 
 
-def answer(job: AnswerJob) -> list[str]:
+@dataclass(slots=True)
+class _HeldEngine:
+    """The engine of this process, once it has one."""
+
+    runner: asyncio.Runner  # what an engine does goes on in one event loop
+    engine: RolloutEngine | None = None
+    longest: int = 0  # tokens of a row with its answer
+
+    async def reading(self, job: AnswerJob, asked: Sequence[_Asked]) -> RolloutEngine:
+        """One for these suites: another one only where the rows are longer than the last one reads.
+
+        Raises DataError when they are longer than the model reads.
+        """
+        longest = _longest(job, asked)
+        if self.engine is not None and longest <= self.longest:
+            return self.engine
+        if job.keeps_engine:  # later rows may be longer
+            longest = min(2 * longest, _context(Path(job.model)) or 2 * longest)
+        await self.stop()
+        self.engine, self.longest = _new_engine(job, longest), longest
+        await self.engine.start()
+        return self.engine
+
+    async def stop(self) -> None:
+        """Nothing, where there is none."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await engine.stop()
+
+
+def answer(job: AnswerJob, engine: _HeldEngine) -> list[str]:
     """The keys of all results, in the order of the job's suites; missing ones are made.
 
     Raises DataError, ConfigError, ModelLoadError, and RunFailed when the engine does not answer.
@@ -95,7 +127,7 @@ def answer(job: AnswerJob) -> list[str]:
     if missing:
         stops = tuple(sorted(EndTokens(tokenizer).ids))
         try:
-            outcomes = asyncio.run(_ask(job, missing, stops))
+            outcomes = engine.runner.run(_ask(job, missing, stops, engine))
         except EngineDead as error:
             raise RunFailed(f"{job.name}: {error}") from error
         for one, (groups, rows, seconds) in zip(missing, outcomes, strict=True):
@@ -126,12 +158,11 @@ def _graders(suite: Suite) -> dict[str, str]:
 
 
 async def _ask(
-    job: AnswerJob, asked: Sequence[_Asked], stops: tuple[int, ...]
+    job: AnswerJob, asked: Sequence[_Asked], stops: tuple[int, ...], held: _HeldEngine
 ) -> list[tuple[list[RolloutGroup], list[PromptScore], float]]:
     """Of each suite the answers (or, of texts, the losses) and the seconds they took."""
-    engine = _engine(job, asked)
-    await engine.start()
     try:
+        engine = await held.reading(job, asked)
         outcomes = []
         for one in asked:
             sys.stdout.write(f"{NOTE}{job.name}: {one.suite.name}, {len(one)} rows\n")
@@ -142,11 +173,12 @@ async def _ask(
             outcomes.append((groups, rows, time.monotonic() - started))
         return outcomes
     finally:
-        await engine.stop()
+        if not job.keeps_engine:
+            await held.stop()
 
 
-def _engine(job: AnswerJob, asked: Sequence[_Asked]) -> RolloutEngine:
-    """Raises DataError when a row with its answer is longer than the model reads."""
+def _longest(job: AnswerJob, asked: Sequence[_Asked]) -> int:
+    """Tokens of the longest row with its answer. Raises DataError when the model does not read as many."""
     longest = max(one.longest for one in asked)
     limit = _context(Path(job.model))
     if limit is not None and longest > limit:
@@ -155,6 +187,11 @@ def _engine(job: AnswerJob, asked: Sequence[_Asked]) -> RolloutEngine:
             f"suite {which.name}: a row takes {longest} tokens with its answer (max_new_tokens="
             f"{which.config.max_new_tokens}), and {job.name} reads {limit}; shorten it, or leave the suite out."
         )
+    return longest
+
+
+def _new_engine(job: AnswerJob, longest: int) -> RolloutEngine:
+    """Of the job's model, for sequences of at most `longest` tokens."""
     from raylign.rollout import environment
 
     device = Device(job.device)
@@ -206,8 +243,16 @@ def _result(job: AnswerJob, one: _Asked, weights: str, rows: Sequence[PromptScor
 
 
 def _main() -> None:
-    for key in answer(AnswerJob.from_json(sys.stdin.read())):
-        sys.stdout.write(f"{RESULT}{key}\n")
+    with asyncio.Runner() as runner:
+        engine = _HeldEngine(runner)
+        try:
+            for line in sys.stdin:
+                for key in answer(AnswerJob.from_json(line), engine):
+                    sys.stdout.write(f"{RESULT}{key}\n")
+                sys.stdout.write(f"{DONE}\n")
+                sys.stdout.flush()
+        finally:
+            runner.run(engine.stop())
 
 
 if __name__ == "__main__":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 from raylign.app.commands.feedback_turn_head import fitted_head
-from raylign.app.commands.judge_open import Asker, Tell, Who, open_judge
+from raylign.app.commands.judge_open import Asking, Tell, Who, open_model, sample_of, version_of
 from raylign.conf.errors import UserError
 from raylign.feedback.build import read
 from raylign.feedback.clean.personal_data import hide_ids, redact_text
@@ -34,8 +32,7 @@ from raylign.feedback.trust.intervals import wilson
 from raylign.feedback.working import working_frame
 from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
-from raylign.reward.judge import Judge, Rubric
-from raylign.reward.judge_cache import JudgeCache
+from raylign.reward.judge import Rubric
 from raylign.reward.samples import Sample
 
 AT_ONCE = 1000
@@ -66,25 +63,15 @@ class Found:
 
 @dataclass(slots=True)
 class _Questions:
-    """A judge with its memory."""
+    """What a model says of turns."""
 
-    judge: Judge
-    asker: Asker
-    cache: JudgeCache
-    asked: int = 0
+    asking: Asking
     unreadable: int = 0
-    why_failed: str = ""
-
-    def known(self, turn: Turn) -> bool:
-        """Whether it has replied to it before."""
-        return self.cache.get(self.judge.key(_sample(turn))) is not None
 
     def ask(self, turns: Sequence[Turn]) -> list[bool | None]:
         """Whether each corrects; None where there is no reply."""
-        self.asked += len({turn.key for turn in turns if not self.known(turn)})
-        reasons = self.asker.ask([_sample(turn) for turn in turns])
-        self.why_failed = next(iter(reasons.values()), self.why_failed)
-        replies = [self.cache.get(self.judge.key(_sample(turn))) for turn in turns]
+        self.asking.ask([_sample(turn) for turn in turns])
+        replies = [self.asking.reply(_sample(turn)) for turn in turns]
         said = [None if reply is None else read_reply(reply) for reply in replies]
         self.unreadable += sum(reply is not None and one is None for reply, one in zip(replies, said, strict=True))
         return [None if reply is None else bool(one) for reply, one in zip(replies, said, strict=True)]
@@ -100,24 +87,24 @@ def find_corrections_by_model(
     sample = read_labelled(labelled or LABELLED)
     frame = _turns(source) if source.logs else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    questions = _Questions(
-        *open_judge(who, Rubric.of(QUESTION), out.with_name(f"{out.name}.asked"), "feedback corrections", tell)
-    )
-    called = questions.ask([one.turn for one in sample])
-    if None in called:
-        raise UserError(
-            f"{called.count(None)} labelled turns have no reply ({questions.why_failed}); the same command asks again."
-        )
-    by_rules = _by_rules(sample)
-    measured = tally(zip(map(bool, called), (one.corrects for one in sample), strict=True))
-    name, version = short_model(who.model), _version(questions.judge)
     rows = list(frame.iter_rows(named=True)) if frame is not None else []
     turns = [Turn(row["question"], row["answer"], row["text"]) for row in rows]
-    chosen = _within(turns, questions, max_calls)
     verdicts: list[bool | None] = []
-    for first in range(0, len(chosen), AT_ONCE):
-        verdicts += questions.ask([turns[at] for at in chosen[first : first + AT_ONCE]])
-        tell(f"{min(first + AT_ONCE, len(chosen)):,} of {len(chosen):,} turns")
+    with open_model(who, out.with_name(f"{out.name}.asked"), "feedback corrections", tell) as model:
+        asking = model.asking(Rubric.of(QUESTION))
+        questions = _Questions(asking)
+        called = questions.ask([one.turn for one in sample])
+        if None in called:
+            raise UserError(
+                f"{called.count(None)} labelled turns have no reply ({asking.why_failed}); the same command asks again."
+            )
+        chosen = _within(turns, asking, max_calls)
+        for first in range(0, len(chosen), AT_ONCE):
+            verdicts += questions.ask([turns[at] for at in chosen[first : first + AT_ONCE]])
+            tell(f"{min(first + AT_ONCE, len(chosen)):,} of {len(chosen):,} turns")
+    by_rules = _by_rules(sample)
+    measured = tally(zip(map(bool, called), (one.corrects for one in sample), strict=True))
+    name, version = short_model(who.model), version_of(who, asking)
     told = [(turns[at].key, rows[at]["event_id"], said) for at, said in zip(chosen, verdicts, strict=True)
             if said is not None]  # fmt: skip
     write_atomic(out, JudgedTurns(name, version, measured, tuple(told)).to_lines())
@@ -129,8 +116,8 @@ def find_corrections_by_model(
         together=tally((bool(model) or rule, one.corrects)
                        for model, rule, one in zip(called, by_rules, sample, strict=True)),
         turns=len(turns), by_rules=len(ruled), by_model=len(corrects), by_both=len(ruled & corrects),
-        asked=questions.asked, unreadable=questions.unreadable, failed=verdicts.count(None),
-        why_failed=questions.why_failed, left=len(turns) - len(chosen),
+        asked=asking.asked, unreadable=questions.unreadable, failed=verdicts.count(None),
+        why_failed=asking.why_failed, left=len(turns) - len(chosen),
     )  # fmt: skip
 
 
@@ -224,20 +211,15 @@ def _by_rules(sample: Sequence[LabelledTurn]) -> list[bool]:
 
 def _sample(turn: Turn) -> Sample:
     asked, text = redact_text(turn.conversation()), redact_text(turn.text)
-    return Sample(asked, text, (("user", text),), (), "", None, {})
+    return sample_of(asked, text, (("user", text),))
 
 
-def _within(turns: Sequence[Turn], questions: _Questions, most: int) -> list[int]:
+def _within(turns: Sequence[Turn], asking: Asking, most: int) -> list[int]:
     """Positions of the turns that have been asked about, and of others as many as `most` new calls are enough for."""
     chosen, new = [], 0
     for at, turn in enumerate(turns):
-        known = questions.known(turn)
+        known = not asking.new_calls([_sample(turn)])
         if known or not most or new < most:
             chosen.append(at)
             new += not known
     return chosen
-
-
-def _version(judge: Judge) -> str:
-    parts = [judge.model, judge.rubric.digest, judge.max_new_tokens]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]

@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from raylign.app.commands.judge_open import Asker, Tell, Who, open_judge
-from raylign.conf.errors import DataError, UserError
+from raylign.app.commands.judge_open import (
+    Asking,
+    Tell,
+    Who,
+    open_model,
+    require_some,
+    rubric_of,
+    sample_of,
+    version_of,
+    write_rows,
+)
+from raylign.conf.errors import DataError
 from raylign.feedback.ai_votes import SOURCE, Constitution, Pair, Verdict, ai_event, counts, pairs_to_judge, verdict
 from raylign.feedback.build import read
 from raylign.feedback.overrides import parse_settings
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.source import Source
 from raylign.feedback.trust.agreement import agreement, agreement_with_others
 from raylign.feedback.trust.intervals import Estimate, wilson
 from raylign.feedback.trust.judgements import judgements
-from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
-from raylign.reward.judge import Judge, Rubric, RubricError
-from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.samples import Sample
 
 AT_ONCE = 250
 """Pairs between two writings of the events: what a stop in between costs is asked again, and answered by the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeSettings:
-    """Who judges, by what, and how much."""
-
-    constitution: Path
-    out: Path
-    model: str  # a model of ours, or its name at `url`
-    url: str = ""  # an endpoint of OpenAI's form; "": our own engine
-    token_env: str = ""
-    max_calls: int = 0  # new ones; 0: as many as there are
-    max_new_tokens: int = 256
-    max_concurrent: int = 8
-    deadline_s: float = 7200.0
-    run_root: Path = Path("runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +50,59 @@ class Judged:
     among_people: Estimate | None
 
 
-def judge_pairs(source: Source, settings: JudgeSettings, tell: Tell) -> Judged:
-    """Read logs, ask about every two answers twice, and write the events. Raises UserError, ConfigError, DataError."""
-    constitution = Constitution.read(settings.constitution)
-    log = read(source, parse_settings(source.overrides))
-    pairs = pairs_to_judge(log.events)
+def judge_pairs(source: Source, constitution_file: Path, out: Path, who: Who, *, max_calls: int, tell: Tell) -> Judged:
+    """Read logs, ask about every two answers twice, and write the events to `out`.
+
+    `max_calls`: most new calls; a pair is asked about only if both are within; 0: no bound.
+    Raises UserError, ConfigError, DataError.
+    """
+    constitution = Constitution.read(constitution_file)
+    settings = parse_settings(source.overrides)
+    log = read(source, settings)
+    pairs = pairs_to_judge(log.events, redactor_of(settings.privacy).shown)
     if not pairs:
         raise DataError(f"{', '.join(map(str, source.logs))}: no two answers stand side by side, so none is chosen.")
-    settings.out.expanduser().parent.mkdir(parents=True, exist_ok=True)
-    judge, asker, cache = _open(settings, constitution, tell)
-    name, version = short_model(settings.model), _version(judge)
-    chosen = _within(pairs, judge, cache, settings.max_calls)
-    events: list[dict[str, object]] = []
-    verdicts: list[Verdict] = []
-    failed, why, asked = 0, "", 0
-    for first in range(0, len(chosen), AT_ONCE):
-        part = chosen[first : first + AT_ONCE]
-        asked += sum(_new_calls(pair, judge, cache) for pair in part)
-        reasons = asker.ask([sample for pair in part for sample in _samples(pair)])
-        for pair in part:
-            replies = [cache.get(judge.key(sample)) for sample in _samples(pair)]
-            if replies[0] is None or replies[1] is None:
-                failed, why = failed + 1, next(iter(reasons.values()), "no reply")
-                continue
-            said = verdict(replies[0], replies[1])
-            verdicts.append(said)
-            if said is not Verdict.UNREADABLE:
-                events.append(ai_event(pair, said, replies[0], name, version))
-        write_atomic(settings.out, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events))
-        tell(f"{min(first + AT_ONCE, len(chosen)):,} of {len(chosen):,} pairs")
-    with_people, among = _agreement(log.events, settings.out, source) if events else (None, None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name, events, verdicts, failed = short_model(who.model), list[dict[str, object]](), list[Verdict](), 0
+    with open_model(who, out.with_name(f"{out.name}.judged"), "feedback judge", tell) as model:
+        asking = model.asking(rubric_of(constitution.rubric(), f"--constitution {constitution_file}"))
+        version = version_of(who, asking)
+        chosen = _within(pairs, asking, max_calls)
+        for first in range(0, len(chosen), AT_ONCE):
+            part = chosen[first : first + AT_ONCE]
+            asking.ask([sample for pair in part for sample in both_ways(pair)])
+            for pair in part:
+                straight, swapped = (asking.reply(sample) for sample in both_ways(pair))
+                if straight is None or swapped is None:
+                    failed += 1
+                    continue
+                said = verdict(straight, swapped)
+                verdicts.append(said)
+                if said is not Verdict.UNREADABLE:
+                    events.append(ai_event(pair, said, straight, name, version))
+            write_rows(out, events)
+            tell(f"{min(first + AT_ONCE, len(chosen)):,} of {len(chosen):,} pairs")
+    with_people, among = _agreement(log.events, out, source) if events else (None, None)
     return Judged(
-        judge=name, version=version, pairs=len(pairs), asked=asked, verdicts=counts(verdicts), failed=failed,
-        why_failed=why, left=len(pairs) - len(chosen), with_people=with_people, among_people=among,
+        judge=name, version=version, pairs=len(pairs), asked=asking.asked, verdicts=counts(verdicts), failed=failed,
+        why_failed=asking.why_failed, left=len(pairs) - len(chosen), with_people=with_people, among_people=among,
+    )  # fmt: skip
+
+
+def both_ways(pair: Pair) -> tuple[Sample, Sample]:
+    """The pair as it is, and with the answers in each other's place."""
+    straight, swapped = (
+        sample_of(pair.conversation, pair.answers(swapped=swapped), pair.turns) for swapped in (False, True)
+    )
+    return straight, swapped
+
+
+def require_choices(found: Judged, out: Path) -> None:
+    """Raises DataError when no pair has a clear choice."""
+    number = found.verdicts
+    require_some(
+        number[Verdict.A] + number[Verdict.B], out, "no pair has a clear choice",
+        "see the replies beside it (.judged), and give a stronger --model or plainer principles",
     )  # fmt: skip
 
 
@@ -119,52 +129,20 @@ def judged_lines(found: Judged, out: Path) -> list[str]:
         lines.append(agrees + among)
         if found.with_people.low <= 0.5:
             lines.append("! that may be chance: do not build with these events")
-    return [*lines, f"events: {out}"]
+    return [*lines, f"events: {out}"] if both else lines
 
 
 def _range(share: Estimate) -> str:
     return f"{100 * share.value:.0f} % of {share.count:,} pairs [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
-def _open(settings: JudgeSettings, constitution: Constitution, tell: Tell) -> tuple[Judge, Asker, JudgeCache]:
-    """The judge, who asks it, and what it has said before."""
-    try:
-        rubric = Rubric.of(constitution.rubric())
-    except RubricError as error:
-        raise UserError(f"--constitution {settings.constitution}: {error}.") from error
-    who = Who(
-        model=settings.model, url=settings.url, token_env=settings.token_env, max_new_tokens=settings.max_new_tokens,
-        max_concurrent=settings.max_concurrent, deadline_s=settings.deadline_s, run_root=settings.run_root,
-    )  # fmt: skip
-    return open_judge(who, rubric, settings.out.with_name(f"{settings.out.name}.judged"), "feedback judge", tell)
-
-
-def _version(judge: Judge) -> str:
-    """Of model, constitution and question: what two sets of votes must share to be of one judge."""
-    parts = [judge.model, judge.rubric.digest, judge.max_new_tokens]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-
-
-def _samples(pair: Pair) -> tuple[Sample, Sample]:
-    """The pair as it is, and with the answers in each other's place."""
-    asked = pair.conversation()
-    straight, swapped = (
-        Sample(asked, pair.answers(swapped=swapped), pair.turns, (), "", None, {}) for swapped in (False, True)
-    )
-    return straight, swapped
-
-
-def _new_calls(pair: Pair, judge: Judge, cache: JudgeCache) -> int:
-    return sum(cache.get(judge.key(sample)) is None for sample in _samples(pair))
-
-
-def _within(pairs: Sequence[Pair], judge: Judge, cache: JudgeCache, most: int) -> list[Pair]:
+def _within(pairs: Sequence[Pair], asking: Asking, most: int) -> list[Pair]:
     """The pairs that have been asked about, and of the others, in order, those that `most` new calls are enough for."""
     if not most:
         return list(pairs)
     chosen, calls = [], 0
     for pair in pairs:
-        new = _new_calls(pair, judge, cache)
+        new = asking.new_calls(both_ways(pair))
         if calls + new <= most:
             calls += new
             chosen.append(pair)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from raylign.app.commands.judge_open import Tell, Who, open_judge
+from raylign.app.commands.judge_open import Tell, Who, open_model, require_some, sample_of, write_rows
 from raylign.conf.errors import DataError
 from raylign.data.loading import RawRow, read_rows
 from raylign.feedback.ai_prompts import PER_CALL, RUBRIC, SHOWN, Sifted, read_prompts, shown_seeds, sift
+from raylign.feedback.ai_votes import Redact
 from raylign.feedback.clean.contamination import benchmark_texts
-from raylign.feedback.clean.personal_data import redact_text
-from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
 from raylign.reward.judge import Rubric
-from raylign.reward.samples import Sample
 
 AT_ONCE = 50
 """Requests between two looks at how many are new."""
@@ -50,40 +47,43 @@ class PromptsMade:
     why_failed: str
 
 
-def make_prompts(settings: PromptSettings, who: Who, tell: Tell) -> PromptsMade:
+def make_prompts(settings: PromptSettings, who: Who, redact: Redact, tell: Tell) -> PromptsMade:
     """Ask until `count` prompts are new or `max_calls` requests are made, and write them as rows with a prompt.
 
     The same call asks the same, so what has been answered is not asked again. Raises UserError, ConfigError, DataError.
     """
-    seeds = [redact_text(seed) for seed in _seeds(settings.seeds)]
+    seeds = [text for (text,) in redact([(seed,) for seed in _seeds(settings.seeds)])]
     if len(seeds) < SHOWN:
         raise DataError(f"{settings.seeds}: {len(seeds)} prompts are too few to show {SHOWN} of them; give more.")
     benchmark = benchmark_texts(settings.benchmarks) if settings.benchmarks else pl.Series([], dtype=pl.String)
-    kept_in = settings.out.with_name(f"{settings.out.name}.asked")
-    kept_in.mkdir(parents=True, exist_ok=True)
-    judge, asker, cache = open_judge(who, Rubric.of(RUBRIC), kept_in, "feedback prompts", tell)
     made: list[str] = []
-    requests, asked, failed, why = 0, 0, 0, ""
+    requests, failed = 0, 0
     sifted = Sifted((), 0, 0)
-    while len(sifted.kept) < settings.count and requests < settings.max_calls:
-        numbers = range(requests, min(requests + AT_ONCE, settings.max_calls))
-        samples = [Sample("", shown_seeds(seeds, n, seed=settings.seed), (), (), "", None, {}) for n in numbers]
-        asked += len({judge.key(sample) for sample in samples if cache.get(judge.key(sample)) is None})
-        reasons = asker.ask(samples)
-        for sample in samples:
-            reply = cache.get(judge.key(sample))
-            if reply is None:
-                failed, why = failed + 1, next(iter(reasons.values()), "no reply")
-            else:
-                made += read_prompts(reply)
-        requests += len(samples)
-        sifted = sift(made, seeds, benchmark, near=settings.near, ngram=settings.ngram)
-        tell(f"{requests:,} requests, {len(sifted.kept):,} new prompts")
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    with open_model(who, settings.out.with_name(f"{settings.out.name}.asked"), "feedback prompts", tell) as model:
+        asking = model.asking(Rubric.of(RUBRIC))
+        while len(sifted.kept) < settings.count and requests < settings.max_calls:
+            numbers = range(requests, min(requests + AT_ONCE, settings.max_calls))
+            samples = [sample_of("", shown_seeds(seeds, n, seed=settings.seed)) for n in numbers]
+            asking.ask(samples)
+            replies = [asking.reply(sample) for sample in samples]
+            failed += replies.count(None)
+            made += [prompt for reply in replies if reply is not None for prompt in read_prompts(reply)]
+            requests += len(samples)
+            sifted = sift(made, seeds, benchmark, near=settings.near, ngram=settings.ngram)
+            tell(f"{requests:,} requests, {len(sifted.kept):,} new prompts")
     kept = sifted.kept[: settings.count]
-    rows = [{"prompt": prompt, "source": "ai", "writer": short_model(who.model)} for prompt in kept]
-    write_atomic(settings.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_rows(settings.out, [{"prompt": one, "source": "ai", "writer": short_model(who.model)} for one in kept])
     found = Sifted(kept, sifted.near, sifted.contaminated)
-    return PromptsMade(len(seeds), requests, asked, len(made), found, failed, why)
+    return PromptsMade(len(seeds), requests, asking.asked, len(made), found, failed, asking.why_failed)
+
+
+def require_prompts(found: PromptsMade, out: Path) -> None:
+    """Raises DataError when none is new."""
+    require_some(
+        len(found.sifted.kept), out, "no reply holds a new prompt",
+        "see the replies beside it (.asked), and give a stronger --model, more seeds or a larger --near",
+    )  # fmt: skip
 
 
 def prompts_lines(found: PromptsMade, out: Path) -> list[str]:
@@ -98,7 +98,7 @@ def prompts_lines(found: PromptsMade, out: Path) -> list[str]:
         lines.append(
             f"! {found.failed:,} requests have no reply ({found.why_failed}); the same command asks them again"
         )
-    return [*lines, f"prompts: {out}"]
+    return [*lines, f"prompts: {out}"] if sifted.kept else lines
 
 
 def _seeds(source: str) -> list[str]:

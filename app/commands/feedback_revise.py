@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from raylign.app.commands.judge_open import Asker, Tell, Who, open_judge
-from raylign.conf.errors import DataError, UserError
+from raylign.app.commands.feedback_judge import both_ways
+from raylign.app.commands.judge_open import (
+    Asking,
+    Tell,
+    Who,
+    open_model,
+    require_some,
+    rubric_of,
+    sample_of,
+    version_of,
+    write_rows,
+)
+from raylign.conf.errors import DataError
 from raylign.feedback.ai_revisions import (
     Answer,
     Revision,
     answers_to_revise,
+    pairs_of,
     read_revision,
     revision_event,
     revision_rubric,
 )
-from raylign.feedback.ai_votes import Constitution, Pair, Verdict, verdict
+from raylign.feedback.ai_votes import Constitution, Pair, Redact, Verdict, verdict
 from raylign.feedback.build import read
 from raylign.feedback.overrides import parse_settings
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.source import Source
-from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
-from raylign.reward.judge import Judge, Rubric, RubricError
-from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.samples import Sample
 
 AT_ONCE = 250
@@ -51,15 +59,6 @@ class Revised:
     left: int  # answers that --max-calls left for another time
 
 
-@dataclass(slots=True)
-class _Tally:
-    asked: int = 0
-    as_good: int = 0
-    not_better: int = 0
-    failed: int = 0
-    why: str = ""
-
-
 def revise_answers(
     source: Source, constitution_file: Path, out: Path, who: Who, *, everything: bool, max_calls: int, tell: Tell
 ) -> Revised:
@@ -70,29 +69,39 @@ def revise_answers(
     """
     constitution = Constitution.read(constitution_file)
     settings = parse_settings(source.overrides)
-    answers = answers_to_revise(read(source, settings).events, everything=everything, bad_rating=settings.ratings.bad)
+    redact = redactor_of(settings.privacy).shown
+    events = read(source, settings).events
+    answers = answers_to_revise(events, redact, everything=everything, bad_rating=settings.ratings.bad)
     if not answers:
         what = "judged" if everything else "disliked"
         raise DataError(f"{', '.join(map(str, source.logs))}: no answer is {what}, so none is revised.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    kept_in = out.with_name(f"{out.name}.judged")
-    reviser = _Asked(revision_rubric(constitution), kept_in / "revisions", who, constitution_file, tell)
-    chooser = _Asked(constitution.rubric(), kept_in, who, constitution_file, tell)
-    parts = [reviser.judge.model, reviser.judge.rubric.digest, chooser.judge.rubric.digest, who.max_new_tokens]
-    name, version = short_model(who.model), hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-    tally, events, done = _Tally(), list[dict[str, object]](), 0
-    while done < len(answers):
-        room = max_calls - tally.asked if max_calls else CALLS * len(answers)
-        part = _within(answers[done : done + AT_ONCE], reviser, chooser, room)
-        if not part:
-            break
-        events += [revision_event(a, r, name, version) for a, r in _better(part, reviser, chooser, tally)]
-        done += len(part)
-        write_atomic(out, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events))
-        tell(f"{done:,} of {len(answers):,} answers")
+    name, corrections, done = short_model(who.model), list[dict[str, object]](), 0
+    with open_model(who, out.with_name(f"{out.name}.judged"), "feedback revise", tell) as model:
+        named = f"--constitution {constitution_file}"
+        reviser = model.asking(rubric_of(revision_rubric(constitution), named), "revisions")
+        work = _Revising(reviser, model.asking(rubric_of(constitution.rubric(), named)), redact)
+        version = version_of(who, work.reviser, work.chooser)
+        while done < len(answers):
+            room = max_calls - work.asked if max_calls else CALLS * len(answers)
+            part = work.within(answers[done : done + AT_ONCE], room)
+            if not part:
+                break
+            corrections += [revision_event(a, r, name, version) for a, r in work.better(part)]
+            done += len(part)
+            write_rows(out, corrections)
+            tell(f"{done:,} of {len(answers):,} answers")
     return Revised(
-        name, version, len(answers), tally.asked, len(events), tally.as_good, tally.not_better, tally.failed, tally.why,
-        len(answers) - done,
+        name, version, len(answers), work.asked, len(corrections), work.as_good, work.not_better, work.failed,
+        work.why_failed, len(answers) - done,
+    )  # fmt: skip
+
+
+def require_revisions(found: Revised, out: Path) -> None:
+    """Raises DataError when none is kept."""
+    require_some(
+        found.kept, out, "no revision is preferred to its answer in both places",
+        "see the replies beside it (.judged), and give a stronger --model, more answers (--all) or plainer principles",
     )  # fmt: skip
 
 
@@ -107,87 +116,81 @@ def revised_lines(found: Revised, out: Path) -> list[str]:
         lines.append(f"! {found.failed:,} answers have no reply ({found.why_failed}); the same command asks them again")
     if found.left:
         lines.append(f"{found.left:,} answers are left (--max-calls); the same command goes on")
-    return [*lines, f"events: {out}"]
+    return [*lines, f"events: {out}"] if found.kept else lines
 
 
-class _Asked:
-    """One request with its replies."""
+@dataclass(slots=True)
+class _Revising:
+    """Both questions, and what came of the answers so far."""
 
-    def __init__(self, rubric: str, kept: Path, who: Who, constitution: Path, tell: Tell) -> None:
-        try:
-            text = Rubric.of(rubric)
-        except RubricError as error:
-            raise UserError(f"--constitution {constitution}: {error}.") from error
-        kept.mkdir(parents=True, exist_ok=True)
-        self.judge: Judge
-        self._asker: Asker
-        self._cache: JudgeCache
-        self.judge, self._asker, self._cache = open_judge(who, text, kept, "feedback revise", tell)
+    reviser: Asking
+    chooser: Asking
+    redact: Redact
+    as_good: int = 0
+    not_better: int = 0
+    failed: int = 0
+    _pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
 
-    def reply(self, sample: Sample) -> str | None:
-        """Kept already, or None."""
-        return self._cache.get(self.judge.key(sample))
+    @property
+    def asked(self) -> int:
+        """New calls."""
+        return self.reviser.asked + self.chooser.asked
 
-    def ask(self, samples: Sequence[Sample], tally: _Tally) -> None:
-        """Those that have no reply yet."""
-        new = {self.judge.key(sample) for sample in samples if self.reply(sample) is None}
-        tally.asked += len(new)
-        if new and (reasons := self._asker.ask(samples)):
-            tally.why = next(iter(reasons.values()))
+    @property
+    def why_failed(self) -> str:
+        """The last reason."""
+        return self.chooser.why_failed or self.reviser.why_failed
 
+    def better(self, part: Sequence[Answer]) -> list[tuple[Answer, Revision]]:
+        """The answers whose revision is preferred in both places."""
+        self.reviser.ask([_sample(answer) for answer in part])
+        made = []
+        for answer in part:
+            reply = self.reviser.reply(_sample(answer))
+            if reply is None:
+                self.failed += 1
+            elif (revision := read_revision(reply, answer.text)) is None:
+                self.as_good += 1
+            else:
+                made.append((answer, revision))
+        checks = self._checks(made)
+        self.chooser.ask([sample for both in checks for sample in both])
+        kept = []
+        for (answer, revision), both in zip(made, checks, strict=True):
+            straight, swapped = map(self.chooser.reply, both)
+            if straight is None or swapped is None:
+                self.failed += 1
+            elif verdict(straight, swapped) is Verdict.B:
+                kept.append((answer, revision))
+            else:
+                self.not_better += 1
+        return kept
 
-def _better(part: Sequence[Answer], reviser: _Asked, chooser: _Asked, tally: _Tally) -> list[tuple[Answer, Revision]]:
-    """The answers whose revision is preferred in both places."""
-    reviser.ask([_sample(answer) for answer in part], tally)
-    made = []
-    for answer in part:
-        reply = reviser.reply(_sample(answer))
+    def within(self, part: Sequence[Answer], room: int) -> list[Answer]:
+        """From the first on, the answers that `room` new calls are enough for, whatever their revisions will be."""
+        chosen = []
+        for answer in part:
+            room -= self._calls(answer)
+            if room < 0:
+                break
+            chosen.append(answer)
+        return chosen
+
+    def _calls(self, answer: Answer) -> int:
+        """Most new calls about an answer."""
+        reply = self.reviser.reply(_sample(answer))
         if reply is None:
-            tally.failed += 1
-        elif (revision := read_revision(reply, answer.text)) is None:
-            tally.as_good += 1
-        else:
-            made.append((answer, revision))
-    chooser.ask([sample for answer, revision in made for sample in _both(answer.against(revision.text))], tally)
-    kept = []
-    for answer, revision in made:
-        straight, swapped = (chooser.reply(sample) for sample in _both(answer.against(revision.text)))
-        if straight is None or swapped is None:
-            tally.failed += 1
-        elif verdict(straight, swapped) is Verdict.B:
-            kept.append((answer, revision))
-        else:
-            tally.not_better += 1
-    return kept
+            return CALLS
+        revision = read_revision(reply, answer.text)
+        return 0 if revision is None else self.chooser.new_calls(self._checks([(answer, revision)])[0])
 
-
-def _within(part: Sequence[Answer], reviser: _Asked, chooser: _Asked, room: int) -> list[Answer]:
-    """From the first on, the answers that `room` new calls are enough for, whatever their revisions will be."""
-    chosen = []
-    for answer in part:
-        room -= _calls(answer, reviser, chooser)
-        if room < 0:
-            break
-        chosen.append(answer)
-    return chosen
-
-
-def _calls(answer: Answer, reviser: _Asked, chooser: _Asked) -> int:
-    """Most new calls about an answer."""
-    reply = reviser.reply(_sample(answer))
-    if reply is None:
-        return CALLS
-    revision = read_revision(reply, answer.text)
-    return 0 if revision is None else sum(chooser.reply(s) is None for s in _both(answer.against(revision.text)))
+    def _checks(self, made: Sequence[tuple[Answer, Revision]]) -> list[tuple[Sample, Sample]]:
+        """Each answer beside its revision, both ways round."""
+        new = [one for one in made if (one[0].answer_id, one[1].text) not in self._pairs]
+        for (answer, revision), pair in zip(new, pairs_of(new, self.redact), strict=True):
+            self._pairs[answer.answer_id, revision.text] = pair
+        return [both_ways(self._pairs[answer.answer_id, revision.text]) for answer, revision in made]
 
 
 def _sample(answer: Answer) -> Sample:
-    return Sample(answer.conversation(), answer.shown(), answer.turns, (), "", None, {})
-
-
-def _both(pair: Pair) -> tuple[Sample, Sample]:
-    first, second = (
-        Sample(pair.conversation(), pair.answers(swapped=swapped), pair.turns, (), "", None, {})
-        for swapped in (False, True)
-    )
-    return first, second
+    return sample_of(answer.conversation, answer.shown, answer.turns)

@@ -1,17 +1,25 @@
-"""Who judges for `raylign feedback judge` and `raylign feedback corrections`: our own engine, or an endpoint."""
+"""Who is asked by the `raylign feedback` commands that ask a model: our engine, or an endpoint.
+
+All that these commands have in common is here: the model, what it has said before, how many calls are new, and the
+version that its events carry.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from raylign.app.launch.remotes import address_problems, token_problems
-from raylign.conf.errors import ConfigError, UserError
+from raylign.conf.errors import ConfigError, DataError, UserError
+from raylign.records.atomic import write_atomic
 from raylign.reward.http_json import Endpoint, EndpointError
-from raylign.reward.judge import Judge, JudgeScorer, Rubric, chat_address
+from raylign.reward.judge import Judge, JudgeScorer, Rubric, RubricError, chat_address
 from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.samples import Sample
 
@@ -40,28 +48,115 @@ class Asker(Protocol):
         ...
 
 
-def open_judge(who: Who, rubric: Rubric, kept: Path, command: str, tell: Tell) -> tuple[Judge, Asker, JudgeCache]:
-    """The judge, who asks it, and what it has said before, which is kept in the folder `kept`.
+@dataclass(slots=True)
+class Asking:
+    """One question with its replies: what has been answered is not asked again."""
+
+    judge: Judge
+    cache: JudgeCache
+    _asker: Asker
+    asked: int = 0  # new calls
+    why_failed: str = ""  # the last reason
+
+    def reply(self, sample: Sample) -> str | None:
+        """None where there is none yet."""
+        return self.cache.get(self.judge.key(sample))
+
+    def new_calls(self, samples: Sequence[Sample]) -> int:
+        """How many of them would be asked."""
+        return len({self.judge.key(sample) for sample in samples if self.reply(sample) is None})
+
+    def ask(self, samples: Sequence[Sample]) -> None:
+        """Those that have no reply yet."""
+        new = self.new_calls(samples)
+        self.asked += new
+        if new and (reasons := self._asker.ask(samples)):
+            self.why_failed = next(iter(reasons.values()))
+
+
+class AskedModel(Protocol):
+    """A model that answers questions of several kinds."""
+
+    def asking(self, rubric: Rubric, folder: str = "") -> Asking:
+        """Of one question, whose replies are kept in a folder of the model's."""
+        ...
+
+
+@contextmanager
+def open_model(who: Who, kept: Path, command: str, tell: Tell) -> Iterator[AskedModel]:
+    """The model; an engine of ours starts with the first question and serves all. `kept`: the folder for replies.
 
     Raises ConfigError and UserError with what is wrong with the endpoint or the model.
     """
-    cache = JudgeCache(str(kept), "pairs")
     if who.url:
-        problems = [
-            *address_problems(command, who.url),
-            *token_problems(command, who.url, who.token_env, os.environ, allow_http=False),
-        ]
-        if problems:
-            raise ConfigError(problems)
-        try:
-            endpoint = Endpoint.from_environ(chat_address(who.url), who.token_env, _REQUEST_S)
-        except EndpointError as error:
-            raise UserError(f"--token-env: {error}.") from error
-        judge = Judge(who.model, rubric, 0.0, 1.0, who.max_new_tokens)
-        return judge, JudgeScorer(endpoint, judge, cache, who.max_concurrent, who.deadline_s), cache
-    from raylign.app.commands.evaluate import EvalSettings  # heavy, and an endpoint does without
-    from raylign.app.commands.judge_engine import engine_asker
+        yield _at_endpoint(who, kept, command)
+        return
+    from raylign.app.commands.judge_engine import engine_model  # heavy, and an endpoint does without
 
-    how = EvalSettings(kept / "answers", who.run_root, deadline_s=who.deadline_s)
-    judge, asker = engine_asker(who.model, rubric, cache, how, who.max_new_tokens, tell)
-    return judge, asker, cache
+    with engine_model(who, kept, tell) as model:
+        yield model
+
+
+@dataclass(frozen=True, slots=True)
+class _EndpointModel:
+    who: Who
+    kept: Path
+    endpoint: Endpoint
+
+    def asking(self, rubric: Rubric, folder: str = "") -> Asking:
+        cache = cache_in(self.kept / folder)
+        judge = Judge(self.who.model, rubric, 0.0, 1.0, self.who.max_new_tokens)
+        scorer = JudgeScorer(self.endpoint, judge, cache, self.who.max_concurrent, self.who.deadline_s)
+        return Asking(judge, cache, scorer)
+
+
+def _at_endpoint(who: Who, kept: Path, command: str) -> _EndpointModel:
+    problems = [
+        *address_problems(command, who.url),
+        *token_problems(command, who.url, who.token_env, os.environ, allow_http=False),
+    ]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return _EndpointModel(who, kept, Endpoint.from_environ(chat_address(who.url), who.token_env, _REQUEST_S))
+    except EndpointError as error:
+        raise UserError(f"--token-env: {error}.") from error
+
+
+def cache_in(folder: Path) -> JudgeCache:
+    """What has been said before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return JudgeCache(str(folder), "pairs")
+
+
+def version_of(who: Who, *askings: Asking) -> str:
+    """Of model, questions and length of a reply: what events must share to be of one judge."""
+    parts = [askings[0].judge.model, *(asking.judge.rubric.digest for asking in askings), who.max_new_tokens]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
+
+
+def rubric_of(text: str, named: str) -> Rubric:
+    """The question. Raises UserError, naming `named`, when the text cannot be one."""
+    try:
+        return Rubric.of(text)
+    except RubricError as error:
+        raise UserError(f"{named}: {error}.") from error
+
+
+def sample_of(asked: str, shown: str, turns: Sequence[tuple[str, str]] = ()) -> Sample:
+    """What is asked about, in the form that judges take."""
+    return Sample(asked, shown, tuple(turns), (), "", None, {})
+
+
+def write_rows(out: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """As JSON lines. Without any there is no file: a build of an empty log could not say why it is empty."""
+    if rows:
+        write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        out.unlink(missing_ok=True)
+
+
+def require_some(count: int, out: Path, what: str, remedy: str) -> None:
+    """Raises DataError, as a build without a row does, when nothing came out that the next command could use."""
+    if not count:
+        raise DataError(f"{out}: {what}, so there is nothing to build with; {remedy}.")

@@ -77,6 +77,20 @@ def without_names(work: pl.DataFrame, find: FindSpans) -> tuple[pl.DataFrame, di
     return frame, dict(sorted(counts.items()))
 
 
+def groups_without_names(groups: Sequence[Sequence[str]], find: FindSpans) -> list[tuple[str, ...]]:
+    """The same of texts that are read together, group by group."""
+    said = list(dict.fromkeys(text for group in groups for text in _contents(group)))
+    spans: dict[str, Sequence[Span]] = {}
+    for first in range(0, len(said), AT_ONCE):
+        some = said[first : first + AT_ONCE]
+        spans |= {text: found for text, found in zip(some, find(some), strict=True) if found}
+    cleaned = []
+    for group in groups:
+        changed = [texts for _, *texts in _cleaned([(0, tuple(group))], spans, Counter())]
+        cleaned.append(tuple(str(text) for text in changed[0]) if changed else tuple(group))
+    return cleaned
+
+
 def texts_without_names(texts: pl.Series, find: FindSpans) -> pl.Series:
     """The same of texts that stand alone."""
     given = texts.drop_nulls().unique(maintain_order=True).to_list()

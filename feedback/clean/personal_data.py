@@ -94,9 +94,15 @@ class Scope:
 
 def redact_text(text: str) -> str:
     """One text on its own."""
-    scope = Scope()
-    scope.introduce(text)
-    return scope.redact(text)
+    return redact_together((text,))[0]
+
+
+def redact_together(texts: Sequence[str], regions: Sequence[str] = ()) -> tuple[str, ...]:
+    """Texts that are read together: the same placeholder for the same thing in all of them."""
+    scope = Scope(regions=tuple(region.upper() for region in regions))
+    for text in texts:
+        scope.introduce(text)
+    return tuple(scope.redact(text) for text in texts)
 
 
 def redact_excerpt(text: str) -> str:

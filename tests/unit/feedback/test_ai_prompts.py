@@ -12,12 +12,15 @@ import pytest
 from raylign.app.commands.feedback_prompts import PromptSettings, PromptsMade, make_prompts, prompts_lines
 from raylign.app.commands.judge_open import Who
 from raylign.conf.errors import DataError
-from raylign.feedback.ai_prompts import read_prompts, shown_seeds, sift
+from raylign.feedback.ai_prompts import bare_prompt, read_prompts, shown_seeds, sift
+from raylign.feedback.privacy import redactor_of
+from raylign.feedback.settings import PrivacySettings
 
 from tests.unit.reward.json_server import Asked, Reply, serving
 
 THINGS = ("pump", "filter", "valve", "lamp", "door", "engine", "battery", "ladder", "window", "printer")
 SEEDS = [f"How do I repair the {thing} in my house without any tools?" for thing in THINGS]
+SHOWN = redactor_of(PrivacySettings()).shown
 NEW = "Explain in two sentences what a {} is made of and who invented it."
 
 
@@ -58,6 +61,39 @@ def test_a_numbered_list_is_read(reply: str, items: list[str]):
     assert read_prompts(reply) == items
 
 
+@pytest.mark.parametrize(
+    ("item", "prompt"),
+    [
+        ("Sure, here is a new question: How deep is the sea?", "How deep is the sea?"),
+        ("Sure! How deep is the sea?", "How deep is the sea?"),
+        ("Here's another example of the same kind: Write a poem.", "Write a poem."),
+        ("**Question 3:** How deep is the sea?", "How deep is the sea?"),
+        ("Task: Write a poem.", "Write a poem."),
+        ('"How deep is the sea?"', "How deep is the sea?"),
+        ("**How deep is the sea?**", "How deep is the sea?"),
+        ("How deep is the sea?\n\nLet me know if you want more!", "How deep is the sea?"),
+        ("How deep is the sea?\n\n---\n\nI hope these help.", "How deep is the sea?"),
+        ("How deep is the sea?\nAnswer: Eleven kilometres.", "How deep is the sea?"),
+        ("Sure, here are five new questions:", ""),
+        # What looks like it and is the prompt's own:
+        ("Here is a list of numbers: 3, 5, 8. Sort them.", "Here is a list of numbers: 3, 5, 8. Sort them."),
+        ("Sure, I know him, but who is he? Explain.", "Sure, I know him, but who is he? Explain."),
+        ('"Wherefore" and "why": what is the difference?"', '"Wherefore" and "why": what is the difference?"'),
+        ("Read this.\n\nThe sea is deep.\n\nWhat is it about?", "Read this.\n\nThe sea is deep.\n\nWhat is it about?"),
+        ("Let me know how tea is made.", "Let me know how tea is made."),
+        ("What is the answer: yes or no?", "What is the answer: yes or no?"),
+        ("Note: the sea is deep. How deep?", "Note: the sea is deep. How deep?"),
+        ("Question the witness: who was there?", "Question the witness: who was there?"),
+    ],
+)
+def test_words_around_a_prompt_are_left_out_and_the_prompts_own_are_not(item: str, prompt: str):
+    assert bare_prompt(item) == prompt
+
+
+def test_bold_numbers_are_a_list_and_items_that_decline_are_none():
+    assert read_prompts("**1.** One?\n**2.** Two?\n3. I'm sorry, but I cannot help with that.") == ["One?", "Two?"]
+
+
 @contextmanager
 def writer() -> Iterator[Asked]:
     """Two new prompts a request, one of them the same each time, and a seed."""
@@ -77,7 +113,7 @@ def run(folder: Path, url: str, *, count: int = 500, max_calls: int = 60) -> Pro
     rows += [{"prompt": [{"role": "user", "content": SEEDS[-1]}]}, {"prompt": SEEDS[0]}, {"other": 1}]
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = PromptSettings(str(seeds), folder / "more.jsonl", count, max_calls)
-    return make_prompts(settings, Who(model="wise", url=url, deadline_s=20), lambda said: None)
+    return make_prompts(settings, Who(model="wise", url=url, deadline_s=20), SHOWN, lambda said: None)
 
 
 def test_nothing_is_asked_twice_and_requests_are_bounded(tmp_path: Path):
@@ -99,4 +135,4 @@ def test_nothing_is_asked_twice_and_requests_are_bounded(tmp_path: Path):
 def test_too_few_seeds_are_one_sentence(tmp_path: Path):
     (tmp_path / "few.jsonl").write_text('{"prompt": "One?"}\n')
     with pytest.raises(DataError, match="1 prompts are too few"):
-        make_prompts(PromptSettings(str(tmp_path / "few.jsonl"), tmp_path / "o", 1, 1), Who(model="m"), print)
+        make_prompts(PromptSettings(str(tmp_path / "few.jsonl"), tmp_path / "o", 1, 1), Who(model="m"), SHOWN, print)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from raylign.app.commands.feedback_revise import Revised, revise_answers, revised_lines
+from raylign.app.commands.feedback_revise import Revised, require_revisions, revise_answers, revised_lines
 from raylign.app.commands.judge_open import Who
 from raylign.conf.errors import DataError
 from raylign.feedback.ai_revisions import read_revision
@@ -88,7 +88,10 @@ def test_preferred_revisions_become_corrections_that_a_build_reads(log: Path, tm
 def test_what_it_does_not_prefer_in_both_places_is_left_out(log: Path) -> None:
     with model(better, by_place=True) as asked:
         swayed = run(log, asked.url)
-    assert (swayed.kept, swayed.not_better) == (0, 4) and written(log) == []
+    assert (swayed.kept, swayed.not_better) == (0, 4)
+    assert not (log.parent / "ai.jsonl").exists(), "no log of nothing, which a build would refuse"
+    with pytest.raises(DataError, match="no revision is preferred to its answer in both places, so there is nothing"):
+        require_revisions(swayed, log.parent / "ai.jsonl")
     with model(lambda answer: "Revision: another one, as poor") as asked:
         worse = run(log.rename(log.with_name("other.jsonl")), asked.url)
     assert worse.kept == 0

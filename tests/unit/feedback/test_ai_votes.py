@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raylign.app.commands.feedback_judge import Judged, JudgeSettings, judge_pairs, judged_lines
+from raylign.app.commands.feedback_judge import Judged, judge_pairs, judged_lines, require_choices
+from raylign.app.commands.judge_open import Who
 from raylign.conf.errors import ConfigError, DataError, UserError
 from raylign.feedback.ai_votes import Constitution, Verdict, pairs_to_judge, read_choice, verdict
 from raylign.feedback.build import read
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.settings import BuildSettings
 from raylign.feedback.source import Source
 
@@ -57,9 +58,10 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log.jsonl"
 
 
-def run(log: Path, url: str, **more: object) -> Judged:
-    given = JudgeSettings(log.parent / "short.md", log.parent / "ai.jsonl", "wise", url, deadline_s=10)
-    return judge_pairs(Source(logs=(log,)), replace(given, **more), lambda said: None)  # type: ignore[arg-type]
+def run(log: Path, url: str, *, max_calls: int = 0, token_env: str = "", overrides: tuple[str, ...] = ()) -> Judged:
+    who = Who(model="wise", url=url, token_env=token_env, deadline_s=10)
+    return judge_pairs(Source(logs=(log,), overrides=overrides), log.parent / "short.md", log.parent / "ai.jsonl", who,
+                       max_calls=max_calls, tell=lambda said: None)  # fmt: skip
 
 
 def written(log: Path) -> list[dict[str, object]]:
@@ -122,7 +124,9 @@ def test_calls_that_fail_are_asked_again_and_unreadable_ones_are_not(log: Path) 
         found = run(log, asked.url)
         assert (found.failed, found.verdicts[Verdict.UNREADABLE]) == (1, 8)
         assert run(log, asked.url).asked == 2
-    assert written(log) == []
+    assert not (log.parent / "ai.jsonl").exists(), "no log of nothing, which a build would refuse"
+    with pytest.raises(DataError, match="no pair has a clear choice, so there is nothing to build with"):
+        require_choices(found, log.parent / "ai.jsonl")
     assert any(line.startswith("! 1 pairs have no reply") for line in judged_lines(found, log))
 
 
@@ -168,4 +172,5 @@ def test_what_cannot_be_judged_is_one_sentence(log: Path, tmp_path: Path) -> Non
         Constitution.read(tmp_path / "none.md")
     with pytest.raises(ConfigError, match="token_env=NOT_THERE_AT_ALL"):
         run(log, "http://127.0.0.1:9/v1", token_env="NOT_THERE_AT_ALL")
-    assert len(pairs_to_judge(read(Source(logs=(log,)), BuildSettings()).events)) == 9
+    events = read(Source(logs=(log,)), BuildSettings()).events
+    assert len(pairs_to_judge(events, redactor_of(BuildSettings().privacy).shown)) == 9

@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 import torch
 from raylign.app.cli import app, run_command
+from raylign.app.commands.feedback_judge import judge_pairs
+from raylign.app.commands.judge_open import Who
 from raylign.conf.errors import UserError
 from raylign.feedback.browse.shelf import open_shelf
 from raylign.feedback.clean.entities import Span, Token, spans_of
@@ -19,12 +21,16 @@ from raylign.feedback.clean.entity_labels import Label, label_of, parse_labels
 from raylign.feedback.clean.entity_model import load_entity_model
 from raylign.feedback.clean.names import texts_without_names, without_names
 from raylign.feedback.clean.personal_data import NOT_COVERED
+from raylign.feedback.privacy import redactor_of
 from raylign.feedback.settings import PrivacySettings
+from raylign.feedback.source import Source
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
+
+from tests.unit.reward.json_server import Reply, serving
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "B-STREET", "I-STREET")
 WORDS = {
@@ -283,3 +289,29 @@ def test_what_is_no_such_model_is_one_sentence(make, run_build, model_folder: Pa
             [make(1, "thumb", thumb=1)], f"privacy.names_model={model_folder}", "privacy.names_labels={CITY: NAME}"
         )
     assert PrivacySettings().names_model == ""
+
+
+def test_texts_shown_together_share_their_placeholders(model_folder: Path) -> None:
+    shown = redactor_of(PrivacySettings(names_model=str(model_folder))).shown
+    groups = [
+        ("Ask Anna Nowak or anna@example.org.", "Anna Nowak knows, anna@example.org does."),
+        ("Zoë asks.",),
+        ("No.",),
+    ]
+    assert shown(groups) == [
+        ("Ask <NAME_1> or <EMAIL_1>.", "<NAME_1> knows, <EMAIL_1> does."), ("<NAME_1> asks.",), ("No.",),
+    ]  # fmt: skip
+
+
+def test_a_judge_is_not_shown_the_names_that_a_model_finds(model_folder: Path, tmp_path: Path) -> None:
+    row = {"event_id": "e", "kind": "side_by_side", "prompt": [{"role": "user", "content": "Who is Anna Nowak?"}],
+           "response_a": "Anna Nowak is a poet.", "response_b": "Nobody.", "choice": "a"}  # fmt: skip
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "rules.md").write_text("Be right.\n")
+    source = Source(logs=(tmp_path / "log.jsonl",), overrides=(f"privacy.names_model={model_folder}",))
+    with serving(lambda body, number: Reply({"choices": [{"message": {"content": "Choice: A"}}]})) as asked:
+        judge_pairs(source, tmp_path / "rules.md", tmp_path / "ai.jsonl", Who(model="wise", url=asked.url),
+                    max_calls=0, tell=print)  # fmt: skip
+    sent = json.dumps(asked.bodies)
+    assert "Nowak" not in sent and "<NAME_1> is a poet." in sent and len(asked.bodies) == 2
+    assert json.loads((tmp_path / "ai.jsonl").read_text())["response_a"] == row["response_a"]
