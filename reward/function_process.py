@@ -7,20 +7,10 @@ of that call; the others are called again in a new process.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import IO, Any
 
-from raylign.records.redaction import Redactor
 from raylign.reward.function_messages import (
     Ask,
     Done,
@@ -32,23 +22,17 @@ from raylign.reward.function_messages import (
     Measure,
     Started,
 )  # fmt: skip
+from raylign.reward.own_process import OwnProcess
 from raylign.reward.samples import NotScored, Sample, Score
 
-_END_S = 5.0
-_MOST_PRINTED = 1 << 20  # characters of one process's output that are logged
-_LONGEST_LINE = 2000
-
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from raylign.reward.function_host import main; main()"
-"""In a submitted job our package may lie where only Ray has put it on this process's path."""
+_HOST = "raylign.reward.function_host"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Running:
-    process: subprocess.Popen[bytes]
-    pipe: Connection[Any, Any]
-    folder: str
+    own: OwnProcess
     loaded: Loaded | None = None
 
 
@@ -107,14 +91,14 @@ class FunctionProcess:
         """The function's values for the whole set. Never raises for what it does; one that hangs is ended."""
         try:
             running = self._ready(self._start_timeout_s)
-            running.pipe.send(Measure(samples))
-            if running.pipe.poll(self._timeout_s):
-                answer: Figures = running.pipe.recv()
+            running.own.pipe.send(Measure(samples))
+            if running.own.pipe.poll(self._timeout_s):
+                answer: Figures = running.own.pipe.recv()
                 return answer
         except FunctionError as error:
             return NotScored(str(error))
         except (EOFError, OSError):
-            code = _exit_code(running.process)
+            code = running.own.exit_code()
             self.stop()
             return NotScored(f"its process ended{'' if code is None else f' with code {code}'}")
         self.stop()
@@ -125,28 +109,23 @@ class FunctionProcess:
         running, self._running = self._running, None
         if running is None:
             return
-        running.process.kill()
-        running.process.wait()
-        running.pipe.close()
-        if running.process.stdin is not None:
-            running.process.stdin.close()
-        shutil.rmtree(running.folder, ignore_errors=True)
+        running.own.end()
 
     def _ask(self, batch: _Batch, rows: Sequence[int], until: float) -> None:
         """Ask for `rows`. On return they are all scored, or those that were being scored have failed."""
         running = self._ready(max(0.0, until - time.monotonic()))
         batch.started.clear()
         try:
-            running.pipe.send(Ask([batch.samples[row] for row in rows]))
+            running.own.pipe.send(Ask([batch.samples[row] for row in rows]))
             while any(row not in batch.scores for row in rows):
                 patience = min(self._timeout_s, max(0.0, until - time.monotonic()))
-                if not running.pipe.poll(patience):
+                if not running.own.pipe.poll(patience):
                     self.stop()
                     self._fail_started(batch, rows, f"it did not answer within {patience:g} s")
                     return
-                _note(batch, rows, running.pipe.recv())
+                _note(batch, rows, running.own.pipe.recv())
         except (EOFError, OSError):
-            code = _exit_code(running.process)
+            code = running.own.exit_code()
             self.stop()
             self._fail_started(batch, rows, f"its process ended{'' if code is None else f' with code {code}'}")
 
@@ -156,22 +135,10 @@ class FunctionProcess:
         batch.fail(at_fault or [row for row in rows if row not in batch.scores], reason)
 
     def _ready(self, timeout_s: float) -> _Running:
-        if self._running is not None and self._running.process.poll() is None:
+        if self._running is not None and self._running.own.running:
             return self._running
         self.stop()
-        here, there = Pipe()
-        folder = tempfile.mkdtemp(prefix="raylign-reward-")
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, str(there.fileno()), folder, *filter(None, sys.path)],
-            stdin=subprocess.PIPE,  # its lifeline
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[there.fileno()],
-        )
-        there.close()
-        running = self._running = _Running(process, here, folder)
-        assert process.stdout is not None
-        threading.Thread(target=_log_lines, args=(self._code.function, process.stdout), daemon=True).start()
+        running = self._running = _Running(OwnProcess.start(_HOST, self._code.function, logger))
         loaded = self._loaded(running, timeout_s)
         if loaded.problem:
             self.stop()
@@ -181,12 +148,12 @@ class FunctionProcess:
 
     def _loaded(self, running: _Running, timeout_s: float) -> Loaded:
         try:
-            running.pipe.send(Hello(self._code))
-            if running.pipe.poll(timeout_s):
-                answer: Loaded = running.pipe.recv()
+            running.own.pipe.send(Hello(self._code))
+            if running.own.pipe.poll(timeout_s):
+                answer: Loaded = running.own.pipe.recv()
                 return answer
         except (EOFError, OSError):
-            code = _exit_code(running.process)
+            code = running.own.exit_code()
             return Loaded(f"{self._code.module} ended the process that imported it, with code {code}", None)
         return Loaded(
             f"it was not imported within {timeout_s:g} s; do less at import, or raise its start_timeout_s",
@@ -200,24 +167,3 @@ def _note(batch: _Batch, rows: Sequence[int], message: Started | Done) -> None:
         batch.started.update(mine)
     else:
         batch.scores.update(zip(mine, message.scores, strict=True))
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """The pipe closes a moment before the exit code is there."""
-    try:
-        return process.wait(timeout=_END_S)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _log_lines(name: str, out: IO[bytes]) -> None:
-    """Until the process ends. What is past the bound is read and dropped: a full pipe would stop the function."""
-    redactor, printed = Redactor.from_environ(os.environ), 0
-    with out:
-        while line := out.readline(_LONGEST_LINE):
-            if printed > _MOST_PRINTED:
-                continue
-            printed += len(line)
-            logger.info("%s: %s", name, redactor.text(line.decode(errors="replace").rstrip()))
-            if printed > _MOST_PRINTED:
-                logger.warning("%s prints more than %d characters; the rest is not logged", name, _MOST_PRINTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,9 +31,18 @@ def read_source(
     Raises FunctionError in one sentence: no such file or function, an import that fails or does not end, a signature
     nobody knows, or another one than `style` says.
     """
+    code = replace(named_code(path, "function"), wanted=None if style == "auto" else Style(style))
+    loaded = _tried(code, start_timeout_s)
+    assert loaded.style is not None
+    return FunctionSource(name or code.function, code, loaded.style, loaded.columns)
+
+
+def named_code(path: str, kind: str) -> FunctionCode:
+    """What `FILE.py:NAME` or `module:NAME` names, with the files that go along; nothing is imported. `kind`: function
+    or class, for messages. Raises FunctionError for no name, or no such file."""
     where, _, function = path.rpartition(":")
     if not where or not function:
-        raise FunctionError("it names no function; write FILE.py:NAME or module:NAME")
+        raise FunctionError(f"it names no {kind}; write FILE.py:NAME or module:NAME")
     files: tuple[tuple[str, str], ...] = ()
     module = where
     if where.endswith(".py"):
@@ -42,10 +51,7 @@ def read_source(
             raise FunctionError(f"there is no file {where} (seen from {Path.cwd()}); correct the path")
         files = _with_neighbours(file)
         module = file.stem
-    code = FunctionCode(path, function, module, files, None if style == "auto" else Style(style))
-    loaded = _tried(code, start_timeout_s)
-    assert loaded.style is not None
-    return FunctionSource(name or function, code, loaded.style, loaded.columns)
+    return FunctionCode(path, function, module, files, None)
 
 
 def sent_files(path: str) -> list[Path]:

@@ -1,0 +1,75 @@
+"""A calculator: the model asks for sums, and is paid for the right number at the end."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable
+
+_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_MAX_LENGTH, _MAX_POWER, _MAX_VALUE = 500, 1000, 1e300
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+class Calculator:
+    """Arithmetic on numbers. A row's `ground_truth` is the number that the final answer has to end with."""
+
+    def __init__(self) -> None:
+        self._truth: float | None = None
+
+    def reset(self, ground_truth: str | None = None) -> None:
+        """Raises ValueError for a row whose ground truth holds no number."""
+        if ground_truth is None or (truth := _last_number(str(ground_truth))) is None:
+            raise ValueError(f"the row's ground_truth is {ground_truth!r}, not a number; give one, for it is compared")
+        self._truth = truth
+
+    def calculate(self, expression: str) -> str:
+        """Compute an arithmetic expression.
+
+        Args:
+            expression: numbers with + - * / // % ** and parentheses, such as "(12 + 5) * 3"
+        """
+        if len(expression) > _MAX_LENGTH:
+            raise ValueError(f"the expression is longer than {_MAX_LENGTH} characters")
+        value = _value(ast.parse(expression.strip(), mode="eval").body)
+        return str(int(value)) if float(value).is_integer() else repr(round(value, 10))
+
+    def get_reward(self, answer: str) -> float:
+        """1 when the last number of the answer is the row's."""
+        said, truth = _last_number(answer), self._truth
+        assert truth is not None
+        return float(said is not None and math.isclose(said, truth, rel_tol=1e-6, abs_tol=1e-9))
+
+
+def _value(node: ast.expr) -> float:
+    """Raises ValueError for anything but arithmetic on numbers of a sane size."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        value: float = node.value
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = _value(node.operand)
+        value = -value if isinstance(node.op, ast.USub) else value
+    elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+        left, right = _value(node.left), _value(node.right)
+        if isinstance(node.op, ast.Pow) and abs(right) > _MAX_POWER:
+            raise ValueError(f"powers beyond {_MAX_POWER} are not computed")
+        value = _BINARY[type(node.op)](left, right)
+    else:
+        raise ValueError("only numbers, + - * / // % ** and parentheses are understood")
+    if isinstance(value, complex) or not abs(value) < _MAX_VALUE:
+        raise ValueError("the result is too large, or no real number")
+    return value
+
+
+def _last_number(text: str) -> float | None:
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None

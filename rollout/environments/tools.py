@@ -1,0 +1,38 @@
+"""JSON schemas of tools, from type hints and docstrings. transformers' own reading of them, which TRL uses too."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raylign.rollout.environments.interfaces import EnvironmentRefused
+
+RESERVED = frozenset({"reset", "get_reward", "close"})
+"""Public methods of a class in TRL's form that are no tools."""
+
+
+def tool_methods(environment: object) -> dict[str, Callable[..., Any]]:
+    """Every public method of an object in TRL's form that is a tool, by name, in the order they are written in."""
+    names = [name for kind in reversed(type(environment).__mro__) for name in vars(kind)]
+    wanted = (name for name in dict.fromkeys(names) if not name.startswith("_") and name not in RESERVED)
+    return {name: getattr(environment, name) for name in wanted if inspect.ismethod(getattr(environment, name, None))}
+
+
+def tool_schema(name: str, method: Callable[..., Any]) -> Mapping[str, Any]:
+    """The schema of one tool. Raises EnvironmentRefused naming the method, what it lacks and what to do."""
+    from transformers.utils.chat_template_utils import (
+        DocstringParsingException,
+        TypeHintParsingException,
+        get_json_schema,
+    )
+
+    try:
+        schema: Mapping[str, Any] = get_json_schema(method)
+    except (DocstringParsingException, TypeHintParsingException, NameError) as error:
+        reason = " ".join(str(error).split())
+        raise EnvironmentRefused(
+            f"its method {name} cannot be a tool ({reason}); give every parameter a type hint and a line under `Args:` "
+            f"in the docstring, or name it _{name}"
+        ) from error
+    return schema

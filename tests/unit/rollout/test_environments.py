@@ -1,0 +1,270 @@
+"""Environments: shipped ones against their own truth, TRL's form and our own, in this process and in one of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from raylign.reward.functions import named_code
+from raylign.rollout.environments.catalog import shipped
+from raylign.rollout.environments.interfaces import (
+    EnvironmentFailure,
+    EnvironmentLost,
+    EnvironmentRefused,
+    Outcome,
+    ToolCall,
+)
+from raylign.rollout.environments.local import LocalEnvironments
+from raylign.rollout.environments.objects import as_environment, tools_of
+from raylign.rollout.environments.process import OwnEnvironments
+
+
+def _call(tool: str, /, **arguments: object) -> ToolCall:
+    return ToolCall(tool, arguments)
+
+
+def _local(name: str, **arguments: str) -> LocalEnvironments:
+    return LocalEnvironments(shipped(name), arguments, timeout_s=20)
+
+
+async def _played(environments: LocalEnvironments, row: dict, *actions: ToolCall | str) -> list[Outcome]:
+    environment = environments.open()
+    await environment.reset(row, 1)
+    return [await environment.step(action) for action in actions]
+
+
+def test_the_calculator_computes_what_python_does_and_says_what_it_cannot():
+    rng, expressions = random.Random(3), []
+    for _ in range(60):
+        a, b, c = (rng.randint(1, 99) for _ in range(3))
+        expressions.append(rng.choice([f"{a}+{b}*{c}", f"({a}-{b})/{c}", f"-{a} // {b}", f"{a} % {b} ** 2"]))
+    calls = [_call("calculate", expression=text) for text in expressions]
+    found = asyncio.run(_played(_local("calculator"), {"ground_truth": "1"}, *calls))
+
+    assert [float(o.observation) for o in found] == pytest.approx([eval(text) for text in expressions], abs=1e-9)
+    refused = ("__import__('os')", "9**9**9", "a+1", "1/0", "2**-0.5j", "[1][0]", "(-8)**0.5", "1" * 600)
+    bad = asyncio.run(
+        _played(_local("calculator"), {"ground_truth": "1"}, *[_call("calculate", expression=t) for t in refused])
+    )
+    assert all(o.observation.startswith("error: ") and not o.done for o in bad)
+
+
+@pytest.mark.parametrize(("answer", "reward"), [("It is 1,200.", 1.0), ("1200 or 12", 0.0), ("none", 0.0)])
+def test_the_calculators_reward_is_the_last_number(answer: str, reward: float):
+    async def play() -> float | None:
+        environment = _local("calculator").open()
+        await environment.reset({"ground_truth": "#### 1200", "other": 1}, 1)
+        assert (await environment.step(answer)).done
+        return await environment.final_reward(answer)
+
+    assert asyncio.run(play()) == reward
+
+
+def test_search_finds_the_document_and_pays_for_the_words_in_it(tmp_path: Path):
+    for name, text in {
+        "tea": "Tea comes from Camellia.",
+        "salt": "Salt is sodium chloride.",
+        "sea": "Sea salt.",
+    }.items():
+        (tmp_path / f"{name}.md").write_text(text)
+
+    async def play() -> tuple[list[Outcome], list[float | None]]:
+        environment = _local("search", documents=str(tmp_path)).open()
+        await environment.reset({"ground_truth": "sodium chloride"}, 1)
+        calls = [_call("search", query="what is salt?"), _call("search", query="zebra"), _call("read", name="tea.md")]
+        outcomes = [await environment.step(call) for call in [*calls, _call("read", name="../secret")]]
+        return outcomes, [
+            await environment.final_reward(t) for t in ("Sodium  chloride!", "sodium", "disodium chloride")
+        ]
+
+    outcomes, rewards = asyncio.run(play())
+    first = outcomes[0].observation.splitlines()
+    assert {line.partition(":")[0] for line in first} == {"salt.md", "sea.md"}
+    assert [o.observation for o in outcomes[1:3]] == ["nothing was found", "Tea comes from Camellia."]
+    assert outcomes[3].observation.startswith("error: ")
+    assert rewards == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("calls", "reward"),
+    [
+        ((_call("add", product="tea", number=1), _call("add", product="egg", number=2), _call("pay")), 1.0),
+        ((_call("add", product="tea", number=1), _call("pay")), 0.0),
+        ((_call("add", product="tea", number=1), _call("add", product="egg", number=2)), 0.0),  # not paid
+        ((_call("add", product="egg", number=3), _call("remove", product="egg"), _call("pay")), 0.0),
+    ],
+)
+def test_the_shop_remembers_and_pays_for_exactly_what_was_wanted(calls: tuple[ToolCall, ...], reward: float):
+    async def play() -> tuple[Outcome, float | None]:
+        environment = _local("shop").open()
+        await environment.reset({"ground_truth": '{"tea": 1, "egg": 2}'}, 1)
+        outcomes = [await environment.step(call) for call in calls]
+        return outcomes[-1], await environment.final_reward("done")
+
+    last, got = asyncio.run(play())
+    assert got == reward
+    assert last.done == last.observation.startswith("paid")
+
+
+def test_a_row_that_an_environment_cannot_use_is_a_failure_by_name():
+    for name, row in (("calculator", {}), ("shop", {"ground_truth": '{"car": 1}'}), ("shop", {"ground_truth": "tea"})):
+        with pytest.raises(EnvironmentFailure, match=r"reset raised ValueError: .*ground_truth"):
+            asyncio.run(_played(_local(name), row))
+
+
+def test_unknown_tools_and_wrong_arguments_go_back_to_the_model():
+    calls = [_call("calculat", expression="1"), _call("calculate", text="1"), _call("calculate")]
+    found = asyncio.run(_played(_local("calculator"), {"ground_truth": "1"}, *calls))
+
+    assert found[0].observation == "error: there is no tool calculat; there is calculate"
+    assert all(o.observation.startswith("error: ") and not o.done for o in found)
+
+
+def test_schemas_are_those_of_the_signature():
+    [schema] = _local("calculator").tools
+    function = schema["function"]
+    assert (function["name"], function["parameters"]["required"]) == ("calculate", ["expression"])
+    assert function["parameters"]["properties"]["expression"]["type"] == "string"
+    assert [tool["function"]["name"] for tool in _local("shop").tools] == ["products", "add", "remove", "cart", "pay"]
+
+
+class NoHint:
+    def add(self, a) -> int:
+        """Add.
+
+        Args:
+            a: a number
+        """
+        return 1
+
+
+class NoTool:
+    def reset(self) -> None: ...
+    def get_reward(self) -> float:
+        return 1.0
+
+
+class NotMade(NoHint):
+    def __init__(self, folder: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(NoHint, "its method add"), (NoTool, "no public method"), (NotMade, "made")]
+)
+def test_a_class_that_cannot_be_used_is_refused_in_words(kind: type, said: str):
+    with pytest.raises(EnvironmentRefused, match=said):
+        LocalEnvironments(kind, {}, timeout_s=1)
+    with pytest.raises(EnvironmentRefused, match="did you mean calculator"):
+        shipped("calculater")
+
+
+class Guess:
+    """Our own form."""
+
+    def __init__(self) -> None:
+        self.secret, self.left = 0, 3
+
+    async def reset(self, row: dict, seed: int) -> str:
+        self.secret = int(row["ground_truth"])
+        return f"seed {seed}"
+
+    async def step(self, action: ToolCall | str) -> tuple[str, float | None, bool]:
+        self.left -= 1
+        if action == str(self.secret):
+            return "", 1.0, True
+        return ("nan", float("nan"), False) if action == "nan" else ("no", -0.1, self.left == 0)
+
+
+def test_our_own_form_gives_step_rewards_and_ends_by_itself():
+    async def play() -> tuple[str, list[Outcome], float | None]:
+        environment = as_environment(Guess())
+        text = await environment.reset({"ground_truth": 7}, 5)
+        outcomes = [await environment.step("3"), await environment.step("7")]
+        with pytest.raises(EnvironmentFailure, match="step gave nan"):
+            await environment.step("nan")
+        return text, outcomes, await environment.final_reward("7")
+
+    assert tools_of(Guess()) == ()
+    text, outcomes, final = asyncio.run(play())
+    assert (text, final) == ("seed 5", None)
+    assert outcomes == [Outcome("no", -0.1, False), Outcome("", 1.0, True)]
+
+
+OWN = '''
+import os, time
+
+class Counter:
+    """TRL's form."""
+
+    def __init__(self):
+        self.n = 0
+
+    def reset(self, start=0, **row):
+        self.n = start
+        print("begun")
+        return f"begin at {start}"
+
+    def add(self, amount: int) -> int:
+        """Add.
+
+        Args:
+            amount: how much
+        """
+        self.n += amount
+        if amount == 13:
+            os._exit(3)
+        if amount == 14:
+            time.sleep(60)
+        return self.n
+
+    def get_reward(self):
+        return self.n
+'''
+
+
+def _own(tmp_path: Path, timeout_s: float = 20.0) -> OwnEnvironments:
+    (tmp_path / "counting.py").write_text(OWN)
+    code = named_code(f"{tmp_path}/counting.py:Counter", "class")
+    return OwnEnvironments(code, {}, timeout_s=timeout_s, start_timeout_s=60)
+
+
+def test_an_own_class_plays_many_episodes_in_a_process_of_its_own_and_comes_back(tmp_path: Path):
+    environments = _own(tmp_path, timeout_s=2.0)
+
+    async def play(start: int, *amounts: int) -> tuple[str, float | None]:
+        environment = environments.open()
+        text = await environment.reset({"start": start, "more": 1}, 0)
+        for amount in amounts:
+            await environment.step(_call("add", amount=amount))
+        reward = await environment.final_reward("")
+        await environment.close()
+        return text, reward
+
+    async def all_of_it() -> None:
+        environments.load()
+        assert environments.tools[0]["function"]["name"] == "add"
+        played = await asyncio.gather(*(play(i, 1, 2) for i in range(40)))
+        assert played == [(f"begin at {i}", float(i + 3)) for i in range(40)]
+        waiting = environments.open()
+        await waiting.reset({"start": 5}, 0)
+        with pytest.raises(EnvironmentFailure, match="the tool add did not answer within 2 s"):
+            await play(0, 14)
+        assert (await waiting.step(_call("add", amount=1))).observation == "6", "one that hangs ends nobody else"
+        with pytest.raises(EnvironmentFailure, match="its process ended"):
+            await play(0, 13)
+        with pytest.raises(EnvironmentLost):
+            await waiting.step(_call("add", amount=1))
+        assert await play(7, 1) == ("begin at 7", 8.0), "another process plays the next episode"
+        await environments.stop()
+
+    asyncio.run(all_of_it())
+
+
+def test_an_own_class_that_is_not_there_is_refused_in_words(tmp_path: Path):
+    (tmp_path / "counting.py").write_text(OWN)
+    code = named_code(f"{tmp_path}/counting.py:Countr", "class")
+    environments = OwnEnvironments(code, {}, timeout_s=1, start_timeout_s=60)
+    with pytest.raises(EnvironmentRefused, match="has no class 'Countr'; it has Counter"):
+        environments.load()
