@@ -188,6 +188,44 @@ def feedback_prompts(  # noqa: PLR0913 - one argument an option
     require_prompts(found, out)
 
 
+@feedback_app.command("answers")
+def feedback_answers(  # noqa: PLR0913 - one argument an option
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROMPTS [privacy.key=value ...]", help="Rows with a prompt to be answered, and settings."
+        ),
+    ],
+    seeds: Annotated[str, typer.Option(help="Rows with a prompt and an answer that was liked, as a build's sft has.")],
+    constitution: Annotated[Path, typer.Option(help="The principles of a good answer: a text file, one a line.")],
+    model: Annotated[str, typer.Option(help="Who writes: a run or a model folder, or with --url its name there.")],
+    out: Annotated[Path, typer.Option(help="The log of events to write; replies are kept beside it.")],
+    max_calls: Annotated[int, typer.Option(min=0, help="Most new calls, two a prompt; 0: no bound.")] = 0,
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="A file (.txt, .jsonl) whose texts nothing may overlap with.")
+    ] = None,
+    near: Annotated[float, typer.Option(min=0.0, max=1.0, help="Similarity from which two texts are one.")] = 0.6,
+    seed: Annotated[int, typer.Option(help="Which seeds a request shows follows from it.")] = 0,
+    url: Url = "",
+    token_env: TokenEnv = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 1024,
+    max_concurrent: MaxConcurrent = 8,
+    deadline: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that the replies to 250 prompts may take.")
+    ] = 7200.0,
+    run_root: RunRoot = Path("runs"),
+) -> None:
+    """Let a model answer prompts in the manner of seeds and check what it wrote; the answers become thumbs."""
+    from raylign.app.commands.feedback_answers import AnswerSettings, answer_prompts, answered_lines, require_answers
+
+    who = _who(model, url, token_env, max_new_tokens, max_concurrent, deadline, run_root)
+    rows = _one_file([text for text in prompts if not _is_setting(text)], "PROMPTS")
+    settings = AnswerSettings(rows, seeds, constitution, out.expanduser(), max_calls, benchmark or [], near, seed=seed)
+    found = answer_prompts(settings, who, _shown_by(prompts), _tell)
+    typer.echo("\n".join(answered_lines(found, out)))
+    require_answers(found, out)
+
+
 @feedback_app.command("corrections")
 def feedback_corrections(  # noqa: PLR0913 - one argument an option
     model: Annotated[str, typer.Option(help="Who judges: a run or a model folder, or with --url its name there.")],

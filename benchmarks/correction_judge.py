@@ -1,11 +1,10 @@
 """Judges of users' turns beside the rules, measured on turns that neither they nor the rules were made with.
 
-    python benchmarks/correction_judge.py --model MODEL --work DIR [--judges head,asked,trained] [--epochs 3]
+    python benchmarks/correction_judge.py --model MODEL --work DIR [--judges head,asked]
 
 `head`: a logistic head on MODEL's hidden states, fitted to the shipped training turns (a minute of one core with
-SmolLM2). `asked`: MODEL as it is, asked for yes or no. `trained`: MODEL after `raylign train algorithm=sft` on the 340
-turns that the rules were written with, asked likewise (half an hour). `raylign feedback corrections` measures each on
-the shipped sample, and on the turns that the rules were never changed for. What has been measured is not again.
+SmolLM2). `asked`: MODEL as it is, asked for yes or no. `raylign feedback corrections` measures each on the shipped
+sample, and on the turns that the rules were never changed for. What has been measured is not again.
 """
 
 from __future__ import annotations
@@ -50,22 +49,6 @@ def write(file: Path, rows: list[dict[str, object]]) -> Path:
     return file
 
 
-def train_rows() -> list[dict[str, object]]:
-    """The question as the command asks it, and the word that is right."""
-    from raylign.feedback.judged_turns import QUESTION, Turn
-    from raylign.reward.judge import Rubric
-    from raylign.reward.samples import Sample
-
-    rows = []
-    for row in turns("tuned", "seen"):
-        turn = Turn(str(row["question"]), str(row["answer"]), str(row["turn"]))
-        asked = Rubric.of(QUESTION).filled(Sample(turn.conversation(), turn.text, (), (), "", None, {}))
-        said = "yes" if row["corrects"] else "no"
-        rows.append({"prompt": [{"role": "user", "content": asked}],
-                     "completion": [{"role": "assistant", "content": said}]})  # fmt: skip
-    return rows
-
-
 def run(*arguments: str) -> str:
     """A command of raylign; what it says."""
     command = [sys.executable, "-m", "raylign", *arguments]
@@ -75,23 +58,11 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def trained(model: str, work: Path, epochs: int) -> str:
-    """The run of a model trained to say yes or no."""
-    rows = write(work / "train.jsonl", train_rows())
-    if not (work / "judge").exists():
-        updates = epochs * len(rows.read_text().splitlines()) // 16
-        run("train", "algorithm=sft", f"policy.model={model}", f"data.train={rows}", f"num_steps={updates}",
-            "algorithm.rows_per_update=16", "policy.optim.lr=3e-5", "policy.precision=bfloat16",
-            f"run_root={work}", "name=judge", "tracking.wandb=disabled")  # fmt: skip
-    return str(work / "judge")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--judges", default="head")
-    parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
     work: Path = given.work
     work.mkdir(parents=True, exist_ok=True)
@@ -100,13 +71,12 @@ def main() -> None:
         "plain": ["--labelled", str(write(work / "plain.jsonl", turns("held_out", "unseen")))],
     }
     for judge in given.judges.split(","):
-        model = trained(given.model, work, given.epochs) if judge == "trained" else given.model
         how = ["--train", "shipped"] if judge == "head" else []
         for sample, labelled in samples.items():
             kept = work / f"{judge}-{sample}.txt"
             if not kept.exists():
                 out = str(work / f"{judge}-{sample}.jsonl")
-                kept.write_text(run("feedback", "corrections", "--model", model, "--out", out, *how, *labelled))
+                kept.write_text(run("feedback", "corrections", "--model", given.model, "--out", out, *how, *labelled))
             sys.stdout.write(f"{judge}, {sample}\n{kept.read_text()}\n")
             sys.stdout.flush()
 

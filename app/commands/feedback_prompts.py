@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 from raylign.app.commands.judge_open import Tell, Who, open_model, require_some, sample_of, write_rows
+from raylign.app.commands.seed_rows import last_question, prompts_in
 from raylign.conf.errors import DataError
-from raylign.data.loading import RawRow, read_rows
 from raylign.feedback.ai_prompts import PER_CALL, RUBRIC, SHOWN, Sifted, read_prompts, shown_seeds, sift
 from raylign.feedback.ai_votes import Redact
 from raylign.feedback.clean.contamination import benchmark_texts
@@ -52,7 +52,8 @@ def make_prompts(settings: PromptSettings, who: Who, redact: Redact, tell: Tell)
 
     The same call asks the same, so what has been answered is not asked again. Raises UserError, ConfigError, DataError.
     """
-    seeds = [text for (text,) in redact([(seed,) for seed in _seeds(settings.seeds)])]
+    questions = dict.fromkeys(last_question(turns) for turns in prompts_in(settings.seeds))
+    seeds = [text for (text,) in redact([(seed,) for seed in questions])]
     if len(seeds) < SHOWN:
         raise DataError(f"{settings.seeds}: {len(seeds)} prompts are too few to show {SHOWN} of them; give more.")
     benchmark = benchmark_texts(settings.benchmarks) if settings.benchmarks else pl.Series([], dtype=pl.String)
@@ -99,17 +100,3 @@ def prompts_lines(found: PromptsMade, out: Path) -> list[str]:
             f"! {found.failed:,} requests have no reply ({found.why_failed}); the same command asks them again"
         )
     return [*lines, f"prompts: {out}"] if sifted.kept else lines
-
-
-def _seeds(source: str) -> list[str]:
-    """The prompts of rows, by their text or last user turn."""
-    found = []
-    for row in read_rows(source):
-        given = row.columns.get("prompt") if isinstance(row, RawRow) else None
-        if isinstance(given, list):
-            given = next(
-                (t.get("content") for t in reversed(given) if isinstance(t, dict) and t.get("role") == "user"), ""
-            )
-        if isinstance(given, str) and given.strip():
-            found.append(given.strip())
-    return list(dict.fromkeys(found))

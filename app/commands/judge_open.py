@@ -129,9 +129,9 @@ def cache_in(folder: Path) -> JudgeCache:
     return JudgeCache(str(folder), "pairs")
 
 
-def version_of(who: Who, *askings: Asking) -> str:
-    """Of model, questions and length of a reply: what events must share to be of one judge."""
-    parts = [askings[0].judge.model, *(asking.judge.rubric.digest for asking in askings), who.max_new_tokens]
+def version_of(who: Who, *askings: Asking, also: Sequence[str] = ()) -> str:
+    """Of model, questions and length of a reply (and `also`): what events must share to be of one judge."""
+    parts = [askings[0].judge.model, *(asking.judge.rubric.digest for asking in askings), who.max_new_tokens, *also]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
