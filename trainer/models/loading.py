@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -211,7 +213,8 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
         local_files_only=True,
         output_loading_info=True,
     )
-    hf, info = _built(load, path, config)
+    with _without_load_report():
+        hf, info = _built(load, path, config)
     hf.raylign_noise = noise  # for the export, whose configuration says the same as the folder's
     missing = set(info["missing_keys"]) - ({SCORE_WEIGHT} if fresh else set())
     if missing or info["mismatched_keys"]:
@@ -221,6 +224,18 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
             f"{len(info['mismatched_keys'])} of another shape"
         )
     return hf
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """transformers prints a table of weights that a folder lacks or has besides; both are checked by the caller."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _built(build: Callable[[], Any], folder: Path | str, config: PretrainedConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -55,6 +57,17 @@ def test_an_export_with_a_weight_missing_is_refused(tiny_model_dir: Path, tmp_pa
     del state["model.norm.weight"]
     with pytest.raises(ValueError, match=r"model\.norm\.weight"):
         export_hf(model, state.items(), tmp_path, None)
+
+
+def test_a_new_head_is_drawn_without_a_report_and_others_still_have_theirs(
+    tiny_model_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="transformers"):
+        load_scalar_model(tiny_model_dir, precision=FP32, new_head_seed=0)
+        assert "LOAD REPORT" not in caplog.text
+        AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
+    assert "LOAD REPORT" in caplog.text
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
