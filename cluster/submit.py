@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import logging
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
+from raylign.cluster.job_log import JobLog
 from raylign.cluster.package import package_folder
 from raylign.cluster.runtime_env import ray_process_env
 from raylign.conf.errors import ClusterError, UserError
@@ -182,16 +184,12 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
     A connection that breaks is made again, and the log goes on where it was. Raises ClusterError when the job server
     has not answered for LOST_TIMEOUT_S.
     """
-    printed, lost_at = 0, None
+    log, lost_at = JobLog(tell), None
     while True:
         try:
-            seen = 0
+            log.begin()
             async for text in client.tail_job_logs(job_id):
-                lines = text.rstrip("\n").splitlines()
-                for line in lines[max(0, printed - seen) :]:
-                    tell(line)
-                seen += len(lines)
-                printed = max(printed, seen)
+                log.add(text)
             if (status := client.get_job_status(job_id)).is_terminal():
                 break
             lost_at = None
@@ -203,6 +201,10 @@ async def _follow(client: JobSubmissionClient, job_id: str, tell: Callable[[str]
                     "the job may still be running: see `raylign watch`"
                 ) from error
         await asyncio.sleep(_POLL_S)
+    with contextlib.suppress(ConnectionError, RuntimeError, OSError):
+        log.begin()
+        log.add(client.get_job_logs(job_id))  # the connection may have ended before the job's last lines
+    log.end()
     info = client.get_job_info(job_id)
     if status is not JobStatus.SUCCEEDED:
         tell(f"job {job_id} {status.value.lower()}: {_reason(info.message)}")

@@ -102,12 +102,17 @@ def test_a_broken_connection_is_made_again_and_no_line_told_twice(monkeypatch: p
         async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
             count = self.reads.pop(0)
             for number in range(count):
-                yield f"line {number}\n"
+                yield f"line {number} "
+                yield "is cut in two\n"
             if count == 2:
+                yield "line 2 is cut"  # as Ray sends what is there when it looks
                 raise ConnectionError("gone")
 
         def get_job_status(self, _: str) -> JobStatus:
             return self.statuses.pop(0)
+
+        def get_job_logs(self, _: str) -> str:
+            return "".join(f"line {number} is cut in two\n" for number in range(6)) + "the last"
 
         def get_job_info(self, _: str) -> SimpleNamespace:
             message = "Job entrypoint command failed with exit code 2, last available logs (20,000 chars):\nx"
@@ -115,8 +120,12 @@ def test_a_broken_connection_is_made_again_and_no_line_told_twice(monkeypatch: p
 
     monkeypatch.setattr(submit, "_POLL_S", 0.0)
     code = asyncio.run(submit._follow(Client(), "j", told.append))  # type: ignore[arg-type]
-    assert code == 2 and told[:5] == [f"line {number}" for number in range(5)]
-    assert told[5:] == ["job j failed: Job entrypoint command failed with exit code 2", "job j ended with exit code 2"]
+    assert code == 2 and told[:6] == [f"line {number} is cut in two" for number in range(6)]
+    assert told[6:] == [
+        "the last",
+        "job j failed: Job entrypoint command failed with exit code 2",
+        "job j ended with exit code 2",
+    ]
 
 
 def test_the_ignore_file_keeps_files_from_being_counted(tmp_path: Path) -> None:
