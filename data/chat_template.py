@@ -1,6 +1,6 @@
 """`data.chat_template`: a template by file, by folder or by a family's name, for models without one.
 
-The families' forms are public; these templates are written for this project and know plain turns only.
+The families' forms are public; these templates are written for this project. All but `hermes` know plain turns only.
 """
 
 from __future__ import annotations
@@ -46,9 +46,38 @@ _SAID = "{{ m.content }}"
 _BEGIN = "{% if loop.first and bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
 _END = "{{ eos_token }}"
 
+_TOOL = (
+    "{% set f = t.function if t.function is defined else t %}"
+    '{"type": "function", "function": {"name": {{ f.name | tojson }}'
+    "{% for key in ('description', 'parameters') %}{% if f[key] %}, \"{{ key }}\": {{ f[key] | tojson }}{% endif %}"
+    "{% endfor %}}}\n"
+)
+_TOOLS = (  # a tool is written field by field: servers add fields that are null to what a client sends
+    "{% if tools %}<|im_start|>system\n"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
+    "You may call these functions:\n<tools>\n{% for t in tools %}" + _TOOL + "{% endfor %}</tools>\n"
+    'Write each call as <tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call><|im_end|>\n{% endif %}'
+)
+_CALLS = (
+    "{% for c in m.tool_calls or [] %}{% set f = c.function if c.function is defined else c %}"
+    "{% if m.content or not loop.first %}{{ '\n' }}{% endif %}<tool_call>\n{\"name\": {{ f.name | tojson }}, "
+    '"arguments": {{ f.arguments | tojson }}}\n</tool_call>{% endfor %}'
+)
+_ANSWERED = "<tool_response>\n" + _SAID + "\n</tool_response>"
+
 FAMILIES: dict[str, Family] = {
     "chatml": Family(
         _by_turn("<|im_start|>{{ m.role }}\n" + _SAID + "<|im_end|>\n", "<|im_start|>assistant\n"),
+        ("<|im_start|>", "<|im_end|>"),
+    ),
+    "hermes": Family(
+        _TOOLS
+        + _by_turn(
+            "{% if not (tools and loop.first and m.role == 'system') %}<|im_start|>{{ m.role }}\n"
+            "{% if m.role == 'tool' %}" + _ANSWERED + "{% else %}" + _SAID + _CALLS + "{% endif %}"
+            "<|im_end|>\n{% endif %}",
+            "<|im_start|>assistant\n",
+        ),
         ("<|im_start|>", "<|im_end|>"),
     ),
     "llama3": Family(

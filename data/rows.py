@@ -208,6 +208,8 @@ def _common_prompt(
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
+    while shared and "tool" in {end[shared].role for end in (chosen, rejected) if shared < len(end)}:
+        shared -= 1  # an answer begins with the call, not with what the tool said to it
     prompt, ends = chosen[:shared], (chosen[shared:], rejected[shared:])
     if not prompt or not all(ends):
         raise RowError("`chosen` and `rejected` are not two ends of one conversation; give the shared part as `prompt`")

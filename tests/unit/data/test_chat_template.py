@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_refused_with_the_names_there_are(tmp_path: Path,
     broken.write_text("a\n{% for m in messages %}")
     empty.write_text(" \n")
     for named, words in {
-        "chatmll": ("no such file", "known: chatml, llama3", "did you mean chatml?"),
+        "chatmll": ("no such file", "known: chatml, hermes, llama3", "did you mean chatml?"),
         str(broken): ("line 2 is not valid Jinja",),
         str(empty): ("empty",),
         str(tmp_path): ("no tokenizer", "cannot be loaded"),
@@ -80,4 +80,6 @@ def test_what_cannot_be_read_is_refused_with_the_names_there_are(tmp_path: Path,
     tokenizer = load_tokenizer(str(tiny_model_dir))
     assert template_problems("chatml", tokenizer, "m") == template_problems("zephyr", tokenizer, "m") == []
     (problem,) = template_problems("llama3", tokenizer, "m")
-    assert "no token <|start_header_id|>, <|end_header_id|>, <|eot_id|>" in problem and "chatml, zephyr" in problem
+    assert (
+        "no token <|start_header_id|>, <|end_header_id|>, <|eot_id|>" in problem and "chatml, hermes, zephyr" in problem
+    )

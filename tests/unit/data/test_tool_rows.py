@@ -1,0 +1,127 @@
+"""Rows with tools: the assistant's calls are trained and what a tool says is not, in every kind of row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from raylign.conf.schema import DataConfig
+from raylign.data.chat_template import FAMILIES
+from raylign.data.row_kinds import load_rows
+from raylign.data.types import RowKind
+from transformers import PreTrainedTokenizerFast
+
+from tests.unit.data.chat_families import tokenizer as made_tokenizer
+
+Row = dict[str, object]
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": what, "parameters": {"type": "object"}}}
+    for name, what in (("weather", "Of a city."), ("clock", "Of a city."))
+]
+ASK = {"role": "user", "content": "Oslo?"}
+OSLO, ROME = {"city": "Oslo"}, {"city": "Rome", "unit": "°C"}
+GIVEN, TOLD = ({"role": "tool", "content": text, "tool_call_id": "c"} for text in ("-4 C", "09:30"))
+LAST = {"role": "assistant", "content": "It is -4 C at 09:30."}
+WRITTEN = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+OTHER = '<tool_call>\n{"name": "clock", "arguments": {"city": "Rome", "unit": "°C"}}\n</tool_call>'
+
+
+def call(name: str, arguments: Mapping[str, str], *, as_text: bool = False) -> Row:
+    given = json.dumps(arguments, ensure_ascii=False) if as_text else dict(arguments)
+    return {"id": "c", "type": "function", "function": {"name": name, "arguments": given}}
+
+
+def calls(*made: Row, content: str | None = None) -> Row:
+    return {"role": "assistant", "content": content, "tool_calls": list(made)}
+
+
+@pytest.fixture
+def hermes() -> PreTrainedTokenizerFast:
+    return made_tokenizer("qwen", FAMILIES["hermes"].template, "<|im_end|>")
+
+
+def read(kind: RowKind, rows: list[Row], made: PreTrainedTokenizerFast, folder: Path) -> list[tuple[str, list[str]]]:
+    """Of every sequence: the whole text, and each run of trained tokens as text."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_rows(kind, str(folder / "rows.jsonl"), DataConfig(max_bad_fraction=0), made)
+    found = []
+    for ids, mask in loaded.sequences():
+        runs = groupby(zip(ids, mask, strict=True), key=lambda pair: pair[1])
+        found.append((made.decode(list(ids)), [made.decode([i for i, _ in run]) for on, run in runs if on]))
+    return found
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("content", [None, "", "One moment."])
+def test_parallel_calls_are_trained_and_answers_of_tools_are_not(
+    content: str | None, as_text: bool, hermes: PreTrainedTokenizerFast, tmp_path: Path
+):
+    asked = calls(call("weather", OSLO, as_text=as_text), call("clock", ROME, as_text=as_text), content=content)
+    row = {"messages": [ASK, asked, GIVEN, TOLD, LAST], "tools": TOOLS}
+    ((whole, trained),) = read(RowKind.CONVERSATIONS, [row], hermes, tmp_path)
+    said = f"{content}\n" if content else ""
+    assert trained == [f"{said}{WRITTEN}\n{OTHER}<|im_end|>", "It is -4 C at 09:30.<|im_end|>"]
+    assert "<tool_response>\n-4 C\n</tool_response>" in whole and '"name": "clock", "description"' in whole
+
+
+def test_the_form_of_the_arguments_and_an_empty_content_change_no_token(
+    hermes: PreTrainedTokenizerFast, tmp_path: Path
+):
+    rows: list[Row] = [
+        {"messages": [ASK, calls(call("weather", OSLO, as_text=t), content=c)], "tools": given}
+        for t in (False, True) for c in (None, "") for given in (TOOLS, json.dumps(TOOLS))
+    ]  # fmt: skip
+    assert len({str(found) for found in read(RowKind.CONVERSATIONS, rows, hermes, tmp_path)}) == 1
+
+
+def test_in_pairs_a_right_call_is_told_from_a_wrong_one_and_from_words(hermes: PreTrainedTokenizerFast, tmp_path: Path):
+    right, wrong = [calls(call("weather", OSLO))], [calls(call("clock", OSLO))]
+    words = [{"role": "assistant", "content": "I cannot know."}]
+    rows: list[Row] = [
+        {"prompt": [ASK], "chosen": right, "rejected": other, "tools": TOOLS} for other in (wrong, words)
+    ]
+    sides = read(RowKind.PAIRS, rows, hermes, tmp_path)
+    assert [trained for _, trained in sides] == [
+        [f"{WRITTEN}<|im_end|>"], [f"{WRITTEN.replace('weather', 'clock')}<|im_end|>"],
+        [f"{WRITTEN}<|im_end|>"], ["I cannot know.<|im_end|>"],
+    ]  # fmt: skip
+    assert all("<tools>" in whole for whole, _ in sides)
+
+
+def test_a_whole_use_of_a_tool_is_an_answer_that_is_compared_or_judged(hermes: PreTrainedTokenizerFast, tmp_path: Path):
+    good, bad = (
+        [calls(call("weather", OSLO)), GIVEN, {"role": "assistant", "content": text}] for text in ("Cold.", "Warm.")
+    )
+    pair: Row = {"prompt": [ASK], "chosen": good, "rejected": bad, "tools": TOOLS}
+    sides = read(RowKind.PAIRS, [pair], hermes, tmp_path)
+    assert [trained for _, trained in sides] == [
+        [f"{WRITTEN}<|im_end|>", "Cold.<|im_end|>"], [f"{WRITTEN}<|im_end|>", "Warm.<|im_end|>"]
+    ]  # fmt: skip
+    judged: list[Row] = [
+        {"prompt": [ASK], "completion": side, "label": label, "tools": TOOLS}
+        for side, label in ((good, True), (bad, False))
+    ]
+    assert read(RowKind.JUDGED, judged, hermes, tmp_path)[::2] == sides
+
+
+def test_conversations_that_part_at_a_tools_answer_have_the_call_as_the_answers_beginning(
+    hermes: PreTrainedTokenizerFast, tmp_path: Path
+):
+    asked = calls(call("weather", OSLO))
+    pair: Row = {"chosen": [ASK, asked, GIVEN, LAST], "rejected": [ASK, asked, TOLD, LAST], "tools": TOOLS}
+    sides = read(RowKind.PAIRS, [pair], hermes, tmp_path)
+    assert [trained for _, trained in sides] == [[f"{WRITTEN}<|im_end|>", "It is -4 C at 09:30.<|im_end|>"]] * 2
+
+
+def test_a_tool_is_written_alike_with_and_without_the_nulls_that_servers_add():
+    made = made_tokenizer("qwen", FAMILIES["hermes"].template, "<|im_end|>")
+    plain = {"name": "weather", "parameters": {"type": "object"}}
+    forms = (
+        plain,
+        {"type": "function", "function": plain},
+        {"type": "function", "function": {**plain, "description": None}},
+    )
+    assert len({made.apply_chat_template([ASK], tools=[form], tokenize=False) for form in forms}) == 1
