@@ -130,8 +130,13 @@ class Rest:
         first, self.position = self.position, self.position + n
         return [PromptDraw(0, Prompt(f"p{i}", (), (1,) * 100)) for i in range(first, first + n)]
 
+    def begin(self) -> None: ...
+
     def state(self) -> Mapping[str, int | str]:
         return {"position": self.position}
+
+    def taught(self, step: int, position: Mapping[str, int | str], drawn: object) -> Mapping[str, int | str]:
+        return position
 
     async def score(self, groups: Sequence[GroupHandle]) -> list[RewardOutcome]:
         return [Reward(meta.key, float(meta.key.k), {}) for group in groups for meta in group.metas]

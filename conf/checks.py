@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylign.conf.data_order import check_data_order
 from raylign.conf.guard import check_guard
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import is_hub_name, model_folder
@@ -88,6 +89,7 @@ def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             ("data.train",), f"data.train={config.data.train}: there is no such file or folder.", config.data.train
         )
     yield from _columns(config)
+    yield from check_data_order(config, rollout=needs.rollout)
     yield from _held_out(config, needs)
     if needs.rollout and config.num_steps == 0:
         yield Problem(("num_steps",), "num_steps=0: an online run counts its steps; give a number of at least 1.")

@@ -70,7 +70,8 @@ _RANGES: Mapping[str, Range] = {
         (_NOT_NEGATIVE, ("guard.kl_limit",)),
         (Range(0, 1, above=True), ("guard.entropy_low", "guard.repetition_limit")),
         (Range(1, above=True), ("guard.entropy_high", "guard.length_factor")),
-        (Range(0, 1, above=True), ("gpu_memory_utilization",)),
+        (Range(0, 1, above=True), ("gpu_memory_utilization", "data.curriculum.min_weight")),
+        (_NOT_NEGATIVE, ("data.curriculum.max_draws",)),
         (Range(0, 3), ("zero_stage",)),
     )
     for name in names

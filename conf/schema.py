@@ -427,6 +427,18 @@ class SyncConfig:
 
 
 @dataclass(kw_only=True)
+class CurriculumConfig:
+    """Online: which prompts are drawn more often (docs/curriculum.md)."""
+
+    min_weight: float = 1.0
+    """Weight of a prompt whose last answers were all solved, or none; half of them solved: 1. At 1 all are alike."""
+    solved_score: float = 1.0
+    """An answer counts as solved when its reward, before reward.normalize and the like, is at least this."""
+    max_draws: int = 0
+    """Most draws of one prompt in the whole run; 0: no limit."""
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """Training rows."""
 
@@ -436,6 +448,10 @@ class DataConfig:
     """Held-out rows in the same form; several as [a.jsonl,b.jsonl] or {name: a.jsonl}; empty: none."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns of your own by the standard ones, as {prompt: question, ground_truth: meta.answer}; of every data set."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Online: shares of the draws by the rows' data_source, as {math: 3, chat: 1}; {}: every row alike."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Online: prompts weighted by what they taught lately."""
     max_prompt_tokens: int = 1024
     """Online and held-out prompts, tokens of the rendered template."""
     max_length: int = 2048
@@ -451,7 +467,7 @@ class DataConfig:
     system_prompt: str = ""
     """Put before prompts that have no system message; empty: the template's own behaviour."""
     chat_template: str = ""
-    """A file of Jinja, a model folder, or chatml, llama3, zephyr, vicuna, alpaca; empty: the model's own."""
+    """A file of Jinja, a model folder, or chatml, hermes, llama3, zephyr, vicuna, alpaca; empty: the model's own."""
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from raylign.app.launch.fleets import scaling_hook
 from raylign.app.launch.guard import GoBack, best_kept, went_back
 from raylign.app.launch.online_roles import RoleBuilder, StartedRoles, old_logprobs_of
 from raylign.app.launch.own_metrics import OwnMetrics
-from raylign.app.launch.prompts import SampledPrompts
+from raylign.app.launch.prompts import WeightedPrompts, open_prompts
 from raylign.app.launch.rebuild import Rebuilds, rebuilt
 from raylign.app.launch.rows import OnlineRows
 from raylign.app.launch.samples_hook import SamplesHook
@@ -104,11 +104,13 @@ class _Attempt:
         else:
             progress = await restore_online(found, parts.policy, parts.critic, parts.reward)
         position = parts.journal.resume(progress.step, stage.progress.notice) or progress.data
+        prompts = open_prompts(rows.train, config, position)
         hook = _held_out_hook(stage, parts, rows, self.stack)
         serving = read_history(stage.folder.metrics).latest()
         hooks: list[LoopHook] = [
             self.scaling,
             LedgerHook(Ledger(stage.folder.ledger), lambda: parts.rollouts.counts().serving, serving),
+            *([prompts] if isinstance(prompts, WeightedPrompts) else []),
             *([hook] if hook else []),
             SamplesHook(
                 ObjectReader(config.cluster.step_timeout_s),
@@ -120,7 +122,7 @@ class _Attempt:
         loop = OnlineLoop(
             replace(parts.for_loop(), fleet=self.scaling),
             _loop_settings(stage, self.settings, rows, vocab_size=await parts.policy.vocab_size()),
-            prompts=SampledPrompts.open(rows.train, seed=config.seed, shuffle=config.data.shuffle, state=position),
+            prompts=prompts,
             progress=progress,
             hooks=hooks,
             sink=stage.steps,

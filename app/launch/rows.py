@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from raylign.app.launch.functions import refuse_missing_columns
+from raylign.app.launch.prompts import refuse_order
 from raylign.conf.errors import DataError
 from raylign.conf.held_out import held_out_sets
 from raylign.conf.schema import RunConfig
@@ -58,6 +59,7 @@ def read_online(config: RunConfig, today: date, quarantine: Path | None = None) 
     with named_key("data.train", config.data.train):
         train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today)
     refuse_missing_columns(config.reward, train.prompts)
+    refuse_order(train.prompts, config)
     others = []
     for name, source in held_out_sets(config.data.eval).items():
         with named_key(_eval_key(config, name), source):

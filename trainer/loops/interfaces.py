@@ -70,9 +70,22 @@ class PromptDraw:
 class PromptSource(Protocol):
     """A resumable order over a prompt set."""
 
+    def begin(self) -> None:
+        """The next step's draws follow; called in the order of steps."""
+        ...
+
     def next_batch(self, n: int) -> Sequence[PromptDraw]: ...
     def state(self) -> Mapping[str, int | str]:
-        """Position, for the checkpoint."""
+        """Position after the draws so far, for the checkpoint."""
+        ...
+
+    def taught(
+        self, step: int, position: Mapping[str, int | str], drawn: Sequence[Sequence[RewardOutcome]]
+    ) -> Mapping[str, int | str]:
+        """The position after `step`, by what every draw of it earned; called in the order of steps.
+
+        `position`: after the step's draws. `drawn`: the raw outcomes of each draw, in the order of draws.
+        """
         ...
 
 

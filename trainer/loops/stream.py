@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from raylign.data.types import Prompt, Reward, RewardOutcome, SamplingParams
@@ -51,6 +51,7 @@ class StepRollouts:
     ref_logprobs: TensorShards | None
     seconds: Mapping[str, float]  # time/generation, time/reward, time/reference
     journaled: bool = False  # it comes from the journal: an earlier life of the run made it
+    drawn: tuple[Sequence[RewardOutcome], ...] = ()  # of every draw, those left out included; of a new step only
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,11 @@ class RolloutStream:
         for ahead in range(step, min(step + self._settings.max_staleness, last) + 1):
             if ahead not in self._steps:
                 self._steps[ahead] = self._start(ahead)
-        return await self._steps.pop(step)
+        made = await self._steps.pop(step)
+        if made.journaled:
+            return made
+        position = self._prompts.taught(step, made.batch.data, made.drawn)
+        return replace(made, batch=replace(made.batch, data=position))
 
     @property
     def ready(self) -> int:
@@ -107,6 +112,7 @@ class RolloutStream:
         if self._settings.max_refills:
             before, self._drawn = self._drawn, asyncio.get_running_loop().create_future()
             return asyncio.create_task(self._with_contrast(before, self._drawn))
+        self._prompts.begin()
         draws = self._prompts.next_batch(self._settings.prompts_per_step)
         return asyncio.create_task(self._plain(draws, self._prompts.state()))
 
@@ -116,7 +122,8 @@ class RolloutStream:
         groups = [group for chunk in chunks for group in chunk.groups]
         outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
         batch = StepBatch(tuple(groups), tuple(outcomes), position, ())
-        return StepRollouts(batch, _joined(chunks), clock.phases())
+        drawn = tuple(made for chunk in chunks for _, made in _by_group(chunk))
+        return StepRollouts(batch, _joined(chunks), clock.phases(), drawn=drawn)
 
     async def _again(self, step: int) -> StepRollouts:
         """From the journal; the reference sees the same chunks as the first time, so it says the same."""
@@ -138,13 +145,16 @@ class RolloutStream:
         clock, wanted = PhaseClock(), self._settings.prompts_per_step
         kept: list[tuple[GroupHandle, list[RewardOutcome]]] = []
         equal: list[tuple[GroupHandle, list[RewardOutcome]]] = []
+        drawn_outcomes: list[list[RewardOutcome]] = []
         try:
             if before is not None:
                 await before
+            self._prompts.begin()
             for _ in range(1 + self._settings.max_refills):
                 draws = self._prompts.next_batch(wanted - len(kept))
                 for chunk in await self._sampled(draws, clock, reference=False):
                     for group, outcomes in _by_group(chunk):
+                        drawn_outcomes.append(outcomes)
                         (kept if _has_contrast(outcomes) else equal).append((group, outcomes))
                 if len(kept) == wanted:
                     break
@@ -162,7 +172,7 @@ class RolloutStream:
             data=position,
             filtered=tuple(outcome.key for _, outcomes in left_out for outcome in outcomes),
         )
-        return StepRollouts(batch, ref_logprobs, clock.phases())
+        return StepRollouts(batch, ref_logprobs, clock.phases(), drawn=tuple(drawn_outcomes))
 
     async def _sampled(self, draws: Sequence[PromptDraw], clock: PhaseClock, *, reference: bool) -> list[_Chunk]:
         """Every draw answered and scored, in chunks in the order of `draws`."""

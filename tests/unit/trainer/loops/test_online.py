@@ -64,8 +64,13 @@ class World:
             self.position += 1
         return draws
 
+    def begin(self) -> None: ...
+
     def state(self) -> Mapping[str, int | str]:
         return {"position": self.position}
+
+    def taught(self, step: int, position: Mapping[str, int | str], drawn: object) -> Mapping[str, int | str]:
+        return position
 
     # rollouts
     async def generate(

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from raylign.app.launch.prompts import WeightedPrompts
+from raylign.data.draw_weights import DrawSettings
 from raylign.data.types import FinishReason, Prompt, Reward, RewardOutcome, RolloutMeta, SampleKey, SamplingParams
+from raylign.data.weighted_sampler import WeightedSampler
 from raylign.rollout.interfaces import EngineDead, GroupHandle, Ref
 from raylign.trainer.loops.interfaces import PromptDraw, TensorShards
 from raylign.trainer.loops.stream import RolloutStream, StepRollouts, StreamSettings
@@ -32,14 +35,20 @@ class World:
     equal: frozenset[int] = frozenset()  # prompts whose samples all get the same reward
     dead_at: int = -1
     running: int = 0
+    prompts: WeightedPrompts | None = None  # None: p0, p1, p2, ...
 
     def next_batch(self, n: int) -> Sequence[PromptDraw]:
         first, self.position = self.position, self.position + n
         self.drawn += [f"p{i}" for i in range(first, first + n)]
         return [PromptDraw(i // 7, Prompt(f"p{i}", (), (1, 2))) for i in range(first, first + n)]
 
+    def begin(self) -> None: ...
+
     def state(self) -> Mapping[str, int | str]:
         return {"position": self.position}
+
+    def taught(self, step: int, position: Mapping[str, int | str], drawn: object) -> Mapping[str, int | str]:
+        return position
 
     async def generate(
         self,
@@ -89,7 +98,7 @@ class World:
 
 def stream(world: World, *, chunks: int = 2, journal: MemoryJournal | None = None, **settings: int) -> RolloutStream:
     given = StreamSettings(4, 2, SAMPLING, chunks=chunks, **settings)
-    return RolloutStream(world, world, world, world, given, journal or MemoryJournal())
+    return RolloutStream(world, world, world, world.prompts or world, given, journal or MemoryJournal())
 
 
 def names(step: StepRollouts) -> list[str]:
@@ -205,3 +214,50 @@ async def test_a_role_that_fails_ahead_is_raised_at_its_step_and_leaves_nothing_
         await made.take(2, last=5)
     await made.close()
     assert world.running == 0
+
+
+def weighted(staleness: int, state: Mapping[str, int | str] | None = None) -> WeightedPrompts:
+    """Nine prompts, of which p1, p4 and p7 are always solved: those are drawn less."""
+    order, sources = DrawSettings({}, min_weight=0.2, lag=1 + staleness), ["a"] * 9
+    prompts = [Prompt(f"p{i}", (), (1, 2)) for i in range(9)]
+    made = (
+        WeightedSampler.from_state(state, sources, order, data_hash="h")
+        if state
+        else WeightedSampler(sources, order, seed=5, shuffle=True, data_hash="h")
+    )
+    return WeightedPrompts(prompts, made, solved_score=1.0)
+
+
+async def weighted_steps(world: World, journal: MemoryJournal, first: int, last: int, **given: int) -> list[str]:
+    """What every step drew and what it left as the position, in words."""
+    made, found = stream(world, journal=journal, **given), []
+    for step in range(first, last + 1):
+        rollouts = await made.take(step, last=12)
+        if step > journal.last:
+            await journal.write(step, rollouts.batch)
+        keys = [meta.key for group in rollouts.batch.groups for meta in group.metas]
+        found.append(f"{keys} {rollouts.batch.data['taught']}")
+    await made.close()
+    return found
+
+
+@pytest.mark.parametrize(("staleness", "refills"), [(0, 0), (2, 0), (1, 2)])
+async def test_what_prompts_taught_decides_the_order_alike_in_every_run_and_after_every_kill(
+    staleness: int, refills: int
+) -> None:
+    given, easy = {"max_staleness": staleness, "max_refills": refills}, frozenset({1, 4, 7})
+
+    def world(seed: int, state: Mapping[str, int | str] | None = None) -> World:
+        draw = random.Random(seed)
+        return World(turns=lambda: draw.randrange(9), equal=easy, prompts=weighted(staleness, state))
+
+    journal = MemoryJournal()
+    whole = await weighted_steps(world(0), journal, 1, 12, **given)
+    assert await weighted_steps(world(1), MemoryJournal(), 1, 12, **given) == whole, "the order of arrival counts"
+    for saved, written in ((0, 3), (4, 4), (5, 8), (11, 11)):  # the checkpoint's step and the journal's last
+        kept = MemoryJournal({step: journal.batches[step] for step in range(1, written + 1)}, last=written)
+        again = world(2, journal.batches[written].data)
+        assert await weighted_steps(again, kept, saved + 1, 12, **given) == whole[saved:]
+    if not refills:
+        drawn = [meta.key.prompt_id for batch in journal.batches.values() for g in batch.groups for meta in g.metas]
+        assert sum(name in ("p1", "p4", "p7") for name in drawn) < 0.25 * len(drawn), "of nine prompts three are easy"
