@@ -88,8 +88,7 @@ def _data(config: RunConfig, needs: Needs) -> Iterator[Problem]:
         yield Problem(
             ("data.train",), f"data.train={config.data.train}: there is no such file or folder.", config.data.train
         )
-    yield from _columns(config)
-    yield from check_data_order(config, rollout=needs.rollout)
+    yield from (*_columns(config), *check_data_order(config, rollout=needs.rollout))
     yield from _held_out(config, needs)
     if needs.rollout and config.num_steps == 0:
         yield Problem(("num_steps",), "num_steps=0: an online run counts its steps; give a number of at least 1.")
