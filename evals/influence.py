@@ -7,6 +7,7 @@ scaling of the weights is left out, as is momentum: an effect is a sign and an o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,13 @@ def effects(index: TraceIndex, target: Tensor) -> list[Effect]:
         cosines.setdefault(row, []).append(cosine)
     found = [Effect(row, sum(total[row]), sum(cosines[row]) / len(cosines[row])) for row in total]
     return sorted(found, key=lambda one: (-one.effect, one.row))
+
+
+def strongest(effects: Sequence[Effect], count: int) -> tuple[list[Effect], list[Effect]]:
+    """Up to `count` rows that helped, most helpful first, and as many that harmed, most harmful first."""
+    helpful = [one for one in effects if one.effect > 0]
+    harmful = [one for one in reversed(effects) if one.effect < 0]
+    return helpful[:count], harmful[:count]
 
 
 def mean_directions(index: TraceIndex) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,7 @@ class Alike:
     cosine: float
     question: str
     answer: str
+    desirable: bool | None = None  # of a judged answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,10 @@ class EventTrace:
     online: str = ""  # the online run that was asked about, where this is its reward model's run
     answers: tuple[ScoredAnswer, ...] = ()  # of that run, most raised first, most lowered last
     notes: tuple[str, ...] = ()
+
+
+VERDICTS = {True: "liked", False: "disliked"}
+"""What a person said of a judged answer."""
 
 
 def headline(trace: EventTrace) -> str:

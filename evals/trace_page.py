@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup, escape
-from raylign.evals.trace_event import AnswerTrace, EventTrace, RowTrace, TokenMove, headline
+from raylign.evals.trace_event import VERDICTS, AnswerTrace, EventTrace, RowTrace, TokenMove, headline
 from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
 from raylign.records.atomic import write_atomic
@@ -52,6 +52,7 @@ def page(trace: EventTrace) -> str:
         "shaded": shaded,
         "layers": layer_bars,
         "sides": sides,
+        "verdicts": VERDICTS,
     }
     return render_page(_TEMPLATE, values, styles=(_STYLE,))
 
@@ -92,7 +93,7 @@ def sides(row: RowTrace) -> list[tuple[str, AnswerTrace]]:
     """Each answer with what the person said of it."""
     if len(row.answers) == 2:
         return list(zip(("chosen", "rejected"), row.answers, strict=True))
-    label = {None: "learned", True: "liked", False: "disliked"}[row.desirable]
+    label = "learned" if row.desirable is None else VERDICTS[row.desirable]
     return [(label, answer) for answer in row.answers]
 
 

@@ -27,9 +27,18 @@ from raylign.data.own_columns import OwnColumns
 from raylign.data.row_fields import RowError
 from raylign.data.rows import ConversationRow, completion_or_conversation, judged_row, pair_row
 from raylign.data.types import FinishReason, Message, RowKind
-from raylign.evals.influence import Neighbour, effects, mean_directions, movement_along, neighbours
+from raylign.evals.influence import (
+    Effect,
+    Neighbour,
+    effects,
+    mean_directions,
+    movement_along,
+    neighbours,
+    strongest,
+)
 from raylign.evals.replay import units_of
 from raylign.evals.trace_event import (
+    VERDICTS,
     Alike,
     AnswerTrace,
     EventTrace,
@@ -77,6 +86,7 @@ class Ranked:
     cosine: float
     question: str
     answer: str
+    desirable: bool | None  # of a judged answer
 
 
 def trace_event(folder: Path, event: str, tell: Tell) -> tuple[EventTrace, Path]:
@@ -107,12 +117,7 @@ def rank_rows(folder: Path, held_out: str | None, count: int, tell: Tell) -> tup
     which = range(min(len(rows), _HELD_OUT_ROWS))
     ranked = effects(traced.index, target_gradient(run, traced.index, rows, which))
     largest = max((abs(one.effect) for one in ranked), default=0.0) or 1.0
-    shown = [
-        Ranked(traced.origin(one.row), one.effect / largest, one.cosine, *_excerpts(traced, one.row))
-        for one in (*ranked[:count], *ranked[-count:])
-    ]
-    helpful = [one for one in shown[:count] if one.effect > 0]
-    harmful = [one for one in reversed(shown[-count:]) if one.effect < 0]
+    helpful, harmful = ([_ranked(traced, one, largest) for one in rows] for rows in strongest(ranked, count))
     return helpful, harmful, f"{name}, {len(which)} of {len(rows)} rows"
 
 
@@ -122,7 +127,8 @@ def ranked_lines(helpful: Sequence[Ranked], harmful: Sequence[Ranked], held_out:
     for label, rows in (("most helpful", helpful), ("most harmful", harmful)):
         lines.append(f"{label}:" if rows else f"{label}: none")
         for one in rows:
-            lines.append(f"  {one.effect:+.2f}  {one.origin.name}  {one.question}  ->  {one.answer}")
+            said = "" if one.desirable is None else f" ({VERDICTS[one.desirable]})"
+            lines.append(f"  {one.effect:+.2f}  {one.origin.name}{said}  {one.question}  ->  {one.answer}")
     return lines
 
 
@@ -314,13 +320,18 @@ def _alike(traced: Traced, one: Neighbour) -> Alike:
     return Alike(traced.origin(one.row), one.cosine, *_excerpts(traced, one.row))
 
 
-def _excerpts(traced: Traced, row: int) -> tuple[str, str]:
+def _ranked(traced: Traced, one: Effect, largest: float) -> Ranked:
+    return Ranked(traced.origin(one.row), one.effect / largest, one.cosine, *_excerpts(traced, one.row))
+
+
+def _excerpts(traced: Traced, row: int) -> tuple[str, str, bool | None]:
+    """The question's end, the answer (the preferred one of two), and what was said of it where that is the row."""
     run = traced.run
-    turns, _ = _question(run, traced.raw[run.rows.report.origins[row]])
+    turns, desirable = _question(run, traced.raw[run.rows.report.origins[row]])
     batch = run.rows.batch([row])
     at, side = units_of(batch, scalar=False)
     answer = run.tokenizer.decode(batch.tokens.input_ids[at[side == 0]].tolist(), skip_special_tokens=True)
-    return _short(turns[-1].content if turns else ""), _short(answer)
+    return _short(turns[-1].content if turns else ""), _short(answer), desirable
 
 
 def _short(text: str) -> str:

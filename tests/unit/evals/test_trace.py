@@ -12,7 +12,7 @@ import torch
 from raylign.conf.errors import DataError
 from raylign.conf.schema import OptimConfig
 from raylign.data.batching import shard
-from raylign.evals.influence import effects, movement_along, neighbours
+from raylign.evals.influence import Effect, effects, movement_along, neighbours, strongest
 from raylign.evals.sketch import GradientSketch
 from raylign.evals.trace_index import TraceIndex, load_index, save_index
 from raylign.trainer.algorithms.dpo import DPO, DPOConfig
@@ -110,6 +110,14 @@ def test_the_replay_is_the_run(data: Planted, tiny_model_dir: Path, dpo: tuple[T
             rtol=1e-4, atol=2e-4,
         )  # fmt: skip
         assert float(index.loss[draws].mean()) == pytest.approx(metrics["loss"], rel=1e-5)
+
+
+def test_no_row_is_listed_twice_where_there_are_few():
+    ranked = [Effect(row, effect, 0.1) for row, effect in ((4, 2.0), (1, 0.5), (3, 0.0), (2, -1.0))]
+    helpful, harmful = strongest(ranked, 10)
+
+    assert [one.row for one in helpful] == [4, 1] and [one.row for one in harmful] == [2]
+    assert [one.row for one in strongest(ranked, 1)[0]] == [4]
 
 
 @pytest.mark.parametrize("which", ["dpo", "reward_model"])

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from raylign.data.types import Message
-from raylign.evals.trace_event import AnswerTrace, EventTrace, RowOrigin, RowTrace, StepTrace, TokenMove, headline
+from raylign.evals.trace_event import (
+    Alike,
+    AnswerTrace,
+    EventTrace,
+    RowOrigin,
+    RowTrace,
+    StepTrace,
+    TokenMove,
+    headline,
+)
 from raylign.evals.trace_page import page, shaded, write_trace
 
 HOSTILE = "</div><script>alert(1)</script>"
@@ -41,6 +50,21 @@ def test_the_sentence_knows_what_the_person_wanted():
     assert "against what the person wanted" in headline(replace(TRACE, rows=(down,)))
     assert "ended before it came" in headline(replace(TRACE, rows=(replace(ROW, steps=()),)))
     assert "trained nothing in run: refusals" in headline(replace(TRACE, rows=(), dropped=("refusals",)))
+
+
+def test_neighbours_of_a_judged_answer_say_what_was_said_of_them():
+    near = Alike(RowOrigin(4, ("thumb-4",)), 0.5, "Which?", "That.", desirable=False)
+    pairs = page(replace(TRACE, rows=(replace(ROW, same=(replace(near, desirable=None),)),)))
+    judged = page(replace(TRACE, rows=(replace(ROW, answers=(ANSWER,), desirable=True, same=(near,)),)))
+
+    assert ">Preferred answer<" in pairs and ">disliked<" not in pairs
+    assert ">Preferred answer<" not in judged and ">disliked<" in judged
+
+
+def test_a_loss_of_more_than_the_value_says_why_nothing_is_predicted():
+    without = page(replace(TRACE, rows=(replace(ROW, steps=(replace(STEP, predicted=None),)),)))
+
+    assert "no first-order prediction" in without and "no first-order prediction" not in page(TRACE)
 
 
 def test_shades_go_by_the_largest_move():
