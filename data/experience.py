@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from raylign.conf.errors import RunFailed
 from raylign.data.types import (
+    Completion,
     CriticExperience,
     FinishReason,
     PolicyExperience,
@@ -50,16 +51,16 @@ class Experience:
 
 
 def pack_groups(groups: Sequence[RolloutGroup]) -> TokenBatch:
-    """Every completion as prompt and response, end to end, group by group; the response is under the mask."""
-    samples = [(g.prompt.token_ids, c.response_ids) for g in groups for c in g.completions]
+    """Every completion as prompt and response, end to end, group by group; its sampled tokens are under the mask."""
+    samples = [(g.prompt.token_ids, c) for g in groups for c in g.completions]
     return TokenBatch.from_sequences(
-        [prompt + response for prompt, response in samples],
-        [[False] * len(prompt) + [True] * len(response) for prompt, response in samples],
+        [prompt + answer.response_ids for prompt, answer in samples],
+        [[False] * len(prompt) + answer.sampled for prompt, answer in samples],
     )
 
 
 def engine_logprobs(groups: Sequence[RolloutGroup]) -> Tensor:
-    """The engine's log-probs aligned with `pack_groups`, `[N]` float32, zero on prompts."""
+    """The engine's log-probs aligned with `pack_groups`, `[N]` float32, zero on prompts and in holes."""
     flat: list[float] = []
     for group in groups:
         for completion in group.completions:
@@ -69,7 +70,7 @@ def engine_logprobs(groups: Sequence[RolloutGroup]) -> Tensor:
                     f"{len(completion.rollout_logprobs)} log-probs"
                 )
             flat += [0.0] * len(group.prompt.token_ids)
-            flat += completion.rollout_logprobs
+            flat += [p if own else 0.0 for p, own in zip(completion.rollout_logprobs, completion.sampled, strict=True)]
     return torch.tensor(flat, dtype=torch.float32)
 
 
@@ -110,6 +111,7 @@ def assemble(
     if batch.estimates is not None and estimate.returns is not None:
         critic = CriticExperience(batch.tokens, batch.estimates.values, estimate.returns)
     gap = {} if stages.logprobs is None else _gap_metrics(batch, rollout_logprobs)
+    turns = _turn_metrics([answer for group in groups for answer in group.completions])
     mean_kl = math.nan
     if batch.ref_logprobs is not None:
         mean_kl = float(sequence_sum(batch.logprobs - batch.ref_logprobs, batch.tokens).mean())
@@ -117,7 +119,7 @@ def assemble(
         policy=policy,
         critic=critic,
         advantages={reward.key: mean for reward, mean in zip(rewards, means, strict=True)},
-        metrics={**_reward_metrics(rewards), **_rollout_metrics(batch), **gap, **estimate.metrics},
+        metrics={**_reward_metrics(rewards), **_rollout_metrics(batch), **turns, **gap, **estimate.metrics},
         mean_kl=mean_kl,
     )
 
@@ -158,8 +160,31 @@ def _scored(
         logprobs=rollout_logprobs if logprobs is None else logprobs[index],
         ref_logprobs=None if ref_logprobs is None else ref_logprobs[index],
         estimates=estimates,
+        early=_early(groups, rows, rewards),
     )
     return batch, rollout_logprobs
+
+
+def _early(groups: Sequence[RolloutGroup], rows: Sequence[int], rewards: Sequence[Reward]) -> Tensor | None:
+    """The parts of the scores that were received before the end, `[N]` of the kept samples; None when there are none.
+
+    Raises RunFailed for a reward on a token that was not sampled.
+    """
+    if not any(reward.steps for reward in rewards):
+        return None
+    samples = [(g.prompt, c) for g in groups for c in g.completions]
+    flat: list[float] = []
+    for (prompt, completion), reward in zip((samples[row] for row in rows), rewards, strict=True):
+        answer = [0.0] * len(completion.response_ids)
+        own = completion.sampled
+        for token, value in reward.steps:
+            if not (0 <= token < len(answer) and own[token]):
+                raise RunFailed(
+                    f"reward, sample {reward.key}: a step's reward lies on token {token}, not a sampled one"
+                )
+            answer[token] += value
+        flat += [0.0] * len(prompt.token_ids) + answer
+    return torch.tensor(flat, dtype=torch.float32)
 
 
 def _joined(what: str, parts: Sequence[Tensor] | None, size: int) -> Tensor | None:
@@ -195,6 +220,20 @@ def _rollout_metrics(batch: ScoredBatch) -> dict[str, float]:
         "rollout/response_length": float(trained_tokens(batch.tokens).float().mean()),
         "rollout/truncated_ratio": float(batch.truncated.float().mean()),
         "rollout/repetition": float(repetition(batch.tokens).mean()),
+    }
+
+
+def _turn_metrics(answers: Sequence[Completion]) -> dict[str, float]:
+    """Of a step's episodes, those among them that failed too; nothing without an environment."""
+    episodes = [answer.episode for answer in answers if answer.episode is not None]
+    if not episodes:
+        return {}
+    said = [sum(turn.role == "assistant" for turn in episode.turns) for episode in episodes]
+    read = [sum(end - start for start, end in episode.holes) for episode in episodes]
+    return {
+        "rollout/turns": sum(said) / len(episodes),
+        "rollout/environment_tokens": sum(read) / len(episodes),
+        "rollout/environment_failed": float(sum(bool(episode.failure) for episode in episodes)),
     }
 
 

@@ -95,6 +95,15 @@ class ChatTemplate:
             self._arguments_as_text = wrong and '"a7"' in tried(as_text=True)
         return self._arguments_as_text
 
+    def prints_tools(self, tools: Sequence[Mapping[str, object]]) -> bool:
+        """Whether the template writes the tools that it is given."""
+        asked = (Message("user", "a"),)
+        try:
+            with_them = self.render(asked, json.dumps({"tools": list(tools)}), open_answer=True)
+            return with_them != self.render(asked, "", open_answer=True)
+        except RowError:
+            return False
+
     def refuse_unused(self, turns: Sequence[Message], variables: str) -> None:
         """Raises RowError naming a field of a turn, or of the row, that does not change what is rendered, one of
         several calls and a turn's `content` among them.

@@ -14,19 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from itertools import pairwise
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
+from raylign.data.completion import Completion, Episode, FinishReason, SampleKey, Turn, VersionSpan  # noqa: F401
 from raylign.data.work import UnitWork, work_of
 from torch import Tensor
-
-
-class SampleKey(NamedTuple):
-    """Identity of one sample for the whole life of a run: exactly-once accounting counts by it."""
-
-    epoch: int
-    prompt_id: str
-    k: int
 
 
 class RowKind(Enum):
@@ -36,13 +29,6 @@ class RowKind(Enum):
     DOCUMENTS = "documents"  # raw text, every token but the first trained
     PAIRS = "pairs"  # two answers to one prompt, the better one first
     JUDGED = "judged"  # an answer and whether it is desirable
-
-
-class FinishReason(Enum):
-    """Why the engine stopped, by the engine's own word (never by scanning tokens)."""
-
-    STOP = "stop"
-    LENGTH = "length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +73,6 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()  # each ends a response and is its last token; the model's own EOS does anyway
 
 
-class VersionSpan(NamedTuple):
-    """Response tokens `[start, end)` were sampled by the weights of `version`."""
-
-    version: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One sampled response: tokens as sampled, never decoded and encoded again."""
-
-    key: SampleKey
-    response_ids: tuple[int, ...]
-    rollout_logprobs: tuple[float, ...]  # [R] at the sampling temperature, one per response id
-    finish_reason: FinishReason
-    versions: tuple[VersionSpan, ...]  # which weights sampled which tokens, in order; together [0, R)
-    text: str
-
-    @property
-    def min_policy_version(self) -> int:
-        """The oldest weights that sampled a token of it."""
-        return min(span.version for span in self.versions)
-
-    @property
-    def max_policy_version(self) -> int:
-        """The newest weights that sampled a token of it."""
-        return max(span.version for span in self.versions)
-
-    @property
-    def mean_policy_version(self) -> float:
-        """Mean over its tokens."""
-        return sum(span.version * (span.end - span.start) for span in self.versions) / max(1, len(self.response_ids))
-
-
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
     """All samples of one prompt: the unit that is routed, scored and stored as one object."""
@@ -156,6 +107,7 @@ class Reward:
     key: SampleKey
     score: float
     components: Mapping[str, float]
+    steps: tuple[tuple[int, float], ...] = ()  # what part of the score was received at which earlier response token
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +213,7 @@ class ScoredBatch:
     logprobs: Tensor  # [N] of the policy before the update
     ref_logprobs: Tensor | None  # [N]; None when the reference is off
     estimates: ValueEstimates | None  # None when the algorithm has no critic
+    early: Tensor | None = None  # [N] parts of `scores` received before a sequence's last token; None: there are none
 
 
 @dataclass(frozen=True, slots=True)

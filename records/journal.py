@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from raylign.data.types import (
     Completion,
+    Episode,
     FinishReason,
     Message,
     Prompt,
@@ -25,6 +26,7 @@ from raylign.data.types import (
     RolloutGroup,
     SampleKey,
     SamplingParams,
+    Turn,
     VersionSpan,
 )
 from raylign.records.atomic import write_atomic
@@ -41,6 +43,7 @@ _SCHEMA = pa.schema(
         pa.field("versions", pa.list_(pa.list_(pa.list_(pa.int64())))),
         pa.field("text", pa.list_(pa.string())),
         pa.field("outcomes", pa.list_(pa.string())),  # JSON, raw: before shaping
+        pa.field("episodes", pa.list_(pa.string())),  # JSON; null: one turn
     ]
 )
 
@@ -162,6 +165,7 @@ def _row(group: RolloutGroup, outcomes: Sequence[RewardOutcome]) -> dict[str, ob
         "versions": [[list(span) for span in c.versions] for c in answers],
         "text": [c.text for c in answers],
         "outcomes": [json.dumps(asdict(outcome), default=float) for outcome in outcomes],
+        "episodes": [None if c.episode is None else json.dumps(asdict(c.episode)) for c in answers],
     }
 
 
@@ -182,6 +186,7 @@ def _group(row: Mapping[str, Any], sampling: SamplingParams) -> RolloutGroup:
             finish_reason=FinishReason(row["finish"][i]),
             versions=tuple(VersionSpan(*span) for span in row["versions"][i]),
             text=row["text"][i],
+            episode=_episode(row["episodes"][i] if row.get("episodes") else None),  # older runs have none
         )
         for i, k in enumerate(row["k"])
     )
@@ -192,4 +197,16 @@ def _outcome(given: Mapping[str, Any]) -> RewardOutcome:
     key = SampleKey(*given["key"])
     if "reason" in given:
         return RewardFailure(key, given["reason"], given["unreadable"])
-    return Reward(key, given["score"], given["components"])
+    return Reward(key, given["score"], given["components"], tuple((t, value) for t, value in given.get("steps", ())))
+
+
+def _episode(text: str | None) -> Episode | None:
+    if text is None:
+        return None
+    given = json.loads(text)
+    return Episode(
+        holes=tuple((start, end) for start, end in given["holes"]),
+        rewards=tuple((token, value) for token, value in given["rewards"]),
+        turns=tuple(Turn(*turn) for turn in given["turns"]),
+        failure=given["failure"],
+    )

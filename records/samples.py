@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from raylign.data.types import Completion, FinishReason, Reward, RewardOutcome, RolloutGroup, SampleKey
+from raylign.data.types import Completion, FinishReason, Reward, RewardOutcome, RolloutGroup, SampleKey, Turn
 from raylign.records.atomic import partial_path, publish
 
 SCHEMA = pa.schema(
@@ -29,6 +29,9 @@ SCHEMA = pa.schema(
         pa.field("reward_failure", pa.string()),  # null: the reward was had
         pa.field("advantage", pa.float64()),  # mean over the response; null: the sample was not trained on
         pa.field("finish_reason", pa.string(), nullable=False),
+        # of an environment's episode, else null: what was said, and [start, end) of the response ids that it wrote
+        pa.field("turns", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        pa.field("holes", pa.list_(pa.list_(pa.int32()))),
     ]
 )
 
@@ -51,6 +54,8 @@ class SampleRow:
     reward_failure: str | None
     advantage: float | None
     finish_reason: FinishReason
+    turns: tuple[Turn, ...] = ()
+    holes: tuple[tuple[int, int], ...] = ()
 
 
 def sample_rows(
@@ -90,6 +95,8 @@ def _row(group: RolloutGroup, completion: Completion, outcome: RewardOutcome, ad
         reward_failure=None if isinstance(outcome, Reward) else outcome.reason,
         advantage=advantage,
         finish_reason=completion.finish_reason,
+        turns=completion.episode.turns if completion.episode else (),
+        holes=completion.episode.holes if completion.episode else (),
     )
 
 
@@ -113,6 +120,8 @@ def write_samples(path: Path, rows: Sequence[SampleRow]) -> None:
             "reward_failure": row.reward_failure,
             "advantage": row.advantage,
             "finish_reason": row.finish_reason.value,
+            "turns": [turn._asdict() for turn in row.turns] or None,
+            "holes": row.holes if row.turns else None,
         }
         for row in rows
     ]
@@ -139,6 +148,8 @@ def read_samples(path: Path) -> list[SampleRow]:
             reward_failure=record["reward_failure"],
             advantage=record["advantage"],
             finish_reason=FinishReason(record["finish_reason"]),
+            turns=tuple(Turn(turn["role"], turn["content"]) for turn in record["turns"] or ()),
+            holes=tuple((start, end) for start, end in record["holes"] or ()),
         )
         for record in pq.read_table(path, schema=SCHEMA).to_pylist()
     ]

@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # transformers is four seconds of a start, and rules and judg
 MODEL_COMPONENT = "model"
 SPREAD_COMPONENT = "model_spread"
 """How far the heads of the reward model's ensemble are from each other about an answer."""
+ENVIRONMENT_COMPONENT = "environment"
+"""What the environment of an episode gave in all."""
 CALL_SHARE = 0.45
 """Of reward.timeout_s, what the judges of one batch may take: a replica has half of it, and this leaves an answer time
 to arrive."""
@@ -88,6 +90,9 @@ class ComposedScorer:
         names = component_names(specs)
         self._rules: Mapping[str, RewardRule] = {n: build_rule(s) for n, s in zip(names, specs, strict=True)}
         self._weights = [WeightedComponent(n, r.weight) for n, r in zip(names, config.rules, strict=True)]
+        self._environment_weight = sources.environment_weight or 0.0
+        if sources.environment_weight is not None:
+            self._weights.append(WeightedComponent(ENVIRONMENT_COMPONENT, sources.environment_weight))
         self._judges: dict[str, tuple[str, SampleScorer]] = {}
         self._add_functions(config, sources)
         self._add_remotes(config)
@@ -163,10 +168,17 @@ class ComposedScorer:
                 judge.stop()
 
     def _rule_scores(self, prompt: Prompt, completion: Completion) -> _Found:
+        """By the episode's environment and by rules. Where the environment failed, nothing else counts."""
+        episode = completion.episode
+        if episode is not None and episode.failure:
+            return _Found(failed=NotScored(f"the environment: {episode.failure}"))
         try:
-            return _Found(dict(score_rules(self._rules, prompt, completion)))
+            found = _Found(dict(score_rules(self._rules, prompt, completion)))
         except RewardRuleError as error:
             return _Found(failed=NotScored(str(error)))
+        if episode is not None and episode.rewards:
+            found.components[ENVIRONMENT_COMPONENT] = math.fsum(value for _, value in episode.rewards)
+        return found
 
     def _ask_judges(self, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
         """All of them side by side: they wait for other processes and machines."""
@@ -199,7 +211,10 @@ class ComposedScorer:
         if found.failed is not None:
             reason = self._redactor.text(found.failed.reason)
             return RewardFailure(completion.key, reason, found.failed.unreadable)
-        return Reward(completion.key, weighted_sum(found.components, applying), found.components)
+        episode, last = completion.episode, len(completion.response_ids) - 1
+        given = episode.rewards if episode is not None else ()
+        steps = tuple((token, self._environment_weight * value) for token, value in given if token != last)
+        return Reward(completion.key, weighted_sum(found.components, applying), found.components, steps)
 
 
 def _endpoint(what: str, url: str, given: RemoteRewardConfig | JudgeRewardConfig) -> Endpoint:

@@ -94,8 +94,14 @@ def shape(
         score -= shaping.overlong.of(response.length) if shaping.overlong else 0.0
         return min(max(score, -shaping.clip), shaping.clip) if shaping.clip > 0 else score
 
+    def steps(outcome: Reward) -> tuple[tuple[int, float], ...]:
+        """In the units of the score; what shifts, penalises and clips a score is of its end."""
+        return tuple((t, value / scale) for t, value in outcome.steps) if shaping.normalize else outcome.steps
+
     shaped = [
-        outcome if isinstance(outcome, RewardFailure) else replace(outcome, score=final(outcome.score, response))
+        outcome
+        if isinstance(outcome, RewardFailure)
+        else replace(outcome, score=final(outcome.score, response), steps=steps(outcome))
         for outcome, response in zip(outcomes, responses, strict=True)
     ]
     return shaped, state

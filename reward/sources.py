@@ -18,3 +18,4 @@ class RewardSources:
     judged_folder: str = ""  # where judges' replies are kept; "": nowhere
     today: date | None = None  # what chat templates print; None: this day
     policy_model: str = ""  # whose tokenizer writes the text that OpenRLHF calls a query
+    environment_weight: float | None = None  # of what an environment gives, in the weighted sum; None: there is none

@@ -39,7 +39,12 @@ ENTRY_POINTS = ("app/main.py", "app/cli.py")
 CONF_HOMES = ("conf/store.py", "conf/compose.py", "conf/layers.py", "conf/overrides.py", "conf/typed_file.py")
 HOMES = {
     "deepspeed": ("trainer/engine/*",),
-    "vllm": ("rollout/vllm_engine.py", "rollout/vllm_core_thread.py", "rollout/vllm_extension*.py"),
+    "vllm": (
+        "rollout/vllm_engine.py",
+        "rollout/vllm_core_thread.py",
+        "rollout/vllm_extension*.py",
+        "rollout/vllm_tool_parser.py",
+    ),
     "wandb": ("records/wandb_sink.py",),
     "ray": (
         "cluster/*",

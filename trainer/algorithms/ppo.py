@@ -63,7 +63,7 @@ class PPO:
             raise ValueError("PPO needs value estimates, and the batch has none: the critic did not run")
         require_finite_scores(batch)
         mask = batch.tokens.response_mask
-        rewards = token_rewards(batch.scores, batch.tokens, kl_penalty(self.config, batch, kl_coef))
+        rewards = token_rewards(batch.scores, batch.tokens, kl_penalty(self.config, batch, kl_coef), batch.early)
         advantages, returns = gae(
             rewards,
             batch.estimates,

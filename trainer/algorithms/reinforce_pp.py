@@ -60,7 +60,7 @@ class ReinforcePP:
         scores = batch.scores
         if self.config.group_baseline:
             scores = group_relative(scores, GroupStatistics.of(scores, batch.group), scale_by_std=False)
-        rewards = token_rewards(scores, batch.tokens, kl_penalty(self.config, batch, kl_coef))
+        rewards = token_rewards(scores, batch.tokens, kl_penalty(self.config, batch, kl_coef), batch.early)
         advantages = discounted_returns(rewards, batch.tokens, gamma=self.config.gamma)
         if self.config.whiten:
             advantages = masked_whiten(advantages, batch.tokens.response_mask)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from raylign.data.types import (
     Completion,
+    Episode,
     FinishReason,
     Message,
     Prompt,
@@ -18,6 +19,7 @@ from raylign.data.types import (
     RolloutGroup,
     SampleKey,
     SamplingParams,
+    Turn,
     VersionSpan,
 )
 from raylign.records.journal import Batch, JournalError, batch_file, read_batch, replayable, retire, void, write_batch
@@ -165,6 +167,7 @@ def groups(draw: random.Random) -> tuple[RolloutGroup, ...]:
                     FinishReason.LENGTH if k else FinishReason.STOP,
                     (VersionSpan(3, 0, 1), VersionSpan(4, 1, n)),
                     "a\nb" * k,
+                    Episode(((1, 2),), ((2, draw.random()),), (Turn("tool", "é"),), "late" * i) if n > 2 else None,
                 )
                 for k, n in enumerate((3, 1, 5))
             ),
@@ -177,7 +180,8 @@ def batch(step: int, settings: str = "s") -> Batch:
     draw = random.Random(step)
     made = groups(draw)
     keys = [c.key for group in made for c in group.completions]
-    outcomes = [RewardFailure(k, "late", True) if i == 2 else Reward(k, draw.random(), {"a": draw.random()})
+    outcomes = [RewardFailure(k, "late", True) if i == 2
+                else Reward(k, draw.random(), {"a": draw.random()}, ((0, draw.random()),))
                 for i, k in enumerate(keys)]  # fmt: skip
     return Batch(step, settings, {"epoch": step, "position": 1}, (SampleKey(0, "x", 1),), made, tuple(outcomes))
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from raylign.data.types import (
     Completion,
+    Episode,
     FinishReason,
     Message,
     Prompt,
@@ -18,6 +19,7 @@ from raylign.data.types import (
     RolloutGroup,
     SampleKey,
     SamplingParams,
+    Turn,
     VersionSpan,
 )
 from raylign.records.samples import read_samples, sample_rows, write_samples
@@ -37,6 +39,9 @@ def step() -> tuple[list[RolloutGroup], list[RewardOutcome], dict[SampleKey, flo
                 finish_reason=FinishReason.LENGTH if k % 2 else FinishReason.STOP,
                 versions=(VersionSpan(4, 0, k // 2), VersionSpan(5, k // 2, k)),
                 text=HOSTILE * k,
+                episode=Episode(((0, 1),), ((1, 0.5),), (Turn("assistant", HOSTILE), Turn("tool", "")))
+                if k > 1
+                else None,
             )
             for k in range(3)
         )
@@ -83,5 +88,5 @@ def test_columns_are_the_contract(tmp_path: Path) -> None:
     assert pq.read_schema(path).names == [
         "epoch", "prompt_id", "k", "prompt", "response", "prompt_ids", "response_ids", "rollout_logprobs",
         "min_policy_version", "max_policy_version", "temperature", "reward", "reward_components", "reward_failure",
-        "advantage", "finish_reason",
+        "advantage", "finish_reason", "turns", "holes",
     ]  # fmt: skip
