@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylign.conf.data_order import check_data_order
+from raylign.conf.environment import check_environment
 from raylign.conf.guard import check_guard
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import is_hub_name, model_folder
@@ -279,7 +280,7 @@ def _model_problem(named: str) -> str | None:
 def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     rollout, data = config.rollout, config.data
     reward = config.reward
-    others = reward.functions or reward.remote or reward.judges
+    others = reward.functions or reward.remote or reward.judges or config.environment.name
     if needs.reward and not reward.model and not reward.rules and not others:
         yield Problem(
             ("reward.model", "reward.rules", "reward.functions", "reward.remote", "reward.judges", "reward.*"),
@@ -287,6 +288,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             "scores the answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
     yield from _stops(rollout)
+    yield from check_environment(config)
     fewest = config.algorithm.min_samples_per_prompt
     if rollout.samples_per_prompt < fewest:
         yield Problem(

@@ -194,6 +194,8 @@ def _read_one(text: str) -> Problem | Assignment | tuple[str, str]:
         return Problem((key,), f"{text}: a choice cannot be put elsewhere; use one of {', '.join(reference.GROUPS)}.")
     if key in reference.GROUPS:
         return key, value
+    if key == "environment":  # as an algorithm is named, though it is a setting
+        key = "environment.name"
     if key.startswith("hydra.") and key != "hydra.searchpath":
         return Problem((key,), f"{text}: of Hydra's own settings only hydra.searchpath=[file:///folder] has a meaning.")
     return _read_value(key, value)

@@ -50,6 +50,8 @@ _RANGES: Mapping[str, Range] = {
         ),
         (_COUNT, ("max_model_len", "max_new_tokens", "max_prompt_tokens", "max_length", "max_concurrent")),
         (_COUNT, ("prompts_per_step", "samples_per_prompt", "prompts", "canary_prompts", "keep", "samples_every")),
+        (_COUNT, ("environment.max_turns",)),
+        (_NOT_NEGATIVE, ("environment.max_turn_tokens",)),
         (_COUNT, ("bucket_mb", "batch_size", "scoring_chunks")),
         (_POSITIVE, ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature")),
         (_POSITIVE, ("stall_s", "request_timeout_s", "callback_timeout_s", "kv_cache_gb")),

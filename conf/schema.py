@@ -401,6 +401,31 @@ class RolloutConfig:
 
 
 @dataclass(kw_only=True)
+class EnvironmentConfig:
+    """What the policy acts in during rollouts, turn after turn. The page on environments has examples."""
+
+    name: str = ""
+    """calculator, search or shop, or a class of your own as FILE.py:CLASS; environment=NAME says the same. Empty: an
+    answer is one turn and nobody replies."""
+    arguments: dict[str, str] = field(default_factory=dict)
+    """What the class is made with, as {documents: notes/} for search."""
+    max_turns: int = 8
+    """Turns of the policy in one episode; one that is not over then is cut. Its tokens, the environment's included, are
+    at most rollout.max_new_tokens."""
+    max_turn_tokens: int = 0
+    """Tokens of one turn; 0: what is left of the episode's."""
+    tool_parser: str = "tagged"
+    """How calls are read: tagged, or one of vLLM's parsers such as hermes, as it is then served. tagged is
+    <tool_call>{"name": ..., "arguments": {...}}</tool_call>."""
+    reward_weight: float = 1.0
+    """Of the environment's reward in the sum of rewards."""
+    timeout_s: float = 30.0
+    """Deadline of one call of the environment; one that misses it fails its episode."""
+    start_timeout_s: float = 120.0
+    """Deadline of importing a class of your own."""
+
+
+@dataclass(kw_only=True)
 class SyncConfig:
     """The weight transaction."""
 
@@ -654,6 +679,7 @@ class RunConfig:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
     data: DataConfig = field(default_factory=DataConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

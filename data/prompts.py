@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -16,6 +16,8 @@ from raylign.data.loading import RawRow, item_text
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_set import read_row_set
 from raylign.data.rows import prompt_row
+from raylign.data.templates import ChatTemplate
+from raylign.data.tool_prompt import OfferedTools
 from raylign.data.types import Message, Prompt
 
 if TYPE_CHECKING:  # seconds to import, and rows are unpickled where no tokenizer is
@@ -38,14 +40,18 @@ def load_prompts(
     *,
     quarantine: Path | None = None,
     today: date | None = None,
+    tools: Sequence[Mapping[str, object]] = (),
 ) -> PromptSet:
     """Every usable prompt of `name` (`config.train` or `config.eval`).
 
     `quarantine`: the file for rows that cannot be used. `today`: the date that templates print; None: this day.
+    `tools`: JSON schemas of an environment's, which every prompt offers.
     Raises DataError for a set that is empty, unreadable or too bad, or with prompts over `config.max_prompt_tokens`
     under `overlong=error`.
     """
-    builder = _PromptBuilder(Encoder(tokenizer, system_prompt=config.system_prompt, today=today), config)
+    encoder = Encoder(tokenizer, system_prompt=config.system_prompt, today=today)
+    offered = OfferedTools(tools, in_template=bool(tools) and ChatTemplate(tokenizer, today).prints_tools(tools))
+    builder = _PromptBuilder(encoder, config, offered)
     read = read_row_set(name, config, builder, quarantine)
     return PromptSet(read.items, read.digest, read.report)
 
@@ -55,16 +61,19 @@ class _PromptBuilder:
 
     max_tokens_key = "data.max_prompt_tokens"
 
-    def __init__(self, encoder: Encoder, config: DataConfig) -> None:
+    def __init__(self, encoder: Encoder, config: DataConfig, offered: OfferedTools) -> None:
         self._encoder = encoder
+        self._offered = offered
         self._used_ids: set[str] = set()
         self.max_tokens = config.max_prompt_tokens
 
     def build(self, row: RawRow) -> tuple[Prompt]:
         """Raises RowError."""
         parsed = prompt_row(row.columns)
-        token_ids = self._encoder.encode_prompt(parsed.prompt, parsed.variables)
-        messages = self._encoder.messages(parsed.prompt)
+        messages = self._offered.turns(self._encoder.messages(parsed.prompt))
+        token_ids = self._encoder.encode_prompt(
+            messages if self._offered.tools else parsed.prompt, self._offered.variables(parsed.variables)
+        )
         prompt = Prompt(
             prompt_id=self._unique(parsed.given_id or f"{_content_id(messages)}-{row.number}", row.number),
             messages=messages,

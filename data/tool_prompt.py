@@ -1,12 +1,13 @@
-"""Tools in the system turn, for models whose chat template has no place for them."""
+"""An environment's tools in a prompt: by the chat template, or in the system turn where it has no place for them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from raylign.data.row_fields import RowError
 from raylign.data.types import Message
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
@@ -29,3 +30,25 @@ def with_tools(turns: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> 
     if turns and turns[0].role == "system":
         return (replace(turns[0], content=f"{turns[0].content}\n\n{text}".lstrip()), *turns[1:])
     return (Message("system", text), *turns)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What every prompt of a run offers."""
+
+    tools: Sequence[Mapping[str, Any]]
+    in_template: bool  # the chat template writes them
+
+    def turns(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+        """A prompt's turns, with the tools where the template has no place for them."""
+        return with_tools(turns, self.tools) if self.tools and not self.in_template else turns
+
+    def variables(self, given: str) -> str:
+        """What the template is given beside the turns; `given`: a row's own, as JSON. Raises RowError for a row that
+        brings tools of its own, which the environment does not have."""
+        row = json.loads(given) if given else {}
+        if self.tools and "tools" in row:
+            raise RowError("`tools` of the row are not the environment's, which the prompt offers; leave them out")
+        if not (self.tools and self.in_template):
+            return given
+        return json.dumps(row | {"tools": list(self.tools)}, ensure_ascii=False)

@@ -172,20 +172,18 @@ _ROLLOUT = (
         "coefficient.", high=0.5, goal=Goal.DOWN,
     ),
     MetricHelp(
-        "rollout/turns", "Turns", "turns",
-        "Turns of the model in one episode with its environment, mean.",
+        "rollout/turns", "Turns", "turns", "Turns of the model in one episode, mean.",
         "Steady at environment.max_turns: episodes are cut; raise it, or look at the turns in the samples file.",
     ),
     MetricHelp(
         "rollout/environment_tokens", "Tokens of the environment", "tokens",
-        "Tokens that the environment wrote into one response, mean. They are read by the model and never trained.",
+        "Tokens that the environment wrote into one response, mean. The model reads them; they are never trained.",
         "When they fill rollout.max_new_tokens, episodes are cut: give shorter observations, or raise it.",
     ),
     MetricHelp(
         "rollout/environment_failed", "Failed environments", "episodes",
         "Episodes whose environment raised, hung or was lost. They leave the step and their group's baseline.",
-        "Look at reward_failure in the samples file; past reward.max_failed_fraction the run ends.", high=0,
-        goal=Goal.DOWN,
+        "Look at reward_failure in the samples file.", high=0, goal=Goal.DOWN,
     ),
     MetricHelp(
         "rollout/logprob_gap", "Engine and trainer differ by", "nats",

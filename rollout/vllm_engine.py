@@ -18,6 +18,7 @@ from raylign.conf.schema import Device, InFlight, RolloutConfig, SyncConfig
 from raylign.data.types import Completion, RolloutGroup, SampleKey, SamplingParams
 from raylign.rollout.completions import completion, refuse_overlong
 from raylign.rollout.engine_use import UseMeter
+from raylign.rollout.episodes import Episodes
 from raylign.rollout.gate import Phase, ServingGate, gather_or_cancel
 from raylign.rollout.interfaces import (
     Canary,
@@ -60,10 +61,11 @@ prompts here, so each sample computed the whole prompt anew. Its kernels take mu
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """Where an engine lives."""
+    """Where an engine lives, and with whom."""
 
     core_thread: bool = False  # its core runs in this process, which has no other engine, not in one of its own
     shares_cards: bool = False  # with learners: it will be asked to sleep
+    episodes: Episodes | None = None  # who plays the samples' turns with their environments; None: each is one turn
 
 
 class VLLMEngine:
@@ -125,10 +127,10 @@ class VLLMEngine:
         Raises EngineDead when the engine died or missed `rollout.timeout_s`, ValueError for a bad request.
         """
         async with self._gate.serving(self._config.timeout_s), self._guard("generate", self._config.timeout_s):
-            samples = [self._sample(request, key) for request in requests for key in request.keys]
-            running = asyncio.ensure_future(gather_or_cancel(samples))
-            results = iter(await self._gate.unless_refused(running, self._config.timeout_s))
-            return [RolloutGroup(r.prompt, r.sampling, tuple(next(results) for _ in r.keys)) for r in requests]
+            for request in requests:
+                refuse_overlong(request.prompt, request.sampling, self._config.max_model_len)
+            running = asyncio.ensure_future(gather_or_cancel([self._group(request) for request in requests]))
+            return await self._gate.unless_refused(running, self._config.timeout_s)
 
     async def score_tokens(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
         """Log-prob of each token after the first: [len - 1] for each sequence.
@@ -280,10 +282,19 @@ class VLLMEngine:
             return max(self._config.max_model_len, CPU_BATCH_TOKENS)
         return GPU_BATCH_TOKENS
 
-    async def _sample(self, request: GenerationRequest, key: SampleKey) -> Completion:
-        refuse_overlong(request.prompt, request.sampling, self._config.max_model_len)
-        params = _vllm_sampling(request.sampling, key)
-        output = await self._final(request.prompt.token_ids, params, label=f"{key.epoch}-{key.prompt_id}-{key.k}")
+    async def _group(self, request: GenerationRequest) -> RolloutGroup:
+        if (episodes := self._hosting.episodes) is not None:
+            return await episodes.group(request, self._turn)
+        prompt, sampling = request.prompt, request.sampling
+        turns = [self._turn(key, prompt.token_ids, sampling) for key in request.keys]
+        return RolloutGroup(prompt, sampling, tuple(await gather_or_cancel(turns)))
+
+    async def _turn(
+        self, key: SampleKey, token_ids: Sequence[int], sampling: SamplingParams, turn: int = 0
+    ) -> Completion:
+        """What the model says after `token_ids`; the cache still has those of the turns before."""
+        params = _vllm_sampling(sampling, key, turn)
+        output = await self._final(token_ids, params, label=f"{key.epoch}-{key.prompt_id}-{key.k}")
         return completion(key, output.outputs[0])
 
     async def _final(self, token_ids: Sequence[int], params: VLLMSampling, *, label: str) -> RequestOutput:
@@ -348,12 +359,12 @@ def _without_prometheus(llm: AsyncLLM) -> None:
         llm.logger_manager.stat_loggers = kept
 
 
-def _vllm_sampling(sampling: SamplingParams, key: SampleKey) -> VLLMSampling:
+def _vllm_sampling(sampling: SamplingParams, key: SampleKey, turn: int) -> VLLMSampling:
     return VLLMSampling(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_new_tokens,
-        seed=None if sampling.seed is None else sample_seed(sampling.seed, key),
+        seed=None if sampling.seed is None else sample_seed(sampling.seed, key, turn),
         # vLLM adds what generation_config.json lists; a template's own end of a turn it does not know.
         stop_token_ids=list(sampling.stop_token_ids),
         logprobs=0,  # of the sampled token only

@@ -22,6 +22,7 @@ from raylign.cluster.reserve import Place
 from raylign.conf.schema import Device, RolloutConfig, SyncConfig
 from raylign.rollout import environment
 from raylign.rollout.bucket import Pieces, reach
+from raylign.rollout.environments.spec import EnvironmentSpec
 from raylign.rollout.interfaces import (
     Canary,
     EngineDead,
@@ -51,6 +52,7 @@ class WorkerSpec:
     seed: int = 0
     log_dir: str = ""  # folder of the worker's log, which its engine's processes write too
     shares_cards: bool = False  # with learners: it sleeps while they train
+    environment: EnvironmentSpec | None = None  # what its samples act in
 
 
 class RolloutWorker:
@@ -67,6 +69,11 @@ class RolloutWorker:
                 VLLMEngine,
             )  # after the environment: vLLM reads it when imported
 
+        self._episodes = None
+        if spec.environment is not None:
+            from raylign.rollout.playing import episodes_of
+
+            self._episodes = episodes_of(spec.environment, spec.model)
         self._core_here = environment.core_in_this_process(spec.rollout, spec.device)
         self._engine = VLLMEngine(
             spec.model,
@@ -75,7 +82,7 @@ class RolloutWorker:
             name=spec.name,
             device=spec.device,
             seed=spec.seed,
-            hosting=Hosting(self._core_here, spec.shares_cards),
+            hosting=Hosting(self._core_here, spec.shares_cards, self._episodes),
         )
 
     async def start(self) -> None:
@@ -131,7 +138,9 @@ class RolloutWorker:
         await self._engine.ping()
 
     async def stop(self) -> None:
-        """End the engine's processes."""
+        """End the engine's processes, and the environments'."""
+        if self._episodes is not None:
+            await self._episodes.stop()
         await self._engine.stop()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raylign.app.configuration import needs
 from raylign.app.launch.callbacks import callback_files
+from raylign.app.launch.environment import environment_files
 from raylign.app.launch.functions import function_files
 from raylign.app.launch.judges import rubric_files
 from raylign.app.launch.own_metrics import metric_files
@@ -34,4 +35,5 @@ def run_inputs(config: RunConfig) -> dict[str, Path]:
     found |= {f"algorithm/{file.name}": file for file in files_of(type(algorithm_of(config.algorithm)).__module__)}
     found |= callback_files(config.callbacks)
     found |= metric_files(config.evaluation)
+    found |= environment_files(config.environment)
     return found | (function_files(config.reward) | rubric_files(config.reward) if needs(config).reward else {})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from raylign.app.launch.demand import reference_is_shared, role_requests, wanted_roles
+from raylign.app.launch.environment import run_environment
 from raylign.app.launch.environments import engine_environment
 from raylign.app.launch.fleets import LatePlaces
 from raylign.app.launch.rebuild import step_settings
@@ -30,6 +31,7 @@ from raylign.conf.schema import (
     RunConfig,
     SyncTransport,
 )
+from raylign.records.manifest import read_manifest
 from raylign.reward.pool import RewardPool
 from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
@@ -90,6 +92,8 @@ class RoleBuilder:
         self._settings = settings
         self._template = template
         self._stack = stack
+        today = read_manifest(stage.folder.manifest).today
+        self._environment = run_environment(stage.config, template, today)
         self._roles = wanted_roles(stage.config, algorithm.roles)
         self._reservation, self._cores = stage.reserve(role_requests(stage.config, self._roles))
         stack.callback(self._reservation.release)
@@ -286,6 +290,7 @@ class RoleBuilder:
                 config.seed,
                 str(self._stage.folder.logs),
                 shares_cards=config.cluster.placement is PlacementStrategy.colocated,
+                environment=self._environment,
             ),
             place=place,
             env_vars=env,

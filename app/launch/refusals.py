@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raylign.app.launch.callbacks import read_callbacks
 from raylign.app.launch.components import components, name_problems, time_left
+from raylign.app.launch.environment import environment_problems
 from raylign.app.launch.functions import read_functions
 from raylign.app.launch.judges import read_rubrics
 from raylign.app.launch.machine import env_problems
@@ -21,6 +22,7 @@ from raylign.conf.schema import RunConfig
 from raylign.data.chat_template import no_template, read_chat_template, template_problems
 from raylign.data.tokenize import load_tokenizer
 from raylign.reward.heads import has_heads
+from raylign.reward.scorer import ENVIRONMENT_COMPONENT
 from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems
 from raylign.trainer.models.loading import architecture_of, model_skeleton
 
@@ -39,6 +41,8 @@ def refuse_impossible(config: RunConfig, needs: Needs, *, to_run: bool = False) 
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
         problems += [*read_rubrics(config.reward)[1], *read_functions(config.reward)[1]]
+    if needs.rollout:
+        problems += environment_problems(config)
     problems += [*env_problems(config.cluster.env)]
     problems += read_callbacks(config.callbacks, config.callback_timeout_s)[1]
     problems += metric_problems(config, online=needs.rollout)
@@ -146,7 +150,7 @@ def _gold(config: RunConfig, needs: Needs) -> Iterator[str]:
     gold = config.evaluation.gold
     if not gold or not needs.rollout:
         return
-    known = components(config.reward)
+    known = [*components(config.reward), *([ENVIRONMENT_COMPONENT] if config.environment.name else [])]
     if gold not in known:
         yield (
             f"evaluation.gold={gold}: no reward component has this name; there is {', '.join(known) or 'none'}. Add it "

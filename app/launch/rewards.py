@@ -38,6 +38,7 @@ class RewardSide:
                 rubrics=judge_rubrics(config.reward),
                 judged_folder=str(stage.folder.judged.absolute()),
                 today=read_manifest(stage.folder.manifest).today,
+                environment_weight=config.environment.reward_weight if config.environment.name else None,
             ),
             start_timeout_s=config.cluster.start_timeout_s,
             max_restarts=config.cluster.max_worker_restarts,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from raylign.app.launch.environment import environment_tools
 from raylign.app.launch.functions import refuse_missing_columns
 from raylign.app.launch.prompts import refuse_order
 from raylign.conf.errors import DataError
@@ -56,14 +57,15 @@ class OfflineRows:
 def read_online(config: RunConfig, today: date, quarantine: Path | None = None) -> OnlineRows:
     """Raises DataError, ModelLoadError, and ConfigError for a reward function that asks for other columns."""
     template, tokenizer = _tokenizer(config)
+    tools = environment_tools(config)
     with named_key("data.train", config.data.train):
-        train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today)
+        train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today, tools=tools)
     refuse_missing_columns(config.reward, train.prompts)
     refuse_order(train.prompts, config)
     others = []
     for name, source in held_out_sets(config.data.eval).items():
         with named_key(_eval_key(config, name), source):
-            others.append(load_prompts(source, config.data, tokenizer, today=today))
+            others.append(load_prompts(source, config.data, tokenizer, today=today, tools=tools))
     held_out = others[0] if others else None
     return OnlineRows(train, held_out, tokenizer, template, _plain_text(config, tokenizer))
 

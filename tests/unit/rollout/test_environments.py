@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,54 @@ def test_an_own_class_that_is_not_there_is_refused_in_words(tmp_path: Path):
     environments = OwnEnvironments(code, {}, timeout_s=1, start_timeout_s=60)
     with pytest.raises(EnvironmentRefused, match="has no class 'Countr'; it has Counter"):
         environments.load()
+
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "own-environment.md"
+
+
+def _shown(tmp_path: Path, file: str, name: str) -> OwnEnvironments:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / file).write_text(next(block for block in blocks if block.startswith(f"# {file}")))
+    environments = OwnEnvironments(
+        named_code(f"{tmp_path}/{file}:{name}", "class"), {}, timeout_s=20, start_timeout_s=60
+    )
+    environments.load()
+    return environments
+
+
+def test_the_pages_examples_do_what_the_page_says(tmp_path: Path):
+    async def counted(environments: OwnEnvironments) -> tuple[str, list[Outcome], float | None]:
+        environment = environments.open()
+        text = await environment.reset({"ground_truth": "8", "id": "a"}, 1)
+        calls = [_call("add", amount=3), _call("add", amount=30), _call("double")]
+        outcomes = [await environment.step(call) for call in calls]
+        return text, outcomes, await environment.final_reward("")
+
+    async def guessed(environments: OwnEnvironments) -> list[Outcome]:
+        environment = environments.open()
+        await environment.reset({}, 4)
+        low, high, outcomes = 1, 100, []
+        while not outcomes or not outcomes[-1].done:
+            middle = (low + high) // 2
+            outcomes.append(await environment.step(f"Is it {middle}?"))
+            low, high = (middle + 1, high) if outcomes[-1].observation == "higher" else (low, middle - 1)
+        return outcomes
+
+    async def both() -> None:
+        countdown, game = (
+            _shown(tmp_path, "my_environment.py", "Countdown"),
+            _shown(tmp_path, "my_game.py", "HigherLower"),
+        )
+        text, outcomes, reward = await counted(countdown)
+        assert (text, reward) == ("The number is 1.", pytest.approx(0.9))
+        assert [o.observation for o in outcomes] == [
+            "The number is 4.", "error: ValueError: only 1 to 9 can be added", "The number is 8.",
+        ]  # fmt: skip
+        assert [o.done for o in outcomes] == [False, False, True]
+        assert [tool["function"]["name"] for tool in countdown.tools] == ["add", "double"] and game.tools == ()
+        last = (await guessed(game))[-1]
+        assert last.done and last.reward in (1.0, -0.1)
+        await countdown.stop()
+        await game.stop()
+
+    asyncio.run(both())

@@ -1,0 +1,99 @@
+"""The environment of a run's settings: looked at where the run starts, before Ray does, and sent along from there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from raylign.conf.errors import ConfigError, ModelLoadError
+from raylign.conf.own_code import is_own
+from raylign.conf.schema import EnvironmentConfig, RunConfig
+from raylign.data.chat_template import read_chat_template
+from raylign.data.row_fields import RowError
+from raylign.data.tokenize import load_tokenizer
+from raylign.data.turns import TurnWriter
+from raylign.reward.function_messages import FunctionCode
+from raylign.reward.functions import sent_files
+from raylign.rollout.environments.interfaces import EnvironmentRefused
+from raylign.rollout.environments.spec import EnvironmentSpec, environment_spec, started
+from raylign.rollout.tool_calls import TAGGED
+
+Tools = tuple[Mapping[str, Any], ...]
+
+
+def run_environment(config: RunConfig, template: str, today: date | None) -> EnvironmentSpec | None:
+    """What workers are sent; None without an environment. Raises ConfigError."""
+    if not config.environment.name:
+        return None
+    try:
+        return environment_spec(config.environment, template, today)
+    except EnvironmentRefused as error:
+        raise ConfigError([_of_name(config.environment, error)]) from error
+
+
+def environment_tools(config: RunConfig) -> Tools:
+    """Schemas of its tools; () without an environment, or one that is talked to. Raises ConfigError."""
+    if not config.environment.name:
+        return ()
+    try:
+        spec = environment_spec(config.environment)
+        return _tools(spec.code, json.dumps([config.environment.name, dict(config.environment.arguments)]), config)
+    except EnvironmentRefused as error:
+        raise ConfigError([_of_name(config.environment, error)]) from error
+
+
+def environment_problems(config: RunConfig) -> Iterator[str]:
+    """A sentence for each thing that keeps episodes from being played."""
+    if not config.environment.name:
+        return
+    try:
+        tools = environment_tools(config)
+        tokenizer = load_tokenizer(config.policy.model, read_chat_template(config.data.chat_template))
+    except ConfigError as error:  # DataError is one
+        yield from error.problems
+        return
+    except ModelLoadError:
+        return  # refused where the model is read
+    try:
+        TurnWriter(tokenizer, tools)
+    except RowError as error:
+        yield f"environment={config.environment.name} with policy.model={config.policy.model}: {error}."
+        return
+    parser = config.environment.tool_parser
+    if parser != TAGGED:
+        from raylign.rollout.playing import call_reader
+
+        try:
+            call_reader(parser, tokenizer, tools)
+        except EnvironmentRefused as error:
+            yield f"environment.tool_parser={parser}: {error}."
+
+
+def environment_files(environment: EnvironmentConfig) -> dict[str, Path]:
+    """The files of a class of the user's, and what its arguments name, by key, for the manifest."""
+    given = {f"environment.arguments.{name}": Path(value) for name, value in environment.arguments.items()}
+    code = sent_files(environment.name) if is_own(environment.name) else []
+    return {
+        **{f"environment/{file.name}": file for file in code},
+        **{key: path for key, path in given.items() if path.parts and path.exists()},
+    }
+
+
+def _of_name(environment: EnvironmentConfig, error: EnvironmentRefused) -> str:
+    return f"environment={environment.name}: {error}."
+
+
+_KNOWN: dict[tuple[FunctionCode | None, str], Tools] = {}
+"""A start asks several times; a file that changes meanwhile is another key."""
+
+
+def _tools(code: FunctionCode | None, named: str, config: RunConfig) -> Tools:
+    if (code, named) not in _KNOWN:
+        environments = started(EnvironmentSpec(config.environment, code))
+        _KNOWN[code, named] = tuple(environments.tools)
+        asyncio.run(environments.stop())
+    return _KNOWN[code, named]

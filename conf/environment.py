@@ -1,0 +1,35 @@
+"""What cannot work of `environment.*`, by the settings alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raylign.conf.problems import Problem
+from raylign.conf.ranges import leaves
+from raylign.conf.schema import EnvironmentConfig, RunConfig
+
+
+def check_environment(config: RunConfig) -> Iterator[Problem]:
+    """Whether it exists and can be used is looked at where its code is (app/launch/environment.py)."""
+    environment, rollout = config.environment, config.rollout
+    if not environment.name:
+        for name, default in leaves(EnvironmentConfig()):
+            if (value := getattr(environment, name)) != default:
+                yield Problem(
+                    (f"environment.{name}", "environment.name"),
+                    f"environment.{name}={value}: there is no environment; set environment=calculator or another, or "
+                    "leave this out.",
+                )
+        return
+    if environment.max_turn_tokens > rollout.max_new_tokens:
+        yield Problem(
+            ("environment.max_turn_tokens", "rollout.max_new_tokens"),
+            f"environment.max_turn_tokens={environment.max_turn_tokens} is more than rollout.max_new_tokens="
+            f"{rollout.max_new_tokens}, which a whole episode may have; lower one, or raise the other.",
+        )
+    if environment.timeout_s >= rollout.timeout_s:
+        yield Problem(
+            ("environment.timeout_s", "rollout.timeout_s"),
+            f"environment.timeout_s={environment.timeout_s:g} is not below rollout.timeout_s={rollout.timeout_s:g}: an "
+            "environment that hangs would end the step; lower it.",
+        )

@@ -1,0 +1,48 @@
+"""Which environments a run's workers play, as it travels to them; made where the run starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from raylign.conf.own_code import is_own
+from raylign.conf.schema import EnvironmentConfig
+from raylign.reward.function_messages import FunctionCode, FunctionError
+from raylign.reward.functions import named_code
+from raylign.rollout.environments.catalog import shipped
+from raylign.rollout.environments.interfaces import EnvironmentRefused, Environments
+from raylign.rollout.environments.local import LocalEnvironments
+from raylign.rollout.environments.process import OwnEnvironments
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSpec:
+    """The settings, and the files of a class of the user's."""
+
+    config: EnvironmentConfig
+    code: FunctionCode | None  # None: a shipped one
+    chat_template: str = ""  # in place of the model's own
+    today: date | None = None  # what templates print
+
+
+def environment_spec(config: EnvironmentConfig, chat_template: str = "", today: date | None = None) -> EnvironmentSpec:
+    """Raises EnvironmentRefused when there is no such environment, or no such file."""
+    if not is_own(config.name):
+        shipped(config.name)
+        return EnvironmentSpec(config, None, chat_template, today)
+    try:
+        return EnvironmentSpec(config, named_code(config.name, "class"), chat_template, today)
+    except FunctionError as error:
+        raise EnvironmentRefused(str(error)) from error
+
+
+def started(spec: EnvironmentSpec) -> Environments:
+    """Ready to be played, a class of the user's in a process of its own. Raises EnvironmentRefused."""
+    config = spec.config
+    if spec.code is None:
+        return LocalEnvironments(shipped(config.name), config.arguments, timeout_s=config.timeout_s)
+    own = OwnEnvironments(
+        spec.code, config.arguments, timeout_s=config.timeout_s, start_timeout_s=config.start_timeout_s
+    )
+    own.load()
+    return own
