@@ -22,9 +22,9 @@ from raylign.conf.schema import (
     LoraConfig,
     Offload,
     PlacementStrategy,
-    RolloutConfig,
     RunConfig,
 )
+from raylign.conf.stops import check_stops
 from raylign.conf.time_sharing import check_time_sharing
 from raylign.conf.transport import check_transport
 
@@ -287,7 +287,7 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             "reward.model, reward.rules, reward.functions, reward.remote and reward.judges are all empty, so nothing "
             "scores the answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
-    yield from _stops(rollout)
+    yield from check_stops(rollout)
     yield from check_environment(config)
     fewest = config.algorithm.min_samples_per_prompt
     if rollout.samples_per_prompt < fewest:
@@ -326,22 +326,6 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             ("algorithm.sequences_per_update", "policy.num_ranks"),
             f"algorithm.sequences_per_update={per_update} gives some of policy.num_ranks={ranks} nothing to do; "
             "raise the first or lower the second.",
-        )
-
-
-def _stops(rollout: RolloutConfig) -> Iterator[Problem]:
-    """Texts and token ids that end an answer."""
-    if any(not text for text in rollout.stop):
-        yield Problem(("rollout.stop",), f"rollout.stop={rollout.stop}: an empty text would end every answer at once.")
-    if any("\\n" in text for text in rollout.stop):
-        yield Problem(
-            ("rollout.stop",),
-            f"rollout.stop={rollout.stop}: holds a backslash and an n, not a new line; write it in a yaml file, or as "
-            "$'rollout.stop=[\"\\n\"]' in the shell.",
-        )
-    if any(token < 0 for token in rollout.stop_token_ids):
-        yield Problem(
-            ("rollout.stop_token_ids",), f"rollout.stop_token_ids={rollout.stop_token_ids}: ids are 0 or more."
         )
 
 
