@@ -133,8 +133,8 @@ def headline(trace: EventTrace) -> str:
     sense = "as the person wanted" if change * wanted > 0 else "against what the person wanted"
     subject = f"The {trace.value}" + (" between the two answers" if len(row.answers) == 2 else " of the answer")
     return (
-        f"{subject} moved by {change:+.3g} {trace.unit} over the run, {sense}; {own:+.3g} of that happened in the "
-        f"step{'s' if len(row.steps) > 1 else ''} that trained on this event."
+        f"{subject} moved by {change:+.3g} {trace.unit} over the run, {sense}; the "
+        f"step{'s' if len(row.steps) > 1 else ''} that trained on this event moved it by {own:+.3g}."
     )
 
 

@@ -67,7 +67,7 @@ def remarks(trace: EventTrace) -> list[str]:
         found.append(
             f"The event also made {trace.other_rows} {rows} in other files of the build, which this run did not read."
         )
-    if trace.rows and trace.loss_gap > AGREES:
+    if any(row.steps for row in trace.rows) and trace.loss_gap > AGREES:
         told = (
             "so figures of single steps are close to the run's, not equal"
             if trace.loss_gap <= STRAYS

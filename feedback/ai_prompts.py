@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from raylign.feedback.clean.answers import is_refusal
+from raylign.feedback.clean.answers import is_refusal, quality_rules
 from raylign.feedback.clean.contamination import overlapping
 from raylign.feedback.clean.similarity import clusters
 
@@ -39,8 +39,10 @@ _CLOSING = re.compile(
     r"""(?ix)^[*_(]*(?:(?:please\ )?let\ me\ know|(?:i\ )?hope\ (?:this|these|that|you)|feel\ free
     |if\ you\ (?:need|would|want|have)|would\ you\ like|do\ you\ want\ me|is\ there\ anything
     |these\ (?:are|new|five|\d|questions|tasks|prompts|examples|cover)|each\ of\ (?:these|the)|all\ of\ these
-    |note(?:\ that)?\s*:|note\ that|i\ (?:have|tried|made)|-{3,}$|</?examples>)"""
+    |note(?:\ that)?\s*:|note\ that|i\ (?:have|tried|made)|-{3,}$|</?examples>
+    |i(?:'ll|\ will)\b[^\n]{0,80}\b(?:lists?|examples?|instructions?|questions?|prompts?|tasks?)\b)"""
 )
+_DISTINCT = 0.2  # smallest share of distinct words in a prompt of 50 words or more
 _QUOTES = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb", "**": "**", "`": "`"}
 
 RUBRIC = (
@@ -70,13 +72,13 @@ def read_prompts(reply: str) -> list[str]:
     """The prompts of a numbered list, at most PER_CALL, without what models say around them.
 
     Left out: what stands before the list, an introduction or a label at an item's beginning, quotation marks or bold
-    round all of it, an answer below it, closing words, and items that decline.
+    round all of it, an answer below it, closing words, and items that decline or say few words over and over.
     """
     parts = _ITEM.split(reply)[1:]
-    prompts = [bare_prompt(text) for text in parts[1::2]]
-    declined = pl.DataFrame({"text": prompts}, schema={"text": pl.String}).select(is_refusal(pl.col("text")))
-    kept = [prompt for prompt, no in zip(prompts, declined.to_series(), strict=True) if prompt and not no]
-    return kept[:PER_CALL]
+    prompts = [prompt for text in parts[1::2] if (prompt := bare_prompt(text))]
+    frame = pl.DataFrame({"answer": prompts}, schema={"answer": pl.String})
+    repeats = quality_rules(min_chars=0, max_chars=0, min_distinct_words=_DISTINCT)["repetitive"]
+    return frame.filter(~(is_refusal(pl.col("answer")) | repeats))["answer"].to_list()[:PER_CALL]
 
 
 def bare_prompt(item: str) -> str:

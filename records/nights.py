@@ -26,7 +26,7 @@ class DoneStage:
     when: str  # UTC, ISO 8601
     said: str  # one sentence
     key: str = ""  # hash of everything it was made from, where another night may use what it made
-    made: str = ""  # the folder it made, or used
+    made: str = ""  # the folder or file it made, or used
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class Nights:
 
 
 def made_before(nights: Sequence[Night], key: str) -> tuple[Night, DoneStage] | None:
-    """The newest stage of any night that was made from the same things and whose folder is still there."""
+    """The newest stage of any night that was made from the same things and that is still there."""
     for night in reversed(nights):
         for stage in night.stages:
-            if key and stage.key == key and Path(stage.made).is_dir():
+            if key and stage.key == key and Path(stage.made).exists():
                 return night, stage
     return None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,13 +24,17 @@ from raylign.conf.loop import BUILD, CURRENT, LoopAuditConfig, LoopConfig
 from raylign.evals.gate import Verdict
 from raylign.evals.registry import Registry
 from raylign.evals.result_pages import write_eval_page
+from raylign.evals.results import model_digest
 from raylign.evals.slices import slice_lines
 from raylign.evals.suites import open_suite
 from raylign.feedback.build_result import read_result
 from raylign.records.atomic import write_atomic
+from raylign.records.manifest import digest
 from raylign.records.model_names import short_model
-from raylign.records.nights import Night, Nights
+from raylign.records.nights import Night, Nights, made_before
 from rich.console import Console
+
+from raylign import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,16 @@ class Release:
         if not self.config.evaluate or night.stage("evaluate"):
             return night
         suites = [str(open_suite(name).path) for name in self.config.evaluate]
-        found = evaluate(night.candidate, suites, self.settings, self.say)
-        others = evaluate(str(self.current.folder), suites, self.settings, self.say)
+        asked: list[str] = []
+
+        def say(line: str) -> None:
+            asked.append(line)
+            self.say(line)
+
+        found = evaluate(night.candidate, suites, self.settings, say)
+        others = evaluate(str(self.current.folder), suites, self.settings, say)
+        if not asked:
+            self.say("evaluate: both models' answers are used again; no suite was asked")
         lines, slices = compare(found, others), slice_lines(found, others)
         shown = table(lines, night.candidate, str(self.current.folder), self.settings.results, slices)
         self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
@@ -85,13 +99,22 @@ class Release:
         pairs = one.pairs or self._held_out(night)
         if not pairs:
             raise NoRows(f"audit {one.model}: the build holds out no pair; give audit.pairs, or a larger split.eval")
+        key = _audit_key(night.model(one.model), pairs, one)
+        record = self.nights.path(night) / f"audit-{one.model}.json"
+        if before := made_before(self.nights.all(), key):
+            earlier, stage = before
+            for suffix in (".json", ".html"):
+                shutil.copyfile(Path(stage.made).with_suffix(suffix), record.with_suffix(suffix))
+            self.say(
+                f"{one.model}: the audit of night {earlier.number} is used again; model, pairs and settings are equal"
+            )
+            return self.nights.done(night, f"audit {one.model}", stage.said, key=key, made=str(record))
         settings = AuditSettings(pairs, self.settings.run_root, one.agreement, most=one.most)
         found = replace(audit(night.model(one.model), settings, self.say), model=one.model)  # a name, not a folder
-        record = self.nights.path(night) / f"audit-{one.model}.json"
         write_page(record.with_suffix(".html"), found)
         write_record(record, found)
         self.say(headline(found))
-        return self.nights.done(night, f"audit {one.model}", headline(found), made=str(record))
+        return self.nights.done(night, f"audit {one.model}", headline(found), key=key, made=str(record))
 
     def compared(self, night: Night) -> Night:
         """The page with the models' answers side by side."""
@@ -154,6 +177,12 @@ class Release:
         file = self.nights.path(night) / "questions.jsonl"
         write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return file
+
+
+def _audit_key(model: str, pairs: Sequence[str], one: LoopAuditConfig) -> str:
+    """Hash of the model and the pairs by content, and of the audit's settings."""
+    parts = [__version__, model_digest(Path(model)), [digest(Path(path)) for path in pairs], one.agreement, one.most]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ _ALIKE = 5
 _HELD_OUT_ROWS = 64
 _SAMPLES = 32  # of an online run that are looked at
 _EXCERPT = 160
+_END = "\u27e8end\u27e9"  # what a page shows for an end token
 _ROW = re.compile(r"row:(\d+)")
 
 
@@ -275,7 +276,7 @@ def _answers(traced: Traced, row: int, side: Tensor, start: Tensor, end: Tensor)
     batch = run.rows.batch([row])
     ids = batch.tokens.input_ids[units_of(batch, scalar=False)[0]]
     of_token = units_of(batch, scalar=False)[1]
-    draws = index.draws_of(row)
+    draws, ends = index.draws_of(row), EndTokens(run.tokenizer).ids
     step = (
         index.after[index.units(draws[0])] - index.before[index.units(draws[0])] if draws else torch.zeros_like(start)
     )
@@ -288,7 +289,7 @@ def _answers(traced: Traced, row: int, side: Tensor, start: Tensor, end: Tensor)
             ()
             if run.scalar
             else tuple(
-                TokenMove(run.tokenizer.decode([token]), by_step, by_run)
+                TokenMove(_END if token in ends else run.tokenizer.decode([token]), by_step, by_run)
                 for token, by_step, by_run in zip(own, *moves, strict=True)
             )
         )

@@ -228,14 +228,17 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """transformers prints a table of weights that a folder lacks or has besides; both are checked by the caller."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """transformers prints a table of weights that a folder lacks or has besides, which the caller checks, and which
+    layers a tensor-parallel plan of its own, never used here, would leave whole."""
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _built(build: Callable[[], Any], folder: Path | str, config: PretrainedConfig) -> Any:

@@ -406,6 +406,29 @@ def test_reward_models_are_audited_and_the_gate_reads_it(desk: Desk, monkeypatch
     assert "audit reward-model: the build holds out no pair" in desk.nights()[1].outcome
 
 
+def test_an_audit_of_the_same_model_on_the_same_pairs_is_used_again(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr(loop_release, "audit", lambda model, how, tell: asked.append(model) or EMPTY)
+    monkeypatch.setattr(loop_release, "headline", lambda found: "it reads")
+    monkeypatch.setattr(loop_release, "write_page", lambda path, found: path.write_text("page"))
+    monkeypatch.setattr(loop_release, "write_record", lambda path, found: path.write_text("{}"))
+    desk.verdict = Verdict.FAILED  # so the current model stays, and with it what the reward model begins with
+    night = {"audit": [{"model": "reward-model"}], "build": ["split.by=prompt", "split.eval=0.4", "split.test=0"]}
+    desk.write(**night)
+    desk.run()
+    desk.write(**night, min_new_events=2)
+    desk.run()
+    assert len(asked) == 1 and "reward-model: the audit of night 1 is used again" in desk.told
+    later = desk.folder / "loop" / "night-0002"
+    assert (later / "audit-reward-model.html").read_text() == "page"
+    assert desk.audits[1] == {"reward-model": later / "audit-reward-model.json"}
+    assert desk.nights()[1].stage("audit reward-model").said == "it reads"  # type: ignore[union-attr]
+
+    desk.write(**{**night, "audit": [{"model": "reward-model", "most": 3}]})
+    desk.run()
+    assert len(asked) == 2, "other settings are another audit"
+
+
 def test_models_of_a_night_are_compared_on_questions_held_out(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[Sequence[str], str, Grading, Sequence[str]]] = []
 
@@ -443,3 +466,4 @@ def test_evaluations_are_of_both_models(desk: Desk, monkeypatch: pytest.MonkeyPa
     desk.run()
     assert [Path(model).name for model, _ in asked] == ["step-1", "start"]
     assert desk.nights()[0].stage("evaluate") is not None
+    assert "both models' answers are used again" in desk.told, "nothing was asked, and it says so"

@@ -73,6 +73,7 @@ def test_a_numbered_list_is_read(reply: str, items: list[str]):
         ("**How deep is the sea?**", "How deep is the sea?"),
         ("How deep is the sea?\n\nLet me know if you want more!", "How deep is the sea?"),
         ("How deep is the sea?\n\n---\n\nI hope these help.", "How deep is the sea?"),
+        ("How deep is the sea?\n\nI will write these in a numbered list.", "How deep is the sea?"),
         ("How deep is the sea?\nAnswer: Eleven kilometres.", "How deep is the sea?"),
         ("Sure, here are five new questions:", ""),
         # What looks like it and is the prompt's own:
@@ -80,6 +81,7 @@ def test_a_numbered_list_is_read(reply: str, items: list[str]):
         ("Sure, I know him, but who is he? Explain.", "Sure, I know him, but who is he? Explain."),
         ('"Wherefore" and "why": what is the difference?"', '"Wherefore" and "why": what is the difference?"'),
         ("Read this.\n\nThe sea is deep.\n\nWhat is it about?", "Read this.\n\nThe sea is deep.\n\nWhat is it about?"),
+        ("Plan a week.\n\nI will be in Rome.", "Plan a week.\n\nI will be in Rome."),
         ("Let me know how tea is made.", "Let me know how tea is made."),
         ("What is the answer: yes or no?", "What is the answer: yes or no?"),
         ("Note: the sea is deep. How deep?", "Note: the sea is deep. How deep?"),
@@ -88,6 +90,11 @@ def test_a_numbered_list_is_read(reply: str, items: list[str]):
 )
 def test_words_around_a_prompt_are_left_out_and_the_prompts_own_are_not(item: str, prompt: str):
     assert bare_prompt(item) == prompt
+
+
+def test_a_prompt_that_goes_round_in_circles_is_none():
+    looped = "Translate 'good morning' into German:" + "\n- 'Guten Morgen'" * 40
+    assert read_prompts(f"1. {looped}\n2. How deep is the sea?") == ["How deep is the sea?"]
 
 
 def test_bold_numbers_are_a_list_and_items_that_decline_are_none():
