@@ -45,7 +45,7 @@ def page(trace: EventTrace) -> str:
     """The page's text."""
     values = {
         "trace": trace,
-        "headline": headline(trace),
+        "headline": headline(trace).replace("by -", "by \u2212"),
         "remarks": remarks(trace),
         "short": short,
         "signed": signed,

@@ -67,6 +67,13 @@ def test_a_loss_of_more_than_the_value_says_why_nothing_is_predicted():
     assert "no first-order prediction" in without and "no first-order prediction" not in page(TRACE)
 
 
+def test_a_row_that_no_step_trained_on_shows_start_and_end_alone():
+    text = page(replace(TRACE, loss_gap=0.05, rows=(replace(ROW, steps=()),)))
+
+    assert "What the run did without it" in text and ">predicted<" not in text and "Training was repeated" not in text
+    assert ">predicted<" in page(TRACE) and "Training was repeated" in page(replace(TRACE, loss_gap=0.05))
+
+
 def test_shades_go_by_the_largest_move():
     assert [token.shade for token in shaded(ANSWER.tokens, by_run=True)] == ["down4", "up2"]
     assert [token.shade for token in shaded(ANSWER.tokens, by_run=False)] == ["up4", ""]
