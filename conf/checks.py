@@ -196,18 +196,24 @@ def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     learners = {"policy": config.policy} | ({"critic": config.critic} if needs.critic else {})
     takes_turns = config.cluster.placement is PlacementStrategy.colocated  # each rank on another card, by the placement
     asked = {f"{role}.gpus_per_rank": learner.gpus_per_rank for role, learner in learners.items()}
-    for role, learner in learners.items():
-        key = f"{role}.gpus_per_rank"
-        if on_gpu and 0 < learner.gpus_per_rank < 1 < learner.num_ranks and not takes_turns:
-            yield Problem(
-                (key, f"{role}.num_ranks"),
-                f"{key}={learner.gpus_per_rank:g} with {role}.num_ranks={learner.num_ranks}: the ranks of a learner "
-                f"need a card each (NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
-            )
+    together = {role: learner.num_ranks for role, learner in learners.items() if not takes_turns}
     if needs.reference:
         asked["reference.gpus_per_rank"] = config.reference.gpus_per_rank
+        if config.reference.sharded:
+            together["reference"] = config.reference.num_ranks
+    for role, ranks in together.items():
+        key = f"{role}.gpus_per_rank"
+        if on_gpu and 0 < asked[key] < 1 < ranks:
+            yield Problem(
+                (key, f"{role}.num_ranks"),
+                f"{key}={asked[key]:g} with {role}.num_ranks={ranks}: ranks that compute together need a card each "
+                f"(NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
+            )
     if needs.reward and config.reward.model:
-        asked["reward.gpus_per_replica"] = config.reward.gpus_per_replica
+        if on_gpu and config.reward.ranks_per_replica > 1:
+            yield from _sharded_reward(config)
+        else:
+            asked["reward.gpus_per_replica"] = config.reward.gpus_per_replica
     if on_gpu and needs.rollout:
         yield from _engine_gpus(config)
     elif needs.rollout:
@@ -224,6 +230,17 @@ def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
                 (key, "cluster.device"),
                 f"{key}={gpus:g} with cluster.device=cpu: set {key}=0, or cluster.device=cuda.",
             )
+
+
+def _sharded_reward(config: RunConfig) -> Iterator[Problem]:
+    """The ranks of a replica have a card each."""
+    ranks, given, key = config.reward.ranks_per_replica, config.reward.gpus_per_replica, "reward.gpus_per_replica"
+    if given != ranks:
+        yield Problem(
+            (key, "reward.ranks_per_replica"),
+            f"{key}={given:g} with reward.ranks_per_replica={ranks}: each rank of a replica needs a card; set "
+            f"{key}={ranks}.",
+        )
 
 
 def _engine_gpus(config: RunConfig) -> Iterator[Problem]:

@@ -43,6 +43,7 @@ _RANGES: Mapping[str, Range] = {
                 "num_ranks",
                 "num_workers",
                 "num_replicas",
+                "ranks_per_replica",
                 "tensor_parallel_size",
                 "sequence_parallel_size",
                 "micro_batch_tokens",

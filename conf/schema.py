@@ -304,6 +304,9 @@ class RewardConfig:
     """Language models as judges, as [{url: http://127.0.0.1:8000/v1, model: NAME, rubric: rubric.md}]."""
     num_replicas: int = 1
     """Reward-model servers."""
+    ranks_per_replica: int = 1
+    """Processes of a replica, on one node and with a card each, that hold its model in parts (ZeRO-3): for a reward
+    model larger than a card."""
     precision: Precision = Precision.bfloat16
     """Of the reward model."""
     micro_batch_tokens: int = 8192
@@ -325,7 +328,7 @@ class RewardConfig:
     cpus_per_replica: float = 0.5
     """Ray CPUs one replica asks for."""
     gpus_per_replica: float = 0.0
-    """Ray GPUs one replica asks for."""
+    """Ray GPUs one replica asks for: a card or a share of one, or as many as ranks_per_replica."""
     threads_per_replica: int = 0
     """Threads of a replica on CPU; 0: cores of the node divided by replicas on it."""
 

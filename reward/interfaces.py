@@ -22,6 +22,10 @@ class RewardRuleError(ValueError):
     """A rule could not score this sample; the message says why."""
 
 
+class ModelLost(RuntimeError):
+    """A process that holds a part of a reward model is gone or late: its replica cannot score any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightedComponent:
     """One part of a composed reward."""

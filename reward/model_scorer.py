@@ -14,25 +14,30 @@ from raylign.conf.schema import Device, Precision
 from raylign.data.batching import plan_forward
 from raylign.data.end_tokens import EndTokens
 from raylign.data.tokenize import load_tokenizer
-from raylign.data.types import Completion, FinishReason, Prompt, TokenBatch
+from raylign.data.types import Completion, FinishReason, Prompt
 from raylign.data.work import UnitWork
 from raylign.reward.heads import Judged, read_heads
 from raylign.reward.interfaces import RewardRuleError
+from raylign.reward.model_forward import Forward, OwnForward, ShardedForward
 from raylign.trainer.models.architecture import length_limit
 from raylign.trainer.models.loading import load_scalar_model
-from raylign.trainer.models.scalar_head import last_states
 
 
 class ModelScorer:
     """Scores token sequences; a score depends on its own sequence alone."""
 
-    def __init__(self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int) -> None:
-        """Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer."""
-        self._device = torch.device(device.value)
-        self._model = load_scalar_model(folder, precision=precision, device=device).eval()
+    def __init__(
+        self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int, ranks: int = 1
+    ) -> None:
+        """`ranks`: processes that hold the model in parts; 1: this one holds all of it.
+
+        Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer, and ModelLost.
+        """
+        self._forward = _forward(folder, precision=precision, device=device, ranks=ranks)
         self._micro_batch_tokens = micro_batch_tokens
-        self._max_length = int(self._model.hf.config.get_text_config().max_position_embeddings)
-        if own := length_limit(self._model.hf.config):  # past it a score would depend on its company
+        config = self._forward.config
+        self._max_length = int(config.get_text_config().max_position_embeddings)
+        if own := length_limit(config):  # past it a score would depend on its company
             self._max_length = min(self._max_length, own[0])
         tokenizer = load_tokenizer(folder)
         self._ends = EndTokens(tokenizer)
@@ -60,32 +65,28 @@ class ModelScorer:
         if len(ids) > self._max_length:
             raise RewardRuleError(f"{len(ids)} tokens are more than the reward model's context of {self._max_length}")
 
-    @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> list[float]:
         """One score a sequence, in order; may be non-finite, which the caller must not train on.
 
         `prompt_tokens`: of each sequence; answers to one prompt are scored side by side, which costs less.
         """
         scores = [math.nan] * len(sequences)
-        for rows, tokens in self._batches(sequences, prompt_tokens):
-            for row, value in zip(rows, last_states(self._model(tokens), tokens).tolist(), strict=True):
+        for rows, found in self._passes(sequences, prompt_tokens, features=False):
+            for row, value in zip(rows, found.tolist(), strict=True):
                 scores[row] = value
         return scores
 
-    @torch.no_grad()
     def features(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> torch.Tensor:
         """What the head reads of each sequence, `[S, H]` float32 on the CPU."""
-        found = torch.empty(len(sequences), self._model.hf.score.weight.shape[1])
-        for rows, tokens in self._batches(sequences, prompt_tokens):
-            found[list(rows)] = self._model.last_hidden(tokens).cpu()
-        return found
+        states = torch.empty(len(sequences), len(self.head))
+        for rows, found in self._passes(sequences, prompt_tokens, features=True):
+            states[list(rows)] = found
+        return states
 
     @property
     def head(self) -> torch.Tensor:
         """The trained head, `[H]` float32 on the CPU."""
-        weight = self._model.hf.score.weight
-        assert isinstance(weight, torch.Tensor)
-        return weight.detach()[0].float().cpu()
+        return self._forward.head
 
     def judged(self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> list[Judged]:
         """As `score`, by the heads of the folder's ensemble: mean and spread. Raises ModelLoadError without one."""
@@ -94,21 +95,24 @@ class ModelScorer:
         scores = self.features(sequences, prompt_tokens) @ self._heads.T
         return [Judged(*pair) for pair in zip(scores.mean(1).tolist(), scores.std(1).tolist(), strict=True)]
 
-    def _batches(
-        self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], TokenBatch]]:
-        """Micro-batches on the device, each with the places of its sequences."""
+    def _passes(
+        self, sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int], *, features: bool
+    ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """What each micro-batch gave, with the places of its sequences."""
         if not sequences:
             return
         work = [
             UnitWork(tuple(ids[:prompt]), prompt, len(ids) - prompt)
             for ids, prompt in zip(sequences, prompt_tokens, strict=True)
         ]
-        [micro_batches] = plan_forward(work, num_ranks=1, micro_batch_tokens=self._micro_batch_tokens)
-        for rows in micro_batches:
-            ids = [sequences[row] for row in rows]
-            tokens = TokenBatch.from_sequences(ids, [[False] * len(row) for row in ids])
-            yield (
-                rows,
-                TokenBatch(*(t.to(self._device) for t in (tokens.input_ids, tokens.cu_seqlens, tokens.response_mask))),
-            )
+        plan = plan_forward(work, num_ranks=self._forward.num_ranks, micro_batch_tokens=self._micro_batch_tokens)
+        batches = [[[sequences[row] for row in rows] for rows in rank] for rank in plan]
+        for rank, found in zip(plan, self._forward.ask(batches, features=features), strict=True):
+            yield from zip(rank, found, strict=True)
+
+
+def _forward(folder: str, *, precision: Precision, device: Device, ranks: int) -> Forward:
+    if ranks > 1:
+        return ShardedForward(folder, precision=precision, device=device, ranks=ranks)
+    model = load_scalar_model(folder, precision=precision, device=device).eval()
+    return OwnForward(model, torch.device(device.value))

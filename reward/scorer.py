@@ -72,7 +72,13 @@ def _loaded(config: RewardConfig, device: Device, today: date | None) -> _Model:
     from raylign.reward.text_scorer import TextScorer, TokenScorer
 
     kind = partial(TextScorer, today=today) if config.retokenize else TokenScorer
-    model = kind(config.model, precision=config.precision, device=device, micro_batch_tokens=config.micro_batch_tokens)
+    model = kind(
+        config.model,
+        precision=config.precision,
+        device=device,
+        micro_batch_tokens=config.micro_batch_tokens,
+        ranks=config.ranks_per_replica,
+    )
     if config.uncertainty_penalty:
         return _Model(model.sampled, lambda read: [
             {MODEL_COMPONENT: one.score, SPREAD_COMPONENT: one.spread} for one in model.judged(read)

@@ -7,6 +7,8 @@ scores it in one go.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +17,11 @@ from raylign.cluster.pages import KeptPages
 from raylign.cluster.rank import RankInfo
 from raylign.conf.schema import Device, RewardConfig
 from raylign.data.types import RewardOutcome, RolloutGroup
+from raylign.reward.interfaces import ModelLost
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
+
+logger = logging.getLogger(__name__)
 
 GATHER_S = 0.005
 """How long a replica waits for more work before it scores a batch that is not full."""
@@ -86,6 +91,9 @@ async def _answer(scorer: ComposedScorer, batch: Sequence[_Request]) -> bool:
     """Score a batch and tell its callers. False when it failed and its callers may be asked one by one."""
     groups = [group for request in batch for group in request.groups]
     [result] = await asyncio.gather(asyncio.to_thread(scorer.score, groups), return_exceptions=True)
+    if isinstance(result, ModelLost):  # no later call could be answered: the pool starts another process
+        logger.error("%s: the replica ends", result)
+        os._exit(1)
     if isinstance(result, BaseException):
         if len(batch) == 1 and not batch[0].answer.done():
             batch[0].answer.set_exception(result)

@@ -33,9 +33,13 @@ class Scorable:
 class TokenScorer:
     """Reads the policy's token ids as they are: a reward model with the policy's tokenizer and template."""
 
-    def __init__(self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int) -> None:
-        """Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer."""
-        self._model = ModelScorer(folder, precision=precision, device=device, micro_batch_tokens=micro_batch_tokens)
+    def __init__(
+        self, folder: str, *, precision: Precision, device: Device, micro_batch_tokens: int, ranks: int = 1
+    ) -> None:
+        """As ModelScorer."""
+        self._model = ModelScorer(
+            folder, precision=precision, device=device, micro_batch_tokens=micro_batch_tokens, ranks=ranks
+        )
 
     def sampled(self, prompt: Prompt, completion: Completion) -> Scorable:
         """Raises RewardRuleError when it is longer than the model's context."""
@@ -60,14 +64,14 @@ class TextScorer:
         precision: Precision,
         device: Device,
         micro_batch_tokens: int,
+        ranks: int = 1,
         today: date | None = None,
     ) -> None:
-        """`today`: the date that the template prints; None: this day.
-
-        Raises ModelLoadError for a folder that is not a scalar-head model with a tokenizer.
-        """
+        """As ModelScorer. `today`: the date that the template prints; None: this day."""
         self._encoder = Encoder(load_tokenizer(folder), today=today)
-        self._model = ModelScorer(folder, precision=precision, device=device, micro_batch_tokens=micro_batch_tokens)
+        self._model = ModelScorer(
+            folder, precision=precision, device=device, micro_batch_tokens=micro_batch_tokens, ranks=ranks
+        )
 
     def sampled(self, prompt: Prompt, completion: Completion) -> Scorable:
         """What another model was sent and answered, its tools and documents included. Raises RewardRuleError."""

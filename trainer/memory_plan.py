@@ -163,12 +163,13 @@ def frozen_use(role: str, shape: ModelShape, config: ReferenceConfig | RewardCon
     width, tokens = item_bytes(config.precision), config.micro_batch_tokens
     weights = float(shape.parameters * width)
     if isinstance(config, ReferenceConfig):
-        count, share = config.num_ranks, config.gpus_per_rank
-        if config.sharded:
-            weights /= count
-            weights += width * min(LIVE_WEIGHTS, 2 * max(shape.layer_numel, shape.vocab * shape.hidden))
+        count, share, ranks = config.num_ranks, config.gpus_per_rank, config.num_ranks if config.sharded else 1
     else:
-        count, share = config.num_replicas, config.gpus_per_replica
+        ranks = config.ranks_per_replica
+        count, share = config.num_replicas * ranks, config.gpus_per_replica / ranks
+    if ranks > 1:
+        weights /= ranks
+        weights += width * min(LIVE_WEIGHTS, 2 * max(shape.layer_numel, shape.vocab * shape.hidden))
     return CardUse(
         role, count, share, {"weights": weights, **_computing(tokens * shape.layer_width * width, shape, tokens)}
     )

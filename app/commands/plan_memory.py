@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from raylign.app.launch.demand import gpus_per_worker
@@ -12,7 +12,7 @@ from raylign.cluster.placement import NodeSupply
 from raylign.conf.checks import Needs
 from raylign.conf.derive import adapters_alone, critic_start, reference_model
 from raylign.conf.errors import ClusterError, UserError
-from raylign.conf.schema import LearnerConfig, PlacementStrategy, RunConfig
+from raylign.conf.schema import LearnerConfig, PlacementStrategy, ReferenceConfig, RewardConfig, RunConfig
 from raylign.trainer.algorithms import algorithm_of
 from raylign.trainer.algorithms.base import ModelKind, OfflineAlgorithm
 from raylign.trainer.memory_plan import (
@@ -121,7 +121,7 @@ def refuse_overfull(config: RunConfig, memory: RunMemory, card_bytes: float) -> 
         room = FULL * card_bytes * min(use.share or 1.0, 1.0)
         problems.append(
             f"{use.role}: {use.total / GB:.1f} GB on a card ({_parts(use)}), and {room / GB:.1f} GB is {FULL:.0%} of "
-            f"its share; {_way_out(use.role, memory, card_bytes)}"
+            f"its share; {_way_out(config, use.role, memory, card_bytes)}"
         )
     if memory.engine is not None and (fault := _engine_fault(config, memory.engine, card_bytes)):
         problems.append(fault)
@@ -234,7 +234,7 @@ def _engine_fault(config: RunConfig, engine: EngineUse, card_bytes: float) -> st
     return None
 
 
-def _way_out(role: str, memory: RunMemory, card_bytes: float) -> str:
+def _way_out(config: RunConfig, role: str, memory: RunMemory, card_bytes: float) -> str:
     if role == LEARNERS_TURN:
         return "their updates run side by side: lower micro_batch_tokens, or use more num_ranks, of " + " and ".join(
             memory.trained
@@ -247,9 +247,40 @@ def _way_out(role: str, memory: RunMemory, card_bytes: float) -> str:
         shape, learner = memory.trained[role]
         change = nearest_that_fits(role, shape, learner, card_bytes)
         return f"this would fit: {change}" if change else f"use adapters ({role}.lora.rank=16) or more cards"
+    return _frozen_way_out(config, role, memory.frozen[role], card_bytes)
+
+
+def _frozen_way_out(config: RunConfig, role: str, shape: ModelShape, card_bytes: float) -> str:
+    """Of a reference: parts of it on more cards. Of a reward model: a larger share, then parts."""
+    reference, reward = config.reference, config.reward
+    tried: list[tuple[str, ReferenceConfig | RewardConfig]]
     if role == "reference":
-        return "set reference.sharded=true with more reference.num_ranks, or lower reference.micro_batch_tokens"
-    return "lower reward.micro_batch_tokens, give it a larger share (reward.gpus_per_replica), or use a smaller model"
+        tried = [
+            (
+                f"reference.sharded=true reference.num_ranks={n} reference.gpus_per_rank=1",
+                replace(reference, sharded=True, num_ranks=n, gpus_per_rank=1.0),
+            )
+            for n in (2, 4, 8, 16)
+            if n > reference.num_ranks or not reference.sharded
+        ]
+    else:
+        tried = [
+            (f"reward.gpus_per_replica={share:g}", replace(reward, gpus_per_replica=share))
+            for share in (0.5, 1.0)
+            if share > reward.gpus_per_replica and reward.ranks_per_replica == 1
+        ]
+        tried += [
+            (
+                f"reward.ranks_per_replica={n} reward.gpus_per_replica={n}",
+                replace(reward, ranks_per_replica=n, gpus_per_replica=float(n)),
+            )
+            for n in (2, 4, 8)
+            if n > reward.ranks_per_replica
+        ]
+    for change, changed in tried:
+        if frozen_use(role, shape, changed).fits(card_bytes):
+            return f"this would fit: {change}"
+    return f"lower {role}.micro_batch_tokens, or use a smaller model"
 
 
 def _parts(use: CardUse) -> str:

@@ -151,6 +151,33 @@ def test_a_shared_card_must_hold_each_turn_and_not_both_together(folders: Path) 
         refuse_overfull(more, run_memory(more, needs(more), 80 * GB), 80 * GB)
 
 
+@pytest.mark.parametrize(
+    ("role", "size", "asked"),
+    [
+        ("reward", "7b", "reward.gpus_per_replica=0.5"),
+        ("reward", "70b", "reward.ranks_per_replica=4 reward.gpus_per_replica=4"),
+        ("reference", "70b", "reference.sharded=true reference.num_ranks=4 reference.gpus_per_rank=1"),
+    ],
+)
+def test_a_model_that_is_only_asked_and_larger_than_its_card_is_refused_with_parts_that_fit(
+    folders: Path, role: str, size: str, asked: str
+) -> None:
+    if role == "reward" and not (folders / f"{size}-rm").exists():
+        write_config(folders / f"{size}-rm", size, scalar=True)
+    model = folders / (f"{size}-rm" if role == "reward" else size)
+    given = [*settings(folders, "ppo_7b_2x8"), f"{role}.model={model}", "critic.model=" + str(folders / "7b-rm")]
+    given += ["reward.gpus_per_replica=0.1"] if size == "7b" else []
+    config = compose(given).config
+    with pytest.raises(ClusterError, match=f"{role}: .* this would fit: {asked}"):
+        refuse_overfull(config, run_memory(config, needs(config), 80 * GB), 80 * GB)
+    better = compose([*given, *asked.split()]).config
+    memory = run_memory(better, needs(better), 80 * GB)
+    refuse_overfull(better, memory, 80 * GB)
+    ranks = better.reward.ranks_per_replica
+    [use] = [use for use in memory.on_cards() if use.role == "reward"]
+    assert (use.processes, use.share) == (better.reward.num_replicas * ranks, better.reward.gpus_per_replica / ranks)
+
+
 def test_an_engine_without_room_for_one_sequence_is_refused(folders: Path) -> None:
     config = compose([*settings(folders, "grpo_70b_4x8"), "rollout.tensor_parallel_size=1"]).config
     with pytest.raises(ClusterError, match=r"rollout: the weights .*set rollout.tensor_parallel_size=2"):

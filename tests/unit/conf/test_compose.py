@@ -186,6 +186,14 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
         (["cluster=shared", "critic.gpus_per_rank=2"], "critic.gpus_per_rank=2 with cluster.device=cuda"),
         (["cluster=shared", "reference.gpus_per_rank=2"], "set reference.gpus_per_rank=1, or a share"),
         (
+            ["cluster=shared", "reference.gpus_per_rank=0.5", "reference.num_ranks=2", "reference.sharded=true"],
+            "ranks that compute together need a card each (NCCL refuses two on one); set reference.gpus_per_rank=1",
+        ),
+        (
+            ["cluster=shared", "reward.model=${policy.model}", "reward.ranks_per_replica=2"],
+            "each rank of a replica needs a card; set reward.gpus_per_replica=2.",
+        ),
+        (
             ["cluster=shared", "rollout.tensor_parallel_size=2", "rollout.gpus_per_worker=1"],
             "one card for each tensor-parallel rank; set rollout.gpus_per_worker=0",
         ),

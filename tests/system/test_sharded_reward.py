@@ -1,0 +1,67 @@
+"""A reward replica whose model lies in parts on its ranks scores as the whole model; one that loses a rank says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from raylign.conf.errors import ModelLoadError
+from raylign.conf.schema import Device, Precision
+from raylign.data.sample_model import tiny_model
+from raylign.reward.interfaces import ModelLost
+from raylign.reward.model_forward import ShardedForward
+from raylign.reward.model_scorer import ModelScorer
+
+from tests.unit.reward.test_model_scorer import save_reward_model, scorer, sequences
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tiny_model(tmp_path_factory.mktemp("base") / "tiny", tie=True)
+    return save_reward_model(tmp_path_factory.mktemp("rm") / "rm", base)
+
+
+@pytest.fixture(scope="module")
+def sharded(folder: Path) -> Iterator[ModelScorer]:
+    made = ModelScorer(
+        str(folder), precision=Precision.float32, device=Device.cpu, micro_batch_tokens=200, ranks=RANKS
+    )
+    yield made
+    made._forward.stop()
+
+
+def test_scores_features_and_head_are_those_of_the_whole_model(folder: Path, sharded: ModelScorer) -> None:
+    whole = scorer(folder)
+    assert sharded.head.tolist() == whole.head.tolist()
+    for count in (9, 1, 0, 20):  # more and fewer micro-batches than ranks
+        rows = sequences(count)
+        assert sharded.score(rows, [1] * count) == pytest.approx(whole.score(rows, [1] * count), abs=1e-5)
+        ours, theirs = sharded.features(rows, [1] * count), whole.features(rows, [1] * count)
+        assert ours.tolist() == [pytest.approx(row, abs=1e-4) for row in theirs.tolist()]
+
+
+def test_a_folder_that_is_no_reward_model_is_refused_as_by_one_process(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "tiny", tie=True)
+    with pytest.raises(ModelLoadError, match="without a scalar head"):
+        ShardedForward(str(base), precision=Precision.float32, device=Device.cpu, ranks=RANKS)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_lost_rank_is_named_and_no_rank_is_left(folder: Path, how: int) -> None:
+    made = ShardedForward(
+        str(folder), precision=Precision.float32, device=Device.cpu, ranks=RANKS, timeout_s=60.0
+    )
+    made._timeout_s = 5.0
+    os.kill(made.processes[1].pid or 0, how)
+    with pytest.raises((ModelLost, RuntimeError), match="part 1|Connection closed by peer|gave no answer"):
+        made.ask([[[(5, 6, 7)]], [[(5, 6)]]], features=False)
+    for process in made.processes:
+        process.join(10)
+        assert process.exitcode is not None
