@@ -83,6 +83,11 @@ _POLICY = (
         "reference is another model, or computes in another precision.", high=8.0,
     ),
     MetricHelp(
+        "policy/kl_square", "KL, mean square", "nats²",
+        "Mean over sequences of the square of what policy/kl is the mean of: with their number, how exact that is.",
+        "Before the first update it is the rounding of two passes; the report holds policy/kl to it.",
+    ),
+    MetricHelp(
         "policy/approx_kl", "KL of one update", "nats a token",
         "How far this step's update moved the policy from the one that sampled.",
         "Above the range: lower policy.optim.lr or take fewer passes over a step.", high=0.05,

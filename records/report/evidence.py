@@ -5,6 +5,7 @@ A check of online training that left none is listed as not recorded; of a run wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from raylign.records.ledger_check import check_ledger
 from raylign.records.metrics_log import MetricHistory
 from raylign.records.report.tone import Tone
 
-_ZERO_KL = 1e-3  # nats a sequence; exactly 0 in float32, rounding in bfloat16
+_ZERO_KL = 1e-3  # nats a sequence; exactly 0 in float32
+_ERRORS = 4.0
+"""Standard errors that a mean of rounding errors may be from 0."""
+_ROUNDING = 0.05
+"""Nats a token, root mean square, between two right passes in bfloat16; 0.03 was measured with SmolLM2-135M."""
+_NOISE_FACTOR = 3.0
+"""As trainer/loops/canary_limit.py: what differs at the first step is noise, for the weights were found equal."""
+_GAP_CEILING = 1.0
+"""Nats a token, mean: two programs that differ by more at the first step do not compute the same model."""
+_SIZES = ("ledger/trained", "rollout/response_length")  # of a first step: sequences, and tokens of each
 _ONLINE = ("reward/", "rollout/", "sync/")  # groups that only a run with engines has
 
 
@@ -87,21 +97,43 @@ def _limited(history: MetricHistory, name: str, label: str, unit: str) -> Check:
 
 
 def _gap(history: MetricHistory) -> Check:
-    """Two programs never agree to the last bit over a whole run: all 0 says that the trainer computed none."""
+    """Two programs never agree to the last bit over a whole run: all 0 says that the trainer computed none.
+
+    How far apart they are with the same weights, which were compared, is measured by the first step; later ones are
+    held to that where it is more than the usual range.
+    """
     name, label = "rollout/logprob_gap_max", "Engine against trainer, largest"
-    if not any(_values(history, name)):
+    entry, values, means = describe(name), _values(history, name), _values(history, "rollout/logprob_gap")
+    if not any(values) or entry is None:
         return _not_recorded(label, _meaning(name))
-    return _limited(history, name, label, "nats")
+    limit = max(entry.high or 0.0, _NOISE_FACTOR * values[0])
+    good = max(values) <= limit and all(mean <= _GAP_CEILING for mean in means[:1])
+    return Check(label, f"{short(max(values))} nats", Tone.GOOD if good else Tone.WARNING, entry.meaning)
 
 
 def _first_kl(history: MetricHistory) -> Check:
-    meaning = "Before the first update the policy is the reference, so their distance must be 0."
+    meaning = "Before the first update the policy is the reference: their distance is 0, but for what a format rounds."
     series = [(step, value) for step, value in history.series("policy/kl") if value is not None]
     if not series or series[0][0] > 1:
         return _not_recorded("KL before the first update", meaning)
-    value = series[0][1]
-    tone = Tone.GOOD if abs(value) <= _ZERO_KL else Tone.WARNING
-    return Check("KL before the first update", f"{short(value)} nats a sequence", tone, meaning)
+    step, value = series[0]
+    good = abs(value) <= _ZERO_KL or _is_rounding(history, step, value)
+    return Check(
+        "KL before the first update", f"{short(value)} nats a sequence", Tone.GOOD if good else Tone.WARNING, meaning
+    )
+
+
+def _is_rounding(history: MetricHistory, step: int, kl: float) -> bool:
+    """Whether a mean over the step's sequences is what independent small errors of their tokens give.
+
+    Their square says how large the errors are: no larger a token than rounding, and a mean within its standard error.
+    """
+    at = {name: dict(history.series(name)).get(step) for name in ("policy/kl_square", *_SIZES)}
+    square, sequences, tokens = (at[name] for name in ("policy/kl_square", *_SIZES))
+    if not square or not sequences or not tokens:
+        return False
+    error = math.sqrt(max(0.0, square - kl**2) / sequences)
+    return abs(kl) <= _ERRORS * error and square / tokens <= _ROUNDING**2
 
 
 def _masks(history: MetricHistory) -> Check:

@@ -230,7 +230,8 @@ def group_metrics(batch: ScoredBatch) -> dict[str, float]:
 
 
 def reference_metrics(batch: ScoredBatch) -> dict[str, float]:
-    """`policy/kl`: mean over sequences of the unbiased KL to the reference, nats a sequence."""
+    """`policy/kl`: mean over sequences of the unbiased KL to the reference, nats a sequence; and its mean square."""
     if batch.ref_logprobs is None:
         return {}
-    return {"policy/kl": float(sequence_kl(batch.logprobs, batch.ref_logprobs, batch.tokens).mean())}
+    kl = sequence_kl(batch.logprobs, batch.ref_logprobs, batch.tokens)
+    return {"policy/kl": float(kl.mean()), "policy/kl_square": float(kl.square().mean())}

@@ -111,5 +111,6 @@ def _measured_in_update(
     sums = {"rollout/logprob_gap": MetricSum(gap.sum(), mask.sum().float())}
     if batch.ref_logprobs is not None:
         sequences = (trained_tokens(batch.tokens) > 0).sum().float()
-        sums["kl"] = MetricSum(masked_sum(old_logprobs - batch.ref_logprobs, mask).float(), sequences)
+        kl = sequence_sum(torch.where(mask, old_logprobs - batch.ref_logprobs, 0), batch.tokens).float()
+        sums |= {"kl": MetricSum(kl.sum(), sequences), "kl_square": MetricSum(kl.square().sum(), sequences)}
     return sums, {"rollout/logprob_gap_max": gap.max()}

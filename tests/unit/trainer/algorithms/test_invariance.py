@@ -325,10 +325,13 @@ def test_the_updates_own_logprobs_give_what_a_pass_before_it_gives(name: str) ->
     measured = own.metrics["rollout/logprob_gap"]
     torch.testing.assert_close(measured.total / measured.count, gap.mean().float())
     torch.testing.assert_close(own.maxima["rollout/logprob_gap_max"], gap.max().float())
-    kl = (before - batch.ref_logprobs)[batch.tokens.response_mask].sum()
+    kls = torch.where(batch.tokens.response_mask, before - batch.ref_logprobs, 0)
+    bounds = batch.tokens.cu_seqlens.tolist()
+    kl = torch.stack([kls[first:last].sum() for first, last in pairwise(bounds)]).float()
     sequences = sum(any(mask) for _, mask in batch.tokens.sequences())
-    assert own.metrics["kl"].count == sequences
-    torch.testing.assert_close(own.metrics["kl"].total, kl.float())
+    for name, total in (("kl", kl.sum()), ("kl_square", kl.square().sum())):
+        assert own.metrics[name].count == sequences
+        torch.testing.assert_close(own.metrics[name].total, total)
 
 
 def test_old_policy_gives_the_reinforce_gradient() -> None:
