@@ -179,7 +179,7 @@ def _rank(pipe: Connection[Any, Any], part: _Part) -> None:
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # all ranks are on this node
     torch.set_num_threads(part.threads)
     try:
-        model = load_scalar_model(part.folder, precision=part.precision).eval()
+        model = load_scalar_model(part.folder, precision=part.precision, as_stored=True).eval()
         head = OwnForward(model, torch.device("cpu")).head.numpy()
         engine = ShardedEngine(model, part.precision, part.meeting, device=part.device)
         assert isinstance(engine.module, ScalarModel)

@@ -69,11 +69,13 @@ def _peak(record: dict[str, Any], name: str) -> Iterator[None]:
         record[name] = max(most[0], _own_bytes()) - first
 
 
-def _sharded(folder: Path, rendezvous: Rendezvous, record: dict[str, Any]) -> ShardedEngine:
+def _sharded(
+    folder: Path, rendezvous: Rendezvous, record: dict[str, Any], precision: Precision = Precision.float32
+) -> ShardedEngine:
     with _peak(record, "loaded"):
-        model = load_causal_lm(folder, precision=Precision.float32)
+        model = load_causal_lm(folder, precision=precision, as_stored=True)
     with _peak(record, "sharded"):
-        return ShardedEngine(model, Precision.float32, rendezvous, device=Device.cpu)
+        return ShardedEngine(model, precision, rendezvous, device=Device.cpu)
 
 
 def _rank_main(rank: int, world_size: int, port: int, out: str) -> None:
@@ -84,6 +86,9 @@ def _rank_main(rank: int, world_size: int, port: int, out: str) -> None:
     _sharded(Path(out) / "tiny", rendezvous, {})  # what libraries take the first time
     record: dict[str, Any] = {}
     _sharded(Path(out) / "model", rendezvous, record)
+    rounded: dict[str, Any] = {}
+    _sharded(Path(out) / "model", rendezvous, rounded, Precision.bfloat16)
+    record["converted"] = rounded
     config = LearnerConfig(precision=Precision.float32, zero_stage=3, optim=OptimConfig())
     model = load_causal_lm(Path(out) / "model", precision=Precision.float32)
     with _peak(record, "started"):
@@ -126,6 +131,9 @@ def test_a_rank_holds_its_part_and_a_weight(out: Path, rank: int) -> None:
     part = MODEL // RANKS
     assert record["loaded"] < NOISE
     assert part < record["sharded"] < part + 2 * LARGEST + NOISE < MODEL
+    # In bfloat16, of a folder in float32: no more than half as much.
+    assert record["converted"]["loaded"] < NOISE
+    assert record["converted"]["sharded"] < part // 2 + 2 * LARGEST + NOISE < MODEL // 2
     # In training also a float32 master of the part and its gradient; moments come with the first step.
     assert record["started"] < 3 * part + 2 * LARGEST + NOISE < 3 * part + MODEL
     # Every rank gathers a weight; the first has a layer that comes beside one that is written, larger than a shard.

@@ -13,6 +13,7 @@ from raylign.trainer.engine.deepspeed_start import prepare_deepspeed
 from raylign.trainer.engine.partition import partition
 from raylign.trainer.engine.rendezvous import Rendezvous, join
 from raylign.trainer.engine.zero_config import deepspeed_config
+from raylign.trainer.models.loading import torch_dtype
 from torch import Tensor, nn
 
 
@@ -26,7 +27,7 @@ class ShardedEngine:
         prepare_deepspeed()
         settings = deepspeed_config(LearnerConfig(precision=precision, zero_stage=3), device)
         module.requires_grad_(False).eval()
-        partition(module, settings)
+        partition(module, settings, torch_dtype(precision))
         self._rendezvous = rendezvous
         self._deepspeed, *_ = deepspeed.initialize(model=module, config=settings, dist_init_required=False)
 

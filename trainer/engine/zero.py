@@ -37,6 +37,7 @@ from raylign.trainer.engine.rendezvous import Rendezvous, join
 from raylign.trainer.engine.state_file import StateHeader, load_masters, state_writer
 from raylign.trainer.engine.torch_engine import clip_gradients
 from raylign.trainer.engine.zero_config import deepspeed_config
+from raylign.trainer.models.loading import torch_dtype
 from raylign.trainer.models.lora import frozen_digest
 from raylign.trainer.verified_folder import FileDigest
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class ZeroEngine:
         self._applied_steps = 0
         self._on_host = OnHost()
         self._write = BackgroundWrite(rendezvous.timeout_s)
-        self._frozen = frozen_digest(module)  # now, while this rank has all of it
+        self._frozen = frozen_digest(module, torch_dtype(config.precision))  # now, while this rank has all of it
         self._shapes = {name: tuple(p.shape) for name, p in trained_by_name(module).items()}  # stage 3 empties them
         self._deepspeed = _initialize(module, config, device)
         self._optimizer: Any = self._deepspeed.optimizer  # DeepSpeed's wrapper; plain AdamW for stage 0 in float32
@@ -303,7 +304,7 @@ def _initialize(module: nn.Module, config: LearnerConfig, device: Device) -> Dee
     optimizer: torch.optim.Optimizer = adamw(module, config.optim)  # while the weights have their shapes
     if config.zero_stage == 3:
         # Weight by weight, before `initialize`: that would move the whole model to this rank's device first.
-        partition(module, settings)
+        partition(module, settings, torch_dtype(config.precision))
     if config.offload_optimizer is Offload.cpu:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 

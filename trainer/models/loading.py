@@ -20,7 +20,7 @@ from raylign.trainer.models.lean_layers import lean_layers
 from raylign.trainer.models.packed_attention import PACKED_ATTENTION
 from raylign.trainer.models.packing_check import ERRORS, check_model
 from raylign.trainer.models.scalar_head import ScalarModel, init_score
-from raylign.trainer.models.stored import refuse_other_weights
+from raylign.trainer.models.stored import refuse_other_weights, stored_tensors
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -48,15 +48,17 @@ def load_causal_lm(
     gradient_checkpointing: bool = False,
     attention: str = PACKED_ATTENTION,
     device: Device = Device.cpu,
+    as_stored: bool = False,
 ) -> CausalLM:
     """A policy or reference, on `device`.
 
+    `as_stored`: a folder in float32 stays so, in its files' mapping, for a caller that converts weight by weight.
     Raises ModelLoadError for a folder that is not a complete causal language model.
     """
     path = Path(folder)
     if read_head(path) != "causal":
         raise ModelLoadError(f"{path} holds a scalar-head model; a policy or reference needs a causal language model")
-    hf = _from_pretrained(path, precision, attention, scalar=False, fresh=False)
+    hf = _from_pretrained(path, precision, attention, scalar=False, fresh=False, as_stored=as_stored)
     _prepare(hf, gradient_checkpointing)
     return CausalLM(hf, logit_scale=_checked_where_it_computes(hf, path, device, with_head=True))
 
@@ -69,9 +71,11 @@ def load_scalar_model(
     new_head_seed: int | None = None,
     attention: str = PACKED_ATTENTION,
     device: Device = Device.cpu,
+    as_stored: bool = False,
 ) -> ScalarModel:
     """A critic or reward model. A causal language model is accepted only with `new_head_seed`: its head is then drawn.
 
+    `as_stored`: see load_causal_lm.
     Raises ModelLoadError for a folder that is not a complete model, or has no scalar head and no seed was given.
     """
     path = Path(folder)
@@ -81,7 +85,7 @@ def load_scalar_model(
             f"{path} is a causal language model without a scalar head; train a reward model first "
             "(algorithm=rm), or use it where a new head is trained (a critic, algorithm=rm)"
         )
-    hf = _from_pretrained(path, precision, attention, scalar=True, fresh=fresh)
+    hf = _from_pretrained(path, precision, attention, scalar=True, fresh=fresh, as_stored=as_stored)
     if fresh:
         init_score(hf.score.weight, seed=new_head_seed or 0)
     _prepare(hf, gradient_checkpointing)
@@ -193,7 +197,9 @@ def stored_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, opened.get_tensor(name)
 
 
-def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool) -> PreTrainedModel:
+def _from_pretrained(
+    path: Path, precision: Precision, attention: str, *, scalar: bool, fresh: bool, as_stored: bool
+) -> PreTrainedModel:
     disable_progress_bar()
     # Every role loads here. A sum of a card's blocks must not pass through bfloat16, else it depends on the batch.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -201,12 +207,13 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
     refuse_other_weights(path, model_skeleton(path, scalar=scalar))
     config = _read_config(path, scalar=scalar)
     noise = noise_of(config)
+    whole = as_stored and {tensor.dtype for tensor in stored_tensors(path).values()} == {"F32"}
     config = without_noise(config)
     load = partial(
         _auto(scalar=scalar).from_pretrained,
         path,
         config=config,
-        dtype=torch_dtype(precision),
+        dtype=torch.float32 if whole else torch_dtype(precision),
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -215,6 +222,7 @@ def _from_pretrained(path: Path, precision: Precision, attention: str, *, scalar
     )
     with _without_load_report():
         hf, info = _built(load, path, config)
+    hf.config.dtype = torch_dtype(precision)  # what it will be, and an export says
     hf.raylign_noise = noise  # for the export, whose configuration says the same as the folder's
     missing = set(info["missing_keys"]) - ({SCORE_WEIGHT} if fresh else set())
     if missing or info["mismatched_keys"]:

@@ -96,10 +96,10 @@ def merged_weights(
             yield name, layers[layer].merged(tensor.detach(), held.pop(A), held.pop(B), name)
 
 
-def frozen_digest(module: nn.Module) -> str:
+def frozen_digest(module: nn.Module, dtype: torch.dtype | None = None) -> str:
     """What the trained weights mean nothing without: every frozen weight, and how it is adapted.
 
-    Empty when none is frozen. Weights must be whole and on the CPU.
+    Empty when none is frozen. Weights must be whole and on the CPU. `dtype`: what they will be; None: what they are.
     """
     frozen = [(name, p) for name, p in module.named_parameters() if not p.requires_grad]
     if not frozen:
@@ -108,6 +108,7 @@ def frozen_digest(module: nn.Module) -> str:
     for name, layer in lora_layers(module).items():
         hasher.update(f"{name} {layer.rank} {layer.scale!r} ".encode())
     for name, parameter in frozen:
-        hasher.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} ".encode())
-        hasher.update(parameter.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+        weight = parameter.detach().to(dtype or parameter.dtype)
+        hasher.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
+        hasher.update(weight.contiguous().view(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()

@@ -66,6 +66,7 @@ class PolicySpec:
             precision=self.config.precision,
             gradient_checkpointing=self.config.gradient_checkpointing,
             device=_whole_on(self),
+            as_stored=self.config.zero_stage == 3,
         )
         return _zero(model, self, info, meeting)
 
@@ -96,6 +97,7 @@ class ScalarSpec:
             gradient_checkpointing=self.config.gradient_checkpointing,
             new_head_seed=self.new_head_seed,
             device=_whole_on(self),
+            as_stored=self.config.zero_stage == 3,
         )
         return _zero(model, self, info, meeting)
 
@@ -119,7 +121,7 @@ class FrozenSpec:
     def build(self, info: RankInfo, meeting: MeetingPoint) -> Learner:
         """Collective when sharded. The plain engine's optimizer holds nothing before a first step: none comes."""
         whole = Device.cpu if self.sharded else self.device
-        model = load_causal_lm(self.folder, precision=self.precision, device=whole)
+        model = load_causal_lm(self.folder, precision=self.precision, device=whole, as_stored=self.sharded)
         if self.sharded:
             rendezvous = Rendezvous(
                 info.rank, info.world_size, meeting.master_addr, meeting.master_port, self.timeout_s
