@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
     if needs.critic:
         problems += _learner("critic", config.critic, config)
     problems += _devices(config, needs)
+    problems += _sharded_reward(config, needs)
     problems += check_precision(config, critic=needs.critic, reference=needs.reference, reward=needs.reward)
     problems += check_time_sharing(config, rollout=needs.rollout, critic=needs.critic)
     problems += check_transport(config, rollout=needs.rollout)
@@ -201,19 +202,10 @@ def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
         asked["reference.gpus_per_rank"] = config.reference.gpus_per_rank
         if config.reference.sharded:
             together["reference"] = config.reference.num_ranks
-    for role, ranks in together.items():
-        key = f"{role}.gpus_per_rank"
-        if on_gpu and 0 < asked[key] < 1 < ranks:
-            yield Problem(
-                (key, f"{role}.num_ranks"),
-                f"{key}={asked[key]:g} with {role}.num_ranks={ranks}: ranks that compute together need a card each "
-                f"(NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
-            )
+    if on_gpu:
+        yield from _cards_of_ranks(asked, together)
     if needs.reward and config.reward.model:
-        if on_gpu and config.reward.ranks_per_replica > 1:
-            yield from _sharded_reward(config)
-        else:
-            asked["reward.gpus_per_replica"] = config.reward.gpus_per_replica
+        asked |= _whole_reward_gpus(config)
     if on_gpu and needs.rollout:
         yield from _engine_gpus(config)
     elif needs.rollout:
@@ -232,10 +224,31 @@ def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
             )
 
 
-def _sharded_reward(config: RunConfig) -> Iterator[Problem]:
+def _cards_of_ranks(asked: Mapping[str, float], together: Mapping[str, int]) -> Iterator[Problem]:
+    """`asked`: GPUs by setting; `together`: ranks of each group, by role."""
+    for role, ranks in together.items():
+        key = f"{role}.gpus_per_rank"
+        if 0 < asked[key] < 1 < ranks:
+            yield Problem(
+                (key, f"{role}.num_ranks"),
+                f"{key}={asked[key]:g} with {role}.num_ranks={ranks}: ranks that compute together need a card each "
+                f"(NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
+            )
+
+
+def _whole_reward_gpus(config: RunConfig) -> dict[str, float]:
+    """What a replica of one process asks for; of several, see `_sharded_reward`."""
+    reward = config.reward
+    sharded = config.cluster.device is Device.cuda and reward.ranks_per_replica > 1
+    return {} if sharded else {"reward.gpus_per_replica": reward.gpus_per_replica}
+
+
+def _sharded_reward(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     """The ranks of a replica have a card each."""
+    if not needs.reward or not config.reward.model or config.cluster.device is not Device.cuda:
+        return
     ranks, given, key = config.reward.ranks_per_replica, config.reward.gpus_per_replica, "reward.gpus_per_replica"
-    if given != ranks:
+    if ranks > 1 and given != ranks:
         yield Problem(
             (key, "reward.ranks_per_replica"),
             f"{key}={given:g} with reward.ranks_per_replica={ranks}: each rank of a replica needs a card; set "

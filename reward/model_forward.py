@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 import torch
+from raylign.conf.errors import UserError
 from raylign.conf.schema import Device, Precision
 from raylign.data.types import TokenBatch
 from raylign.reward.interfaces import ModelLost
@@ -166,8 +167,10 @@ class ShardedForward:
             process = self.processes[rank]
             process.join(5)
             raise ModelLost(f"part {rank} of the reward model ended with code {process.exitcode}") from error
-        if isinstance(answer, BaseException):
+        if isinstance(answer, UserError):
             raise answer
+        if isinstance(answer, Exception):  # the others wait for this one in a collective
+            raise ModelLost(f"part {rank} of the reward model: {answer}") from answer
         return answer
 
 

@@ -28,7 +28,9 @@ def main() -> int:
                 (package / folder.name).symlink_to(folder)
         path = os.pathsep.join([scratch, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "raylign.app.gpu_check.run", *sys.argv[1:]]
-        return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
+        # Safe: the checkout's own folder `raylign` is a part of the package only, and must not be found first.
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

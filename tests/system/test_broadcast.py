@@ -34,7 +34,7 @@ from raylign.conf.schema import (
 )
 from raylign.data.sample_model import tiny_model
 from raylign.rollout import worker
-from raylign.rollout.interfaces import Canary, TransferLink, VerifyReport
+from raylign.rollout.interfaces import Canary, Ref, TransferLink, VerifyReport, WeightManifest
 from raylign.rollout.pool import RolloutPool
 from raylign.rollout.worker import RayWorkerHandle, WorkerSpec, spawn_worker
 from raylign.trainer.algorithms.ppo import PPO, PPOConfig
@@ -52,6 +52,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 LEARNER = LearnerConfig(precision=Precision.float32, zero_stage=3, num_ranks=2, micro_batch_tokens=64)
 ROLLOUT = RolloutConfig(threads_per_worker=1, health_timeout_s=5.0)
 SYNC = SyncConfig(transport=SyncTransport.broadcast, timeout_s=10.0, bucket_mb=1)
+LATE_WEIGHT = 18
+"""Of the model's 20, in the second bucket."""
 SIGNALS = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 
 
@@ -80,12 +82,24 @@ class Watched(RayWorkerHandle):
 
 
 class Faulty:
-    """The learner's side of a broadcast, whose calls can be preceded by a fault too."""
+    """The learner's side of a publication, whose calls can be preceded by a fault too."""
 
     def __init__(self, policy: PolicyGroup, before: Callable[[str], None]) -> None:
         self._policy, self._before = policy, before
 
+    async def manifest(self, version: int, *, adapters_only: bool = False) -> WeightManifest:
+        self._before("manifest")
+        return await self._policy.manifest(version, adapters_only=adapters_only)
+
+    async def canaries(self) -> list[Canary]:
+        self._before("canaries")
+        return await self._policy.canaries()
+
+    async def buckets(self) -> list[Ref]:
+        return await self._policy.buckets()
+
     async def open_transfer(self, num_workers: int) -> TransferLink:
+        self._before("open_transfer")
         return await self._policy.open_transfer(num_workers)
 
     async def join_transfer(self) -> str:
@@ -132,7 +146,7 @@ class Stage:
         pool = RolloutPool(self.workers, max_concurrent=8, timeout_s=60)
         source = Faulty(self.policy, before)
         publisher = WeightPublisher(
-            self.policy,
+            source,
             pool.members,
             timeout_s=SYNC.timeout_s,
             canary_limit=CanaryLimit(1.0),
@@ -158,9 +172,9 @@ class Stage:
         for one in self.workers:
             one.kill()
 
-    def rank_pid(self, rank: int) -> int:
+    def rank(self, rank: int) -> Any:
         assert self.policy is not None
-        return _pid(self.policy.learners._group.actors[rank])
+        return self.policy.learners._group.actors[rank]
 
     async def _worker(self) -> Watched:
         self._spawned += 1
@@ -209,6 +223,29 @@ def _once(verb: str, pid: int, how: int) -> Callable[[str], None]:
     return before
 
 
+def _half_way(rank: Any, how: int) -> Callable[[str], None]:
+    """A fault when the first bucket has been sent."""
+
+    def plant(_: Any) -> None:  # in the rank's process
+        from raylign.trainer.workers import transfer
+
+        weights = transfer.whole_weights
+
+        def broken(engine: Any) -> Any:
+            for index, item in enumerate(weights(engine)):
+                if index == LATE_WEIGHT:
+                    os.kill(os.getpid(), how)
+                yield item
+
+        transfer.whole_weights = broken
+
+    def before(called: str) -> None:
+        if called == "send_weights":
+            ray.get(rank.__ray_call__.remote(plant), timeout=60)
+
+    return before
+
+
 @pytest.fixture(scope="module")
 def stage(cluster: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     made = Stage(cluster, tiny_model(tmp_path_factory.mktemp("broadcast") / "model", tie=True))
@@ -253,15 +290,23 @@ def test_a_worker_lost_in_a_phase_costs_the_others_an_attempt_and_its_successor_
 
 
 @SIGNALS
-@pytest.mark.parametrize(("rank", "verb"), [(0, "join_transfer"), (0, "send_weights"), (1, "send_weights")])
+@pytest.mark.parametrize(
+    ("rank", "verb"),
+    [
+        *((0, verb) for verb in ("manifest", "canaries", "open_transfer", "join_transfer", "send_weights", "half-way")),
+        *((1, verb) for verb in ("manifest", "send_weights")),
+    ],
+)
 @pytest.mark.thorough
 def test_a_learner_rank_lost_in_a_phase_is_a_failure_of_the_policy_and_its_successor_publishes(
     stage: Stage, rank: int, verb: str, how: int
 ) -> None:
     async def story() -> None:
         await stage.fill()
+        lost_rank = stage.rank(rank)
+        before = _half_way(lost_rank, how) if verb == "half-way" else _once(verb, _pid(lost_rank), how)
         with pytest.raises(RoleError) as lost:
-            await stage.publish(_once(verb, stage.rank_pid(rank), how))
+            await stage.publish(before)
         assert lost.value.role == "policy"
         assert lost.value.kind is (FailureKind.DIED if how == signal.SIGKILL else FailureKind.LATE)
         assert len(stage.workers) == 2, "a worker was given up for the learner's fault"

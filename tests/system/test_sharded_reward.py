@@ -30,9 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sharded(folder: Path) -> Iterator[ModelScorer]:
-    made = ModelScorer(
-        str(folder), precision=Precision.float32, device=Device.cpu, micro_batch_tokens=200, ranks=RANKS
-    )
+    made = ModelScorer(str(folder), precision=Precision.float32, device=Device.cpu, micro_batch_tokens=200, ranks=RANKS)
     yield made
     made._forward.stop()
 
@@ -55,12 +53,10 @@ def test_a_folder_that_is_no_reward_model_is_refused_as_by_one_process(tmp_path:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_lost_rank_is_named_and_no_rank_is_left(folder: Path, how: int) -> None:
-    made = ShardedForward(
-        str(folder), precision=Precision.float32, device=Device.cpu, ranks=RANKS, timeout_s=60.0
-    )
+    made = ShardedForward(str(folder), precision=Precision.float32, device=Device.cpu, ranks=RANKS, timeout_s=300.0)
     made._timeout_s = 5.0
     os.kill(made.processes[1].pid or 0, how)
-    with pytest.raises((ModelLost, RuntimeError), match="part 1|Connection closed by peer|gave no answer"):
+    with pytest.raises(ModelLost, match=r"^part [01] of the reward model"):
         made.ask([[[(5, 6, 7)]], [[(5, 6)]]], features=False)
     for process in made.processes:
         process.join(10)

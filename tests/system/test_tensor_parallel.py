@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from raylign.conf.schema import Precision, RolloutConfig, SyncConfig
 from raylign.data.sample_model import tiny_model
 from raylign.rollout.fingerprint import DigestKind
 from raylign.rollout.interfaces import EngineDead, WeightUpdateError
+from torch import Tensor
 
 from tests.system.test_weights import Bench
 
@@ -68,9 +69,11 @@ def test_a_broadcast_reaches_both_ranks_and_what_they_serve_is_the_same_as_from_
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("met", [False, True], ids=["before", "when all have met"])
+@pytest.mark.parametrize("phase", ["before", "met", "half-way", "finish"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_rank_that_is_lost_in_a_broadcast_is_a_named_failure_not_a_hang(tmp_path: Path, how: int, met: bool) -> None:
+def test_a_rank_that_is_lost_in_a_broadcast_is_a_named_failure_not_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: int, phase: str
+) -> None:
     bench = Bench(tiny_model(tmp_path / "model", tie=True), config=CONFIG, sync=SyncConfig(timeout_s=20))
     try:
         assert bench.publish_by_broadcast().passed(1e-3)
@@ -78,10 +81,15 @@ def test_a_rank_that_is_lost_in_a_broadcast_is_a_named_failure_not_a_hang(tmp_pa
         ranks = [p for p in psutil.Process().children(recursive=True) if "Worker_TP1" in p.name()]
         assert ranks, [p.name() for p in psutil.Process().children(recursive=True)]
         lost = partial(os.kill, ranks[-1].pid, how)
-        if not met:
+        if phase == "before":
             lost()
+        monkeypatch.setattr(bench, "finish", partial(_then, lost if phase == "finish" else _nothing, bench.finish))
         with pytest.raises((EngineDead, WeightUpdateError), match="rollout/0"):
-            bench.publish_by_broadcast(timeout_s=4.0, joined=lost if met else lambda: None)
+            bench.publish_by_broadcast(
+                Losing(bench.weights(), lost) if phase == "half-way" else None,
+                timeout_s=4.0,
+                joined=lost if phase == "met" else _nothing,
+            )
         with pytest.raises(EngineDead, match="rollout/0"):
             bench.run(bench.engine.ping())
     finally:
@@ -89,3 +97,26 @@ def test_a_rank_that_is_lost_in_a_broadcast_is_a_named_failure_not_a_hang(tmp_pa
             if process.name().startswith("VLLM"):
                 process.kill()  # a stopped one too
         bench.close()
+
+
+def _nothing() -> None:
+    """No fault."""
+
+
+def _then(first: Callable[[], None], call: Callable[[], object]) -> object:
+    first()
+    return call()
+
+
+class Losing(dict[str, Tensor]):
+    """Weights of which the tenth is sent after `lost` was called."""
+
+    def __init__(self, weights: Mapping[str, Tensor], lost: Callable[[], None]) -> None:
+        super().__init__(weights)
+        self._lost = lost
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:  # type: ignore[override]
+        for index, item in enumerate(super().items()):
+            if index == 10:
+                self._lost()
+            yield item
