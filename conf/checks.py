@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylign.conf.cards import check_cards
 from raylign.conf.data_order import check_data_order
 from raylign.conf.environment import check_environment
 from raylign.conf.guard import check_guard
@@ -21,7 +22,6 @@ from raylign.conf.schema import (
     LearnerConfig,
     LoraConfig,
     Offload,
-    PlacementStrategy,
     RunConfig,
 )
 from raylign.conf.stops import check_stops
@@ -59,8 +59,9 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
     problems += _learner("policy", config.policy, config)
     if needs.critic:
         problems += _learner("critic", config.critic, config)
-    problems += _devices(config, needs)
-    problems += _sharded_reward(config, needs)
+    problems += check_cards(
+        config, rollout=needs.rollout, critic=needs.critic, reference=needs.reference, reward=needs.reward
+    )
     problems += check_precision(config, critic=needs.critic, reference=needs.reference, reward=needs.reward)
     problems += check_time_sharing(config, rollout=needs.rollout, critic=needs.critic)
     problems += check_transport(config, rollout=needs.rollout)
@@ -188,83 +189,6 @@ def _lora(role: str, lora: LoraConfig) -> Iterator[Problem]:
         yield Problem(
             (f"{key}.save_adapter",),
             f"{key}.save_adapter=true: a critic is not exported; only policy.lora has a use for it.",
-        )
-
-
-def _devices(config: RunConfig, needs: Needs) -> Iterator[Problem]:
-    """GPUs are asked for by exactly the roles that are to compute on one."""
-    on_gpu = config.cluster.device is Device.cuda
-    learners = {"policy": config.policy} | ({"critic": config.critic} if needs.critic else {})
-    takes_turns = config.cluster.placement is PlacementStrategy.colocated  # each rank on another card, by the placement
-    asked = {f"{role}.gpus_per_rank": learner.gpus_per_rank for role, learner in learners.items()}
-    together = {role: learner.num_ranks for role, learner in learners.items() if not takes_turns}
-    if needs.reference:
-        asked["reference.gpus_per_rank"] = config.reference.gpus_per_rank
-        if config.reference.sharded:
-            together["reference"] = config.reference.num_ranks
-    if on_gpu:
-        yield from _cards_of_ranks(asked, together)
-    if needs.reward and config.reward.model:
-        asked |= _whole_reward_gpus(config)
-    if on_gpu and needs.rollout:
-        yield from _engine_gpus(config)
-    elif needs.rollout:
-        asked["rollout.gpus_per_worker"] = config.rollout.gpus_per_worker
-    for key, gpus in asked.items():
-        if on_gpu and not 0 < gpus <= 1:
-            yield Problem(
-                (key, "cluster.device"),
-                f"{key}={gpus:g} with cluster.device=cuda: each process computes on one card; set {key}=1, or a share "
-                "such as 0.5 where several processes fit on one.",
-            )
-        if not on_gpu and gpus > 0:
-            yield Problem(
-                (key, "cluster.device"),
-                f"{key}={gpus:g} with cluster.device=cpu: set {key}=0, or cluster.device=cuda.",
-            )
-
-
-def _cards_of_ranks(asked: Mapping[str, float], together: Mapping[str, int]) -> Iterator[Problem]:
-    """`asked`: GPUs by setting; `together`: ranks of each group, by role."""
-    for role, ranks in together.items():
-        key = f"{role}.gpus_per_rank"
-        if 0 < asked[key] < 1 < ranks:
-            yield Problem(
-                (key, f"{role}.num_ranks"),
-                f"{key}={asked[key]:g} with {role}.num_ranks={ranks}: ranks that compute together need a card each "
-                f"(NCCL refuses two on one); set {key}=1, or {role}.num_ranks=1.",
-            )
-
-
-def _whole_reward_gpus(config: RunConfig) -> dict[str, float]:
-    """What a replica of one process asks for; of several, see `_sharded_reward`."""
-    reward = config.reward
-    sharded = config.cluster.device is Device.cuda and reward.ranks_per_replica > 1
-    return {} if sharded else {"reward.gpus_per_replica": reward.gpus_per_replica}
-
-
-def _sharded_reward(config: RunConfig, needs: Needs) -> Iterator[Problem]:
-    """The ranks of a replica have a card each."""
-    if not needs.reward or not config.reward.model or config.cluster.device is not Device.cuda:
-        return
-    ranks, given, key = config.reward.ranks_per_replica, config.reward.gpus_per_replica, "reward.gpus_per_replica"
-    if ranks > 1 and given != ranks:
-        yield Problem(
-            (key, "reward.ranks_per_replica"),
-            f"{key}={given:g} with reward.ranks_per_replica={ranks}: each rank of a replica needs a card; set "
-            f"{key}={ranks}.",
-        )
-
-
-def _engine_gpus(config: RunConfig) -> Iterator[Problem]:
-    """An engine's cards are its tensor-parallel ranks; a single one may share its card."""
-    rollout, key = config.rollout, "rollout.gpus_per_worker"
-    given, size = rollout.gpus_per_worker, rollout.tensor_parallel_size
-    if given and given != size and not (size == 1 and given < 1):
-        yield Problem(
-            (key, "rollout.tensor_parallel_size"),
-            f"{key}={given:g} with rollout.tensor_parallel_size={size}: an engine needs one card for each "
-            f"tensor-parallel rank; set {key}=0, which follows it.",
         )
 
 
