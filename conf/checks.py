@@ -168,10 +168,27 @@ def _learner(role: str, learner: LearnerConfig, config: RunConfig) -> Iterator[P
             f"{key}={size} does not divide {role}.num_ranks={ranks}; set {role}.num_ranks={-(-ranks // size) * size}, "
             f"or {key}=1.",
         )
+    yield from _node_ranks(role, learner)
     if len(learner.optim.betas) != 2 or not all(0 <= beta < 1 for beta in learner.optim.betas):
         key = f"{role}.optim.betas"
         yield Problem((key,), f"{key}={list(learner.optim.betas)}: give two numbers from 0 to below 1.")
     yield from _lora(role, learner.lora)
+
+
+def _node_ranks(role: str, learner: LearnerConfig) -> Iterator[Problem]:
+    key, size = f"{role}.zero_node_ranks", learner.zero_node_ranks
+    if size and learner.zero_stage != 3:
+        yield Problem(
+            (key, f"{role}.zero_stage"),
+            f"{key}={size} with {role}.zero_stage={learner.zero_stage}: weights are in parts in stage 3 alone; set "
+            f"{key}=0, or {role}.zero_stage=3.",
+        )
+    elif size and learner.num_ranks % size:
+        yield Problem(
+            (key, f"{role}.num_ranks"),
+            f"{key}={size} does not divide {role}.num_ranks={learner.num_ranks}; give the ranks that each node has, "
+            f"or {key}=0.",
+        )
 
 
 def _lora(role: str, lora: LoraConfig) -> Iterator[Problem]:

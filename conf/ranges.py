@@ -58,6 +58,7 @@ _RANGES: Mapping[str, Range] = {
         (_POSITIVE, ("stall_s", "request_timeout_s", "callback_timeout_s", "kv_cache_gb")),
         (_NOT_NEGATIVE, ("num_steps", "num_epochs", "every", "seed", "weight_decay", "max_grad_norm", "warmup_steps")),
         (_NOT_NEGATIVE, ("cpus_per_rank", "gpus_per_rank", "threads_per_rank", "num_cpus", "object_store_gb")),
+        (_NOT_NEGATIVE, ("zero_node_ranks",)),
         (_NOT_NEGATIVE, ("cpus_per_worker", "gpus_per_worker", "threads_per_worker")),
         (_NOT_NEGATIVE, ("cpus_per_replica", "gpus_per_replica", "threads_per_replica")),
         (_NOT_NEGATIVE, ("max_failed_saves", "max_worker_restarts", "max_canary_gap")),

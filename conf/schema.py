@@ -142,6 +142,9 @@ class LearnerConfig:
     """Weights and activations; the optimizer's copy is always float32."""
     zero_stage: int = 2
     """DeepSpeed ZeRO stage 0-3."""
+    zero_node_ranks: int = 0
+    """ZeRO-3 over several nodes: ranks of one node, which also keep the weights in parts among themselves, so that a
+    backward pass gathers within the node (ZeRO++'s hpZ); divides num_ranks; 0: off."""
     offload_optimizer: Offload = Offload.none
     """Optimizer state on the GPU's host (GPU learners only)."""
     num_ranks: int = 1

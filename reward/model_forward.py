@@ -25,7 +25,7 @@ from raylign.data.types import TokenBatch
 from raylign.reward.interfaces import ModelLost
 from raylign.trainer.engine.rendezvous import Rendezvous
 from raylign.trainer.engine.sharded import ShardedEngine
-from raylign.trainer.models.loading import load_scalar_model, model_skeleton
+from raylign.trainer.models.loading import check_on_card, load_scalar_model, model_skeleton
 from raylign.trainer.models.scalar_head import ScalarModel, last_states
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -182,12 +182,12 @@ def _rank(pipe: Connection[Any, Any], part: _Part) -> None:
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # all ranks are on this node
     torch.set_num_threads(part.threads)
     try:
-        model = load_scalar_model(part.folder, precision=part.precision, as_stored=True).eval()
+        model = load_scalar_model(part.folder, precision=part.precision, as_stored=True)
         head = OwnForward(model, torch.device("cpu")).head.numpy()
         engine = ShardedEngine(model, part.precision, part.meeting, device=part.device)
-        assert isinstance(engine.module, ScalarModel)
+        check_on_card(model.hf, part.folder, part.device)
         pipe.send(head)
-        forward = OwnForward(engine.module, engine.device)
+        forward = OwnForward(model.eval(), engine.device)
         while True:
             batches, features = pipe.recv()
             [answer] = forward.ask([batches], features=features)

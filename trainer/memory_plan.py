@@ -144,6 +144,8 @@ def learner_use(role: str, shape: ModelShape, learner: LearnerConfig, device: De
     weights = parameters * width / (ranks if stage == 3 else 1)
     if stage == 3 and ranks > 1:
         weights += width * min(LIVE_WEIGHTS, parameters, 2 * max(shape.layer_numel, shape.vocab * shape.hidden))
+    if stage == 3 and 1 < learner.zero_node_ranks < ranks:  # the parts of a second copy, over the ranks of a node
+        weights += parameters * width / learner.zero_node_ranks
     gradients = trained * (4 if stage >= 2 or not bf16 else 2) / (ranks if stage >= 2 else 1)
     # Without bfloat16 the working weights are the masters in stage 0; the sharded stages keep a copy.
     state = trained * (STATE_BYTES if bf16 or stage else 8) / (ranks if stage else 1)

@@ -1,6 +1,6 @@
 """Runs the stages, each in a child process with its own deadline, and prints one JSON line a check and a table.
 
-    python -m raylign.app.gpu_check.run [--stage A,B,C,D] [--minutes 10] [--device cuda] [--out FILE]
+    python -m raylign.app.gpu_check.run [--stage A,B,C,D] [--minutes 10] [--device cuda] [--only REGEX] [--out FILE]
 
 The command of `raylign doctor --gpu`, without its imports: stages A and B run on a machine that has neither Ray, vLLM,
 Hydra nor typer. scripts/gpu_check.py starts it where Raylign is not installed.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import selectors
 import subprocess
 import sys
@@ -33,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when nothing failed; 1 otherwise, and when nothing could be run at all."""
     given = _parser().parse_args(arguments)
     if given.child:
-        return _child(given.child, given.device)
+        return _child(given.child, given.device, given.only)
     lines: list[dict[str, object]] = []
     for stage in given.stage.upper().split(","):
         if stage not in STAGES:
             sys.stderr.write(f"--stage {stage}: there is {', '.join(STAGES)}\n")
             return 2
         seconds = given.minutes * 60 * (SHARES[stage] if "," in given.stage else 1.0)
-        lines += _stage(stage, given.device, seconds, given.out)
+        lines += _stage(stage, given.device, seconds, given.out, given.only)
     sys.stdout.write(table(lines))
     outcomes = {line["outcome"] for line in lines}
     return 1 if FAIL in outcomes or outcomes <= {NOT_RUN} else 0
@@ -60,7 +61,7 @@ def table(lines: Sequence[dict[str, object]]) -> str:
     return "\n".join([*rows, ", ".join(f"{n} {o}" for o, n in counts.items())]) + "\n"
 
 
-def _child(stage: str, device: str) -> int:
+def _child(stage: str, device: str, only: str) -> int:
     """In the child: import the stage, run it, print its lines."""
     import torch
     from raylign.app.gpu_check.harness import Check, Outcome, run_checks  # imports torch
@@ -78,15 +79,16 @@ def _child(stage: str, device: str) -> int:
             Outcome(stage, STAGES[stage][1], NOT_RUN, str(missing), None, None, "", 0.0, nobody).line() + "\n"
         )
         return 0
-    for outcome in run_checks(stage, checks, target):
+    for outcome in run_checks(stage, [check for check in checks if re.search(only, check.name)], target):
         sys.stdout.write(outcome.line() + "\n")
         sys.stdout.flush()
     return 0
 
 
-def _stage(stage: str, device: str, seconds: float, out: Path | None) -> list[dict[str, object]]:
+def _stage(stage: str, device: str, seconds: float, out: Path | None, only: str) -> list[dict[str, object]]:
     """The lines of one stage; what hangs or kills its process is a failure of the stage, by name."""
     command = [sys.executable, "-m", "raylign.app.gpu_check.run", "--child", stage, "--device", device]
+    command += ["--only", only]
     deadline = time.monotonic() + seconds
     lines: list[dict[str, object]] = []
     with (
@@ -128,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", default="A,B,C,D")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", default="", help="checks whose name this regular expression finds")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
+from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, OptimConfig, Precision
 from raylign.data.sample_model import tiny_model
 from raylign.data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
@@ -27,6 +28,7 @@ from raylign.trainer.learner import Learner
 from raylign.trainer.models.adapters import add_adapters, initial_adapters, start_adapters
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import load_causal_lm, stored_weights
+from raylign.trainer.models.packing_check import check_model
 from torch import nn
 
 from tests.system.rank_processes import run_ranks
@@ -121,7 +123,25 @@ def _partitioned_first(folder: str, rendezvous: Rendezvous) -> dict[str, Any]:
         engine = ZeroEngine(model, config, rendezvous, total_steps=9)
     finally:
         deepspeed.initialize = initialize
-    return {"whole": whole, "left": seen[0], "held": seen[1], "curve": _train(engine, 0, 4)}
+    tried = _tried_in_parts(model, folder)
+    return {"whole": whole, "left": seen[0], "held": seen[1], "tried": tried, "curve": _train(engine, 0, 4)}
+
+
+def _tried_in_parts(model: CausalLM, folder: str) -> str:
+    """What the check of a loaded model says of a partitioned one, on all ranks together: right, then with a leak."""
+    check_model(model.hf, folder, with_head=False)
+
+    def leak(_module: nn.Module, _args: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (output[0] + output[0].mean(1, keepdim=True), *output[1:])  # each token sees every other one's
+
+    hook = model.hf.base_model.layers[0].self_attn.register_forward_hook(leak)
+    try:
+        check_model(model.hf, folder, with_head=False)
+    except ModelLoadError as error:
+        return str(error)
+    finally:
+        hook.remove()
+    return ""
 
 
 def _sharded_reference(folder: str, rendezvous: Rendezvous) -> dict[str, Any]:
@@ -170,6 +190,7 @@ def test_zero3_holds_its_part_before_the_engine_starts_and_trains_as_plain_adamw
     for record in records:
         init = record["init"]
         assert init["left"] < 0.01 * init["whole"], "a rank would hold the whole model on its card"
+        assert "a longer sequence in the batch changes another one's states" in init["tried"]
         assert init["held"] == pytest.approx(init["whole"] / RANKS, rel=0.01)
         for ours, truth in zip(init["curve"], record["truth"], strict=True):
             assert ours == pytest.approx(truth, rel=1e-5)

@@ -283,6 +283,7 @@ class ZeroEngine:
         optimizer = self._optimizer
         if self._config.zero_stage == 3:
             optimizer._partition_all_parameters()
+            optimizer.invalidate_secondary_tensor()  # what the ranks of a node keep is of the weights before
             for i, master in enumerate(optimizer.fp32_partitioned_groups_flat):
                 optimizer.fp16_partitioned_groups_flat[i].data.copy_(master.data)
                 optimizer._unflatten_partitioned_parameters(i)

@@ -38,6 +38,8 @@ def deepspeed_config(config: LearnerConfig, device: Device = Device.cpu) -> dict
     if on_gpu and config.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = GPU_BUCKET_NUMEL
         zero["stage3_param_persistence_threshold"] = GPU_PERSISTENT_NUMEL
+    if config.zero_node_ranks:
+        zero["zero_hpz_partition_size"] = config.zero_node_ranks
     if config.offload_optimizer is Offload.cpu:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     settings: dict[str, Any] = {

@@ -267,6 +267,15 @@ def _checked_where_it_computes(hf: PreTrainedModel, path: Path, device: Device, 
     return scale if device is Device.cpu else check_model(hf.to(device.value), path, with_head=with_head)
 
 
+def check_on_card(hf: PreTrainedModel, folder: str, device: Device) -> None:
+    """Try a model on its card that was loaded on the host and is partitioned or adapted by now; its head was tried.
+
+    Collective under ZeRO-3, and the same on every rank. Nothing on a CPU. Raises ModelLoadError.
+    """
+    if device is not Device.cpu:
+        check_model(hf, folder, with_head=False)
+
+
 def _prepare(hf: PreTrainedModel, gradient_checkpointing: bool) -> None:
     """Training mode without dropout: log-probs are a function of the weights alone (see packed_attention)."""
     for module in hf.modules():

@@ -15,7 +15,7 @@ from raylign.trainer.engine.zero import Rendezvous, ZeroEngine
 from raylign.trainer.learner import Learner
 from raylign.trainer.models.adapters import add_adapters, initial_adapters, start_adapters
 from raylign.trainer.models.causal_lm import CausalLM
-from raylign.trainer.models.loading import load_causal_lm, load_scalar_model, stored_weights
+from raylign.trainer.models.loading import check_on_card, load_causal_lm, load_scalar_model, stored_weights
 from raylign.trainer.models.scalar_head import ScalarModel
 
 
@@ -126,7 +126,9 @@ class FrozenSpec:
             rendezvous = Rendezvous(
                 info.rank, info.world_size, meeting.master_addr, meeting.master_port, self.timeout_s
             )
-            return Learner(ShardedEngine(model, self.precision, rendezvous, device=self.device))
+            engine = ShardedEngine(model, self.precision, rendezvous, device=self.device)
+            check_on_card(model.hf, self.folder, self.device)
+            return Learner(engine)
         return Learner(TorchEngine(model, OptimConfig(), total_steps=0))
 
 
@@ -145,6 +147,8 @@ def _zero(
     rendezvous = Rendezvous(info.rank, info.world_size, meeting.master_addr, meeting.master_port, spec.timeout_s)
     engine = ZeroEngine(model, spec.config, rendezvous, device=spec.device, total_steps=spec.total_steps)
     model.split = sequence_ranks(info.rank, info.world_size, spec.config.sequence_parallel_size, spec.timeout_s)
+    if _whole_on(spec) is not spec.device:
+        check_on_card(model.hf, spec.folder, spec.device)
     if spec.config.precision is Precision.bfloat16:
         engine.set_masters(chain(stored_weights(spec.folder), initial_adapters(model.hf, spec.adapter_seed)))
     return Learner(engine, model.split)

@@ -103,6 +103,9 @@ def test_weights_gradients_and_optimizer_are_counted_exactly(folders: Path) -> N
     assert away["optimizer"] == 0
     longer = replace(sharded, sequence_parallel_size=4, micro_batch_tokens=4 * sharded.micro_batch_tokens)
     assert learner_use("policy", shape, longer).total == learner_use("policy", shape, sharded).total
+    thirds, copied = (replace(sharded, zero_stage=3, num_ranks=16, zero_node_ranks=size) for size in (0, 8))
+    more = learner_use("policy", shape, copied).parts["weights"] - learner_use("policy", shape, thirds).parts["weights"]
+    assert more == pytest.approx(2 * n / 8)
     lora = replace(sharded, lora=LoraConfig(rank=16))
     adapted = model_shape(str(folders / "7b"), scalar=False, learner=lora)
     sides = 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))

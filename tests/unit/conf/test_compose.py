@@ -182,6 +182,11 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(start: list[str]):
             ["policy.num_ranks=3", "policy.sequence_parallel_size=2"],
             "does not divide policy.num_ranks=3; set policy.num_ranks=4, or policy.sequence_parallel_size=1.",
         ),
+        (["policy.zero_node_ranks=2"], "weights are in parts in stage 3 alone; set policy.zero_node_ranks=0, or"),
+        (
+            ["policy.zero_stage=3", "policy.num_ranks=4", "policy.zero_node_ranks=3"],
+            "policy.zero_node_ranks=3 does not divide policy.num_ranks=4; give the ranks that each node has",
+        ),
         (["critic.sequence_parallel_size=0"], "critic.sequence_parallel_size=0: must be at least 1."),
         (["cluster=shared", "critic.gpus_per_rank=2"], "critic.gpus_per_rank=2 with cluster.device=cuda"),
         (["cluster=shared", "reference.gpus_per_rank=2"], "set reference.gpus_per_rank=1, or a share"),
