@@ -28,6 +28,7 @@ class RewardSide:
         """`late_place`: room for a replica wherever the cluster has it."""
         config = stage.config
         self._reward, self._reservation, self._cores, self._late_place = config.reward, reservation, cores, late_place
+        self._watch_cards = stage.watch_cards  # a node may have nothing but replicas
         self._local, self._env, self._shaping = stage.session.local, dict(config.cluster.env), _shaping(config)
         self.spec = ReplicaSpec(
             config.reward,
@@ -69,7 +70,9 @@ class RewardSide:
             self.spec.device, threads, loopback=self._local, keeps_pages=True, borrow=preloads.LEARNER[0]
         ).variables()
         env |= self._env
-        return Replica(rank, self.spec, place=place, another=self._late_place, env_vars=env)
+        replica = Replica(rank, self.spec, place=place, another=self._late_place, env_vars=env)
+        self._watch_cards([replica.actor])
+        return replica
 
 
 def _shaping(config: RunConfig) -> Shaping:
