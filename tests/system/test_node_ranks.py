@@ -42,10 +42,15 @@ def _rank_main(rank: int, world_size: int, port: int, folder: str, out: str, lor
         groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # one engine a process is what it is made for
         return ZeroEngine(_model(folder, Precision.float32, lora), config, rendezvous, total_steps=9)
 
-    first = engine()
-    record: dict[str, Any] = {"curve": _train(first, 0, 3)}
-    copies = [p.ds_secondary_tensor for p in first.module.parameters() if not p.requires_grad or not lora]
-    record["copies"] = sum(copy is not None for copy in copies)
+    first, copies = engine(), list[int]()
+    expire = first._optimizer.invalidate_secondary_tensor
+
+    def counted() -> None:
+        copies.append(sum(p.ds_secondary_tensor is not None for p in first.module.parameters()))
+        expire()
+
+    first._optimizer.invalidate_secondary_tensor = counted
+    record: dict[str, Any] = {"curve": _train(first, 0, 3), "copies": copies}
     first.save_state(Path(out) / f"state-{lora}")
     again = engine()
     _train(again, 5, 7)  # other weights, copied too, before the saved ones come
@@ -68,6 +73,6 @@ def test_four_ranks_of_two_nodes_are_plain_adamw(tmp_path: Path, lora: bool) -> 
     assert max(float((found[name] - weights[name]).abs().max()) for name in weights) < 2e-5
     for rank in range(RANKS):
         record = json.loads((tmp_path / f"record-{rank}.json").read_text())
-        assert record["copies"] > 0, "no rank holds a copy: nothing was tried"
+        assert len(record["copies"]) == 3 and min(record["copies"]) > 10, "weights have no copy: nothing was tried"
         for ours, truth in zip(record["curve"], curve, strict=True):
             assert ours == pytest.approx(truth, rel=1e-5)
