@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from raylign.records.glossary_table import ENTRIES, Goal, MetricHelp
+from raylign.records.glossary_entry import Goal, MetricHelp
+from raylign.records.glossary_table import ENTRIES
 
 __all__ = [
     "ENTRIES",
