@@ -160,8 +160,9 @@ def rows_notices(config: RunConfig, rows: OnlineRows | OfflineRows) -> Iterator[
     """What is odd about the rows, and then, once that is said, about rewards that are tried on them."""
     yield from rows.notices
     if isinstance(rows, OnlineRows):
-        if config.reward.functions or config.reward.remote or config.reward.judges:
-            yield "trying the reward functions, servers and judges on made-up answers"
+        reward = config.reward
+        if reward.functions or reward.remote or reward.judges or reward.code:
+            yield "trying the reward functions, servers, judges and sandboxes on made-up answers"
         yield from try_rewards(config, rows.train.prompts, rows.tokenizer)
 
 

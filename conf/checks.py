@@ -248,15 +248,18 @@ def _model_problem(named: str) -> str | None:
     return None
 
 
+_SCORES = ("reward.model", "reward.rules", "reward.functions", "reward.remote", "reward.judges", "reward.code")
+
+
 def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     rollout, data = config.rollout, config.data
     reward = config.reward
-    others = reward.functions or reward.remote or reward.judges or config.environment.name
+    others = reward.functions or reward.remote or reward.judges or reward.code or config.environment.name
     if needs.reward and not reward.model and not reward.rules and not others:
         yield Problem(
-            ("reward.model", "reward.rules", "reward.functions", "reward.remote", "reward.judges", "reward.*"),
-            "reward.model, reward.rules, reward.functions, reward.remote and reward.judges are all empty, so nothing "
-            "scores the answers; set one, as in reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
+            (*_SCORES, "reward.*"),
+            f"{', '.join(_SCORES)} are all empty, so nothing scores the answers; set one, as in "
+            "reward.rules=[{rule:...}] or reward.functions=[{path: my.py:score}].",
         )
     yield from check_stops(rollout)
     yield from check_environment(config)

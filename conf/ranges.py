@@ -54,6 +54,9 @@ _RANGES: Mapping[str, Range] = {
         (_COUNT, ("environment.max_turns",)),
         (_NOT_NEGATIVE, ("environment.max_turn_tokens",)),
         (_COUNT, ("bucket_mb", "batch_size", "scoring_chunks")),
+        (_COUNT, ("workers", "cpu_s", "processes", "disk_mb", "output_kb")),
+        (Range(32), ("memory_mb",)),  # an interpreter that has started has 20
+        (Range(16), ("open_files",)),
         (_POSITIVE, ("lr", "eps", "timeout_s", "start_timeout_s", "step_timeout_s", "temperature")),
         (_POSITIVE, ("stall_s", "request_timeout_s", "callback_timeout_s", "kv_cache_gb")),
         (_NOT_NEGATIVE, ("num_steps", "num_epochs", "every", "seed", "weight_decay", "max_grad_norm", "warmup_steps")),

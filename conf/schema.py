@@ -286,8 +286,38 @@ class JudgeRewardConfig:
 
 
 @dataclass(kw_only=True)
+class CodeRewardConfig:
+    """An answer's code, run with its row's tests in a sandbox (docs/sandbox.md), and its weight in the sum."""
+
+    weight: float = 1.0
+    """Factor in the sum; 0: measured only."""
+    name: str = "code"
+    """Its component's name in metrics."""
+    tests: str = "tests"
+    """Column of data.train with a row's tests: asserts, or pairs of input and output."""
+    partial_credit: bool = False
+    """Score the share of tests that pass; false: 1 when all pass, else 0."""
+    workers: int = 2
+    """Answers that run at a time, of one replica."""
+    cpu_s: int = 2
+    """Processor seconds of one process of an answer's."""
+    timeout_s: float = 10.0
+    """Seconds by the clock that all tests of an answer may take."""
+    memory_mb: int = 512
+    """MiB of address space of one process."""
+    processes: int = 4
+    """Most processes and threads of an answer, the first included."""
+    disk_mb: int = 16
+    """MiB of files that an answer may write; they are held in memory."""
+    output_kb: int = 256
+    """KiB that a run may write to standard output."""
+    open_files: int = 64
+    """Most open files of one process."""
+
+
+@dataclass(kw_only=True)
 class RewardConfig:
-    """What scores a response: a reward model, rules, functions, servers and judges, summed by weight."""
+    """What scores a response: a reward model, rules, functions, servers, judges and code that is run, by weight."""
 
     model: str = ""
     """Folder of a scalar-head model, or of the run that trained one; empty: rules only."""
@@ -305,6 +335,8 @@ class RewardConfig:
     """Reward servers, as [{url: http://127.0.0.1:8001/get_reward, weight: 1}]."""
     judges: list[JudgeRewardConfig] = field(default_factory=list)
     """Language models as judges, as [{url: http://127.0.0.1:8000/v1, model: NAME, rubric: rubric.md}]."""
+    code: list[CodeRewardConfig] = field(default_factory=list)
+    """An answer's code, run in a sandbox with the row's tests, as [{weight: 1}]."""
     num_replicas: int = 1
     """Reward-model servers."""
     ranks_per_replica: int = 1

@@ -126,7 +126,7 @@ def named_audit(audit: str) -> str | None:
 
 def _suite_problems(config: SuiteConfig) -> list[str]:
     reward = config.reward
-    graded = bool(reward.model or reward.rules or reward.functions or reward.remote or reward.judges)
+    graded = bool(reward.model or reward.rules or reward.functions or reward.remote or reward.judges or reward.code)
     checks = [
         (not config.prompts, "prompts: it is empty; name the file with the suite's rows."),
         (config.kind is SuiteKind.answers and not graded, "reward: nothing grades the answers; give rules, functions, "

@@ -43,6 +43,22 @@ _REWARD = (
         "reward/<component>", "Reward part", "score", "Mean of one part of the reward, before weights and shaping.",
         "One part rising while the others fall: look at the weights in reward.rules.",
     ),
+    *(
+        MetricHelp(
+            f"reward/<code>/{verdict}", f"Code: {label}", "fraction", f"Share of answers whose code {what}.", advice,
+            goal=Goal.UP if verdict == "passed" else Goal.DOWN,
+        )
+        for verdict, label, what, advice in (
+            ("passed", "passed", "passed all tests of its row", "Near 0: nothing to learn from; take easier rows."),
+            ("wrong", "wrong", "ran, and failed a test", ""),
+            ("error", "error", "raised, is no Python, or is missing", "Rising: do answers still hold code?"),
+            ("output", "too much output", "wrote more than output_kb", ""),
+            ("crash", "crashed", "was ended by a signal", ""),
+            ("memory", "out of memory", "asked for more than memory_mb", "Good answers among them: raise memory_mb."),
+            ("timeout", "timed out", "took longer than cpu_s or timeout_s",
+             "Many on a busy machine: raise timeout_s. A sandbox that failed is counted in reward/failed alone."),
+        )
+    ),
 )  # fmt: skip
 
 _POLICY = (

@@ -271,7 +271,7 @@ class RewardPool:
 def piece_tokens(config: RewardConfig, groups: Sequence[GroupHandle], num_replicas: int) -> int:
     """How much goes to a replica together: a micro-batch of its model, or a replica's whole share where it asks other
     processes and machines, which answer many at a time."""
-    if not (config.functions or config.remote or config.judges):
+    if not (config.functions or config.remote or config.judges or config.code):
         return config.micro_batch_tokens
     total = sum(meta.num_tokens for group in groups for meta in group.metas)
     return max(config.micro_batch_tokens, -(-total // num_replicas))

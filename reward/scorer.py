@@ -13,9 +13,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from raylign.conf.errors import ConfigError
-from raylign.conf.schema import Device, JudgeRewardConfig, RemoteProtocol, RemoteRewardConfig, RewardConfig
+from raylign.conf.schema import (
+    CodeRewardConfig,
+    Device,
+    JudgeRewardConfig,
+    RemoteProtocol,
+    RemoteRewardConfig,
+    RewardConfig,
+)
 from raylign.data.types import Completion, FinishReason, Prompt, Reward, RewardFailure, RewardOutcome, RolloutGroup
 from raylign.records.redaction import Redactor
+from raylign.reward.code_scorer import CodeScorer
 from raylign.reward.function_messages import FunctionError, Style
 from raylign.reward.function_process import FunctionProcess
 from raylign.reward.http_json import Endpoint, EndpointError
@@ -25,6 +33,8 @@ from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.remote import RemoteScorer
 from raylign.reward.rules import build_rule, component_names, score_rules
 from raylign.reward.samples import NotScored, Sample, SampleScorer, Score
+from raylign.reward.sandbox.isolation import NoIsolationError
+from raylign.reward.sandbox.limits import Limits
 from raylign.reward.shaping import weighted_sum
 from raylign.reward.sources import RewardSources
 
@@ -103,6 +113,9 @@ class ComposedScorer:
         self._add_functions(config, sources)
         self._add_remotes(config)
         self._add_judges(config, sources)
+        for code in config.code:
+            self._judges[code.name] = (f"code reward {code.name}", _code_scorer(code, config.timeout_s * CALL_SHARE))
+            self._weights.append(WeightedComponent(code.name, code.weight))
         self._writer: PreTrainedTokenizerBase | None = None
         reads = [source.style is Style.openrlhf for source in sources.functions]
         reads += [remote.protocol in (RemoteProtocol.openrlhf, RemoteProtocol.classify) for remote in config.remote]
@@ -168,9 +181,9 @@ class ComposedScorer:
             return dict(zip(self._judges, scores, strict=True))
 
     def stop(self) -> None:
-        """End the processes of functions. A reward server's end with it."""
+        """End the processes of functions, and sandboxes. A reward server's end with it."""
         for _, judge in self._judges.values():
-            if isinstance(judge, FunctionProcess):
+            if isinstance(judge, FunctionProcess | CodeScorer):
                 judge.stop()
 
     def _rule_scores(self, prompt: Prompt, completion: Completion) -> _Found:
@@ -190,10 +203,11 @@ class ComposedScorer:
         """All of them side by side: they wait for other processes and machines."""
         asked = [sample_of(prompt, completion, self._writer) for prompt, completion in samples]
         with ThreadPoolExecutor(len(self._judges)) as threads:
-            answers = threads.map(lambda judge: judge[1].score(asked), self._judges.values())
+            answers = threads.map(lambda judge: _with_verdicts(judge[1], asked), self._judges.values())
             for (name, (what, _)), scores in zip(self._judges.items(), answers, strict=True):
-                for one, score in zip(found, scores, strict=True):
+                for one, (score, verdicts) in zip(found, scores, strict=True):
                     one.add(name, score, what)
+                    one.components.update({f"{name}/{verdict}": value for verdict, value in verdicts.items()})
 
     @staticmethod
     def _ask_model(model: _Model, samples: Sequence[tuple[Prompt, Completion]], found: Sequence[_Found]) -> None:
@@ -221,6 +235,30 @@ class ComposedScorer:
         given = episode.rewards if episode is not None else ()
         steps = tuple((token, self._environment_weight * value) for token, value in given if token != last)
         return Reward(completion.key, weighted_sum(found.components, applying), found.components, steps)
+
+
+def _with_verdicts(judge: SampleScorer, asked: Sequence[Sample]) -> Sequence[tuple[Score, Mapping[str, float]]]:
+    """Scores, and what else is known of each answer: what came of its code."""
+    if isinstance(judge, CodeScorer):
+        return judge.verdicts(asked)
+    return [(score, {}) for score in judge.score(asked)]
+
+
+def _code_scorer(given: CodeRewardConfig, batch_timeout_s: float) -> CodeScorer:
+    """Raises ConfigError where code cannot be isolated."""
+    limits = Limits(
+        cpu_s=given.cpu_s, timeout_s=given.timeout_s, memory_mb=given.memory_mb, processes=given.processes,
+        disk_mb=given.disk_mb, output_kb=given.output_kb, open_files=given.open_files,
+    )  # fmt: skip
+    try:
+        return CodeScorer(
+            given.tests, limits, partial_credit=given.partial_credit, workers=given.workers,
+            batch_timeout_s=batch_timeout_s,
+        )  # fmt: skip
+    except NoIsolationError as error:
+        raise ConfigError(
+            [f"reward.code: no sandbox can be made on this machine, and nothing is run without: {error}."]
+        ) from error
 
 
 def _endpoint(what: str, url: str, given: RemoteRewardConfig | JudgeRewardConfig) -> Endpoint:

@@ -40,6 +40,23 @@ def reward_tables(config: RewardConfig) -> Iterator[Table]:
             for j, found in zip(config.judges, there, strict=True)
         ]
         yield "Judges", ("component", "model", "address", "rubric", "scale", "weight", "there now"), judges
+    yield from _code_table(config)
+
+
+def _code_table(config: RewardConfig) -> Iterator[Table]:
+    """Where code would be run; that it can be is tried with the rows (app/launch/reward_trial.py)."""
+    if config.code:
+        rows = [
+            (
+                c.name,
+                c.tests,
+                "share of tests" if c.partial_credit else "all tests",
+                f"{c.timeout_s:g} s",
+                f"{c.weight:g}",
+            )
+            for c in config.code
+        ]
+        yield "Code in a sandbox", ("component", "column of tests", "score", "limit", "weight"), rows
 
 
 def reward_model_lines(config: RunConfig) -> Iterator[str]:

@@ -34,7 +34,7 @@ def name_problems(config: RewardConfig) -> Iterator[str]:
 def time_left(config: RewardConfig) -> Iterator[str]:
     """A sentence for each that may take longer than a replica has, which would then be taken for dead."""
     longest = config.timeout_s * CALL_SHARE
-    for section in ("functions", "remote", "judges"):
+    for section in ("functions", "remote", "judges", "code"):
         for number, given in enumerate(getattr(config, section)):
             if given.timeout_s > longest:
                 yield (
@@ -66,3 +66,5 @@ def _named(config: RewardConfig) -> Iterator[tuple[str, str, str]]:
         yield "reward.remote", shown_url(remote.url), remote.name
     for judge in config.judges:
         yield "reward.judges", judge.model, judge.name
+    for code in config.code:
+        yield "reward.code", code.tests, code.name

@@ -1,4 +1,4 @@
-"""Reward functions, servers and judges called once before anything is started.
+"""Reward functions, servers, judges and sandboxes tried once before anything is started.
 
 They score answers that are made up, so their numbers mean nothing. But one that fails whatever the answer (too few
 values, no answer in time, a redirect) would fail in the first step as well, after minutes of loading models.
@@ -39,10 +39,11 @@ def try_rewards(
 ) -> list[str]:
     """A warning for each that failed on these answers. Raises ConfigError for those that fail whatever the answer.
 
-    `only_here`: functions alone; no server and no judge gets a prompt.
+    `only_here`: functions and sandboxes alone; no server and no judge gets a prompt. Code is not run where no sandbox
+    can be made: that is refused.
     """
     reward = replace(config.reward, remote=[], judges=[]) if only_here else config.reward
-    if not (reward.functions or reward.remote or reward.judges):
+    if not (reward.functions or reward.remote or reward.judges or reward.code):
         return []
     sources = RewardSources(
         functions=reward_functions(reward), rubrics=judge_rubrics(reward), policy_model=config.policy.model
@@ -79,6 +80,8 @@ def _named(reward: RewardConfig) -> Iterator[tuple[str, str, str, str]]:
     for number, judge in enumerate(reward.judges):
         fix = "see whether url, model and token_env are right"
         yield judge.name, f"reward.judges[{number}].url={shown(judge.url)}", judge.url, fix
+    for number, code in enumerate(reward.code):
+        yield code.name, f"reward.code[{number}].tests={code.tests}", "", "see docs/sandbox.md"
 
 
 def _always(scores: Sequence[Score]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from raylign.app.launch.code_rows import refuse_untestable
 from raylign.app.launch.environment import environment_tools
 from raylign.app.launch.functions import refuse_missing_columns
 from raylign.app.launch.prompts import refuse_order
@@ -62,6 +63,7 @@ def read_online(config: RunConfig, today: date, quarantine: Path | None = None) 
         train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today, tools=tools)
     refuse_missing_columns(config.reward, train.prompts)
     refuse_order(train.prompts, config)
+    refuse_untestable(config.reward, train.prompts)
     others = []
     for name, source in held_out_sets(config.data.eval).items():
         with named_key(_eval_key(config, name), source):
