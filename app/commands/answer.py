@@ -203,9 +203,10 @@ def _new_engine(job: AnswerJob, longest: int) -> RolloutEngine:
         max_concurrent=64,
     )
     environment.prepare(config, device)
-    from raylign.rollout.vllm_engine import VLLMEngine  # after the environment: vLLM reads it when imported
+    from raylign.rollout.vllm_engine import Hosting, VLLMEngine  # after the environment: vLLM reads it when imported
 
-    return VLLMEngine(job.model, config, SyncConfig(timeout_s=3600.0), name=job.name, device=device)
+    hosting = Hosting(core_thread=not job.keeps_engine and environment.core_in_this_process(config, device))
+    return VLLMEngine(job.model, config, SyncConfig(timeout_s=3600.0), name=job.name, device=device, hosting=hosting)
 
 
 def _context(folder: Path) -> int | None:
