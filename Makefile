@@ -24,8 +24,8 @@ lint: setup ## format, style, types and layers
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p raylign
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
 
-check: lint ## lint and the quick unit tests (under three minutes, no GPU)
-	$(BIN)/pytest tests/unit -m "not slow and not thorough and not gpu"
+check: lint ## lint and the quick unit tests (a few minutes, no GPU)
+	$(BIN)/python scripts/two_lanes.py --unit -m "not slow and not thorough and not gpu"
 
 test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and DeepSpeed on CPU
 	$(BIN)/python scripts/two_lanes.py -m "not thorough and not gpu"

@@ -1,10 +1,10 @@
-"""The tests of `make test` in two pytest processes side by side: a run waits for its roles longer than it computes.
+"""Tests in two pytest processes side by side: a run waits for its roles longer than it computes.
 
-    python scripts/two_lanes.py [pytest options]
+    python scripts/two_lanes.py [--unit] [pytest options]
 
 Both have the same list of files, the long ones first, and take the next that the other has not taken
 (tests/lane_claims.py): so both end with the last short file, however fast the machine is. Files stay whole, and those
-that share a run of the session are taken together. The first lane is shown as it goes; the second one's output follows.
+that share a run of the session are taken together. `--unit` leaves tests/system out. The first lane is shown as it goes; the second one's output follows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ LONG = (
     "tensor_parallel",
 )  # fmt: skip
 """Of tests/system, what takes more than half a minute, the longest first. Only the order of the work depends on it."""
+UNIT = "--unit"
 NO_TESTS = 5
 """pytest's exit code of a lane for which the other one left nothing."""
 
@@ -36,7 +37,9 @@ def files(root: Path = Path(".")) -> list[str]:
 def main(options: list[str]) -> int:
     """Both lanes to their ends; the first exit code that is no success."""
     with tempfile.TemporaryDirectory() as claims, tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
-        pytest = [sys.executable, "-m", "pytest", "-p", "tests.lane_claims", *options, *files()]
+        chosen = [file for file in files() if UNIT not in options or file.startswith("tests/unit")]
+        passed_on = [option for option in options if option != UNIT]
+        pytest = [sys.executable, "-m", "pytest", "-p", "tests.lane_claims", *passed_on, *chosen]
         environment = {**os.environ, "RAYLIGN_LANE_CLAIMS": claims}
         beside = subprocess.Popen(pytest, stdout=kept, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -43,6 +43,7 @@ def test_a_file_is_taken_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any(other.take(Path("tests") / name) for name in ("a.py", *TOGETHER, *TOGETHER.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [3, 7, None])
 def test_a_failure_in_either_lane_is_the_exit_code_and_is_shown(failing: int | None, tmp_path: Path):
     (tmp_path / "tests" / "unit").mkdir(parents=True)

@@ -58,6 +58,7 @@ def downloads(served: Hub) -> set[str]:
     return {path.rsplit("/", 1)[-1] for path in served.asked if "/resolve/" in path}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_it_is_downloaded_once_pinned_and_found_again_without_a_network(
     tmp_path: Path, files: dict[str, bytes]
@@ -98,6 +99,7 @@ def test_it_is_downloaded_once_pinned_and_found_again_without_a_network(
     assert away["folder"] == first["folder"] and pinned["folder"] == moved["folder"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_cannot_be_had_is_a_sentence_with_what_to_do(tmp_path: Path, files: dict[str, bytes]) -> None:
     pickled = {name: content for name, content in files.items() if not name.endswith(".safetensors")}

@@ -34,6 +34,7 @@ def _play(growth: float, env: dict[str, str]) -> tuple[int, int, bool]:
     return int(grown), int(gave), can == "True"
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded() -> None:
     env = RoleEnv(Device.cpu, threads=1, keeps_pages=True).variables()
     unbounded, never, can = _play(1000.0, env)
@@ -42,6 +43,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert gave > 0 and bounded < 0.5 * unbounded
 
 
+@pytest.mark.slow
 def test_another_allocator_is_left_alone() -> None:
     _, gave, can = _play(1.0, {"LD_PRELOAD": ""})
     assert gave == 0 and not can

@@ -15,6 +15,7 @@ def grade(rule: MathRule, truth: str, text: str) -> float:
     )
 
 
+@pytest.mark.slow
 def test_equal_mathematics_is_equal_and_a_late_comparison_fails_alone() -> None:
     rule = MathRule("2")
     assert grade(rule, "$\\frac{1}{2}$", "So the answer is $0.5$.") == 1.0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 
+@pytest.mark.slow
 def test_every_loss_and_role_on_a_pretended_gpu():
     cases = Path(__file__).with_name("fake_gpu_cases.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]

@@ -73,6 +73,7 @@ def test_counts_add_up_and_every_event_is_in_one_place(make, run_build):
 ANY = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=8), st.just([]))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_counts_add_up_whatever_is_broken(data, make, tmp_path_factory, built_type):

@@ -177,6 +177,7 @@ def test_each_kind_of_bad_annotator_is_flagged_as_that_and_no_honest_one():
     assert {p.rater for p in found.flagged} == name.keys()
 
 
+@pytest.mark.slow
 def test_honest_crowds_are_left_alone_over_many_logs():
     flagged = 0
     for seed in range(30):
