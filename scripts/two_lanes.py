@@ -4,7 +4,8 @@
 
 Both have the same list of files, the long ones first, and take the next that the other has not taken
 (tests/lane_claims.py): so both end with the last short file, however fast the machine is. Files stay whole, and those
-that share a run of the session are taken together. `--unit` leaves tests/system out. The first lane is shown as it goes; the second one's output follows.
+that share a run of the session are taken together. `--unit` leaves tests/system out. The first lane is shown live;
+the second one's output follows.
 """
 
 from __future__ import annotations

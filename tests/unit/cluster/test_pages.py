@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.schema import Device
 
