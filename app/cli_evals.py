@@ -40,9 +40,10 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     page: Annotated[Path | None, typer.Option(help="Write the table and the answers as a page, too.")] = None,
 ) -> None:
     """Evaluate a model on suites of prompts, with --against beside another model."""
-    from raylign.app.commands.evaluate import compare, evaluate
+    from raylign.app.commands.evaluate import evaluate
     from raylign.app.commands.evaluate_table import table
     from raylign.evals.slices import slice_lines
+    from raylign.evals.suite_lines import suite_lines
     from raylign.evals.suites import shipped_names
 
     if not suite:
@@ -50,7 +51,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     settings = _settings(results, run_root, precision, deadline, again)
     found = evaluate(model, suite, settings, _tell)
     others = evaluate(against, suite, settings, _tell) if against else None
-    lines, slices = compare(found, others), slice_lines(found, others)
+    lines, slices = suite_lines(found, others), slice_lines(found, others)
     typer.echo(table(lines, model, against, results, slices))
     if page is not None:
         from raylign.evals.result_pages import write_eval_page

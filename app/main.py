@@ -35,6 +35,7 @@ from raylign.app.launch.remotes import refuse_unreachable
 from raylign.app.launch.reward_trial import try_rewards
 from raylign.app.launch.rows import TRAIN, OfflineRows, OnlineRows, read_offline, read_online
 from raylign.app.launch.stage import ShownMetrics, Stage, WithCards, seed_process
+from raylign.app.launch.suites import answered_before, with_suites
 from raylign.app.launch.summary import offline_summary, online_summary
 from raylign.app.launch.trained import trained_models, untried_models
 from raylign.cluster.card_watch import CardWatch
@@ -57,6 +58,7 @@ from raylign.records.progress import RunProgress, figures_of, show_ending
 from raylign.records.redaction import Redactor
 from raylign.records.report import write_report
 from raylign.records.run_folder import RunFolder
+from raylign.records.suite_changes import read_changes, sentences
 from raylign.records.summary import RunSummary
 from raylign.records.tracking import WANDB, Tracker
 from raylign.rollout.interfaces import EngineDead
@@ -82,11 +84,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     config = settled(composed.config, fetch=say)
-    refuse_impossible(config, needs(config), to_run=True)
-    if needs(config).reward:
-        refuse_unreachable(config.reward)
-    require_sinks(config.tracking.sinks)
-    trained_models(config)  # refuses what cannot be trained of its models before anything is started
+    refuse(config)
     for notice in [*untried_models(config), *named_runs(composed.config)]:
         say(notice)
     redactor = Redactor.from_environ(os.environ)
@@ -115,6 +113,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
         refuse_unfit(config, of_rows(config, rows))
         for notice in rows_notices(config, rows):
             say(notice)
+        before = answered_before(config, say)
         tracker = Tracker(folder, config, resumed_step=step, environ=os.environ, say=say, start=manifest.current)
         tracker.log_artifacts(read_artifacts(config, manifest.current))
         try:
@@ -122,7 +121,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
                 if exposed := opened.without_token(os.environ):
                     say(f"warning: {exposed}")
                 open_run = OpenRun(config, rows, folder, opened, tracker, console, resumed, len(manifest.starts))
-                summary = open_run.run()
+                summary = with_suites(open_run.run(), config, folder, before, say)
                 folder.write_summary(summary)
                 tracker.log_artifacts(written_artifacts(folder))
         except BaseException:
@@ -132,7 +131,18 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
             raise
         left = outputs(folder, write_report(folder.path), summary)
         show_ending(console, config.name, figures_of(summary), {**left, **tracked(tracker.where)})
+        for sentence in sentences(read_changes(folder.suites) if before else ()):
+            say(sentence)
         return folder
+
+
+def refuse(config: RunConfig) -> None:
+    """Raises RaylignError for what cannot be trained, before anything is started or written."""
+    refuse_impossible(config, needs(config), to_run=True)
+    if needs(config).reward:
+        refuse_unreachable(config.reward)
+    require_sinks(config.tracking.sinks)
+    trained_models(config)
 
 
 @contextmanager
@@ -307,6 +317,10 @@ def settled(config: RunConfig, *, fetch: Callable[[str], None]) -> RunConfig:
             train=home(config.data.train),
             chat_template=given if (given := config.data.chat_template) in FAMILIES else home(given),
             eval=home(config.data.eval) if isinstance(config.data.eval, str) else sets,
+        ),
+        evaluation=replace(
+            config.evaluation,
+            suites=[home(named) if Path(named).suffix else named for named in config.evaluation.suites],
         ),
     )
 

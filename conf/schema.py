@@ -649,6 +649,11 @@ class EvalConfig:
     """An answer counts as right for pass@k when its evaluation.gold component, or else its reward, is at least this."""
     metrics: list[HeldOutMetricConfig] = field(default_factory=list)
     """Online: metrics of one's own over the held-out answers, as [{path: my.py:distinct_words}]."""
+    suites: list[str] = field(default_factory=list)
+    """Suites of `raylign eval` that must not get worse, by name or yaml file, as [arithmetic,mine.yaml]: answered by
+    the start model before the run and by its export after it."""
+    suite_results: str = ""
+    """Folder of the answers to suites; empty: eval-results beside run_root, which `raylign eval` uses, too."""
     fluency: bool = False
     """Also measure the answers' mean token log-prob under the reference; keeps a reference even when KL is off."""
 

@@ -13,15 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from raylign.feedback.trust.intervals import wilson, z_of
+from raylign.records.suite_changes import LEVEL
 from scipy.optimize import brentq
-from scipy.special import bdtr
-from scipy.stats import beta, fisher_exact, ttest_ind
-from scipy.stats import t as student
+from scipy.special import bdtr, betaincinv, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
-
-LEVEL = 0.05
-"""Of a corrected p below which models are said to differ."""
 
 FEW_CHANGES = 10
 """With fewer prompts that differ, Student's interval of a mean is not to be trusted: a rare change may be missing."""
@@ -171,11 +167,13 @@ def p_value(candidate: Floats, current: Floats) -> float:
         return mcnemar(int((change > 0).sum()), int((change < 0).sum()))
     if len(change) < 2 or int((change != 0).sum()) < FEW_CHANGES:
         return 1.0
-    return float(2 * student.sf(abs(_standardised(change)), len(change) - 1))
+    return float(2 * stdtr(len(change) - 1, -abs(_standardised(change))))
 
 
 def p_value_apart(part: Floats, rest: Floats) -> float:
     """Two-sided, that prompts of two kinds score alike: Fisher's exact for zeros and ones, else Welch's."""
+    from scipy.stats import fisher_exact, ttest_ind  # a second to import, which every run would pay
+
     if min(len(part), len(rest)) < 2:
         return 1.0
     if _is_binary(part) and _is_binary(rest):
@@ -197,7 +195,7 @@ def _is_binary(scores: Floats) -> bool:
 
 
 def _student(values: Floats, confidence: float) -> tuple[float, float]:
-    half = float(student.ppf(0.5 + confidence / 2, len(values) - 1)) * _error(values)
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * _error(values)
     return float(values.mean()) - half, float(values.mean()) + half
 
 
@@ -211,7 +209,7 @@ def _error(values: Floats) -> float:
 
 def _most(seen: int, n: int, confidence: float) -> float:
     """Upper bound of a share of which `seen` of `n` were seen."""
-    return 1.0 if seen >= n else float(beta.ppf(0.5 + confidence / 2, seen + 1, n - seen))
+    return 1.0 if seen >= n else float(betaincinv(seen + 1, n - seen, 0.5 + confidence / 2))
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

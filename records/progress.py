@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -37,6 +38,9 @@ _SHOWN = (
     _Shown("grad", ("policy/grad_norm", "train/grad_norm"), "{:.2f}"),
     _Shown("failed", ("reward/failed",), "{:.0f}"),
 )
+
+
+_SUITE_BEFORE = re.compile(r"suite_(.+)_before")  # as records/suite_changes.py names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +145,20 @@ def figures_of(summary: RunSummary) -> list[FigureRow]:
         FigureRow("learned reward", summary.reward_before, summary.reward_after, "score"),
         FigureRow("fluency", summary.fluency_before, summary.fluency_after, "nats a token"),
         FigureRow("KL to the start", None, summary.kl_final, "nats a sequence"),
-        *(FigureRow(name.replace("_", " "), None, value) for name, value in summary.extra.items()),
+        *_extra_rows(summary.extra),
         FigureRow("steps", None, summary.steps),
         FigureRow("time", None, summary.seconds_total, "s"),
     )
     return [row for row in rows if row.before is not None or row.after is not None]
+
+
+def _extra_rows(extra: Mapping[str, float]) -> Iterator[FigureRow]:
+    """Suites with their figures before and after, intervals left out; everything else by its name."""
+    for key, value in extra.items():
+        if found := _SUITE_BEFORE.fullmatch(key):
+            yield FigureRow(f"suite {found[1]}", value, extra.get(f"suite_{found[1]}_after"))
+        elif not key.startswith("suite_"):
+            yield FigureRow(key.replace("_", " "), None, value)
 
 
 def step_line(metrics: Mapping[str, float], gold: str = "") -> str:

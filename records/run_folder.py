@@ -47,6 +47,7 @@ class RunPaths:
         self.export = path / "export"
         self.eval = path / "eval"
         self.answers = path / "eval" / "answers.jsonl"
+        self.suites = path / "eval" / "suites.json"  # of a run that names some: before and after
         self.logs = path / "logs"
         self.judged = path / "judged"  # what judges said, made when they say something
         self.alerts = path / "alerts.jsonl"

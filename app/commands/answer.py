@@ -12,10 +12,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from raylign.app.cli import run_command
+from raylign.app.commands.answer_job import DONE, NOTE, RESULT, AnswerJob
 from raylign.app.launch.functions import function_files, reward_functions
 from raylign.app.launch.judges import judge_rubrics, rubric_files
 from raylign.conf.errors import DataError, RunFailed
@@ -34,34 +35,6 @@ from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import EngineDead, RolloutEngine
 from transformers import PreTrainedTokenizerBase
-
-NOTE, RESULT, DONE = "note ", "result ", "done"
-"""How the lines on standard output begin that are for the caller; the engine's own do not."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerJob:
-    """What one process is to do."""
-
-    model: str  # folder
-    name: str  # as the user called it
-    suites: tuple[str, ...]
-    results: str  # folder of the store
-    precision: str
-    threads: int
-    device: str
-    again: bool  # also what is in the store already
-    keeps_engine: bool = False  # more jobs may follow; else its memory is free before answers are graded
-
-    def to_json(self) -> str:
-        """For the process's standard input."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> AnswerJob:
-        """As `to_json` wrote it."""
-        given = json.loads(text)
-        return cls(**{**given, "suites": tuple(given["suites"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from raylign.app.commands.answer import DONE, NOTE, RESULT, AnswerJob
+from raylign.app.commands.answer_job import DONE, NOTE, RESULT, AnswerJob
 from raylign.cluster.rank import last_error
 from raylign.conf.errors import RunFailed, UserError
 
@@ -63,7 +63,10 @@ class AnswerProcess:
             return found
         code = process.wait(timeout=STOP_S)
         if code == -signal.SIGKILL and fired:
-            raise RunFailed(f"{job.name}: the suites were not answered within {deadline_s:g} s (--deadline).")
+            raise RunFailed(
+                f"{job.name}: the suites were not answered within {deadline_s:g} s; give them longer by "
+                "`raylign eval --deadline`, whose answers are used again."
+            )
         text = self._log.read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.splitlines() if line.strip()]
         if code == UserError.exit_code:

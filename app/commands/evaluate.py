@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylign.app.commands.answer import AnswerJob
+from raylign.app.commands.answer_job import AnswerJob
 from raylign.app.commands.answer_process import AnswerProcess
 from raylign.app.commands.serve import causal_export
 from raylign.cluster.runtime_env import RoleEnv
 from raylign.conf.schema import Device, Precision
-from raylign.evals.results import ResultStore, SuiteResult, paired
-from raylign.evals.statistics import Figure, Line, difference, figure, holm, p_value
+from raylign.evals.results import ResultStore, SuiteResult
 from raylign.evals.suites import open_suite
 
 
@@ -75,25 +74,6 @@ def evaluate_in(
     store = ResultStore(Path(job.results))
     found = [store.find(key) for key in keys]
     return [result for result in found if result is not None]
-
-
-def compare(
-    candidates: Sequence[SuiteResult], currents: Sequence[SuiteResult] | None, *, confidence: float = 0.95
-) -> list[Line]:
-    """The table of one model, or of two on the same prompts; `p` by Holm over the suites."""
-    if currents is None:
-        return [_line(one, None, None, confidence) for one in candidates]
-    pairs = [paired(candidate, current) for candidate, current in zip(candidates, currents, strict=True)]
-    corrected = holm([p_value(new, old) for new, old in pairs])
-    return [
-        _line(one, difference(new, old, one.possible, confidence=confidence), p, confidence)
-        for one, (new, old), p in zip(candidates, pairs, corrected, strict=True)
-    ]
-
-
-def _line(one: SuiteResult, gain: Figure | None, p: float | None, confidence: float) -> Line:
-    found = figure(one.scores(), one.possible, confidence=confidence)
-    return Line(one.suite, one.unit, one.failed, found, gain, p)
 
 
 def _threads() -> int:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from raylign.app.commands.feedback import run_build, run_inspect
 from raylign.app.commands.loop_checks import check
-from raylign.app.commands.loop_release import Current, Release, stoppable
+from raylign.app.commands.loop_release import Current, Release
 from raylign.app.commands.loop_training import NoRows, Surroundings, train
 from raylign.app.commands.serve import causal_export
+from raylign.app.launch.stopping import stoppable
 from raylign.conf.errors import RaylignError, UserError
 from raylign.conf.loop import BUILD, Kind, LoopConfig, read_loop
 from raylign.evals.gate import Verdict

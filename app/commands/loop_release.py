@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from raylign.app.commands.audit import AuditSettings, audit, headline, write_page, write_record
 from raylign.app.commands.compare import Grading, compare_models
-from raylign.app.commands.evaluate import EvalSettings, compare, evaluate
+from raylign.app.commands.evaluate import EvalSettings, evaluate
 from raylign.app.commands.evaluate_table import table
 from raylign.app.commands.gate import decide, promote
 from raylign.app.commands.judged_pairs import read_pairs
 from raylign.app.commands.loop_training import NoRows
-from raylign.conf.errors import Stopped
 from raylign.conf.loop import BUILD, CURRENT, LoopAuditConfig, LoopConfig
 from raylign.evals.gate import Verdict
 from raylign.evals.registry import Registry
 from raylign.evals.result_pages import write_eval_page
 from raylign.evals.results import model_digest
 from raylign.evals.slices import slice_lines
+from raylign.evals.suite_lines import suite_lines
 from raylign.evals.suites import open_suite
 from raylign.feedback.build_result import read_result
 from raylign.records.atomic import write_atomic
@@ -80,7 +78,7 @@ class Release:
         others = evaluate(str(self.current.folder), suites, self.settings, say)
         if not asked:
             self.say("evaluate: both models' answers are used again; no suite was asked")
-        lines, slices = compare(found, others), slice_lines(found, others)
+        lines, slices = suite_lines(found, others), slice_lines(found, others)
         shown = table(lines, night.candidate, str(self.current.folder), self.settings.results, slices)
         self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
         page = self.nights.path(night) / "eval.html"
@@ -183,21 +181,6 @@ def _audit_key(model: str, pairs: Sequence[str], one: LoopAuditConfig) -> str:
     """Hash of the model and the pairs by content, and of the audit's settings."""
     parts = [__version__, model_digest(Path(model)), [digest(Path(path)) for path in pairs], one.agreement, one.most]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the loop where it stands. A run handles them itself while it trains."""
-
-    def stop(number: int, _: object) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _verdict(record: Path) -> Verdict:

@@ -78,6 +78,8 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
         yield from (_table(*part) for part in reward_tables(config.reward))
         yield from reward_model_lines(config)
     yield _table("Guard", ("sign", "what is done", "limit"), guard_rows(config.guard, online=needed.rollout))
+    if config.evaluation.suites:
+        yield f"Suites, answered before and after the run: {', '.join(config.evaluation.suites)}.\n"
     yield _table("Left open", ("setting", "given", "becomes", "because"), _open_settings(config, needed, requests, now))
     yield _table("Demand", ("role", "processes", "CPUs each", "GPUs each"), [_demand_row(r) for r in requests])
     yield from _memory(config, needed, cluster)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from raylign.conf.errors import UserError
+from raylign.conf.model_folder import is_run, model_folder
 
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -20,27 +21,30 @@ _ENVIRONMENT = {
 
 
 def causal_export(model: str, run_root: Path) -> Path:
-    """The folder of the language model that `model` names: such a folder, or a run's last export.
+    """The folder of the language model that `model` names: such a folder, or a run's best export, else its last.
 
     Raises UserError when there is none, or when it is a reward model, which has no answers to give.
     """
     from raylign.trainer.models.loading import read_head
 
-    folder = _export_folder(model, run_root)
+    folder = named_export(model, run_root)
     if read_head(folder) != "causal":
         raise UserError(f"{folder} is a reward model, which writes no answers; name a language model's export.")
     return folder
 
 
-def _export_folder(model: str, run_root: Path) -> Path:
+def named_export(model: str, run_root: Path) -> Path:
+    """The folder of any model that `model` names: such a folder, or a run's best export, else its last.
+
+    Raises UserError when there is none.
+    """
     for folder in (Path(model).expanduser(), run_root.expanduser() / model):
-        if (folder / "config.json").is_file():
-            return folder
-        exports = [export for export in folder.glob("export/step-*") if (export / "config.json").is_file()]
-        if exports:
-            return max(exports, key=lambda export: int(export.name.removeprefix("step-")))
-        if (folder / "resolved.yaml").is_file():
-            raise UserError(f"{folder} has no export yet: a run writes one at its end; resume it first.")
+        if not (folder / "config.json").is_file() and not is_run(folder):
+            continue
+        try:
+            return Path(model_folder(str(folder)).path)
+        except ValueError as error:
+            raise UserError(f"{folder} {error}.") from error
     raise UserError(f"{model}: there is neither a run nor an exported model, at that path or in {run_root}/.")
 
 

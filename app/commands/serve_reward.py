@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylign.app.commands.serve import named_export
 from raylign.app.launch.remotes import is_loopback
 from raylign.conf.errors import UserError
-from raylign.conf.model_folder import is_run, model_folder
 from raylign.conf.schema import Device, Precision
 
 TOKEN_ENV = "RAYLIGN_REWARD_TOKEN"
@@ -56,17 +56,10 @@ def scalar_export(model: str, run_root: Path) -> Path:
     """
     from raylign.trainer.models.loading import read_head
 
-    for folder in (Path(model).expanduser(), run_root.expanduser() / model):
-        if not (folder / "config.json").is_file() and not is_run(folder):
-            continue
-        try:
-            found = Path(model_folder(str(folder)).path)
-        except ValueError as error:
-            raise UserError(f"{folder} {error}.") from error
-        if read_head(found) != "scalar":
-            raise UserError(f"{found} is a language model, which scores nothing; name a reward model (algorithm=rm).")
-        return found
-    raise UserError(f"{model}: there is neither a run nor an exported model, at that path or in {run_root}/.")
+    found = named_export(model, run_root)
+    if read_head(found) != "scalar":
+        raise UserError(f"{found} is a language model, which scores nothing; name a reward model (algorithm=rm).")
+    return found
 
 
 def serve_reward(

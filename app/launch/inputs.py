@@ -10,6 +10,7 @@ from raylign.app.launch.environment import environment_files
 from raylign.app.launch.functions import function_files
 from raylign.app.launch.judges import rubric_files
 from raylign.app.launch.own_metrics import metric_files
+from raylign.app.launch.suites import suite_files
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.own_code import files_of
 from raylign.conf.schema import RunConfig
@@ -36,4 +37,5 @@ def run_inputs(config: RunConfig) -> dict[str, Path]:
     found |= callback_files(config.callbacks)
     found |= metric_files(config.evaluation)
     found |= environment_files(config.environment)
+    found |= suite_files(config)
     return found | (function_files(config.reward) | rubric_files(config.reward) if needs(config).reward else {})

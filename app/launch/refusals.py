@@ -15,6 +15,7 @@ from raylign.app.launch.machine import env_problems
 from raylign.app.launch.model_files import broken_settings, lacking_files
 from raylign.app.launch.own_metrics import metric_problems
 from raylign.app.launch.remotes import remote_problems
+from raylign.app.launch.suites import suite_problems
 from raylign.conf.checks import Needs
 from raylign.conf.derive import critic_start
 from raylign.conf.errors import ConfigError, DataError, ModelLoadError
@@ -45,7 +46,7 @@ def refuse_impossible(config: RunConfig, needs: Needs, *, to_run: bool = False) 
         problems += environment_problems(config)
     problems += [*env_problems(config.cluster.env)]
     problems += read_callbacks(config.callbacks, config.callback_timeout_s)[1]
-    problems += metric_problems(config, online=needs.rollout)
+    problems += [*metric_problems(config, online=needs.rollout), *suite_problems(config)]
     if problems:
         raise ConfigError(problems)
 

@@ -71,6 +71,8 @@ def write_report(run_dir: Path) -> Path:
         "verdict": verdict,
         "next_steps": next_steps(verdict, curves, facts.alerts, facts.summary, asked),
         "questions": curves,
+        "suites": facts.suites,
+        "short": short,
         "time": time_panel(facts.history),
         "examples": [example(pair) for pair in facts.answers[:_ANSWERS_SHOWN]],
         "num_answers": len(facts.answers),

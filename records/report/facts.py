@@ -14,6 +14,7 @@ from raylign.records.alerts import Alert
 from raylign.records.manifest import Manifest, read_manifest
 from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.run_folder import RunPaths
+from raylign.records.suite_changes import SuiteChange, read_changes
 from raylign.records.summary import RunSummary, read_summary
 
 _LONGEST_TEXT = 6000
@@ -54,6 +55,7 @@ class RunFacts:
     alerts: tuple[Alert, ...]
     came_from: Mapping[str, str]  # role -> folder of an earlier run
     wandb_address: str  # empty without a page
+    suites: tuple[SuiteChange, ...] = ()  # that must not get worse, before and after
 
     @property
     def last_step(self) -> int:
@@ -88,6 +90,7 @@ def read_run(run_dir: Path) -> RunFacts:
         alerts=read_alerts(paths.alerts),
         came_from=manifest.current.came_from if manifest else {},
         wandb_address=_web_address(paths.wandb_address),
+        suites=read_changes(paths.suites),
     )
 
 

@@ -16,6 +16,7 @@ from raylign.records.report.panels import Question
 from raylign.records.report.shares import Share, held_out_shares
 from raylign.records.report.support import Support
 from raylign.records.report.tone import Tone
+from raylign.records.suite_changes import SuiteChange, sentences
 from raylign.records.summary import RunSummary
 
 MAX_FLUENCY_LOSS = 0.3  # nats a token below the start model's own answers; past it readers notice
@@ -73,7 +74,7 @@ def judge(
     headline = headline_of(facts, summary, shares)
     on_answers = (*_language(summary), *_gaming(summary, facts.judge)) if summary else ()
     thin = [Remark(Tone.WARNING if support.doubtful else Tone.PLAIN, support.sentence)] if support else []
-    remarks = (*_alerts(facts), *on_answers, *thin, *_health(facts), *_below(checks, questions))
+    remarks = (*_alerts(facts), *_suites(facts.suites), *on_answers, *thin, *_health(facts), *_below(checks, questions))
     warnings = [remark for remark in remarks if remark.tone is Tone.WARNING]
     tone = headline.tone
     if tone is Tone.GOOD and warnings:
@@ -107,6 +108,15 @@ def _alerts(facts: RunFacts) -> tuple[Remark, ...]:
     return tuple(
         Remark(Tone.WARNING, f"Alert at step {alert.step}, {alert.kind.value}: {alert.text}") for alert in facts.alerts
     )
+
+
+def _suites(changes: Sequence[SuiteChange]) -> tuple[Remark, ...]:
+    """One sentence for each suite and slice that is worse; else one that none is."""
+    worse = tuple(Remark(Tone.WARNING, f"Worse than before on {one.words()}.") for one in changes if one.worse)
+    if worse or not changes:
+        return worse
+    *_, last = sentences(changes)
+    return (Remark(Tone.PLAIN, f"{last[:1].upper()}{last[1:]}."),)
 
 
 def _below(checks: Sequence[Check], questions: Sequence[Question]) -> tuple[Remark, ...]:

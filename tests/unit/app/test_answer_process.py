@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from raylign.app.commands import answer_process
-from raylign.app.commands.answer import DONE, NOTE, RESULT, AnswerJob
+from raylign.app.commands.answer_job import DONE, NOTE, RESULT, AnswerJob
 from raylign.app.commands.answer_process import AnswerProcess
 from raylign.conf.errors import RunFailed, UserError
 

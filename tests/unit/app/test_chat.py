@@ -50,18 +50,26 @@ def export(folder: Path, architecture: str) -> Path:
     return folder
 
 
-def test_the_last_export_of_a_run_is_meant_by_its_number(tmp_path: Path) -> None:
-    export(tmp_path / "mine/export/step-9", "LlamaForCausalLM")
+def test_the_best_export_of_a_run_is_meant_else_the_last_by_its_number(tmp_path: Path) -> None:
+    best = export(tmp_path / "mine/export/step-9", "LlamaForCausalLM")
     last = export(tmp_path / "mine/export/step-10", "LlamaForCausalLM")
+    (tmp_path / "mine/resolved.yaml").touch()
     assert causal_export("mine", tmp_path) == last
     assert causal_export(str(last), Path("nowhere")) == last
+    (tmp_path / "mine/export/BEST").write_text("step-9\n")
+    assert causal_export("mine", tmp_path) == best
 
 
 def test_a_reward_model_a_run_without_export_and_nothing_are_refused(tmp_path: Path) -> None:
     export(tmp_path / "rm/export/step-1", "LlamaForSequenceClassification")
+    (tmp_path / "rm/resolved.yaml").touch()
     (tmp_path / "young").mkdir()
     (tmp_path / "young/resolved.yaml").touch()
-    for name, why in (("rm", "is a reward model"), ("young", "has no export yet"), ("absent", "neither a run nor")):
+    for name, why in (
+        ("rm", "is a reward model"),
+        ("young", "is a run without an export"),
+        ("absent", "neither a run nor"),
+    ):
         with pytest.raises(UserError, match=why):
             causal_export(name, tmp_path)
 

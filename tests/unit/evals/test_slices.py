@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from raylign.app.commands.evaluate import compare
 from raylign.app.commands.evaluate_table import table
 from raylign.evals.result_pages import write_eval_page
 from raylign.evals.results import PromptScore, ResultStore, SuiteResult
 from raylign.evals.slices import FEWEST, names_in, names_of, rows_by_slice, slice_lines
 from raylign.evals.statistics import Range
+from raylign.evals.suite_lines import suite_lines
 
 
 def result(scores: dict[str, list[float | None]], *, binary: bool = True) -> SuiteResult:
@@ -35,7 +35,7 @@ def test_a_loss_that_the_mean_hides_is_found_and_told(tmp_path: Path):
         ("topic: bills", True, False), ("topic: travel", False, True), ("topic: rare", False, False),
     ]  # fmt: skip
     assert lines[2].p is None  # too few, although every one is lost
-    whole = compare([new], [old])
+    whole = suite_lines([new], [old])
     shown = table(whole, "new", "old", tmp_path, lines)
     assert "topic: bills" in shown and "too few to say" in shown
     write_eval_page(tmp_path / "eval.html", whole, lines, [new], "new", "old")
