@@ -11,6 +11,7 @@ from raylign.app.commands.judge_open import (
     Asking,
     Tell,
     Who,
+    affordable,
     open_model,
     require_some,
     rubric_of,
@@ -146,20 +147,10 @@ class _Writing:
                 found.append(_Checked(question, answer, reply, good))
         return found
 
-    def within(self, part: Sequence[Question], room: int) -> list[Question]:
-        """From the first on, the prompts that `room` new calls are enough for, whatever their answers will be."""
-        chosen = []
-        for question in part:
-            room -= self._calls(question)
-            if room < 0:
-                break
-            chosen.append(question)
-        return chosen
-
     def _request(self, question: Question) -> Sample:
         return sample_of(question.shown, shown_examples(self.seeds, question, seed=self.settings.seed))
 
-    def _calls(self, question: Question) -> int:
+    def calls(self, question: Question) -> int:
         """Most new calls about a prompt."""
         reply = self.writer.reply(self._request(question))
         if reply is None:
@@ -193,7 +184,7 @@ def answer_prompts(settings: AnswerSettings, who: Who, redact: Redact, tell: Tel
         version = version_of(who, writer, checker, also=(seeds_digest(seeds), str(settings.seed)))
         while done < len(found.questions):
             room = settings.max_calls - work.asked if settings.max_calls else CALLS * len(prompts)
-            part = work.within(found.questions[done : done + AT_ONCE], room)
+            part = affordable(found.questions[done : done + AT_ONCE], work.calls, room)
             if not part:
                 break
             for one in work.checked(work.written(part)):

@@ -11,6 +11,7 @@ from raylign.app.commands.judge_open import (
     Asking,
     Tell,
     Who,
+    affordable,
     open_model,
     require_some,
     rubric_of,
@@ -84,7 +85,7 @@ def revise_answers(
         version = version_of(who, work.reviser, work.chooser)
         while done < len(answers):
             room = max_calls - work.asked if max_calls else CALLS * len(answers)
-            part = work.within(answers[done : done + AT_ONCE], room)
+            part = affordable(answers[done : done + AT_ONCE], work.calls, room)
             if not part:
                 break
             corrections += [revision_event(a, r, name, version) for a, r in work.better(part)]
@@ -166,17 +167,7 @@ class _Revising:
                 self.not_better += 1
         return kept
 
-    def within(self, part: Sequence[Answer], room: int) -> list[Answer]:
-        """From the first on, the answers that `room` new calls are enough for, whatever their revisions will be."""
-        chosen = []
-        for answer in part:
-            room -= self._calls(answer)
-            if room < 0:
-                break
-            chosen.append(answer)
-        return chosen
-
-    def _calls(self, answer: Answer) -> int:
+    def calls(self, answer: Answer) -> int:
         """Most new calls about an answer."""
         reply = self.reviser.reply(_sample(answer))
         if reply is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from raylign.app.launch.remotes import address_problems, token_problems
 from raylign.conf.errors import ConfigError, DataError, UserError
@@ -24,6 +24,7 @@ from raylign.reward.judge_cache import JudgeCache
 from raylign.reward.samples import Sample
 
 _REQUEST_S = 120.0  # of one call to an endpoint, before it is tried again
+Item = TypeVar("Item")
 Tell = Callable[[str], None]
 
 
@@ -146,6 +147,17 @@ def rubric_of(text: str, named: str) -> Rubric:
 def sample_of(asked: str, shown: str, turns: Sequence[tuple[str, str]] = ()) -> Sample:
     """What is asked about, in the form that judges take."""
     return Sample(asked, shown, tuple(turns), (), "", None, {})
+
+
+def affordable(items: Sequence[Item], calls: Callable[[Item], int], room: int) -> list[Item]:
+    """From the first on, the items that `room` new calls are enough for; `calls`: the most that one may take."""
+    chosen = []
+    for item in items:
+        room -= calls(item)
+        if room < 0:
+            break
+        chosen.append(item)
+    return chosen
 
 
 def write_rows(out: Path, rows: Sequence[Mapping[str, object]]) -> None:
