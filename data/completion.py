@@ -71,6 +71,11 @@ class Completion:
         return mask
 
     @property
+    def sampled_ids(self) -> tuple[int, ...]:
+        """The response without the holes: what the policy wrote."""
+        return tuple(token for token, own in zip(self.response_ids, self.sampled, strict=True) if own)
+
+    @property
     def min_policy_version(self) -> int:
         """The oldest weights that sampled a token of it."""
         return min(span.version for span in self.versions)

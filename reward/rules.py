@@ -59,7 +59,7 @@ def length_target(argument: str) -> RewardRule:
     target = _positive_int(argument)
 
     def rule(prompt: Prompt, completion: Completion) -> float:
-        return max(0.0, 1.0 - abs(len(completion.response_ids) - target) / target)
+        return max(0.0, 1.0 - abs(len(completion.sampled_ids) - target) / target)
 
     return rule
 
@@ -131,9 +131,10 @@ def low_token_share(argument: str) -> RewardRule:
     limit = _positive_int(argument)
 
     def rule(prompt: Prompt, completion: Completion) -> float:
-        if not completion.response_ids:
+        sampled = completion.sampled_ids
+        if not sampled:
             raise RewardRuleError("the response has no token, so no share of it can be counted")
-        return sum(t < limit for t in completion.response_ids) / len(completion.response_ids)
+        return sum(t < limit for t in sampled) / len(sampled)
 
     return rule
 

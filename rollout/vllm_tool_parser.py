@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ class VLLMCalls:
 
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> None:
         """Raises EnvironmentRefused for a name that vLLM does not have, or a tokenizer that its parser refuses."""
+        # A parser logs a traceback for each call that it cannot read, and a model in training writes many of those.
+        logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
         self._tools = [
             ChatCompletionToolsParam.model_validate({k: tool[k] for k in ("type", "function")}) for tool in tools
         ]

@@ -253,6 +253,65 @@ def test_a_reward_function_a_reward_server_and_held_out_metrics_of_ones_own(
     assert all(count >= 1 for count in column(history, "reward/failed"))
 
 
+TALK = """
+class Talk:
+    asked = 0
+
+    async def reset(self, row, seed):
+        self.left = 3
+        return f"You have {self.left} turns."
+
+    async def step(self, action):
+        self.left -= 1
+        return f"{self.left} left", len(action) / 100, self.left == 0
+
+    async def final_reward(self, answer):
+        Talk.asked += 1
+        if Talk.asked % 8 == 3:
+            raise ValueError("no judge")
+        return 0.5
+"""
+
+
+def test_turns_with_an_environment_of_ones_own_ahead_of_training(
+    ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
+) -> None:
+    """Its tokens are read by engine, policy and critic alike and trained by none; an unpaid episode leaves."""
+    (tmp_path / "talk.py").write_text(TALK)
+    settings = [s for s in run_settings("ppo", tiny_model_dir, questions, tmp_path) if "max_new_tokens" not in s]
+    turns = [f"environment={tmp_path}/talk.py:Talk", "environment.max_turn_tokens=8", "rollout.max_new_tokens=100"]
+    turns += ["rollout.max_model_len=256", "rollout.max_staleness=1", f"data.eval={questions}", "evaluation.prompts=4"]
+    run = play([*settings, *turns, "reward.max_failed_fraction=0.3", "num_steps=2", "name=turns"], ray_session)
+    history, tokenizer = read_history(run.metrics), AutoTokenizer.from_pretrained(tiny_model_dir)
+    for step in (1, 2):
+        rows = read_samples(run.samples_file(step))
+        failed = [row for row in rows if row.reward_failure is not None]
+        assert {row.reward_failure for row in failed} == {"the environment: final_reward raised ValueError: no judge"}
+        assert len(rows) == 64 and all(row.advantage is None and row.reward is None for row in failed)
+        for row in rows:
+            assert 0 <= row.min_policy_version <= row.max_policy_version < step
+            assert [turn.role for turn in row.turns] == ["assistant", "user", "assistant", "user", "assistant"]
+            said = [tokenizer.decode(row.response_ids[a:b]) for a, b in row.holes]
+            assert ["2 left" in said[0], "1 left" in said[1]] == [True, True]
+            assert all(text.endswith("<|im_start|>assistant\n") for text in said)
+            assert "You have 3 turns." in tokenizer.decode(row.prompt_ids)
+            inside = {t for a, b in row.holes for t in range(a, b)}
+            assert [t in inside for t in range(len(row.response_ids))] == [p == 0.0 for p in row.rollout_logprobs]
+            assert len(row.response_ids) - len(inside) <= 3 * 8
+        for row in (row for row in rows if row.reward_failure is None):
+            paid = sum(len(turn.content.strip()) for turn in row.turns if turn.role == "assistant") / 100
+            assert row.reward_components["environment"] == pytest.approx(0.5 + paid)
+        assert column(history, "rollout/environment_failed")[step - 1] == len(failed) > 0
+    assert column(history, "reward/failed") == column(history, "rollout/environment_failed")
+    assert column(history, "rollout/turns") == [3.0, 3.0]
+    fresh = column(history, "rollout/logprob_gap_max")[0]  # the second step's samples are of older weights
+    assert fresh < 1e-3, "engine and trainer read another stream"
+    assert all(
+        "eval/held_out/environment" in row.values for row in history.rows if "eval/held_out/reward" in row.values
+    )
+    assert "environment/talk.py" in read_manifest(run.manifest).current.inputs
+
+
 def test_ppo_with_adapters_in_policy_and_critic_serves_them_merged(
     ray_session: Session, tiny_model_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
