@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from raylign.app.launch.components import components
 from raylign.conf.errors import ConfigError, ModelLoadError
 from raylign.conf.own_code import is_own
 from raylign.conf.schema import EnvironmentConfig, RunConfig
@@ -18,6 +19,7 @@ from raylign.data.tokenize import load_tokenizer
 from raylign.data.turns import TurnWriter
 from raylign.reward.function_messages import FunctionCode
 from raylign.reward.functions import sent_files
+from raylign.reward.scorer import ENVIRONMENT_COMPONENT
 from raylign.rollout.environments.interfaces import EnvironmentRefused
 from raylign.rollout.environments.spec import EnvironmentSpec, environment_spec, started
 from raylign.rollout.tool_calls import TAGGED
@@ -50,6 +52,11 @@ def environment_problems(config: RunConfig) -> Iterator[str]:
     """A sentence for each thing that keeps episodes from being played."""
     if not config.environment.name:
         return
+    if ENVIRONMENT_COMPONENT in components(config.reward):
+        yield (
+            f"reward: one of its parts is called {ENVIRONMENT_COMPONENT}, as the part of environment="
+            f"{config.environment.name} is; give it another name."
+        )
     try:
         tools = environment_tools(config)
         tokenizer = load_tokenizer(config.policy.model, read_chat_template(config.data.chat_template))

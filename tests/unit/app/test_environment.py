@@ -73,6 +73,10 @@ def test_settings_that_cannot_work_together_are_refused(base: list[str], given: 
     [
         (["environment=calculater"], "environment=calculater: no environment has this name; did you mean calculator?"),
         (["environment=gone.py:Mine"], "environment=gone.py:Mine: there is no file gone.py"),
+        (
+            ["environment=shop", "reward.judges=[{url: 'http://127.0.0.1:1', model: m, rubric: r, name: environment}]"],
+            "one of its parts is called environment",
+        ),
         (["environment=search"], "environment=search: it cannot be made when given nothing"),
         (["environment=search", "environment.arguments.documents=nowhere"], "there is no .txt or .md file"),
     ],
