@@ -30,11 +30,8 @@ def sample(code: str, tests: object) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Iterator[CodeScorer]:
-    try:
-        made = CodeScorer("tests", LIMITS, partial_credit=True, workers=2, batch_timeout_s=600)
-    except NoIsolationError as error:
-        pytest.fail(f"no sandbox can be made on this machine: {error}")
+def scorer(sandbox: Isolation) -> Iterator[CodeScorer]:
+    made = CodeScorer("tests", LIMITS, partial_credit=True, workers=2, batch_timeout_s=600)
     yield made
     made.stop()
 
@@ -240,11 +237,10 @@ class Weaker:
         return words[:at] + words[at + 2 :]
 
 
-def test_a_sandbox_that_leaks_is_refused() -> None:
+def test_a_sandbox_that_leaks_is_refused(sandbox: Isolation) -> None:
     """The probe looks for itself: what bubblewrap was told is not what counts."""
-    whole = find_isolation()
-    assert isolation.problem(whole) is None
-    wrong = isolation.problem(Weaker(whole))  # type: ignore[arg-type]
+    assert isolation.problem(sandbox) is None
+    wrong = isolation.problem(Weaker(sandbox))  # type: ignore[arg-type]
     assert wrong is not None and "there is a network" in wrong
 
 
