@@ -35,7 +35,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 NUMBERS = {"x86_64": {"add_key": 248, "io_uring_setup": 425, "process_vm_readv": 310, "pidfd_open": 434},
            "aarch64": {"add_key": 217, "io_uring_setup": 425, "process_vm_readv": 270, "pidfd_open": 434}}
 def system_call(name, *given):
-    return libc.syscall(NUMBERS[platform.machine()][name], *given)
+    words = (NUMBERS[platform.machine()][name], *given)
+    return libc.syscall(*(ctypes.c_long(word) if isinstance(word, int) else word for word in words))
 def escaped(if_=True):
     if if_:
         print("ESCAPED", flush=True)
