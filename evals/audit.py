@@ -33,6 +33,8 @@ class CalibrationBin:
     predicted: float  # mean of sigmoid(|margin|)
     right: float
     count: int
+    low: float  # Wilson's 95 % interval of `right`
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class BestOfN:
     n: int
     proxy: float
     gold: float
+    low: float | None  # Student's 95 % interval of `gold` over prompts like these
+    high: float | None
 
 
 def accuracy_by_slice(
@@ -95,8 +99,9 @@ def calibration(chosen: Floats, rejected: Floats) -> Calibration:
     bins = []
     for part in parts:
         predicted = float(_sigmoid(np.abs(margin[part])).mean())
-        right = float(np.where(margin[part] > 0, 1.0, np.where(margin[part] == 0, 0.5, 0.0)).mean())
-        bins.append(CalibrationBin(predicted, right, len(part)))
+        share = _share_of(np.where(margin[part] > 0, 1.0, np.where(margin[part] == 0, 0.5, 0.0)), 0.95)
+        assert share.low is not None and share.high is not None
+        bins.append(CalibrationBin(predicted, share.value, len(part), share.low, share.high))
     error = sum(b.count * abs(b.predicted - b.right) for b in bins) / len(margin)
     if not (margin < 0).any():
         return Calibration(tuple(bins), error, _log_loss(margin), None, None)
@@ -155,8 +160,11 @@ def best_of_n(scores: Sequence[Floats], gold: Sequence[Floats]) -> list[BestOfN]
     found, n = [], 1
     while n <= fewest:
         proxy = [_expected_best(s, s, n) for s in scores]
-        true = [_expected_best(s, g, n) for s, g in zip(scores, gold, strict=True)]
-        found.append(BestOfN(n, float(np.mean(proxy)), float(np.mean(true))))
+        true = figure(
+            np.array([_expected_best(s, g, n) for s, g in zip(scores, gold, strict=True)]), None, confidence=0.95
+        )
+        assert true is not None
+        found.append(BestOfN(n, float(np.mean(proxy)), true.value, true.low, true.high))
         n *= 2
     return found
 
@@ -165,6 +173,12 @@ def turning_point(curve: Sequence[BestOfN]) -> int | None:
     """The n from which more choice by score no longer helps by gold; None while it still helps at the end."""
     best = max(curve, key=lambda point: (point.gold, -point.n))
     return best.n if best.n < curve[-1].n else None
+
+
+def turn_is_sure(curve: Sequence[BestOfN]) -> bool:
+    """Whether the gold figure at the curve's end lies below its best by more than both intervals."""
+    best, last = max(curve, key=lambda point: point.gold), curve[-1]
+    return last.high is not None and best.low is not None and last.high < best.low
 
 
 def _expected_best(scores: Floats, values: Floats, n: int) -> float:

@@ -27,6 +27,16 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure at a place of the axis, with its interval where that is known."""
+
+    at: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Bucket:
     step: float
     low: float
@@ -143,6 +153,54 @@ def share_bar(share: float, low: float, high: float, *, label: str, middle: str 
     return _svg(label, described, parts, height=50)
 
 
+def reliability_chart(points: Sequence[Estimate], *, label: str) -> Markup:
+    """What is said (`at`, a share from a half on) against what is so, with the line on which both are equal."""
+    y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    labels = [percent(value) for value in y_ticks]
+    frame = _Frame(10.0 + _CHAR * max(len(text) for text in labels), 0.49, 1.01, 0.0, 1.0)
+    parts = [_grid(frame, y_ticks, labels)]
+    parts.append(_x_labels([(frame.x(v), percent(v)) for v in (0.5, 0.75, 1.0)], frame.left, "says"))
+    ends = frame.x(0.5), frame.y(0.5), frame.x(1.0), frame.y(1.0)
+    parts.append('<line class="half" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'.format(*ends))
+    for one in points:
+        shown = f"says {percent(one.at)}: right in {percent(one.value)}"
+        parts.append(_estimate(frame.x(one.at), frame, one, shown))
+    far = max((abs(one.value - one.at) for one in points), default=0.0)
+    return _svg(label, f"{len(points)} bins, at most {percent(far)} from the line", parts)
+
+
+def doubling_chart(points: Sequence[Estimate], *, label: str, turn: int | None) -> Markup:
+    """A figure over n = 1, 2, 4, ... (`at`), each the same way from the one before; `turn`: an n to be marked."""
+    bounds = [v for one in points for v in (one.value, one.low, one.high) if v is not None]
+    low, high = _range(bounds, None)
+    y_ticks = ticks(low, high, 4)
+    labels = tick_labels(y_ticks)
+    frame = _Frame(10.0 + _CHAR * max(len(text) for text in labels), -0.15, len(points) - 0.85, low, high)
+    places = [(frame.x(i), f"{one.at:g}") for i, one in enumerate(points)]
+    parts = [_grid(frame, y_ticks, labels), _x_labels(places, frame.left, "best of n")]
+    line = [f"{frame.x(i):.1f},{frame.y(one.value):.1f}" for i, one in enumerate(points)]
+    parts.append(_polyline(line))
+    for i, one in enumerate(points):
+        if one.at == turn:
+            x = frame.x(i)
+            parts.append(f'<line class="half" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{HEIGHT - _BOTTOM}"/>')
+        parts.append(_estimate(frame.x(i), frame, one, f"best of {one.at:g}: {short(one.value)}"))
+    ends = (
+        f"from {short(points[0].value)} at n = {points[0].at:g} to {short(points[-1].value)} at n = {points[-1].at:g}"
+    )
+    return _svg(label, ends, parts)
+
+
+def _estimate(x: float, frame: _Frame, one: Estimate, shown: str) -> str:
+    """A point with its interval, and what it says when it is pointed at."""
+    y, interval = frame.y(one.value), ""
+    if one.low is not None and one.high is not None:
+        interval = f'<path class="whisker" d="M{x:.1f} {frame.y(one.low):.1f}V{frame.y(one.high):.1f}"/>'
+    centre = f'cx="{x:.1f}" cy="{y:.1f}"'
+    point = f'<circle class="end" {centre} r="3.5"/>'
+    return f'{interval}{point}<circle class="hover" {centre} r="7"><title>{escape(shown)}</title></circle>'
+
+
 def _svg(label: str, described: str, parts: Iterable[str], height: float = HEIGHT) -> Markup:
     return Markup(
         f'<svg viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(label)}: {escape(described)}">'
@@ -199,7 +257,7 @@ def _x_axis(frame: _Frame) -> str:
     return _x_labels([(frame.x(step), f"{step:,}") for step in steps], frame.left)
 
 
-def _x_labels(places: Sequence[tuple[float, str]], left: float) -> str:
+def _x_labels(places: Sequence[tuple[float, str]], left: float, axis: str = "step") -> str:
     """Labels that would touch the one before are left out."""
     parts, free_from = [], 0.0
     y = HEIGHT - _BOTTOM
@@ -210,7 +268,7 @@ def _x_labels(places: Sequence[tuple[float, str]], left: float) -> str:
             parts.append(f'<text class="tick" x="{centre:.1f}" y="{y + 14:.1f}" text-anchor="middle">{text}</text>')
             free_from = centre + half + 8
     middle = (left + WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="axis" x="{middle:.1f}" y="{HEIGHT - 5:.1f}" text-anchor="middle">step</text>')
+    parts.append(f'<text class="axis" x="{middle:.1f}" y="{HEIGHT - 5:.1f}" text-anchor="middle">{axis}</text>')
     return "".join(parts)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from raylign.app.commands.judged_pairs import JudgedPair, read_pairs
 from raylign.app.commands.serve_reward import scalar_export
 from raylign.app.configuration import from_resolved
@@ -30,6 +31,7 @@ from raylign.evals.audit import (
     length_slices,
     noise_ceiling,
     probe_effects,
+    turn_is_sure,
     turning_point,
 )
 from raylign.evals.gate import Audited
@@ -40,7 +42,7 @@ from raylign.evals.statistics import Floats
 from raylign.evals.trace_page import signed
 from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
-from raylign.pages.svg import share_bar
+from raylign.pages.svg import Estimate, doubling_chart, reliability_chart, share_bar
 from raylign.records.atomic import write_atomic
 from raylign.records.model_names import short_model
 from raylign.records.samples import read_samples
@@ -172,10 +174,28 @@ def write_page(path: Path, found: Audit) -> None:
     bar = share_bar(share.value, share.low or 0.0, share.high or 1.0, label="agrees with the choice", middle="chance")
     values = {
         "found": found, "fit": found.calibration, "headline": headline(found), "bar": bar, "short": short,
-        "signed": signed, "name": short_model(found.model),
+        "signed": signed, "name": short_model(found.model), "reliability": _reliability(found.calibration),
+        "curves": _curves(found), "sure": bool(found.curve) and turn_is_sure(found.curve),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render_page(TEMPLATE, values))
+
+
+def _reliability(fit: Calibration) -> Markup:
+    bins = [Estimate(one.predicted, one.right, one.low, one.high) for one in fit.bins]
+    return reliability_chart(bins, label="How often it is right, by how sure its margin is")
+
+
+def _curves(found: Audit) -> list[tuple[str, Markup]]:
+    """The gold figure and the score of the best of n, with the place where the first turns."""
+    if not found.curve:
+        return []
+    gold = [Estimate(one.n, one.gold, one.low, one.high) for one in found.curve]
+    proxy = [Estimate(one.n, one.proxy, None, None) for one in found.curve]
+    return [
+        ("What it stands for (gold)", doubling_chart(gold, label="gold figure", turn=found.turns_at)),
+        ("Its score", doubling_chart(proxy, label="score", turn=found.turns_at)),
+    ]
 
 
 def write_record(path: Path, found: Audit) -> None:

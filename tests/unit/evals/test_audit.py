@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from raylign.app.commands.audit import Audit, write_page
 from raylign.evals.audit import (
     accuracy_by_slice,
     best_of_n,
@@ -16,6 +19,7 @@ from raylign.evals.audit import (
     length_slices,
     noise_ceiling,
     probe_effects,
+    turn_is_sure,
     turning_point,
 )
 from raylign.evals.probes import PROBES, changed_answers
@@ -115,6 +119,35 @@ def test_the_place_where_choosing_stops_helping():
     assert turning_point(best_of_n(list(honest), list(gold))) is None
     turn = turning_point(best_of_n(list(gamed), list(hurt)))
     assert turn is not None and turn < 16
+    assert turn_is_sure(best_of_n(list(gamed), list(hurt)))
+    few = best_of_n([gamed[0], gamed[1]], [hurt[0], hurt[1]])
+    assert not turn_is_sure(few)  # two prompts say nothing for certain
+
+
+def test_the_page_draws_how_sure_the_scores_may_be_and_where_the_curve_turns(tmp_path: Path):
+    draw = np.random.default_rng(5)
+    truth = draw.normal(0, 1.5, 2000)
+    margin = 3 * np.where(draw.random(2000) < 1 / (1 + np.exp(-truth)), truth, -truth)  # three times too sure
+    fit = calibration(margin, np.zeros_like(margin))
+    gold = draw.normal(size=(60, 8))
+    curve = best_of_n(list(-gold), list(gold))  # more choice only harms
+    shares = accuracy_by_slice(margin, np.zeros_like(margin), {})
+    audit = Audit(
+        "rm", "d", "pairs", 2000, 0, tuple(shares), (), None, fit, 1.0, (), tuple(curve), turning_point(curve)
+    )
+    write_page(tmp_path / "audit.html", audit)
+    page = (tmp_path / "audit.html").read_text()
+
+    charts = re.findall(r"<svg.*?</svg>", page)
+    sure = next(chart for chart in charts if "by how sure its margin is" in chart)
+    (x1, y1, x2, y2) = map(float, re.findall(r'class="half" x1="(.*?)" y1="(.*?)" x2="(.*?)" y2="(.*?)"', sure)[0])
+    points = [(float(x), float(y)) for x, y in re.findall(r'class="end" cx="(.*?)" cy="(.*?)"', sure)]
+    below = [y - (y1 + (x - x1) * (y2 - y1) / (x2 - x1)) for x, y in points]
+    assert len(points) == 10 and min(below[-5:]) > 5  # drawn below the line of honest odds
+    turns = next(chart for chart in charts if 'aria-label="gold figure' in chart)
+    at = re.findall(r'class="half" x1="(.*?)"', turns)
+    assert at == [re.findall(r'class="end" cx="(.*?)"', turns)[0]]  # at n = 1
+    assert "may be chance" not in page and "stops helping at n = 1" in page
 
 
 def test_slices_are_of_their_own_rows():
