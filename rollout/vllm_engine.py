@@ -227,11 +227,17 @@ class VLLMEngine:
         """Raises EngineDead when the engine's processes are gone. The caller's deadline tells a hung one.
 
         vLLM's `check_health` only reads a flag on this side; the question whether it sleeps goes through the core's
-        own loop, which a stopped core does not turn.
+        own loop, which a stopped core does not turn; and tensor-parallel ranks are processes of their own, whose loss
+        the core may not have noticed.
         """
         async with self._guard("ping", self._sync.timeout_s):
             await self._engine.check_health()
             await self._engine.is_sleeping()
+            if self._config.tensor_parallel_size > 1:
+                try:
+                    await self._rpc("raylign_ping")
+                except WeightUpdateError as error:
+                    raise EngineDead(f"{error}, so a rank of it is gone") from error
 
     async def stop(self) -> None:
         """Shut the engine down; its processes end."""

@@ -43,6 +43,9 @@ class WeightReceiver:
     raylign_read_whole = False  # once every column of every packed layer has been read back and was right
     raylign_pages: KeptPages | None = None
 
+    def raylign_ping(self) -> None:
+        """This rank answers."""
+
     def raylign_begin(
         self, tensors: list[list], tied: bool, columns: int, seed: int, adapters: Sequence[list] = ()
     ) -> None:
