@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from raylign.conf.schema import Device, JudgeRewardConfig, RewardConfig, RewardF
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import (
     Completion,
+    Episode,
     FinishReason,
     Message,
     Prompt,
@@ -102,3 +104,23 @@ def test_an_unreadable_judgement_is_counted_apart_from_a_failed_call(tiny_model_
         found = scorer.score([group(load_tokenizer(str(tiny_model_dir)), "4", "5", "down")])
     assert isinstance(found[0], Reward) and found[0].score == 10.0
     assert [o.unreadable for o in found if isinstance(o, RewardFailure)] == [True, False]
+
+
+def test_what_an_environment_gives_is_a_part_and_what_it_cannot_give_is_a_failure(tiny_model_dir: Path) -> None:
+    """The last token's reward is what is left of the score; without any, the rules judge alone."""
+    given = group(load_tokenizer(str(tiny_model_dir)), "four", "five", "six")
+    last = len(given.completions[0].response_ids) - 1
+    episodes = (
+        Episode((), ((0, 0.25), (last, 1.0)), ()),
+        Episode((), (), (), failure="the tool hangs"),
+        Episode((), (), ()),
+    )
+    played = [replace(c, episode=e) for c, e in zip(given.completions, episodes, strict=True)]
+    config = RewardConfig(rules=[RuleRewardConfig(rule="finished", weight=0.5)])
+    scorer = ComposedScorer(config, Device.cpu, RewardSources(environment_weight=2.0))
+
+    paid, failed, judged = scorer.score([replace(given, completions=tuple(played))])
+    assert isinstance(paid, Reward) and paid.components == {"finished": 1.0, "environment": 1.25}
+    assert paid.score == pytest.approx(2 * 1.25 + 0.5) and paid.steps == ((0, 0.5),)
+    assert isinstance(failed, RewardFailure) and failed.reason == "the environment: the tool hangs"
+    assert isinstance(judged, Reward) and judged.score == 0.5 and judged.steps == ()
