@@ -31,7 +31,7 @@ from raylign.conf.transport import check_transport
 STANDARD_COLUMNS = (
     "prompt", "messages", "completion", "chosen", "rejected", "label", "text", "id", "ground_truth", "data_source",
     "margin", "weight", "tools", "documents", "chat_template_kwargs", "completion_finished", "chosen_finished",
-    "rejected_finished",
+    "rejected_finished", "teacher_prompt",
 )  # fmt: skip
 """What data/rows.py reads of a row."""
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -79,6 +79,11 @@ class AlgorithmConfig:
         return []
 
     @property
+    def teacher_prompts(self) -> bool:
+        """True when the reference reads the rows' `teacher_prompt` in place of the policy's prompt."""
+        return False
+
+    @property
     def passes_per_step(self) -> int:
         """How often an online step's sequences are gone through."""
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from raylign.data.encoder import Encoder
 from raylign.data.loading import RawRow, item_text
 from raylign.data.quarantine import LoadReport
 from raylign.data.row_set import read_row_set
-from raylign.data.rows import prompt_row
+from raylign.data.rows import Side, prompt_row
 from raylign.data.templates import ChatTemplate
 from raylign.data.tool_prompt import OfferedTools
 from raylign.data.types import Message, Prompt
@@ -41,17 +41,18 @@ def load_prompts(
     quarantine: Path | None = None,
     today: date | None = None,
     tools: Sequence[Mapping[str, object]] = (),
+    teacher: bool = False,
 ) -> PromptSet:
     """Every usable prompt of `name` (`config.train` or `config.eval`).
 
     `quarantine`: the file for rows that cannot be used. `today`: the date that templates print; None: this day.
-    `tools`: JSON schemas of an environment's, which every prompt offers.
+    `tools`: JSON schemas of an environment's, which every prompt offers. `teacher`: read `teacher_prompt` too.
     Raises DataError for a set that is empty, unreadable or too bad, or with prompts over `config.max_prompt_tokens`
     under `overlong=error`.
     """
     encoder = Encoder(tokenizer, system_prompt=config.system_prompt, today=today)
     offered = OfferedTools(tools, in_template=bool(tools) and ChatTemplate(tokenizer, today).prints_tools(tools))
-    builder = _PromptBuilder(encoder, config, offered)
+    builder = _PromptBuilder(encoder, config, offered, teacher)
     read = read_row_set(name, config, builder, quarantine)
     return PromptSet(read.items, read.digest, read.report)
 
@@ -61,9 +62,10 @@ class _PromptBuilder:
 
     max_tokens_key = "data.max_prompt_tokens"
 
-    def __init__(self, encoder: Encoder, config: DataConfig, offered: OfferedTools) -> None:
+    def __init__(self, encoder: Encoder, config: DataConfig, offered: OfferedTools, teacher: bool) -> None:
         self._encoder = encoder
         self._offered = offered
+        self._teacher = teacher
         self._used_ids: set[str] = set()
         self.max_tokens = config.max_prompt_tokens
 
@@ -71,9 +73,8 @@ class _PromptBuilder:
         """Raises RowError."""
         parsed = prompt_row(row.columns)
         messages = self._offered.turns(self._encoder.messages(parsed.prompt))
-        token_ids = self._encoder.encode_prompt(
-            messages if self._offered.tools else parsed.prompt, self._offered.variables(parsed.variables)
-        )
+        token_ids = self._ids(parsed.prompt, parsed.variables)
+        asked = parsed.teacher_prompt if self._teacher else None
         prompt = Prompt(
             prompt_id=self._unique(parsed.given_id or f"{_content_id(messages)}-{row.number}", row.number),
             messages=messages,
@@ -81,20 +82,29 @@ class _PromptBuilder:
             data_source=parsed.data_source,
             ground_truth=parsed.ground_truth,
             columns=_other_columns(row.columns),
+            teacher_ids=() if asked is None else self._ids(asked, parsed.variables),
         )
         return (prompt,)
 
+    def _ids(self, asked: Side, variables: str) -> tuple[int, ...]:
+        turns = self._offered.turns(self._encoder.messages(asked)) if self._offered.tools else asked
+        return self._encoder.encode_prompt(turns, self._offered.variables(variables))
+
     def num_tokens(self, item: Prompt) -> int:
-        """Tokens the engine is given."""
-        return len(item.token_ids)
+        """Tokens the engine, or the teacher, is given."""
+        return max(len(item.token_ids), len(item.teacher_ids))
 
     def truncate_left(self, item: Prompt) -> Prompt:
         """The end stays: it holds the question's end and the template's opening of the answer."""
-        return replace(item, token_ids=item.token_ids[-self.max_tokens :])
+        cut = slice(-self.max_tokens, None)
+        return replace(item, token_ids=item.token_ids[cut], teacher_ids=item.teacher_ids[cut])
 
     def fingerprint(self, item: Prompt) -> str:
         """Everything of it but the columns that only reward functions read."""
-        return item_text(replace(item, columns=""))
+        shown = {field.name: getattr(item, field.name) for field in fields(item)} | {"columns": ""}
+        if not item.teacher_ids:  # a run that began before there were any has the same rows
+            del shown["teacher_ids"]
+        return item_text(shown)
 
     def _unique(self, wanted: str, number: int) -> str:
         """`wanted`, or with the row's number when an earlier row has it."""
@@ -105,7 +115,7 @@ class _PromptBuilder:
         return prompt_id
 
 
-_READ = frozenset({"id", "prompt", "messages", "completion"})
+_READ = frozenset({"id", "prompt", "messages", "completion", "teacher_prompt"})
 
 
 def _other_columns(columns: Mapping[str, object]) -> str:

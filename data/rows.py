@@ -30,6 +30,7 @@ class PromptRow:
     data_source: str
     ground_truth: str | None
     variables: str = ""  # what the chat template gets besides the turns (data/row_fields.py)
+    teacher_prompt: Side | None = None  # the question as a teacher is asked it
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +159,16 @@ def prompt_row(columns: Mapping[str, object]) -> PromptRow:
         raise RowError(f"no column `prompt` or `messages`; the row has {_names(columns)}")
     if not isinstance(prompt, str) and prompt[-1].role == "assistant":
         raise RowError("`prompt` ends with an assistant turn, so there is nothing to answer")
+    teacher = _side(columns, "teacher_prompt") if _present(columns, "teacher_prompt") else None
+    if isinstance(teacher, tuple) and teacher[-1].role == "assistant":
+        raise RowError("`teacher_prompt` ends with an assistant turn, so there is nothing to answer")
     return PromptRow(
         given_id=_text_or_none(columns, "id"),
         prompt=prompt,
         data_source=_text_or_none(columns, "data_source") or "default",
         ground_truth=_text_or_none(columns, "ground_truth"),
         variables=template_variables(columns),
+        teacher_prompt=teacher,
     )
 
 

@@ -50,6 +50,7 @@ class Prompt:
     data_source: str = "default"
     ground_truth: str | None = None
     columns: str = ""  # the row's other columns as a JSON object, for reward functions; "": none
+    teacher_ids: tuple[int, ...] = ()  # the prompt as the reference reads it, where that is another one
 
     @property
     def text(self) -> str:

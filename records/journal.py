@@ -176,6 +176,7 @@ def _group(row: Mapping[str, Any], sampling: SamplingParams) -> RolloutGroup:
             **given,
             "messages": tuple(Message(**message) for message in given["messages"]),
             "token_ids": tuple(given["token_ids"]),
+            "teacher_ids": tuple(given.get("teacher_ids", ())),  # batches of earlier versions have none
         }
     )
     completions = tuple(

@@ -25,7 +25,7 @@ def tokenizer_problems(policy_folder: str, reward_folder: str, chat_template: st
         "set reward.retokenize=true to let it score text, with its own template and tokens, or train a reward model "
         "from this policy's own start (algorithm=rm)"
     )
-    difference = _vocabulary_difference(policy, reward)
+    difference = vocabulary_difference(policy, reward, "reward model's")
     if difference:
         return [f"{both} have different tokenizers: {difference}; {fix}"]
     problems = []
@@ -56,13 +56,12 @@ def retokenize_problems(reward_folder: str, system_prompt: str) -> list[str]:
     return []
 
 
-def _vocabulary_difference(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase) -> str:
-    ours, theirs = policy.get_vocab(), reward.get_vocab()
+def vocabulary_difference(policy: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, whose: str) -> str:
+    """What the same ids mean otherwise to another model, in words; "" for nothing. `whose`: "reward model's"."""
+    ours, theirs = policy.get_vocab(), other.get_vocab()
     if ours == theirs:
         return ""
     if len(ours) != len(theirs):
         return f"{len(theirs)} tokens against {len(ours)}"
     token = min((t for t in ours if theirs.get(t) != ours[t]), key=lambda t: ours[t])
-    return (
-        f"token {token!r} is id {ours[token]} in the policy's and {theirs.get(token, 'absent')} in the reward model's"
-    )
+    return f"token {token!r} is id {ours[token]} in the policy's and {theirs.get(token, 'absent')} in the {whose}"

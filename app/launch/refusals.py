@@ -24,7 +24,7 @@ from raylign.data.chat_template import no_template, read_chat_template, template
 from raylign.data.tokenize import load_tokenizer
 from raylign.reward.heads import has_heads
 from raylign.reward.scorer import ENVIRONMENT_COMPONENT
-from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems
+from raylign.reward.tokenizer_match import retokenize_problems, tokenizer_problems, vocabulary_difference
 from raylign.trainer.models.loading import architecture_of, model_skeleton
 
 
@@ -37,7 +37,7 @@ def refuse_impossible(config: RunConfig, needs: Needs, *, to_run: bool = False) 
         raise ConfigError(lacking)  # the rest reads these files
     problems = [*_tensor_parallel(config, needs), *_sequence_parallel(config, needs)]
     problems += [*_reward_head(config, needs), *_reward_tokenizer(config, needs)]
-    problems += _reward_heads(config, needs)
+    problems += [*_reward_heads(config, needs), *_reference_tokenizer(config, needs)]
     problems += [*_chat_template(config), *_gold(config, needs), *_stops(config, needs)]
     if needs.reward:
         problems += [*time_left(config.reward), *name_problems(config.reward), *remote_problems(config.reward)]
@@ -130,6 +130,22 @@ def _reward_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
         yield from (f"{problem}." for problem in found)
     except (DataError, ModelLoadError):
         return
+
+
+def _reference_tokenizer(config: RunConfig, needs: Needs) -> Iterator[str]:
+    """The reference, or teacher, reads the policy's token ids. A folder without a tokenizer is taken at its word."""
+    named, policy = config.reference.model, config.policy.model
+    if not needs.reference or not named or named == policy:
+        return
+    try:
+        difference = vocabulary_difference(load_tokenizer(policy), load_tokenizer(named), "reference's")
+    except ModelLoadError:
+        return
+    if difference:
+        yield (
+            f"reference.model={named} and policy.model={policy} have different tokenizers: {difference}; the policy's "
+            "token ids would mean other text to it; set reference.model to a model of the policy's family."
+        )
 
 
 def _chat_template(config: RunConfig) -> Iterator[str]:

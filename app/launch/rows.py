@@ -27,6 +27,10 @@ from raylign.trainer.algorithms.base import ModelKind, OfflineNeeds
 from transformers import PreTrainedTokenizerBase
 
 TRAIN = "train"
+NO_TEACHER = (
+    "reference.model is empty and no row of data.train has a `teacher_prompt`, so the teacher is the policy itself; "
+    "set reference.model to the teacher's folder, or give rows a `teacher_prompt`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,20 @@ def read_online(config: RunConfig, today: date, quarantine: Path | None = None) 
     template, tokenizer = _tokenizer(config)
     tools = environment_tools(config)
     with named_key("data.train", config.data.train):
-        train = load_prompts(config.data.train, config.data, tokenizer, quarantine=quarantine, today=today, tools=tools)
+        train = load_prompts(
+            config.data.train,
+            config.data,
+            tokenizer,
+            quarantine=quarantine,
+            today=today,
+            tools=tools,
+            teacher=config.algorithm.teacher_prompts,
+        )
     refuse_missing_columns(config.reward, train.prompts)
     refuse_order(train.prompts, config)
     refuse_untestable(config.reward, train.prompts)
+    if config.algorithm.teacher_prompts and not (config.reference.model or any(p.teacher_ids for p in train.prompts)):
+        raise DataError(NO_TEACHER)
     others = []
     for name, source in held_out_sets(config.data.eval).items():
         with named_key(_eval_key(config, name), source):

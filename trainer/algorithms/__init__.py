@@ -7,6 +7,7 @@ from collections.abc import Callable
 from raylign.conf.own_code import is_own
 from raylign.conf.schema import AlgorithmConfig
 from raylign.trainer.algorithms.base import OfflineAlgorithm, OnlineAlgorithm
+from raylign.trainer.algorithms.distil import Distil, DistilConfig
 from raylign.trainer.algorithms.dpo import DPO, DPOConfig
 from raylign.trainer.algorithms.grpo import GRPO, GRPOConfig
 from raylign.trainer.algorithms.kto import KTO, KTOConfig
@@ -25,6 +26,7 @@ ALGORITHMS: dict[str, tuple[type[AlgorithmConfig], Callable[..., OnlineAlgorithm
     "grpo": (GRPOConfig, GRPO),
     "rloo": (RLOOConfig, RLOO),
     "reinforce_pp": (ReinforcePPConfig, ReinforcePP),
+    "distil": (DistilConfig, Distil),
     "rm": (RMConfig, RewardModelling),
     "pretrain": (PretrainConfig, Pretraining),
     "sft": (SFTConfig, SFT),

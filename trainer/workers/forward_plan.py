@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from raylign.data.batching import plan_forward
 from raylign.data.placing import deal
-from raylign.data.types import RolloutMeta, TokenBatch, ValueEstimates
+from raylign.data.types import RolloutGroup, RolloutMeta, TokenBatch, ValueEstimates
 from raylign.data.work import UnitWork, tokens_together
 from torch import Tensor
 
@@ -53,6 +53,23 @@ def scatter_tokens(
     bounds = tokens.cu_seqlens.tolist()
     ends = torch.tensor([0, *group_sizes]).cumsum(0).tolist()
     return [flat[bounds[a] : bounds[b]].clone() for a, b in pairwise(ends)]
+
+
+def as_teacher(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    """The groups after the prompts that a teacher reads, where a prompt has another for it."""
+    return [
+        replace(g, prompt=replace(g.prompt, token_ids=g.prompt.teacher_ids)) if g.prompt.teacher_ids else g
+        for g in groups
+    ]
+
+
+def realigned(
+    parts: Sequence[Tensor], seen: TokenBatch, tokens: TokenBatch, group_sizes: Sequence[int]
+) -> list[Tensor]:
+    """Results by group of `seen` as those of `tokens`: the same answers' tokens after other prompts."""
+    flat = torch.zeros(tokens.num_tokens)
+    flat[tokens.response_mask] = torch.cat(list(parts))[seen.response_mask]
+    return scatter_tokens([flat], [range(tokens.num_sequences)], tokens, group_sizes)
 
 
 def scatter_values(

@@ -128,12 +128,20 @@ class LearnerGroup:
         return self._group.broken
 
     async def logprobs(
-        self, groups: Sequence[GroupHandle], *, temperature: float, without_adapters: bool = False
+        self,
+        groups: Sequence[GroupHandle],
+        *,
+        temperature: float,
+        without_adapters: bool = False,
+        as_teacher: bool = False,
     ) -> TensorShards:
-        """References to list[Tensor]: log-probs of each group's tokens, by the whole model or its frozen part."""
+        """References to list[Tensor]: log-probs of each group's tokens, by the whole model or its frozen part, and
+        after the policy's prompts or those that a teacher reads.
+        """
         passes = self._passes(groups)
+        budget = self._settings.micro_batch_tokens if as_teacher else 0
         refs = await self._group.call(
-            lambda a, r: a.logprobs.remote(*self._given(groups, passes, r), temperature, without_adapters),
+            lambda a, r: a.logprobs.remote(*self._given(groups, passes, r), temperature, without_adapters, budget),
             verb="log-probs",
             timeout_s=self._settings.step_timeout_s,
         )

@@ -18,9 +18,11 @@ from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.weights import put_bucket
 from raylign.conf.errors import UserError
+from raylign.data.batching import plan_forward
 from raylign.data.experience import pack_groups
 from raylign.data.tokenize import load_tokenizer
 from raylign.data.types import RankShard, RolloutGroup, TokenBatch
+from raylign.data.work import work_of
 from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec, TransferLink
 from raylign.trainer.engine.base import BackgroundSaving, Engine, EngineStateError, MovableState
 from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets, whole_weights
@@ -32,7 +34,7 @@ from raylign.trainer.models.export import export_hf
 from raylign.trainer.models.scalar_head import ScalarModel
 from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.card_memory import room_on_card
-from raylign.trainer.workers.forward_plan import RankPass, scatter_tokens, scatter_values
+from raylign.trainer.workers.forward_plan import RankPass, as_teacher, realigned, scatter_tokens, scatter_values
 from raylign.trainer.workers.preflight import PairMeeting
 from raylign.trainer.workers.profiling import UpdateProfiler
 from raylign.trainer.workers.specs import LearnerSpec
@@ -90,15 +92,31 @@ class LearnerWorker:
         self._learner = self._spec.build(self._info, meeting)
 
     def logprobs(
-        self, refs: Sequence[ray.ObjectRef], share: RankPass, temperature: float, without_adapters: bool = False
+        self,
+        refs: Sequence[ray.ObjectRef],
+        share: RankPass,
+        temperature: float,
+        without_adapters: bool = False,
+        teacher_budget: int = 0,
     ) -> ray.ObjectRef:
-        """-> reference to list[Tensor], one a group of `share`."""
+        """-> reference to list[Tensor], one a group of `share`.
+
+        `teacher_budget`: answers are looked at after the prompts that a teacher reads, in micro-batches of at most so
+        many tokens; 0: after the policy's.
+        """
         groups, tokens = self._fetch(refs)
-        batches = [tokens.select(m) for m in share.micro_batches]
+        seen, micro_batches = tokens, share.micro_batches
+        if teacher_budget and any(group.prompt.teacher_ids for group in groups):
+            seen = pack_groups(as_teacher(groups))
+            work = [work_of([sequence]) for sequence in seen.sequences()]
+            [planned] = plan_forward(work, num_ranks=1, micro_batch_tokens=teacher_budget)
+            micro_batches = tuple(tuple(rows) for rows in planned)
+        batches = [seen.select(m) for m in micro_batches]
         with room_on_card(self._info, batches, trains=False):
             parts = self._ready.logprobs(batches, temperature=temperature, without_adapters=without_adapters)
         self._scored()
-        return ray.put(scatter_tokens(parts, share.micro_batches, tokens, _sizes(groups)))
+        found = scatter_tokens(parts, micro_batches, seen, _sizes(groups))
+        return ray.put(found if seen is tokens else realigned(found, seen, tokens, _sizes(groups)))
 
     def values(self, refs: Sequence[ray.ObjectRef], share: RankPass) -> ray.ObjectRef:
         """-> reference to list[ValueEstimates], one a group of `share`."""

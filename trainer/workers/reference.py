@@ -20,8 +20,10 @@ class ReferenceGroup:
         self._without_adapters = without_adapters
 
     async def logprobs(self, groups: Sequence[GroupHandle], *, temperature: float) -> TensorShards:
-        """Of the weights the run started from."""
-        return await self._learners.logprobs(groups, temperature=temperature, without_adapters=self._without_adapters)
+        """Of the frozen weights; after the prompts that a teacher reads, where the rows have such."""
+        return await self._learners.logprobs(
+            groups, temperature=temperature, without_adapters=self._without_adapters, as_teacher=True
+        )
 
     @property
     def broken(self) -> bool:

@@ -33,6 +33,7 @@ from raylign.trainer.algorithms.sft import SFT, SFTConfig
 from raylign.trainer.algorithms.simpo import SimPO, SimPOConfig
 from raylign.trainer.engine.base import StepResult
 from raylign.trainer.engine.torch_engine import TorchEngine
+from raylign.trainer.functional.distillation import divergence_estimate, divergence_signal
 from raylign.trainer.learner import Learner
 from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
 from raylign.trainer.workers.offline_model import objective_of
@@ -44,6 +45,7 @@ from trl import KTOConfig as TRLKTOConfig
 from trl import RewardConfig as TRLRewardConfig
 from trl import SFTConfig as TRLSFTConfig
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.gkd import GKDTrainer
 from trl.experimental.orpo import ORPOConfig as TRLORPOConfig
 from trl.experimental.orpo import ORPOTrainer
 
@@ -355,3 +357,20 @@ def test_reward_model(centering: float, folders: Folders, tmp_path: Path) -> Non
     expected = theirs(trainer, trainer.compute_loss(trainer.model, inputs))
     config = RMConfig(use_margin=True, centering_coef=centering)
     assert_equal(ours(folders.scalar, RewardModelling(config), pair_set()), expected)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+def test_distillation_has_the_gradient_of_trls_gkd(beta: float) -> None:
+    """Sampled tokens need no vocabulary; over all of them, weighed by their probability, they are its loss."""
+    gen = torch.Generator().manual_seed(9)
+    policy, teacher = (2 * torch.randn(5, 11, generator=gen, dtype=torch.float64) for _ in range(2))
+    log_q = policy.requires_grad_().log_softmax(-1)
+    q, log_r = log_q.detach().exp(), teacher.log_softmax(-1) - log_q.detach()
+    loss = GKDTrainer.generalized_jsd_loss(policy[None], teacher[None], beta=beta, reduction="sum")
+    scale = 1.0 if beta in (0.0, 1.0) else beta * (1 - beta)
+    (theirs,) = torch.autograd.grad(loss, policy, retain_graph=True)
+    (ours,) = torch.autograd.grad(-(q * divergence_signal(log_r, beta) * log_q).sum(), policy)
+    torch.testing.assert_close(scale * ours, theirs, rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(
+        scale * (q * divergence_estimate(log_r, beta)).sum(), loss.detach(), rtol=1e-7, atol=1e-8
+    )
