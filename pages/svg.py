@@ -157,7 +157,7 @@ def reliability_chart(points: Sequence[Estimate], *, label: str) -> Markup:
     """What is said (`at`, a share from a half on) against what is so, with the line on which both are equal."""
     y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     labels = [percent(value) for value in y_ticks]
-    frame = _Frame(10.0 + _CHAR * max(len(text) for text in labels), 0.49, 1.01, 0.0, 1.0)
+    frame = _Frame(10.0 + _CHAR * max(len(text) for text in labels), 0.47, 1.01, 0.0, 1.0)
     parts = [_grid(frame, y_ticks, labels)]
     parts.append(_x_labels([(frame.x(v), percent(v)) for v in (0.5, 0.75, 1.0)], frame.left, "says"))
     ends = frame.x(0.5), frame.y(0.5), frame.x(1.0), frame.y(1.0)

@@ -227,7 +227,8 @@ def _details(facts: RunFacts) -> tuple[tuple[str, str], ...]:
     details += [("Steps", f"{summary.steps:,}"), (took, duration(summary.seconds_total))]
     if summary.kl_final is not None:
         details.append(("KL to the start model", f"{short(summary.kl_final)} nats a sequence"))
-    details += [(_words(name), short(value)) for name, value in summary.extra.items()]
+    shown = (item for item in summary.extra.items() if not item[0].startswith("suite_"))  # those have their own table
+    details += [(_words(name), short(value)) for name, value in shown]
     return tuple(details)
 
 

@@ -116,8 +116,9 @@ def test_a_loss_on_one_suite_and_one_slice_is_said_and_hidden_in_no_mean(
     assert (found["suite_format_before"], found["suite_format_after"], found["suites_worse"]) == (0.75, 0.125, 1)
     assert found["suite_slices_worse"] == 3 and found["suite_format_gain_high"] < 0 and found["suite_format_p"] < 0.01
     assert {row.name for row in figures_of(summary)} >= {"suite facts", "suite format"}
-    remarks = judge(read_run(run.path)).remarks
-    assert sum(remark.text.startswith("Worse than before on") for remark in remarks) == 4
+    verdict = judge(read_run(run.path))
+    assert sum(remark.text.startswith("Worse than before on") for remark in verdict.remarks) == 4
+    assert [term for term, _ in verdict.details if term.startswith("Suite")] == ["Suites worse"]
 
 
 def test_a_run_that_changed_nothing_says_what_it_cannot_exclude(
