@@ -11,10 +11,12 @@ import pytest
 from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, Precision
 from raylign.data.sample_model import tiny_model
+from raylign.records.metrics_log import read_history
 from raylign.reward.interfaces import ModelLost
 from raylign.reward.model_forward import ShardedForward
 from raylign.reward.model_scorer import ModelScorer
 
+from tests.system.tiny_runs import play, question_rows, run_settings
 from tests.unit.reward.test_model_scorer import save_reward_model, scorer, sequences
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -61,3 +63,16 @@ def test_a_lost_rank_is_named_and_no_rank_is_left(folder: Path, how: int) -> Non
     for process in made.processes:
         process.join(10)
         assert process.exitcode is not None
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(400)
+def test_a_run_trains_on_a_replica_whose_model_lies_in_parts(folder: Path, tmp_path: Path) -> None:
+    model, rows = tiny_model(tmp_path / "policy", tie=True), tmp_path / "rows.jsonl"
+    rows.write_text(question_rows(16))
+    settings = [one for one in run_settings("grpo", model, rows, tmp_path) if not one.startswith("reward.rules")]
+    parts = [f"reward.model={folder}", "reward.precision=float32", f"reward.ranks_per_replica={RANKS}"]
+    run = play([*settings, *parts, "num_steps=2", "name=parts"])
+    history = read_history(run.metrics)
+    assert [step for step, _ in history.series("reward/model")] == [1, 2]
+    assert sum(value or 0 for _, value in history.series("reward/failed")) == 0
