@@ -130,8 +130,8 @@ class ShardedForward:
         """See Forward. Raises ModelLost, after which nothing can be asked."""
         rounds = max(len(own) for own in batches)
         filler = next([own[0][0][:1]] for own in batches if own)  # one token, for ranks that have had theirs
-        for pipe, own in zip(self._pipes, batches, strict=True):
-            pipe.send(([*own, *[filler] * (rounds - len(own))], features))
+        for rank, own in enumerate(batches):
+            self._send(rank, ([*own, *[filler] * (rounds - len(own))], features))
         return [
             [torch.from_numpy(found) for found in answer[: len(own)]]
             for answer, own in zip(self._answers(), batches, strict=True)
@@ -142,6 +142,13 @@ class ShardedForward:
         for process, pipe in zip(self.processes, self._pipes, strict=True):
             process.kill()
             pipe.close()
+
+    def _send(self, rank: int, question: tuple[Sequence[Batch], bool]) -> None:
+        try:
+            self._pipes[rank].send(question)
+        except OSError as error:
+            self.stop()
+            raise ModelLost(f"part {rank} of the reward model is gone ({error})") from error
 
     def _answers(self) -> list[Any]:
         """One of each rank, in order."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from raylign.conf.errors import ModelLoadError
 from raylign.conf.schema import Device, Precision
 from raylign.data.sample_model import tiny_model
 from raylign.records.metrics_log import read_history
+from raylign.records.run_folder import RunPaths
 from raylign.reward.interfaces import ModelLost
 from raylign.reward.model_forward import ShardedForward
 from raylign.reward.model_scorer import ModelScorer
 
+from tests.system.role_processes import newest, role_process
 from tests.system.tiny_runs import play, question_rows, run_settings
 from tests.unit.reward.test_model_scorer import save_reward_model, scorer, sequences
 
@@ -67,12 +71,29 @@ def test_a_lost_rank_is_named_and_no_rank_is_left(folder: Path, how: int) -> Non
 
 @pytest.mark.thorough
 @pytest.mark.timeout(400)
-def test_a_run_trains_on_a_replica_whose_model_lies_in_parts(folder: Path, tmp_path: Path) -> None:
+def test_a_run_trains_on_a_replica_whose_model_lies_in_parts_and_that_loses_one(folder: Path, tmp_path: Path) -> None:
     model, rows = tiny_model(tmp_path / "policy", tie=True), tmp_path / "rows.jsonl"
     rows.write_text(question_rows(16))
     settings = [one for one in run_settings("grpo", model, rows, tmp_path) if not one.startswith("reward.rules")]
     parts = [f"reward.model={folder}", "reward.precision=float32", f"reward.ranks_per_replica={RANKS}"]
-    run = play([*settings, *parts, "num_steps=2", "name=parts"])
+    paths, ended, hit = RunPaths(tmp_path / "parts"), threading.Event(), list[int]()
+
+    def lose_a_part() -> None:
+        while not ended.wait(0.05):
+            if newest(paths) >= 1 and (replica := role_process(paths, "reward-0")) is not None:
+                hit.append(psutil.Process(replica).children()[-1].pid)
+                os.kill(hit[0], signal.SIGKILL)
+                return
+
+    thread = threading.Thread(target=lose_a_part, daemon=True)
+    thread.start()
+    try:
+        run = play([*settings, *parts, "num_steps=4", "name=parts"])
+    finally:
+        ended.set()
+        thread.join(10)
     history = read_history(run.metrics)
-    assert [step for step, _ in history.series("reward/model")] == [1, 2]
+    assert [step for step, _ in history.series("reward/model")] == [1, 2, 3, 4]
     assert sum(value or 0 for _, value in history.series("reward/failed")) == 0
+    said = (run.logs / "reward-0.log").read_text()
+    assert len(hit) == 1 and "the replica ends" in said and said.count("rank 0 of 1") == 2
