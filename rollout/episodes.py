@@ -7,6 +7,7 @@ An episode whose environment fails is a completion with a named failure, which l
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -39,6 +40,9 @@ from raylign.rollout.tool_calls import CallReader, Malformed
 
 MOST_LOST = 2
 """How often an episode is played again whose environment ended through no fault of its own."""
+
+
+_OTHER_TEXT = "reset gave another text than for the prompt's other samples; it has to follow row and seed"
 
 
 class Sampler(Protocol):
@@ -94,6 +98,8 @@ class _Stream:
         if reward is not None:
             last = len(self.ids) - 1
             self.rewards[last] = self.rewards.get(last, 0.0) + reward
+            if not math.isfinite(sum(self.rewards.values())):
+                raise EnvironmentFailure(f"its rewards add up to {sum(self.rewards.values())}")
 
 
 class Episodes:
@@ -111,7 +117,8 @@ class Episodes:
         opened = await gather_or_cancel([self._opened(request, key) for key in request.keys])
         prompt = self._shared_prompt(request, opened)
         grown = len(prompt.token_ids) - len(request.prompt.token_ids)
-        task = _Task(replace(request, prompt=prompt), request.sampling.max_new_tokens - grown, sample)
+        begun = next((one.text for one in opened if one.environment is not None), "")
+        task = _Task(replace(request, prompt=prompt), request.sampling.max_new_tokens - grown, sample, begun)
         playing = [self._played(task, key, one) for key, one in zip(request.keys, opened, strict=True)]
         return RolloutGroup(prompt, request.sampling, tuple(await gather_or_cancel(playing)))
 
@@ -128,7 +135,7 @@ class Episodes:
             environment = None
             try:
                 environment = self._environments.open()
-                return _Opened(environment, await environment.reset(row, seed), "")
+                return _Opened(environment, _whole_characters(await environment.reset(row, seed)), "")
             except EnvironmentLost as error:
                 failure = str(error)
             except (EnvironmentFailure, EnvironmentRefused) as error:
@@ -145,9 +152,9 @@ class Episodes:
             return prompt
         for one in opened:
             if one.environment is not None and one.text != texts[0]:
-                one.failure = (
-                    "reset gave another text than for the prompt's other samples; it has to follow row and seed"
-                )
+                one.failure = _OTHER_TEXT
+        if not texts[0]:
+            return prompt
         try:
             longer = self._writer.reopened(prompt, texts[0])
             if len(longer.token_ids) - len(prompt.token_ids) < request.sampling.max_new_tokens:
@@ -177,6 +184,8 @@ class Episodes:
                 if opened.environment is not None:
                     await opened.environment.close()
             opened = await self._opened(task.request, key)
+            if opened.environment is not None and opened.text != task.begun:
+                opened.failure = _OTHER_TEXT
         raise AssertionError("the last attempt returns")
 
     async def _play(self, stream: _Stream, environment: Environment, task: _Task, key: SampleKey) -> FinishReason:
@@ -192,11 +201,12 @@ class Episodes:
             if said.finish_reason is FinishReason.LENGTH and most == room:
                 break
             outcomes, names = await self._stepped(environment, words)
+            names = [_whole_characters(name) for name in names]
             stream.paid(_total(outcomes))
             if outcomes[-1].done:
                 finish = FinishReason.STOP
                 break
-            answers = [outcome.observation for outcome in outcomes]
+            answers = [_whole_characters(outcome.observation) for outcome in outcomes]
             try:
                 between = self._writer.continued(stream.whole(), answers, names)
             except RowError as error:
@@ -239,6 +249,7 @@ class _Task:
     request: GenerationRequest
     budget: int  # tokens of a response, the environment's included
     sample: Sampler
+    begun: str  # the opening text that they share
 
 
 @dataclass(slots=True)
@@ -264,9 +275,14 @@ def _completion(key: SampleKey, stream: _Stream, finish: FinishReason, failure: 
             holes=tuple(hole for hole in stream.holes if hole[1] <= size),
             rewards=() if failure else tuple(stream.rewards.items()),
             turns=tuple(stream.turns),
-            failure=failure,
+            failure=_whole_characters(failure),
         ),
     )
+
+
+def _whole_characters(text: str) -> str:
+    """Half a surrogate pair as U+FFFD: a call's JSON can hold one, and no tokenizer or file takes it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _total(outcomes: Sequence[Outcome]) -> float | None:

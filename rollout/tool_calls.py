@@ -15,6 +15,10 @@ TAGGED = "tagged"
 """The name of `TaggedCalls` in settings."""
 
 
+_UNREADABLE = (ValueError, RecursionError)
+"""What json.loads raises: a number of thousands of digits and deep brackets, which a model may well write, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """A call that cannot be read; the model is told why."""
@@ -52,7 +56,7 @@ class TaggedCalls:
 def _call(text: str) -> ToolCall | Malformed:
     try:
         read = json.loads(text)
-    except json.JSONDecodeError as error:
+    except _UNREADABLE as error:
         return Malformed(f"the call is not valid JSON ({error})")
     if not isinstance(read, dict) or not isinstance(read.get("name"), str):
         return Malformed('the call has no "name"')
@@ -64,7 +68,7 @@ def checked_call(name: str, arguments: object) -> ToolCall | Malformed:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except json.JSONDecodeError as error:
+        except _UNREADABLE as error:
             return Malformed(f"the arguments of {name} are not valid JSON ({error})")
     if not isinstance(arguments, Mapping):
         return Malformed(f"the arguments of {name} are {type(arguments).__name__}, not an object")

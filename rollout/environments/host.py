@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from raylign.reward.function_call import error_text
 from raylign.reward.function_messages import FunctionError
 from raylign.reward.own_host import end_with_parent, load_code
 from raylign.rollout.environments.interfaces import Environment, EnvironmentFailure, EnvironmentRefused, Outcome
@@ -76,6 +77,8 @@ async def _answer(
         pipe.send(Answer(ask.number, failure=str(error)))
     except OSError:
         return  # the parent is gone
+    except Exception as error:  # of the user's code, outside its calls: unanswered, it would read as one that hangs
+        pipe.send(Answer(ask.number, failure=f"{ask.verb.value} raised {error_text(error)}"))
 
 
 async def _called(

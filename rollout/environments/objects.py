@@ -28,8 +28,7 @@ from raylign.rollout.environments.tools import tool_methods, tool_schema
 def tools_of(made: object) -> tuple[Mapping[str, Any], ...]:
     """Schemas of the tools of an environment object. Raises EnvironmentRefused for a method that cannot be one."""
     if is_own_protocol(made):
-        given = getattr(made, "tools", ())
-        return tuple(given)
+        return _given_tools(getattr(made, "tools", ()))
     methods = tool_methods(made)
     if not methods:
         raise EnvironmentRefused(
@@ -37,6 +36,18 @@ def tools_of(made: object) -> tuple[Mapping[str, Any], ...]:
             "hints and a docstring, or the form with `async def step(self, action)`"
         )
     return tuple(tool_schema(name, method) for name, method in methods.items())
+
+
+def _given_tools(given: object) -> tuple[Mapping[str, Any], ...]:
+    schemas = tuple(given) if isinstance(given, list | tuple) else (given,) if given else ()
+    for schema in schemas:
+        function = schema.get("function") if isinstance(schema, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise EnvironmentRefused(
+                f"its tools hold {str(schema)[:80]}, which is no tool's schema; give a list of "
+                '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
+            )
+    return schemas
 
 
 def is_own_protocol(made: object) -> bool:
@@ -87,9 +98,12 @@ class _ToolObject:
             return Outcome(f"error: {error}")
         try:
             answer = await _run(tool, action.arguments)
+            said = "" if answer is None else str(answer)
+        except EnvironmentFailure:
+            raise
         except Exception as error:  # whatever it is, the model is told, as TRL does
-            answer = f"error: {error_text(error)}"
-        return Outcome("" if answer is None else str(answer), done=bool(getattr(self._made, "done", False)))
+            said = f"error: {error_text(error)}"
+        return Outcome(said, done="done" not in self._tools and bool(getattr(self._made, "done", False)))
 
     async def final_reward(self, answer: str) -> float | None:
         get_reward = getattr(self._made, "get_reward", None)
@@ -133,8 +147,14 @@ class _OwnProtocol:
 
 
 async def _run(call: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-    """A coroutine here, anything else in a thread: it may take its time."""
-    return await call(**given) if inspect.iscoroutinefunction(call) else await asyncio.to_thread(call, **given)
+    """A coroutine here, anything else in a thread: it may take its time. Its answer may be to await (decorators)."""
+    try:
+        if inspect.iscoroutinefunction(call):
+            return await call(**given)
+        answer = await asyncio.to_thread(call, **given)
+        return await answer if inspect.isawaitable(answer) else answer
+    except SystemExit as error:  # it would end the event loop, and every other episode with it
+        raise EnvironmentFailure(f"it called sys.exit({error.code!r})") from error
 
 
 async def _called(what: str, call: Callable[..., Any], given: Mapping[str, Any]) -> Any:

@@ -15,8 +15,9 @@ RESERVED = frozenset({"reset", "get_reward", "close"})
 def tool_methods(environment: object) -> dict[str, Callable[..., Any]]:
     """Every public method of an object in TRL's form that is a tool, by name, in the order they are written in."""
     names = [name for kind in reversed(type(environment).__mro__) for name in vars(kind)]
-    wanted = (name for name in dict.fromkeys(names) if not name.startswith("_") and name not in RESERVED)
-    return {name: getattr(environment, name) for name in wanted if inspect.ismethod(getattr(environment, name, None))}
+    wanted = [name for name in dict.fromkeys(names) if not name.startswith("_") and name not in RESERVED]
+    written = [n for n in wanted if not isinstance(inspect.getattr_static(environment, n, None), property)]  # may raise
+    return {name: getattr(environment, name) for name in written if inspect.ismethod(getattr(environment, name, None))}
 
 
 def tool_schema(name: str, method: Callable[..., Any]) -> Mapping[str, Any]:

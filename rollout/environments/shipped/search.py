@@ -53,9 +53,11 @@ class Search:
         self._truth = ""
 
     def reset(self, ground_truth: str | None = None) -> None:
-        """Raises ValueError for a row without a ground truth."""
-        if not ground_truth:
-            raise ValueError("the row has no ground_truth, and the answer is compared with it; give one")
+        """Raises ValueError for a row without a ground truth, and for one without words: every answer holds that."""
+        if not _words(str(ground_truth or "")):
+            raise ValueError(
+                f"the row's ground_truth is {ground_truth!r}, and the answer's words are compared with it; give words"
+            )
         self._truth = str(ground_truth)
 
     def search(self, query: str) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import multiprocessing
 import random
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from raylign.reward.functions import named_code
 from raylign.rollout.environments.catalog import shipped
+from raylign.rollout.environments.host import _answer
 from raylign.rollout.environments.interfaces import (
     EnvironmentFailure,
     EnvironmentLost,
@@ -18,8 +24,10 @@ from raylign.rollout.environments.interfaces import (
     ToolCall,
 )
 from raylign.rollout.environments.local import LocalEnvironments
+from raylign.rollout.environments.messages import Ask, Verb
 from raylign.rollout.environments.objects import as_environment, tools_of
 from raylign.rollout.environments.process import OwnEnvironments
+from raylign.rollout.environments.shipped.search import Search
 
 
 def _call(tool: str, /, **arguments: object) -> ToolCall:
@@ -109,6 +117,12 @@ def test_the_shop_remembers_and_pays_for_exactly_what_was_wanted(calls: tuple[To
     assert last.done == last.observation.startswith("paid")
 
 
+def test_search_has_nothing_to_compare_without_words(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match="words"):
+        Search(str(tmp_path)).reset("+")
+
+
 def test_a_row_that_an_environment_cannot_use_is_a_failure_by_name():
     for name, row in (("calculator", {}), ("shop", {"ground_truth": '{"car": 1}'}), ("shop", {"ground_truth": "tea"})):
         with pytest.raises(EnvironmentFailure, match=r"reset raised ValueError: .*ground_truth"):
@@ -159,6 +173,80 @@ def test_a_class_that_cannot_be_used_is_refused_in_words(kind: type, said: str):
         LocalEnvironments(kind, {}, timeout_s=1)
     with pytest.raises(EnvironmentRefused, match="did you mean calculator"):
         shipped("calculater")
+
+
+class OwnTools:
+    async def reset(self, row: dict, seed: int) -> None: ...
+    async def step(self, action: ToolCall | str) -> None: ...
+
+
+@pytest.mark.parametrize("tools", [[{"name": "add"}], ["add"], {"type": "function"}])
+def test_tools_that_are_no_schemas_are_refused_in_words(tools: object):
+    made = OwnTools()
+    made.tools = tools  # type: ignore[attr-defined]
+    with pytest.raises(EnvironmentRefused, match="no tool's schema"):
+        tools_of(made)
+
+
+def _decorated(call: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.wraps(call)(lambda *given: call(*given))
+
+
+class Odd:
+    """TRL's form, with what a class may well have."""
+
+    @property
+    def board(self) -> str:
+        raise RuntimeError("not begun")
+
+    def done(self) -> str:
+        """Say that all is done."""
+        return "noted"
+
+    @_decorated
+    async def ask(self) -> str:
+        """Ask."""
+        return "asked"
+
+    def show(self) -> Any:
+        """Show."""
+        return Unprintable()
+
+    def leave(self) -> None:
+        """Leave."""
+        sys.exit(3)
+
+
+class Undecided(Odd):
+    @property
+    def done(self) -> bool:  # type: ignore[override]
+        raise RuntimeError("who knows")
+
+
+def test_what_a_class_raises_outside_its_calls_is_answered_and_not_waited_for():
+    here, there = multiprocessing.Pipe()
+    ask = Ask(1, 0, Verb.STEP, action=_call("show"))
+    asyncio.run(_answer(there, ask, {0: as_environment(Undecided())}, lambda: as_environment(Undecided())))
+    assert here.poll(0) and here.recv().failure == "step raised RuntimeError: who knows"
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_odd_methods_are_played_told_or_named():
+    environment = as_environment(Odd())
+    assert [tool["function"]["name"] for tool in tools_of(Odd())] == ["done", "ask", "show", "leave"]
+
+    async def play() -> list[Outcome]:
+        with pytest.raises(EnvironmentFailure, match="called sys"):
+            await environment.step(_call("leave"))
+        return [await environment.step(_call(name)) for name in ("done", "ask", "show")]
+
+    assert asyncio.run(play()) == [
+        Outcome("noted"), Outcome("asked"), Outcome("error: RuntimeError: no text"),
+    ], "a tool named done is no flag that ends the episode"  # fmt: skip
 
 
 class Guess:

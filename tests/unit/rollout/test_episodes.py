@@ -193,6 +193,8 @@ def test_a_turn_that_uses_up_its_own_tokens_is_closed_and_answered():
         ([EnvironmentFailure("add hangs")], None, "add hangs"),
         ([Outcome("4"), EnvironmentFailure("it broke")], None, "it broke"),
         ([Outcome("", 0.5, True)], EnvironmentFailure("no judge"), "no judge"),
+        ([Outcome("a", 1e308), Outcome("b", 1e308), Outcome("", None, True)], None, "its rewards add up to inf"),
+        ([EnvironmentFailure("no \ud800")], None, "no \ufffd"),
     ],
 )
 def test_a_failure_is_named_and_has_no_reward(steps: list, final: Any, reason: str):
@@ -229,6 +231,36 @@ def test_a_lost_environment_is_played_again_from_the_start(lost: int):
         assert answer.episode.failure == "" and answer.episode.rewards[-1][1] == 1.0
         assert len(answer.episode.turns) == 3, "nothing of the lost one is left"
     assert log.count("close") == sum(line.startswith("reset") for line in log)
+
+
+def test_an_episode_that_is_played_again_has_to_begin_as_its_prompt_does():
+    texts = iter(["Board A.", "Board B."])
+    steps = iter([EnvironmentLost("gone"), Outcome("", 1.0, True)])
+    group = _play(Engine(["Yes."]), Made(lambda: Scripted([], [next(steps)], next(texts))))
+
+    [answer] = group.completions
+    assert group.prompt.messages[-1].content == "Add.\n\nBoard A."
+    assert answer.episode is not None
+    assert "another text" in answer.episode.failure and answer.episode.rewards == ()
+
+
+def test_half_a_character_of_a_call_that_a_tool_repeats_does_not_end_the_run():
+    answer, _ = _one(Engine([CALL, "x"]), [Outcome("no \ud83d here"), Outcome("", None, True)], opening="a\ud800")
+    assert answer.episode is not None
+    assert answer.episode.failure == "" and answer.episode.turns[1] == Turn("tool", "no \ufffd here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "add", "arguments": {"n": ' + "1" * 5000 + "}}",
+        '{"name": "add", "arguments": ' + "[" * 100_000,
+        json.dumps({"name": "add", "arguments": "[" * 100_000}),
+    ],
+)
+def test_no_call_that_a_model_can_write_raises(text: str):
+    [call] = TaggedCalls().read(f"<tool_call>{text}</tool_call>").calls
+    assert isinstance(call, Malformed) and "not valid JSON" in call.reason
 
 
 def test_samples_of_a_prompt_share_its_opening_and_one_that_differs_fails():
