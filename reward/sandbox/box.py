@@ -68,10 +68,10 @@ class Isolation:
             ),
             *("--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8"),
             *("--setenv", "PYTHONHASHSEED", "0", "--setenv", "HOME", "/tmp"),
-            *_interpreter(),
+            *("--perms", "1777", "--size", str(limits.disk_mb * MEBIBYTE), "--tmpfs", "/tmp"),
+            *_interpreter(),  # which may lie below /tmp
             *("--dir", "/dev", *(part for device in _DEVICES for part in ("--dev-bind", device, device))),
-            *("--perms", "1777", "--size", str(limits.disk_mb * MEBIBYTE), "--tmpfs", "/tmp", "--remount-ro", "/"),
-            *("--chdir", "/tmp", "--seccomp", str(filter_), "--"),
+            *("--remount-ro", "/", "--chdir", "/tmp", "--seccomp", str(filter_), "--"),
             *(os.path.realpath(sys.executable), "-s", "-S", "-B", "-P", "-c", _inside()[f"{PACKAGE}.worker"]),
             str(control),
         ]
@@ -189,7 +189,7 @@ def _binds() -> Iterator[str]:
     shown += [executable]
     if prefix != Path("/usr"):
         shown += [prefix / "lib"]
-    for parent in sorted({parent for path in shown for parent in path.parents} - {Path("/")}):
+    for parent in sorted({parent for path in shown for parent in path.parents} - {Path("/"), Path("/tmp")}):
         yield from ("--perms", "0755", "--dir", str(parent))
     for path in shown:
         yield from ("--ro-bind", str(path), str(path))

@@ -19,8 +19,8 @@ from raylign.reward.sandbox.inside.program import OUT_OF_MEMORY
 from raylign.reward.sandbox.inside.tests import ENDED, NOTHING_CHECKED, PASSED
 from raylign.reward.sandbox.limits import Limits
 
-_NEARLY = 0.95
-"""Of the processor time it may use: the kernel's count and its limit differ by a tick."""
+_NEARLY = 0.5
+"""Of the processor time it may use: the limit counts ticks, the report what was really used, which may be far less."""
 _LAST_WORD_S = 1.0
 """How long an answer that no longer answers its tests may take to say how it ended."""
 _MOST_FOUND = 1 << 20  # bytes that the tests' own box writes: a short line a test

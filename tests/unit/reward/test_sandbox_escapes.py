@@ -2,6 +2,7 @@
 
 Each attempt prints ESCAPED when it got what it wanted. Where this machine can isolate nothing, the product
 refuses with what is missing, and these tests are skipped with the same words or fail (tests/unit/reward/conftest.py).
+Keyring and io_uring succeeded outside when tried by hand; containers often forbid them.
 """
 
 from __future__ import annotations
