@@ -153,6 +153,10 @@ class Encoder:
         """Ids through the last trained turn, and [start, end) of every trained one."""
         ids: list[int] = []
         spans, closed = [], ""
+        if any(self._ends.first(messages[turn].extra) for turn in trained):  # rendered, it would cut the answer
+            raise RowError(
+                "a field of the answer (as `tool_calls`) holds an end token, where sampling would have stopped"
+            )
         for turn, reply in zip(trained, self._replies.find(messages, trained, variables), strict=True):
             opened = self._joiner.ids(reply.opening)
             if opened[: len(ids)] == ids:

@@ -78,10 +78,11 @@ def _check_arguments(call: Mapping[str, object]) -> None:
     arguments = call["arguments"]
     try:
         parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except json.JSONDecodeError as error:
-        raise RowError(f"`tool_calls`: the arguments of {call.get('name')} are not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # also numbers and brackets beyond what Python reads
+        raise RowError(f"`tool_calls`: the arguments of {call.get('name')} are not valid JSON ({error})") from error
     if not isinstance(parsed, Mapping):
         raise RowError(f"`tool_calls`: the arguments of {call.get('name')} are {type(parsed).__name__}, not an object")
+    _json({"tool_calls": parsed})  # half characters, written as escapes in the text
 
 
 def _empty(value: object) -> bool:
@@ -94,7 +95,7 @@ def _parsed(value: object, name: str) -> object:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"`{name}` is text but not JSON") from error
 
 
@@ -104,6 +105,6 @@ def _json(fields: Mapping[str, object]) -> str:
     try:
         text = json.dumps(fields, ensure_ascii=False)
         text.encode("utf-8")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RowError(f"{', '.join(f'`{name}`' for name in fields)} cannot be written as JSON ({error})") from error
     return text

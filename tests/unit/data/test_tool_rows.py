@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig
 from raylign.data.chat_template import FAMILIES
 from raylign.data.row_kinds import load_rows
@@ -125,3 +126,24 @@ def test_a_tool_is_written_alike_with_and_without_the_nulls_that_servers_add():
         {"type": "function", "function": {**plain, "description": None}},
     )
     assert len({made.apply_chat_template([ASK], tools=[form], tokenize=False) for form in forms}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ('{"city": ' + "1" * 5000 + "}", "not valid JSON"), ("[" * 100_000, "not valid JSON"),
+        ('{"city": "\\ud800"}', "cannot be written as JSON"),
+        ('{"city": "<|im_end|>"}', "holds an end token"), ({"city": "<|im_end|>"}, "holds an end token"),
+    ],
+    ids=["digits", "brackets", "half a character", "an end token in text", "an end token"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [RowKind.CONVERSATIONS, RowKind.PAIRS])
+def test_arguments_that_cannot_be_trained_put_their_row_aside(
+    kind: RowKind, arguments: object, why: str, hermes: PreTrainedTokenizerFast, tmp_path: Path
+):
+    asked = calls({"id": "c", "type": "function", "function": {"name": "weather", "arguments": arguments}})
+    row: Row = {"messages": [ASK, asked], "tools": TOOLS}
+    if kind is RowKind.PAIRS:
+        row = {"prompt": [ASK], "chosen": [asked], "rejected": [LAST], "tools": TOOLS}
+    with pytest.raises(DataError, match=why):
+        read(kind, [row], hermes, tmp_path)
