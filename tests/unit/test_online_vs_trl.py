@@ -57,5 +57,5 @@ def vars_of(job: Job) -> dict[str, object]:
 def test_both_sides_pay_for_the_same_lengths():
     rule = build_rule("length_target:32")
     lengths = (0, 1, 31, 32, 40, 64, 90)
-    ours = [rule(None, SimpleNamespace(response_ids=(1,) * n)) for n in lengths]  # it reads nothing else
+    ours = [rule(None, SimpleNamespace(sampled_ids=(1,) * n)) for n in lengths]  # it reads nothing else
     assert near_target([[1] * n for n in lengths]) == pytest.approx(ours)

@@ -35,7 +35,7 @@ def test_the_engine_stops_where_training_ends_answers(
     encoder = Encoder(made)
 
     sampling = SamplingParams(1.0, 8, seed=1, stop_token_ids=OnlineRows(NO_ROWS, None, made, "", ()).stop_token_ids)
-    params = vllm_engine._vllm_sampling(sampling, SampleKey(0, "p", 0))
+    params = vllm_engine._vllm_sampling(sampling, SampleKey(0, "p", 0), 0)
     read = GenerationConfig(eos_token_id=ids or None).to_diff_dict()  # as vLLM's input processor does for each request
     params.update_from_generation_config(read, made.eos_token_id)
 
