@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from raylign.feedback.ai_prompts import new_places
 from raylign.feedback.ai_votes import SOURCE, Constitution, Redact, conversation_text
 from raylign.feedback.clean.answers import is_refusal
 from raylign.feedback.clean.contamination import overlapping
@@ -73,13 +74,10 @@ def questions_of(
 ) -> Asked:
     """Without prompts near a seed's or an earlier one (Jaccard similarity of word pairs), and without contaminated."""
     shown = [texts[0] for texts in redact([(said(turns),) for turns in prompts])]
-    hit = overlapping(pl.Series(shown, dtype=pl.String), benchmark, ngram=ngram)
-    clean = [(turns, text) for turns, text, known in zip(prompts, shown, hit, strict=True) if not known]
-    asked = [*(seed.question for seed in seeds), *(text for _, text in clean)]
-    firsts = clusters(pl.Series(asked, dtype=pl.String), near)[len(seeds) :]
-    kept = [one for place, one in enumerate(clean, len(seeds)) if firsts[place - len(seeds)] == place]
-    questions = tuple(Question(_digest([turns]), turns, text) for turns, text in kept)
-    return Asked(questions, len(clean) - len(kept), int(hit.sum()))
+    earlier = [seed.question for seed in seeds]
+    kept, repeats, contaminated = new_places(shown, earlier, benchmark, near=near, ngram=ngram)
+    questions = tuple(Question(_digest([prompts[p]]), prompts[p], shown[p]) for p in kept)
+    return Asked(questions, repeats, contaminated)
 
 
 def shown_examples(seeds: Sequence[Example], question: Question, *, seed: int) -> str:

@@ -104,8 +104,16 @@ def _unquoted(text: str) -> str:
 
 def sift(made: Sequence[str], seeds: Sequence[str], benchmark: pl.Series, *, near: float, ngram: int) -> Sifted:
     """Without prompts near a seed or an earlier one (Jaccard similarity of word pairs), and without contaminated."""
+    kept, repeats, contaminated = new_places(made, seeds, benchmark, near=near, ngram=ngram)
+    return Sifted(tuple(made[place] for place in kept), repeats, contaminated)
+
+
+def new_places(
+    made: Sequence[str], seeds: Sequence[str], benchmark: pl.Series, *, near: float, ngram: int
+) -> tuple[list[int], int, int]:
+    """Places in `made` of what `sift` keeps, how many are near a seed or an earlier one, and how many contaminated."""
     hit = overlapping(pl.Series(list(made), dtype=pl.String), benchmark, ngram=ngram)
-    clean = [prompt for prompt, known in zip(made, hit, strict=True) if not known]
-    firsts = clusters(pl.Series([*seeds, *clean], dtype=pl.String), near)[len(seeds) :]
-    kept = [prompt for place, prompt in enumerate(clean, len(seeds)) if firsts[place - len(seeds)] == place]
-    return Sifted(tuple(kept), len(clean) - len(kept), int(hit.sum()))
+    clean = [place for place, known in enumerate(hit) if not known]
+    firsts = clusters(pl.Series([*seeds, *(made[place] for place in clean)], dtype=pl.String), near)[len(seeds) :]
+    kept = [place for at, place in enumerate(clean, len(seeds)) if firsts[at - len(seeds)] == at]
+    return kept, len(clean) - len(kept), int(hit.sum())

@@ -11,11 +11,12 @@ from raylign.app.commands.judge_open import (
     Asking,
     Tell,
     Who,
-    affordable,
+    affordable_parts,
     open_model,
     require_some,
     rubric_of,
     sample_of,
+    unanswered_lines,
     version_of,
     write_rows,
 )
@@ -172,7 +173,7 @@ def answer_prompts(settings: AnswerSettings, who: Who, redact: Redact, tell: Tel
     prompts = prompts_in(settings.prompts)
     if not prompts:
         raise DataError(f"{settings.prompts}: no row has a prompt, so none is answered.")
-    benchmark = benchmark_texts(settings.benchmarks) if settings.benchmarks else pl.Series([], dtype=pl.String)
+    benchmark = benchmark_texts(settings.benchmarks)
     found = questions_of(prompts, seeds, benchmark, redact, near=settings.near, ngram=settings.ngram)
     out, name = settings.out, short_model(who.model)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -182,11 +183,9 @@ def answer_prompts(settings: AnswerSettings, who: Who, redact: Redact, tell: Tel
         writer, checker = model.asking(Rubric.of(RUBRIC)), model.asking(checks, "checks")
         work = _Writing(writer, checker, seeds, benchmark, settings, redact)
         version = version_of(who, writer, checker, also=(seeds_digest(seeds), str(settings.seed)))
-        while done < len(found.questions):
-            room = settings.max_calls - work.asked if settings.max_calls else CALLS * len(prompts)
-            part = affordable(found.questions[done : done + AT_ONCE], work.calls, room)
-            if not part:
-                break
+        for part in affordable_parts(
+            found.questions, work.calls, lambda: work.asked, max_calls=settings.max_calls, at_once=AT_ONCE
+        ):
             for one in work.checked(work.written(part)):
                 events.append(
                     answer_event(one.question, one.answer, one.check, good=one.good, writer=name, version=version)
@@ -220,8 +219,5 @@ def answered_lines(found: Answered, out: Path) -> list[str]:
         "another answer or overlap with a benchmark",
         f"{found.cut:,} replies have no end, {found.unreadable:,} checks no verdict",
     ]
-    if found.failed:
-        lines.append(f"! {found.failed:,} prompts have no reply ({found.why_failed}); the same command asks them again")
-    if found.left:
-        lines.append(f"{found.left:,} prompts are left (--max-calls); the same command goes on")
+    lines += unanswered_lines("prompts", found.failed, found.why_failed, found.left)
     return [*lines, f"events: {out}"] if found.good + found.bad else lines

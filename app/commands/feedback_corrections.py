@@ -8,7 +8,15 @@ from pathlib import Path
 
 import polars as pl
 from raylign.app.commands.feedback_turn_head import fitted_head
-from raylign.app.commands.judge_open import Asking, Tell, Who, open_model, sample_of, version_of
+from raylign.app.commands.judge_open import (
+    Asking,
+    Tell,
+    Who,
+    open_model,
+    sample_of,
+    unanswered_lines,
+    version_of,
+)
 from raylign.conf.errors import UserError
 from raylign.feedback.build import read
 from raylign.feedback.clean.personal_data import hide_ids, redact_text
@@ -171,10 +179,7 @@ def found_lines(found: Found, out: Path) -> list[str]:
         )
     if found.unreadable:
         lines.append(f"! {found.unreadable:,} replies are neither yes nor no; they count as no")
-    if found.failed:
-        lines.append(f"! {found.failed:,} turns have no reply ({found.why_failed}); the same command asks them again")
-    if found.left:
-        lines.append(f"{found.left:,} turns are left (--max-calls); the same command goes on")
+    lines += unanswered_lines("turns", found.failed, found.why_failed, found.left)
     wanted, precision = BuildSettings().corrections.min_precision, found.model.precision
     if precision is None or precision < wanted:
         lines.append(f"! a build refuses this judge: its precision is below {wanted:g} (corrections.min_precision)")

@@ -15,6 +15,7 @@ from raylign.app.commands.judge_open import (
     require_some,
     rubric_of,
     sample_of,
+    unanswered_lines,
     version_of,
     write_rows,
 )
@@ -117,10 +118,7 @@ def judged_lines(found: Judged, out: Path) -> list[str]:
         f"changed with the order of the answers, {number[Verdict.TIE]:,} were called a tie, "
         f"{number[Verdict.UNREADABLE]:,} could not be read",
     ]
-    if found.failed:
-        lines.append(f"! {found.failed:,} pairs have no reply ({found.why_failed}); the same command asks them again")
-    if found.left:
-        lines.append(f"{found.left:,} pairs are left (--max-calls); the same command goes on")
+    lines += unanswered_lines("pairs", found.failed, found.why_failed, found.left)
     if found.with_people is None:
         lines.append("how far it agrees with people is not known: no pair that it decided was decided by them")
     else:

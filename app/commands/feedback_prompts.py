@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-from raylign.app.commands.judge_open import Tell, Who, open_model, require_some, sample_of, write_rows
+from raylign.app.commands.judge_open import (
+    Tell,
+    Who,
+    open_model,
+    require_some,
+    sample_of,
+    unanswered_lines,
+    write_rows,
+)
 from raylign.app.commands.seed_rows import last_question, prompts_in
 from raylign.conf.errors import DataError
 from raylign.feedback.ai_prompts import PER_CALL, RUBRIC, SHOWN, Sifted, read_prompts, shown_seeds, sift
@@ -56,7 +63,7 @@ def make_prompts(settings: PromptSettings, who: Who, redact: Redact, tell: Tell)
     seeds = [text for (text,) in redact([(seed,) for seed in questions])]
     if len(seeds) < SHOWN:
         raise DataError(f"{settings.seeds}: {len(seeds)} prompts are too few to show {SHOWN} of them; give more.")
-    benchmark = benchmark_texts(settings.benchmarks) if settings.benchmarks else pl.Series([], dtype=pl.String)
+    benchmark = benchmark_texts(settings.benchmarks)
     made: list[str] = []
     requests, failed = 0, 0
     sifted = Sifted((), 0, 0)
@@ -95,8 +102,5 @@ def prompts_lines(found: PromptsMade, out: Path) -> list[str]:
         f"{found.written:,} prompts came back; {sifted.contaminated:,} overlap with a benchmark, {sifted.near:,} are "
         f"near a seed or an earlier one; {len(sifted.kept):,} are written",
     ]
-    if found.failed:
-        lines.append(
-            f"! {found.failed:,} requests have no reply ({found.why_failed}); the same command asks them again"
-        )
+    lines += unanswered_lines("requests", found.failed, found.why_failed)
     return [*lines, f"prompts: {out}"] if sifted.kept else lines

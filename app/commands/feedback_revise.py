@@ -11,11 +11,12 @@ from raylign.app.commands.judge_open import (
     Asking,
     Tell,
     Who,
-    affordable,
+    affordable_parts,
     open_model,
     require_some,
     rubric_of,
     sample_of,
+    unanswered_lines,
     version_of,
     write_rows,
 )
@@ -83,11 +84,7 @@ def revise_answers(
         reviser = model.asking(rubric_of(revision_rubric(constitution), named), "revisions")
         work = _Revising(reviser, model.asking(rubric_of(constitution.rubric(), named)), redact)
         version = version_of(who, work.reviser, work.chooser)
-        while done < len(answers):
-            room = max_calls - work.asked if max_calls else CALLS * len(answers)
-            part = affordable(answers[done : done + AT_ONCE], work.calls, room)
-            if not part:
-                break
+        for part in affordable_parts(answers, work.calls, lambda: work.asked, max_calls=max_calls, at_once=AT_ONCE):
             corrections += [revision_event(a, r, name, version) for a, r in work.better(part)]
             done += len(part)
             write_rows(out, corrections)
@@ -113,10 +110,7 @@ def revised_lines(found: Revised, out: Path) -> list[str]:
         f"{found.kept:,} of {found.answers:,} answers have a revision that it prefers with both in either place; "
         f"{found.not_better:,} revisions it does not, {found.as_good:,} replies hold no other answer",
     ]
-    if found.failed:
-        lines.append(f"! {found.failed:,} answers have no reply ({found.why_failed}); the same command asks them again")
-    if found.left:
-        lines.append(f"{found.left:,} answers are left (--max-calls); the same command goes on")
+    lines += unanswered_lines("answers", found.failed, found.why_failed, found.left)
     return [*lines, f"events: {out}"] if found.kept else lines
 
 

@@ -149,8 +149,35 @@ def sample_of(asked: str, shown: str, turns: Sequence[tuple[str, str]] = ()) -> 
     return Sample(asked, shown, tuple(turns), (), "", None, {})
 
 
-def affordable(items: Sequence[Item], calls: Callable[[Item], int], room: int) -> list[Item]:
-    """From the first on, the items that `room` new calls are enough for; `calls`: the most that one may take."""
+def affordable_parts(
+    items: Sequence[Item], calls: Callable[[Item], int], asked: Callable[[], int], *, max_calls: int, at_once: int
+) -> Iterator[list[Item]]:
+    """`at_once` items at a time, while `max_calls` new calls (0: no bound) are enough for whole items.
+
+    `calls`: the most that an item may take; `asked`: those made so far, parts given before included.
+    """
+    done = 0
+    while done < len(items):
+        part = items[done : done + at_once]
+        affordable = _affordable(part, calls, max_calls - asked()) if max_calls else list(part)
+        if not affordable:
+            return
+        yield affordable
+        done += len(affordable)
+
+
+def unanswered_lines(what: str, failed: int, why: str, left: int = 0) -> list[str]:
+    """For a terminal: the items, as "pairs", that have no reply, and those that --max-calls left for another time."""
+    lines = []
+    if failed:
+        lines.append(f"! {failed:,} {what} have no reply ({why}); the same command asks them again")
+    if left:
+        lines.append(f"{left:,} {what} are left (--max-calls); the same command goes on")
+    return lines
+
+
+def _affordable(items: Sequence[Item], calls: Callable[[Item], int], room: int) -> list[Item]:
+    """From the first on, those that `room` calls are enough for."""
     chosen = []
     for item in items:
         room -= calls(item)

@@ -87,6 +87,7 @@ class _ToolObject:
         return "" if given is None else str(given)
 
     async def step(self, action: ToolCall | str) -> Outcome:
+        """A tool's answer, or what it raised, as text. Raises EnvironmentFailure where an answer cannot be had."""
         if isinstance(action, str):
             return Outcome("", done=True)  # it called no tool: this is its answer
         tool = self._tools.get(action.name)
