@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import socket
 import time
 from collections.abc import Callable
 
 import torch.multiprocessing as mp
+
+from tests.free_port import free_port
 
 PRELOADED = ("raylign.trainer.workers.specs", "deepspeed", "raylign.data.sample_model")
 
@@ -15,10 +16,7 @@ PRELOADED = ("raylign.trainer.workers.specs", "deepspeed", "raylign.data.sample_
 def run_ranks(main: Callable[..., None], ranks: int, *args: object, deadline_s: float) -> None:
     """`main(rank, ranks, port, *args)` in `ranks` processes, none of which is left. Raises what a rank raised."""
     multiprocessing.set_forkserver_preload(list(PRELOADED))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.start_processes(main, (ranks, port, *args), nprocs=ranks, join=False, start_method="forkserver")
+    context = mp.start_processes(main, (ranks, free_port(), *args), nprocs=ranks, join=False, start_method="forkserver")
     deadline = time.monotonic() + deadline_s
     try:
         while not context.join(timeout=5):

@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from raylign.records.run_folder import RunPaths
 from raylign.records.samples import read_samples
 from raylign.records.wandb_sink import REOPENED
 
+from tests.free_port import free_port
 from tests.system.tiny_runs import question_rows
 from tests.system.wandb_files import drawn, ending
 
@@ -49,12 +49,6 @@ class Head:
     @property
     def job_server(self) -> str:
         return f"http://127.0.0.1:{self.dashboard_port}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

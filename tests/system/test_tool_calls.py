@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from raylign.data.rows import prompt_row
 from raylign.data.tokenize import load_tokenizer
 from raylign.records.run_folder import RunPaths
 
+from tests.free_port import free_port
 from tests.system.tiny_runs import play
 
 pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(600)]
@@ -41,9 +41,7 @@ ROW = {"messages": [ASKED, CALL], "tools": [TOOL]}
 @contextmanager
 def served(run: RunPaths, log: Path) -> Iterator[str]:
     """The address of the run's export behind `raylign serve`; the server's process group ends with the test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         *(sys.executable, "-m", "raylign.app.cli", "serve", str(run.path), "--port", str(port)),
         *("--served-model-name", "tiny", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"),

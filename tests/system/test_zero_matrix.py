@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import itertools
 import json
-import socket
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from raylign.trainer.models.adapters import add_adapters, start_adapters
 from raylign.trainer.models.causal_lm import CausalLM
 from raylign.trainer.models.loading import load_causal_lm
 
+from tests.free_port import free_port
 from tests.system.test_zero_ranks import LORA, OPTIM, _train, _weights
 
 pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(580)]  # DeepSpeed builds its CPU Adam once
@@ -100,12 +100,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(world_size: int, out: Path, *, offload: bool) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     context = mp.start_processes(
         _rank_main,
-        (world_size, port, str(out / "model"), str(out), offload),
+        (world_size, free_port(), str(out / "model"), str(out), offload),
         nprocs=world_size,
         join=False,
         start_method="spawn",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.free_port import free_port
 
 KEY = "local" + "0" * 40
 """The key that openwandb gives its first user."""
@@ -56,20 +57,19 @@ class Board:
 @contextmanager
 def local_board(folder: Path) -> Iterator[Board]:
     """The server, started in `folder` and ended."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "openwandb", "serve", "--host", "127.0.0.1", "-p", str(port)]
     command += ["--data-dir", str(folder), "--base-url", f"http://127.0.0.1:{port}"]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
             url = f"http://127.0.0.1:{port}"
-            _wait_for(url, server)
+            _wait_for(url, server, folder / "log")
             yield Board(url, folder)
         finally:
             server.terminate()
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 200.0
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -77,4 +77,4 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
                 return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.2)
-    raise AssertionError(f"openwandb did not start (exit code {server.poll()})")
+    raise AssertionError(f"openwandb did not start (exit code {server.poll()}): {log.read_text()[-2000:]}")
