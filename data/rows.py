@@ -12,7 +12,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raylign.data.row_fields import RowError, refuse_answer_fields, template_variables, turn_fields
+from raylign.data.row_fields import (
+    RowError,
+    refuse_answer_fields,
+    refuse_unknown_calls,
+    template_variables,
+    turn_fields,
+)
 from raylign.data.types import Message
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
@@ -102,7 +108,7 @@ def completion_or_conversation(columns: Mapping[str, object]) -> CompletionRow |
             raise RowError("`messages` has no assistant turn, so nothing of it would be trained")
         if not any(weights):
             raise RowError("every assistant turn of `messages` has weight 0, so nothing of it would be trained")
-        return ConversationRow(turns, weights, weight, template_variables(columns))
+        return ConversationRow(turns, weights, weight, _variables(columns, turns))
     if _present(columns, "prompt") and _present(columns, "completion"):
         prompt, completion = _question_and_answer(columns)
         return CompletionRow(
@@ -110,7 +116,7 @@ def completion_or_conversation(columns: Mapping[str, object]) -> CompletionRow |
             completion,
             weight,
             _flag(columns, "completion_finished", default=True),
-            template_variables(columns),
+            _variables(columns, prompt, completion),
         )
     hint = "; raw `text` is for algorithm=pretrain" if _present(columns, "text") else ""
     raise RowError(f"no `messages`, and no `prompt` with `completion`; the row has {_names(columns)}{hint}")
@@ -141,7 +147,7 @@ def judged_row(columns: Mapping[str, object]) -> JudgedRow:
         desirable,
         weight,
         _flag(columns, "completion_finished", default=True),
-        template_variables(columns),
+        _variables(columns, prompt, completion),
     )
 
 
@@ -167,7 +173,7 @@ def prompt_row(columns: Mapping[str, object]) -> PromptRow:
         prompt=prompt,
         data_source=_text_or_none(columns, "data_source") or "default",
         ground_truth=_text_or_none(columns, "ground_truth"),
-        variables=template_variables(columns),
+        variables=_variables(columns, prompt, teacher or ""),
         teacher_prompt=teacher,
     )
 
@@ -202,7 +208,7 @@ def pair_row(columns: Mapping[str, object]) -> PairRow:
         _number(columns, "weight", 1.0, above=0.0),
         _flag(columns, "chosen_finished", default=True),
         _flag(columns, "rejected_finished", default=True),
-        template_variables(columns),
+        _variables(columns, prompt, chosen, rejected),
     )
 
 
@@ -219,6 +225,13 @@ def _common_prompt(
     if not prompt or not all(ends):
         raise RowError("`chosen` and `rejected` are not two ends of one conversation; give the shared part as `prompt`")
     return prompt, *ends
+
+
+def _variables(columns: Mapping[str, object], *sides: Side) -> str:
+    """What the template gets beside the turns, which call no tool that is not among it. Raises RowError."""
+    variables = template_variables(columns)
+    refuse_unknown_calls(variables, (turn.extra for side in sides if not isinstance(side, str) for turn in side))
+    return variables
 
 
 def _question_and_answer(columns: Mapping[str, object]) -> tuple[Side, Side]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raylign.data.row_fields import RowError
+from raylign.data.row_fields import RowError, refuse_unknown_calls
 from raylign.data.types import Message
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
@@ -40,8 +40,12 @@ class OfferedTools:
     in_template: bool  # the chat template writes them
 
     def turns(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
-        """A prompt's turns, with the tools where the template has no place for them."""
-        return with_tools(turns, self.tools) if self.tools and not self.in_template else turns
+        """A prompt's turns, with the tools where the template has no place for them. Raises RowError for a call of
+        another tool."""
+        if not self.tools:
+            return turns
+        refuse_unknown_calls(json.dumps({"tools": list(self.tools)}), (turn.extra for turn in turns))
+        return turns if self.in_template else with_tools(turns, self.tools)
 
     def variables(self, given: str) -> str:
         """What the template is given beside the turns; `given`: a row's own, as JSON. Raises RowError for a row that

@@ -285,7 +285,7 @@ def test_the_arguments_of_a_call_are_written_once_whatever_form_they_come_in(for
     writes, right = ARGUMENTS[form]
     template = FAMILIES["qwen2 (tools)"][0].replace("{{ c.function | tojson }}", writes)
     call = {"type": "function", "function": {"name": "weather", "arguments": given}}
-    turn = Message("assistant", "One moment.", turn_fields({"tool_calls": [call]}))
+    turn = Message("assistant", "One moment.", turn_fields({"role": "assistant", "tool_calls": [call]}))
     got = Encoder(made := tokenizer("qwen", template, "<|im_end|>")).encode_answer((Message("user", "a"),), (turn,))
     assert made.decode(list(got.token_ids)).endswith(f"One moment.<call>{right}</call><|im_end|>")
 

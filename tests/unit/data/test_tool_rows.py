@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from raylign.conf.errors import DataError
 from raylign.conf.schema import DataConfig
 from raylign.data.chat_template import FAMILIES
+from raylign.data.row_fields import RowError
 from raylign.data.row_kinds import load_rows
-from raylign.data.types import RowKind
+from raylign.data.rows import completion_or_conversation, judged_row, pair_row, prompt_row
+from raylign.data.tool_prompt import OfferedTools
+from raylign.data.types import Message, RowKind
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.data.chat_families import tokenizer as made_tokenizer
@@ -35,7 +39,7 @@ def call(name: str, arguments: Mapping[str, str], *, as_text: bool = False) -> R
     return {"id": "c", "type": "function", "function": {"name": name, "arguments": given}}
 
 
-def calls(*made: Row, content: str | None = None) -> Row:
+def calls(*made: object, content: str | None = None) -> Row:
     return {"role": "assistant", "content": content, "tool_calls": list(made)}
 
 
@@ -134,8 +138,12 @@ def test_a_tool_is_written_alike_with_and_without_the_nulls_that_servers_add():
         ('{"city": ' + "1" * 5000 + "}", "not valid JSON"), ("[" * 100_000, "not valid JSON"),
         ('{"city": "\\ud800"}', "cannot be written as JSON"),
         ('{"city": "<|im_end|>"}', "holds an end token"), ({"city": "<|im_end|>"}, "holds an end token"),
+        ('{"city": NaN}', "not valid JSON"), ('{"city": 1e999}', "cannot be written as JSON"),
+        ({"city": math.nan}, "cannot be written as JSON"), ({"city": [-math.inf]}, "cannot be written as JSON"),
+        (None, "call 1, of weather, has no `arguments`"), ("null", "are NoneType, not an object"),
     ],
-    ids=["digits", "brackets", "half a character", "an end token in text", "an end token"],
+    ids=["digits", "brackets", "half a character", "an end token in text", "an end token", "NaN in text", "too large",
+         "NaN", "infinity", "none", "null in text"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [RowKind.CONVERSATIONS, RowKind.PAIRS])
 def test_arguments_that_cannot_be_trained_put_their_row_aside(
@@ -147,3 +155,66 @@ def test_arguments_that_cannot_be_trained_put_their_row_aside(
         row = {"prompt": [ASK], "chosen": [asked], "rejected": [LAST], "tools": TOOLS}
     with pytest.raises(DataError, match=why):
         read(kind, [row], hermes, tmp_path)
+
+
+def _every_kind(turns: list[Row], tools: object) -> dict[str, Row]:
+    """A row of each kind that holds the conversation."""
+    answer = {"role": "assistant", "content": "Hm."}
+    return {
+        "conversation": {"messages": [ASK, *turns, answer], "tools": tools},
+        "completion": {"prompt": [ASK], "completion": [*turns, answer], "tools": tools},
+        "chosen": {"prompt": [ASK], "chosen": [*turns, answer], "rejected": [answer], "tools": tools},
+        "rejected": {"prompt": [ASK], "chosen": [answer], "rejected": [*turns, answer], "tools": tools},
+        "judged": {"prompt": [ASK], "completion": [*turns, answer], "label": False, "tools": tools},
+        "prompt": {"prompt": [ASK, *turns, ASK], "tools": tools},
+        "teacher_prompt": {"prompt": [ASK], "teacher_prompt": [ASK, *turns, ASK], "tools": tools},
+    }
+
+
+_READERS: dict[str, Callable[[Mapping[str, object]], object]] = {
+    "conversation": completion_or_conversation, "completion": completion_or_conversation, "chosen": pair_row,
+    "rejected": pair_row, "judged": judged_row, "prompt": prompt_row, "teacher_prompt": prompt_row,
+}  # fmt: skip
+_WEATHER = call("weather", OSLO)
+_CALLED, _ANSWERED = calls(_WEATHER), [calls(_WEATHER), GIVEN]
+
+
+@pytest.mark.parametrize("kind", _READERS)
+@pytest.mark.parametrize(
+    ("turns", "tools", "why"),
+    [
+        (_ANSWERED, [TOOLS[1]], r"`tool_calls`: weather is not one of `tools` \(clock\)"),
+        (_ANSWERED, [{"name": "clock", "parameters": {}}], "weather is not one of"),
+        (_ANSWERED, [{}], "`tools`: tool 1 has no name"),
+        (_ANSWERED, [*TOOLS, {"type": "function", "function": {"name": " "}}], "tool 3 has no name"),
+        (_ANSWERED, ["weather"], "tool 1 has no name"),
+        (_ANSWERED, {"weather": {}}, "`tools` is not a list"),
+        (_ANSWERED, [{"name": "weather", "parameters": [1]}], "`parameters` of weather are not an object"),
+        (_ANSWERED, [{"name": "weather", "parameters": {"maximum": math.nan}}], "`tools` cannot be written as JSON"),
+        ([{**_CALLED, "tool_calls": _WEATHER}], TOOLS, "`tool_calls` is not a list"),
+        ([calls("weather")], TOOLS, "call 1 has no name"),
+        ([calls(_WEATHER, {"id": "c"})], TOOLS, "call 2 has no name"),
+        ([calls({"function": {"name": "", "arguments": {}}})], TOOLS, "call 1 has no name"),
+        ([calls({"function": {"name": "weather"}})], TOOLS, "of weather, has no `arguments`"),
+        ([{"role": "assistant", "content": "", "function_call": "weather"}], TOOLS, "`function_call` has no name"),
+        ([{"role": "user", "content": "Go.", "tool_calls": [_WEATHER]}], TOOLS, "in a user turn"),
+    ],
+)
+def test_tools_and_calls_of_another_form_put_rows_of_every_kind_aside(
+    turns: list[Row], tools: object, why: str, kind: str
+):
+    with pytest.raises(RowError, match=why):
+        _READERS[kind](_every_kind(turns, tools)[kind])
+
+
+@pytest.mark.parametrize("kind", _READERS)
+@pytest.mark.parametrize("tools", [TOOLS, [{"name": "weather"}], json.dumps(TOOLS), None])
+def test_a_call_of_an_offered_tool_is_kept_and_without_tools_any_is(tools: object, kind: str):
+    assert _READERS[kind](_every_kind(_ANSWERED, tools)[kind])
+
+
+def test_a_prompt_with_a_call_of_a_tool_that_the_environment_lacks_is_refused():
+    turns = (Message("user", "Oslo?"), Message("assistant", "", json.dumps({"tool_calls": [_WEATHER]})))
+    assert OfferedTools(TOOLS, in_template=True).turns(turns) == turns
+    with pytest.raises(RowError, match="weather is not one of"):
+        OfferedTools(TOOLS[1:], in_template=True).turns(turns)
