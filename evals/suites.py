@@ -1,13 +1,9 @@
-"""A suite as it can be asked: its settings, its rows, and the digest that says when two results may be compared."""
+"""A suite as it can be asked: its settings and its rows."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
-from enum import Enum
 from pathlib import Path
 
 from raylign.conf.errors import DataError, UserError
@@ -117,35 +113,6 @@ def texts_of(suite: Suite, tokenizer: PreTrainedTokenizerBase) -> tuple[Text, ..
     if not texts:
         raise DataError(f"suite {suite.name}: {suite.config.prompts} has no rows.")
     return tuple(texts)
-
-
-def suite_digest(suite: Suite, asked: Sequence[Prompt] | Sequence[Text], files: Mapping[str, str]) -> str:
-    """Hash of what is asked and how it is graded, without the model's own tokens.
-
-    `files`: content digests of what the grading reads (functions, rubrics, a reward model).
-    """
-    rows = [
-        [one.row_id, one.text]
-        if isinstance(one, Text)
-        else [one.prompt_id, [[m.role, m.content, m.extra] for m in one.messages], one.ground_truth, one.columns]
-        for one in asked
-    ]
-    reward = suite.config.reward
-    by_content = replace(  # a path says nothing of what lies there: `files` does
-        reward,
-        model="",
-        functions=[replace(one, path=Path(one.path).name) for one in reward.functions],
-        judges=[replace(one, rubric="") for one in reward.judges],
-    )
-    graded = asdict(replace(suite.config, prompts="", about="", columns={}, reward=by_content))
-    identity = {"rows": rows, "config": graded, "files": dict(files)}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=_plain).encode()).hexdigest()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Enum):
-        return value.value
-    raise TypeError(f"{value!r} has no place in a digest")
 
 
 def _with_paths(config: SuiteConfig, folder: Path) -> SuiteConfig:

@@ -3,7 +3,7 @@
 <folder>/night-0001/night.json   each stage as it ended; beside it build/, eval.html,
                                audit-NAME.json, compare.html, gate.json and their pages
 <folder>/runs/night-0001-NAME    the runs
-<folder>/results                 answers to suites, shared by all nights
+<folder>/eval-results            answers to suites, shared by all nights
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ from raylign.data.types import Prompt, RolloutGroup
 from raylign.evals.asking import answers, graded, text_losses
 from raylign.evals.results import PromptScore, ResultStore, SuiteResult, model_digest, result_key
 from raylign.evals.slices import SLICED, names_in
-from raylign.evals.suites import TODAY, Suite, Text, open_suite, prompts_of, suite_digest, texts_of
+from raylign.evals.suite_digest import suite_digest
+from raylign.evals.suites import TODAY, Suite, Text, open_suite, prompts_of, texts_of
 from raylign.records.manifest import digest
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources

@@ -56,7 +56,7 @@ class Release:
     @property
     def settings(self) -> EvalSettings:
         """Answers are kept beside the nights, shared by all of them."""
-        return EvalSettings(self.nights.folder / "results", self.nights.folder / "runs")
+        return EvalSettings(self.nights.folder / "eval-results", self.nights.folder / "runs")
 
     @property
     def registry(self) -> Path:
