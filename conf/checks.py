@@ -255,7 +255,8 @@ def _rollout(config: RunConfig, needs: Needs) -> Iterator[Problem]:
     rollout, data = config.rollout, config.data
     reward = config.reward
     others = reward.functions or reward.remote or reward.judges or reward.code or config.environment.name
-    if needs.reward and not reward.model and not reward.rules and not others:
+    needed = needs.reward and config.algorithm.needs_reward
+    if needed and not reward.model and not reward.rules and not others:
         yield Problem(
             (*_SCORES, "reward.*"),
             f"{', '.join(_SCORES)} are all empty, so nothing scores the answers; set one, as in "

@@ -31,6 +31,7 @@ class Kind(Enum):
     sft = "sft"
     pairs = "pairs"
     kto = "kto"
+    teacher = "teacher"
 
 
 class Rows(Enum):
@@ -47,7 +48,8 @@ class TrainingConfig:
     name: str = ""
     """Names its run, and in braces its model in later trainings: reward.model={reward-model}."""
     kind: Kind = Kind.none
-    """Rows of the build that become data.train and data.eval: sft, pairs or kto; none: the settings name the data."""
+    """Rows of the build that become data.train and data.eval: sft, pairs, kto or teacher; none: the settings name
+    the data."""
     rows: Rows = Rows.all
     """all, or new: continue from {current} on rows that it has not been trained on."""
     most: int = 0

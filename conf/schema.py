@@ -84,6 +84,11 @@ class AlgorithmConfig:
         return False
 
     @property
+    def needs_reward(self) -> bool:
+        """False for an online algorithm that learns where nothing scores the answers."""
+        return True
+
+    @property
     def passes_per_step(self) -> int:
         """How often an online step's sequences are gone through."""
         return 1

@@ -239,7 +239,7 @@ def _rows(work: pl.DataFrame, settings: BuildSettings, ledger: Ledger) -> tuple[
     """Finished rows by kind, and the ids of events they name."""
     weighed = with_ai_weight(with_vote_weights(work, settings.trust.weights), settings.trust.ai_weight)
     signals = make_rows(weighed, settings)
-    candidates = {"sft": signals.sft, "pairs": signals.pairs, "kto": signals.kto}
+    candidates = {kind: getattr(signals, kind) for kind in KINDS}
     del signals
     rows = {}
     for kind in KINDS:

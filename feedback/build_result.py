@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from raylign.feedback.scores import ScoreRead
 
 SPLITS = ("train", "eval", "test")
-KINDS = ("sft", "pairs", "kto")
+KINDS = ("sft", "pairs", "kto", "teacher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RowDrop:
     """Rows of one kind that one rule removed after they were made. Their events may live on in other rows."""
 
     rule: str
-    kind: str  # sft | pairs | kto
+    kind: str  # one of KINDS
     why: str
     rows: int
     examples: tuple[Example, ...]  # up to five
@@ -81,13 +81,14 @@ class SignalFate:
     in_sft: int  # events named by SFT rows, and so on; one event may be in several
     in_pairs: int
     in_kto: int
+    in_teacher: int = 0  # builds of earlier versions had none
 
 
 @dataclass(frozen=True, slots=True)
 class Produced:
     """One file that can be trained on."""
 
-    kind: str  # sft | pairs | kto
+    kind: str  # one of KINDS
     split: str  # train | eval | test
     path: str  # inside the build's folder
     rows: int
@@ -176,7 +177,7 @@ class BuildResult:
     event_drops: tuple[EventDrop, ...]  # in the order applied; each dropped event counts once
     row_drops: tuple[RowDrop, ...]
     signals: tuple[SignalFate, ...]
-    produced: tuple[Produced, ...]  # nine files, kinds x splits
+    produced: tuple[Produced, ...]  # twelve files, kinds x splits
     made_by: tuple[RuleCount, ...]
     redactions: tuple[Count, ...]  # placeholders by type: EMAIL, PHONE, ...
     pairs_to_look_at: tuple[ShownPair, ...]  # up to five

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raylign.feedback.build_result import BuildResult
-from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from raylign.feedback.examples import SCHEMAS
 
-_COLUMNS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 _FIELDS = (
     "code_version", "settings_hash", "log_format", "inputs", "settings", "rows_in", "quarantined", "events_dropped",
     "events_used", "waterfall", "signals", "produced", "made_by", "redactions", "warnings", "forgotten",
@@ -27,7 +26,7 @@ def write_card(folder: Path, result: BuildResult) -> None:
     """card.json and card.md; no texts of anybody's are in them."""
     content = dataclasses.asdict(result)
     card = {name: content[name] for name in _FIELDS}
-    card["columns"] = {kind: {name: str(of) for name, of in schema.items()} for kind, schema in _COLUMNS.items()}
+    card["columns"] = {kind: {name: str(of) for name, of in schema.items()} for kind, schema in SCHEMAS.items()}
     (folder / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (folder / "card.md").write_text("\n".join(_lines(result)) + "\n", encoding="utf-8")
 
@@ -62,9 +61,9 @@ def _lines(result: BuildResult) -> Iterable[str]:
     )
     yield from _table(
         "By signal",
-        ("signal", "read", "used", "in SFT", "in pairs", "in KTO"),
+        ("signal", "read", "used", "in SFT", "in pairs", "in KTO", "for a teacher"),
         [
-            (s.signal, f"{s.read:,}", f"{s.used:,}", f"{s.in_sft:,}", f"{s.in_pairs:,}", f"{s.in_kto:,}")
+            (s.signal, *(f"{n:,}" for n in (s.read, s.used, s.in_sft, s.in_pairs, s.in_kto, s.in_teacher)))
             for s in result.signals
         ],
     )

@@ -83,6 +83,8 @@ def clean_rows(kind: str, rows: pl.DataFrame, settings: BuildSettings, ledger: L
     refused = is_refusal(pl.col("answer"))
     if kind == "sft" and chosen.refusals:
         rules["refusal"] = refused
+    if kind == "teacher" and chosen.refusals:
+        rules["refusal"] = refused & pl.col("rules").list.contains("correction")
     if kind == "kto" and chosen.refusals:
         rules["refusal"] = refused & pl.col("label")
     if kind == "pairs" and chosen.refusals_in_pairs:

@@ -1,6 +1,6 @@
 """What a built data set's rows look like: TRL's columns, plus weight, margin and where each row came from.
 
-The four kinds of output, as column schemas. `prompt` and answers are conversational (lists of turns).
+The kinds of output, as column schemas. `prompt` and answers are conversational (lists of turns).
 """
 
 from __future__ import annotations
@@ -44,3 +44,9 @@ _KTO: dict[str, Column] = {
 }
 KTO_SCHEMA = pl.Schema({**_KTO, **_PROVENANCE})
 """A judged answer: desirable or not."""
+
+TEACHER_SCHEMA = pl.Schema({"prompt": _TURNS, "teacher_prompt": _TURNS, **_PROVENANCE})
+"""A question, and the same with what a person wrote about an answer to it, for algorithm=distil."""
+
+SCHEMAS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA, "teacher": TEACHER_SCHEMA}
+"""By kind of row."""

@@ -45,7 +45,7 @@ def built_events(build: Path) -> set[str]:
     """Ids of all events of a build, used and dropped; of forgotten ones none is kept."""
     ids: set[str] = set()
     for path in [build / kind / f"{split}.jsonl" for kind in KINDS for split in SPLITS]:
-        if path.stat().st_size:
+        if path.is_file() and path.stat().st_size:  # builds of earlier versions lack a kind
             ids |= set(pl.read_ndjson(path, schema={"events": pl.List(pl.String)})["events"].explode().drop_nulls())
     dropped = build / "dropped.jsonl"
     if dropped.stat().st_size:
@@ -87,4 +87,6 @@ def _write(path: Path, lines: list[str]) -> None:
 
 
 def _row_ids(path: Path) -> set[str]:
-    return set(pl.read_ndjson(path, schema={"id": pl.String})["id"]) if path.stat().st_size else set()
+    return (
+        set(pl.read_ndjson(path, schema={"id": pl.String})["id"]) if path.is_file() and path.stat().st_size else set()
+    )

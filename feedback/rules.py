@@ -66,6 +66,7 @@ DROP_RULES: dict[str, tuple[Stage, str]] = {
 MAKING_RULES: dict[str, str] = {
     "choice": "A person preferred one of two answers.",
     "correction": "A person wrote what the answer should have been.",
+    "comment": "A person said what is wrong with the answer.",
     "thumb_up": "A person liked the answer.",
     "thumb_down": "A person disliked the answer.",
     "rating_good": "A person rated the answer well.",

@@ -79,6 +79,16 @@ class KtoSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSettings:
+    """Prompts for algorithm=distil, which learns from what a person wrote as the context of a teacher."""
+
+    from_corrections: bool = field(default=True, metadata={"doc": "what people wrote instead"})
+    from_comments: bool = field(
+        default=False, metadata={"doc": "what people said about an answer that they disliked or rated badly"}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RatingSettings:
     """What a rating, scaled to 0..1, says."""
 
@@ -202,6 +212,7 @@ class BuildSettings:
     pairs: PairSettings = field(default_factory=PairSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     kto: KtoSettings = field(default_factory=KtoSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
     ratings: RatingSettings = field(default_factory=RatingSettings)
     corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
     clean: CleanSettings = field(default_factory=CleanSettings)

@@ -14,6 +14,7 @@ from raylign.feedback.events import Choice, EventKind
 from raylign.feedback.filtering import Filtered, apply_rules
 from raylign.feedback.pairs import make_pairs
 from raylign.feedback.settings import BuildSettings, KtoSettings, RatingSettings
+from raylign.feedback.teaching import make_teaching
 from raylign.feedback.working import found_in_conversation, is_kind
 
 
@@ -24,6 +25,7 @@ class Signals:
     sft: Filtered
     pairs: Filtered
     kto: Filtered
+    teacher: Filtered
 
 
 def make_rows(work: pl.DataFrame, settings: BuildSettings) -> Signals:
@@ -32,7 +34,8 @@ def make_rows(work: pl.DataFrame, settings: BuildSettings) -> Signals:
     judged = judge(verdicts)
     pairs = make_pairs(work, judged.kept, settings)
     sft = make_sft(work, judged, settings)
-    return Signals(sft=sft, pairs=pairs, kto=make_kto(work, verdicts, settings.kto))
+    teacher = make_teaching(work, settings.teacher, settings.ratings)
+    return Signals(sft=sft, pairs=pairs, kto=make_kto(work, verdicts, settings.kto), teacher=teacher)
 
 
 def make_sft(work: pl.DataFrame, judged: Filtered, settings: BuildSettings) -> Filtered:

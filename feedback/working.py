@@ -11,6 +11,9 @@ JUDGED = "in_conversation_judged"
 """`kind` of what feedback/corrections.py finds, by its rules or by a model; every other kind is an EventKind."""
 
 TEXTS = ("prompt", "answer_a", "answer_b", "corrected")
+SAID = "said"
+"""What the person said about the answer."""
+REDACTED = (*TEXTS, SAID)
 _KEPT = (
     "event_id", "kind", "conversation_id", "turn", "user_hash", "annotator_hash", "time", "updated", "model_a",
     "model_b", "finish_reason_a", "finish_reason_b", "choice", "strength", "thumb", "rating", "score", "persona",
@@ -47,6 +50,7 @@ def _packed(events: pl.DataFrame) -> pl.DataFrame:
         clean["response_a"].alias("answer_a"),
         clean["response_b"].alias("answer_b"),
         pl.col("corrected").str.replace_all(f"[{TURN}{ROLE}]", " "),
+        pl.col("comment").str.replace_all(f"[{TURN}{ROLE}]", " ").alias(SAID),
         pl.concat_list("event_id").alias("events"),
     )
 

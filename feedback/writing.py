@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 from raylign.data.data_ledger import ledger_of
 from raylign.feedback.build_result import SPLITS, Produced
-from raylign.feedback.examples import KTO_SCHEMA, PAIR_SCHEMA, SFT_SCHEMA
+from raylign.feedback.examples import SCHEMAS
+from raylign.feedback.teaching import with_context
 from raylign.feedback.turns import TURN, turn, unpack
 
 _PART = 20_000  # rows whose texts are in memory once more at a time
-_SCHEMAS = {"sft": SFT_SCHEMA, "pairs": PAIR_SCHEMA, "kto": KTO_SCHEMA}
 
 
 def with_ids(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
@@ -42,11 +42,12 @@ def training_columns(kind: str, rows: pl.DataFrame) -> pl.DataFrame:
         made = {name: unpack(text) for name, text in (("chosen", turns["answer"]), ("rejected", turns["other"]))}
         made["prompt"] = unpack(pl.col("prompt"))
         made |= {"chosen_finished": ~pl.col("answer_cut"), "rejected_finished": ~pl.col("other_cut")}
+    elif kind == "teacher":
+        made = {"prompt": unpack(pl.col("prompt")), "teacher_prompt": unpack(with_context(pl.col("prompt")))}
     else:
         made = {"prompt": unpack(pl.col("prompt")), "completion": unpack(turns["answer"])}
         made["completion_finished"] = ~pl.col("answer_cut")
-    schema = _SCHEMAS[kind]
-    return rows.with_columns(**made).select(pl.col(name).cast(kind_of) for name, kind_of in schema.items())
+    return rows.with_columns(**made).select(pl.col(name).cast(kind_of) for name, kind_of in SCHEMAS[kind].items())
 
 
 def write_kind(folder: Path, kind: str, rows: pl.DataFrame) -> list[Produced]:

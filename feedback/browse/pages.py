@@ -221,7 +221,8 @@ def _event(shelf: Shelf, event: Mapping[str, object]) -> Shown:
 
 
 def _row(shelf: Shelf, row: Mapping[str, object]) -> Shown:
-    names = {"sft": "answer to imitate", "pairs": "chosen", "kto": "judged good" if row["label"] else "judged bad"}
+    names = {"sft": "answer to imitate", "pairs": "chosen", "kto": "judged good" if row["label"] else "judged bad",
+             "teacher": "what the teacher is asked"}  # fmt: skip
     answers = [Answer(names[f"{row['kind']}"], f"{row['answer']}", row["kind"] != "kto" or bool(row["label"]))]
     if row["other"] is not None:
         answers.append(Answer("rejected", f"{row['other']}", False))

@@ -36,6 +36,7 @@ _TEXTS: dict[str, dict[str, Column]] = {
     "sft": {"messages": TURNS_TYPE},
     "pairs": {"prompt": TURNS_TYPE, "chosen": TURNS_TYPE, "rejected": TURNS_TYPE},
     "kto": {"prompt": TURNS_TYPE, "completion": TURNS_TYPE, "label": pl.Boolean},
+    "teacher": {"prompt": TURNS_TYPE, "teacher_prompt": TURNS_TYPE},
 }
 _ROW = ("kind", "split", "id", "weight", "events", "rules", "turns", "answer", "other", "label")
 
@@ -137,6 +138,8 @@ def _as_rows(kind: str, split: str, rows: pl.DataFrame) -> pl.DataFrame:
         turns, answer, other = pl.col("messages").list.head(pl.col("messages").list.len() - 1), said("messages"), None
     elif kind == "pairs":
         turns, answer, other = pl.col("prompt"), said("chosen"), said("rejected")
+    elif kind == "teacher":
+        turns, answer, other = pl.col("prompt"), said("teacher_prompt"), None
     else:
         turns, answer, other = pl.col("prompt"), said("completion"), None
     return rows.select(

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import polars as pl
 from raylign.feedback.clean.entities import FindSpans, Span, is_code
 from raylign.feedback.turns import ROLE, TURN
-from raylign.feedback.working import TEXTS
+from raylign.feedback.working import REDACTED
 
 AT_ONCE = 2000
 """Different texts that a model is given at a time, about."""
 
 _PLACED = re.compile(r"<([A-Z_]+)_(\d+)>")
-_Row = tuple[int, tuple[str | None, ...]]  # its place in the frame, and TEXTS
+_Row = tuple[int, tuple[str | None, ...]]  # its place in the frame, and REDACTED
 
 
 @dataclass(slots=True)
@@ -66,14 +66,14 @@ def without_names(work: pl.DataFrame, find: FindSpans) -> tuple[pl.DataFrame, di
     counts: Counter[str] = Counter()
     rewritten = pl.DataFrame(
         list(_rewritten(work, find, counts)),
-        schema={"row": pl.UInt32, **dict.fromkeys(TEXTS, pl.String)},
+        schema={"row": pl.UInt32, **dict.fromkeys(REDACTED, pl.String)},
         orient="row",
     )
     told = pl.DataFrame({"row": pl.int_range(work.height, dtype=pl.UInt32, eager=True)}).join(
         rewritten.with_columns(rewritten=True), on="row", how="left", maintain_order="left"
     )
     new = told["rewritten"].fill_null(False)
-    frame = work.with_columns(pl.when(new).then(told[name]).otherwise(pl.col(name)).alias(name) for name in TEXTS)
+    frame = work.with_columns(pl.when(new).then(told[name]).otherwise(pl.col(name)).alias(name) for name in REDACTED)
     return frame, dict(sorted(counts.items()))
 
 
@@ -142,7 +142,7 @@ def _portions(work: pl.DataFrame) -> Iterator[list[list[_Row]]]:
     talks: list[list[_Row]] = []
     last, held = None, 0
     for part in keys.iter_slices(AT_ONCE):
-        texts = work.select(TEXTS)[part["row"]]
+        texts = work.select(REDACTED)[part["row"]]
         for scope, row, given in zip(part["scope"], part["row"], texts.iter_rows(), strict=True):
             if scope != last:
                 if held >= AT_ONCE:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import polars as pl
 from raylign.feedback.clean.patterns import NAME_INTRODUCED, PATTERNS, Pattern, found, named
 from raylign.feedback.events import hash_user
-from raylign.feedback.working import TEXTS
+from raylign.feedback.working import REDACTED
 
 _LABELS = ("persona", "topic", "locale")
 _NAME = re.compile(NAME_INTRODUCED)
@@ -140,19 +140,19 @@ def redact_frame(work: pl.DataFrame, regions: Sequence[str] = ()) -> Redacted:
     Phone numbers are recognised by the numbering plans of the largest countries, of the log's locales and of `regions`.
     """
     looked_at = tuple(dict.fromkeys((*(region.upper() for region in regions), *regions_of(work["locale"]))))
-    found = pl.any_horizontal(*(pl.col(name).str.contains(_ANY).fill_null(False) for name in (*TEXTS, *_LABELS)))
+    found = pl.any_horizontal(*(pl.col(name).str.contains(_ANY).fill_null(False) for name in (*REDACTED, *_LABELS)))
     marked = work.with_row_index("row").with_columns(
         scope=pl.coalesce("conversation_id", pl.concat_str(pl.lit("\x1f"), "event_id")), found=found
     )
     scopes = marked.filter("found").select("scope").unique()
     if scopes.is_empty():
         return Redacted(work, {})
-    columns = ["row", "scope", *TEXTS, *_LABELS]
+    columns = ["row", "scope", *REDACTED, *_LABELS]
     touched = marked.select(columns).join(scopes, on="scope", how="semi").sort("scope", "row")
     counts: Counter[str] = Counter()
     rewritten = pl.DataFrame(
         list(_rewrite(touched, counts, looked_at)),
-        schema={"row": pl.UInt32, **dict.fromkeys((*TEXTS, *_LABELS), pl.String)},
+        schema={"row": pl.UInt32, **dict.fromkeys((*REDACTED, *_LABELS), pl.String)},
         orient="row",
     )
     # What is kept stays where it is in memory: only the rewritten rows' texts are there besides.
@@ -161,7 +161,7 @@ def redact_frame(work: pl.DataFrame, regions: Sequence[str] = ()) -> Redacted:
     )
     new = told["rewritten"].fill_null(False)
     frame = work.with_columns(
-        pl.when(new).then(told[name]).otherwise(pl.col(name)).alias(name) for name in (*TEXTS, *_LABELS)
+        pl.when(new).then(told[name]).otherwise(pl.col(name)).alias(name) for name in (*REDACTED, *_LABELS)
     )
     return Redacted(frame, dict(sorted(counts.items())))
 

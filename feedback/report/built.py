@@ -26,11 +26,13 @@ _STEP_WORDS = {
     "signal_off": "kinds of feedback switched off",
 }
 _IDLE_WORDS = {"quarantined": "rows that could not be read"}
-_ROW_WORDS = {"sft": "answers to imitate", "pairs": "preference pairs", "kto": "judged answers"}
+_ROW_WORDS = {"sft": "answers to imitate", "pairs": "preference pairs", "kto": "judged answers",
+              "teacher": "prompts for a teacher"}  # fmt: skip
 _KIND_WORDS = {
     "sft": "Answers to imitate (SFT)",
     "pairs": "Preference pairs (reward model, DPO)",
     "kto": "Judged answers (KTO)",
+    "teacher": "Prompts with what people wrote, for a teacher (distillation)",
 }
 
 
@@ -74,7 +76,7 @@ class SignalRow:
     name: str
     read: str
     used: str
-    outputs: tuple[str, ...]  # in SFT, pairs, KTO
+    outputs: tuple[str, ...]  # by KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def _signals(result: BuildResult) -> tuple[SignalRow, ...]:
             _SIGNAL_WORDS.get(s.signal, s.signal),
             f"{s.read:,}",
             f"{s.used:,}",
-            tuple(f"{n:,}" if n else "\u2013" for n in (s.in_sft, s.in_pairs, s.in_kto)),
+            tuple(f"{n:,}" if n else "\u2013" for n in (s.in_sft, s.in_pairs, s.in_kto, s.in_teacher)),
         )
         for s in result.signals
         if s.read

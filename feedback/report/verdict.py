@@ -14,7 +14,8 @@ from raylign.records.report.verdict import Remark, Tone
 
 _SMALL_SLICE, _SMALL_COUNT = 0.05, 100  # a slice under both says little about its people
 _MOST_ADVICE = 7
-_PRODUCED_WORDS = {"sft": "answers to imitate", "pairs": "preference pairs", "kto": "single judged answers"}
+_PRODUCED_WORDS = {"sft": "answers to imitate", "pairs": "preference pairs", "kto": "single judged answers",
+                   "teacher": "prompts for a teacher"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

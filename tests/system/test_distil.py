@@ -31,7 +31,8 @@ def test_the_policy_moves_towards_its_teacher(
     hint = {"teacher_prompt": "She said that the answer is 19. The answer is:"}
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row | (hint if kind == "itself" else {})) + "\n" for row in asked))
-    given = [s for s in run_settings("distil", tiny_model_dir, rows, tmp_path) if not s.startswith("algorithm.kl_coef")]
+    left_out = ("algorithm.kl_coef", "reward.")  # nothing scores the answers
+    given = [s for s in run_settings("distil", tiny_model_dir, rows, tmp_path) if not s.startswith(left_out)]
     if kind == "another":
         given.append(f"reference.model={tiny_model(tmp_path / 'other', tie=True, seed=1)}")
     done = play([*given, f"name={kind}", f"num_steps={STEPS}", "rollout.prompts_per_step=4"], ray_session)

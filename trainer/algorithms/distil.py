@@ -53,6 +53,11 @@ class DistilConfig(OnlineConfig):
         return True
 
     @property
+    def needs_reward(self) -> bool:
+        """The teacher is the signal."""
+        return self.reward_coef > 0
+
+    @property
     def min_samples_per_prompt(self) -> int:
         """With a reward, a group of one has no advantage."""
         return 2 if self.reward_coef > 0 else 1

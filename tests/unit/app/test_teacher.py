@@ -51,7 +51,6 @@ def test_a_teacher_with_another_tokenizer_or_nothing_to_say_is_refused(
     other = tiny_model(tmp_path / "other", tie=True, vocab_size=500)
     given = [
         f"policy.model={tiny_model_dir}", f"data.train={write(tmp_path, ROWS[1:])}", f"run_root={tmp_path}", "name=r",
-        "reward.rules=[{rule: finished, weight: 0}]",
     ]  # fmt: skip
     code, _, told = call(capsys, "plan", "distil", *given, f"reference.model={other}")
     assert code == 2 and "have different tokenizers: 5" in told and f"reference.model={other}" in told
@@ -61,3 +60,12 @@ def test_a_teacher_with_another_tokenizer_or_nothing_to_say_is_refused(
     assert call(capsys, "plan", "distil", *given, f"reference.model={same}")[0] == 0
     write(tmp_path, ROWS)
     assert call(capsys, "plan", "distil", *given)[0] == 0
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), [("distil", ["algorithm.reward_coef=1"]), ("grpo", [])])
+def test_only_a_run_that_learns_from_no_reward_does_without(
+    algorithm: str, settings: list[str], tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    given = [f"policy.model={tiny_model_dir}", f"data.train={write(tmp_path, ROWS)}", f"run_root={tmp_path}", "name=r"]
+    code, _, told = call(capsys, "plan", algorithm, *given, *settings, "rollout.samples_per_prompt=2")
+    assert code == 2 and "are all empty, so nothing scores the answers" in " ".join(told.split())
