@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raylign.conf.cards import check_cards
 from raylign.conf.data_order import check_data_order
-from raylign.conf.environment import check_environment
+from raylign.conf.environment import check_environment, refuse_environment
 from raylign.conf.guard import check_guard
 from raylign.conf.held_out import DEFAULT_NAME, held_out_sets
 from raylign.conf.model_folder import is_hub_name, model_folder
@@ -66,8 +66,7 @@ def check(config: RunConfig, needs: Needs) -> list[Problem]:
     problems += check_time_sharing(config, rollout=needs.rollout, critic=needs.critic)
     problems += check_transport(config, rollout=needs.rollout)
     problems += _models(config, needs)
-    if needs.rollout:
-        problems += _rollout(config, needs)
+    problems += _rollout(config, needs) if needs.rollout else refuse_environment(config)
     return problems
 
 

@@ -9,6 +9,16 @@ from raylign.conf.ranges import leaves
 from raylign.conf.schema import EnvironmentConfig, RunConfig
 
 
+def refuse_environment(config: RunConfig) -> Iterator[Problem]:
+    """Of an algorithm that samples nothing."""
+    if config.environment.name:
+        yield Problem(
+            ("environment.name", "algorithm.name"),
+            f"environment={config.environment.name}: algorithm={config.algorithm.name} samples no answers, so nothing "
+            "would act in it; leave it out, or take an online algorithm such as grpo.",
+        )
+
+
 def check_environment(config: RunConfig) -> Iterator[Problem]:
     """Whether it exists and can be used is looked at where its code is (app/launch/environment.py)."""
     environment, rollout = config.environment, config.rollout

@@ -3,7 +3,7 @@
 Tokens in, tokens out: a turn that was sampled is never decoded and encoded again. What follows it is found on a trial
 conversation, as the text that the template writes from the end of an assistant's turn to the opening of the next, and
 only that text is tokenised. So the template may write nothing there that depends on what was said before; this is tried
-when a writer is made.
+when a writer is made. What an environment says can be no control token (data/plain_text.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from raylign.data.encoder import Encoder
 from raylign.data.end_tokens import EndTokens
 from raylign.data.joining import TokenJoiner
+from raylign.data.plain_text import PlainText
 from raylign.data.row_fields import RowError, template_variables
 from raylign.data.templates import ChatTemplate
 from raylign.data.types import Message, Prompt
@@ -41,24 +41,27 @@ class TurnWriter:
         self._template = ChatTemplate(tokenizer, today)
         self._ends = EndTokens(tokenizer)
         self._joiner = TokenJoiner(tokenizer)
-        self._encoder = Encoder(tokenizer, today=today)
         self.in_template = bool(tools) and self._template.prints_tools(tools)
         """Whether the template itself writes the tools; else they stand in the system turn (data/tool_prompt.py)."""
         self.variables = json.dumps({"tools": list(tools)}, ensure_ascii=False) if self.in_template else ""
         self._tool_name = str(tools[0]["function"]["name"]) if tools else ""
         self._turn = self._trial_turn() if tools else Message("assistant", _MARK)
         self._refuse_dependent()
+        self._plain = PlainText(tokenizer, self._joiner, self._trial_conversation(), (_MARK,))
 
     def reopened(self, prompt: Prompt, text: str) -> Prompt:
-        """The prompt with `text` at the end of its last turn. Raises RowError."""
-        turns = (
-            *prompt.messages[:-1],
-            replace(prompt.messages[-1], content=f"{prompt.messages[-1].content}\n\n{text}"),
-        )
+        """The prompt with `text` at the end of its last turn, as it is. Raises RowError."""
+
+        def with_text(more: str) -> tuple[Message, ...]:
+            last = prompt.messages[-1]
+            return (*prompt.messages[:-1], replace(last, content=f"{last.content}{more}"))
+
         columns = json.loads(prompt.columns) if prompt.columns else {}
         given = json.loads(template_variables(columns) or "{}") | json.loads(self.variables or "{}")
         variables = json.dumps(given, ensure_ascii=False) if given else ""
-        return replace(prompt, messages=turns, token_ids=self._encoder.encode_prompt(turns, variables))
+        self._template.refuse_unused(with_text(text), variables)
+        rendered = self._template.render(with_text(self._plain.hidden(text)), variables, open_answer=True)
+        return replace(prompt, messages=with_text(text), token_ids=tuple(self._plain.continued((), rendered)))
 
     def continued(self, ids: Sequence[int], said: Sequence[str], names: Sequence[str]) -> list[int]:
         """The tokens that follow `ids`, at whose end a turn of the model's lies, through the opening of the next.
@@ -67,9 +70,10 @@ class TurnWriter:
         token (it was cut, or a stop text ended it) the template's is written first. Raises RowError when the template
         refuses or drops an answer.
         """
-        text, end_id = self._after((Message("user", "a"), self._turn), said, names)
+        hidden, by = [self._plain.hidden(one) for one in said], [self._plain.hidden(name) for name in names]
+        text, end_id = self._after((Message("user", "a"), self._turn), hidden, by)
         closed = [*ids] if ids[-1] in self._ends.ids else [*ids, end_id]
-        return self._joiner.continued(closed, text, "what the environment said")[len(ids) :]
+        return self._plain.continued(closed, text)[len(ids) :]
 
     def words(self, ids: Sequence[int]) -> str:
         """A sampled turn as text, special tokens included, its end token left out: for reading only."""
@@ -107,6 +111,10 @@ class TurnWriter:
         except RowError:
             shown = ""
         return turn if _MARK in shown else Message("assistant", _MARK)
+
+    def _trial_conversation(self) -> str:
+        turns = (Message("user", "a"), self._turn, self._answer("b", self._tool_name or "user"), self._turn)
+        return self._template.render(turns, self.variables, open_answer=True)
 
     def _refuse_dependent(self) -> None:
         """Raises RowError when what follows a turn is another text in a longer conversation."""

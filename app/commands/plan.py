@@ -24,6 +24,7 @@ from raylign.app.commands.plan_rewards import reward_model_lines, reward_tables
 from raylign.app.configuration import needs, roles
 from raylign.app.launch.chain import named_runs, with_model_folders
 from raylign.app.launch.demand import role_requests
+from raylign.app.launch.environment import environment_rows
 from raylign.app.launch.fitting import of_rows, of_settings, refuse_unfit
 from raylign.app.launch.guard import guard_rows
 from raylign.app.launch.refusals import refuse_impossible
@@ -77,6 +78,8 @@ def plan(composed: Composed, *, colour: bool = False, cluster: SuppliedCluster |
     if needed.reward:
         yield from (_table(*part) for part in reward_tables(config.reward))
         yield from reward_model_lines(config)
+    if needed.rollout and (acted := environment_rows(config)):
+        yield _table("Environment", ("what", "how"), acted)
     yield _table("Guard", ("sign", "what is done", "limit"), guard_rows(config.guard, online=needed.rollout))
     if config.evaluation.suites:
         yield f"Suites, answered before and after the run: {', '.join(config.evaluation.suites)}.\n"

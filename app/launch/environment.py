@@ -80,6 +80,30 @@ def environment_problems(config: RunConfig) -> Iterator[str]:
             yield f"environment.tool_parser={parser}: {error}."
 
 
+def environment_rows(config: RunConfig) -> list[tuple[str, str]]:
+    """What a plan says of it; empty without one. Raises ConfigError."""
+    given = config.environment
+    if not given.name:
+        return []
+    names = [str(tool["function"]["name"]) for tool in environment_tools(config)]
+    most = (
+        f"at most {given.max_turn_tokens} tokens each" if given.max_turn_tokens else "as long as the episode has room"
+    )
+    return [
+        ("environment", given.name),
+        ("runs", _where(given)),
+        ("tools", ", ".join(names) or "none: the model talks to it"),
+        ("turns", f"at most {given.max_turns}, {most}"),
+        ("calls read by", given.tool_parser if names else "nobody"),
+        ("deadline of a call", f"{given.timeout_s:g} s"),
+        ("weight of its reward", f"{given.reward_weight:g}"),
+    ]
+
+
+def _where(given: EnvironmentConfig) -> str:
+    return "in a process beside each engine" if is_own(given.name) else "in each engine's own process"
+
+
 def environment_files(environment: EnvironmentConfig) -> dict[str, Path]:
     """The files of a class of the user's, and what its arguments name, by key, for the manifest."""
     given = {f"environment.arguments.{name}": Path(value) for name, value in environment.arguments.items()}

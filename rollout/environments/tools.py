@@ -13,9 +13,9 @@ RESERVED = frozenset({"reset", "get_reward", "close"})
 
 
 def tool_methods(environment: object) -> dict[str, Callable[..., Any]]:
-    """Every public method of an object in TRL's form that is a tool, by name, in the order they are written in."""
-    names = [name for kind in reversed(type(environment).__mro__) for name in vars(kind)]
-    wanted = [name for name in dict.fromkeys(names) if not name.startswith("_") and name not in RESERVED]
+    """Every public method of an object in TRL's form that is a tool, by name, in TRL's order, which is by name."""
+    names = sorted({name for kind in type(environment).__mro__ for name in vars(kind)})
+    wanted = [name for name in names if not name.startswith("_") and name not in RESERVED]
     written = [n for n in wanted if not isinstance(inspect.getattr_static(environment, n, None), property)]  # may raise
     return {name: getattr(environment, name) for name in written if inspect.ismethod(getattr(environment, name, None))}
 
@@ -28,6 +28,13 @@ def tool_schema(name: str, method: Callable[..., Any]) -> Mapping[str, Any]:
         get_json_schema,
     )
 
+    kinds = {p.kind: p for p in inspect.signature(method).parameters.values()}
+    for kind, star in ((inspect.Parameter.VAR_POSITIONAL, "*"), (inspect.Parameter.VAR_KEYWORD, "**")):
+        if kind in kinds:
+            raise EnvironmentRefused(
+                f"its method {name} takes {star}{kinds[kind].name}, and a call names every argument; write its "
+                f"parameters out, or name it _{name}"
+            )
     try:
         schema: Mapping[str, Any] = get_json_schema(method)
     except (DocstringParsingException, TypeHintParsingException, NameError) as error:

@@ -18,7 +18,8 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Pow: operator.pow,
 }
 _MAX_LENGTH, _MAX_POWER, _MAX_VALUE = 500, 1000, 1e300
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)(?:\s?/\s?(\d[\d,]*(?:\.\d+)?))?")
+_SIGNS = str.maketrans("\u2212\u00d7\u00f7", "-*/")  # as people and models write minus, times and divided by
 
 
 class Calculator:
@@ -41,7 +42,7 @@ class Calculator:
         """
         if len(expression) > _MAX_LENGTH:
             raise ValueError(f"the expression is longer than {_MAX_LENGTH} characters")
-        value = _value(ast.parse(expression.strip(), mode="eval").body)
+        value = _value(ast.parse(expression.strip().translate(_SIGNS), mode="eval").body)
         return str(int(value)) if float(value).is_integer() else repr(round(value, 10))
 
     def get_reward(self, answer: str) -> float:
@@ -71,5 +72,9 @@ def _value(node: ast.expr) -> float:
 
 
 def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    """None without one, and for a fraction of 0. A fraction is one number."""
+    found = _NUMBER.findall(text.translate(_SIGNS))
+    if not found:
+        return None
+    over, under = (float(part.replace(",", "") or 1) for part in found[-1])
+    return over / under if under else None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
-_WORD = re.compile(r"\w+")
+import regex
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_LETTER = regex.compile(rf"[{_UNSPACED}]\p{{M}}*")  # of a script that writes no spaces between words
+_WORD = regex.compile(rf"{_LETTER.pattern}|[[\p{{L}}\p{{N}}\p{{M}}_]--[{_UNSPACED}]]+", regex.V1)
 _SHOWN, _SNIPPET, _LONGEST = 3, 300, 4000  # hits, characters of a hit, characters of a document that is read
 _K1, _B = 1.2, 0.75  # of BM25, as Robertson and Zaragoza (2009) give them
 
@@ -22,14 +27,15 @@ class Index:
         if not files:
             raise ValueError(f"documents={folder}: there is no .txt or .md file in this folder; give one that has them")
         self.texts = {str(p.relative_to(folder)): p.read_text(encoding="utf-8", errors="replace") for p in files}
-        self._counts = {name: Counter(_words(f"{name} {text}")) for name, text in self.texts.items()}
+        self._counts = {name: Counter(_terms(f"{name} {text}")) for name, text in self.texts.items()}
         self._lengths = {name: sum(counts.values()) for name, counts in self._counts.items()}
         self._mean = sum(self._lengths.values()) / len(files)
         self._holding = Counter(word for counts in self._counts.values() for word in counts)
 
     def best(self, query: str, most: int) -> list[str]:
         """Names of the documents with the highest scores above 0, best first."""
-        scores = {name: self._score(name, _words(query)) for name in self.texts}
+        terms = _terms(query)
+        scores = {name: self._score(name, terms) for name in self.texts}
         ranked = sorted((name for name in scores if scores[name] > 0), key=lambda name: (-scores[name], name))
         return ranked[:most]
 
@@ -69,7 +75,7 @@ class Search:
         names = self._index.best(query, _SHOWN)
         if not names:
             return "nothing was found"
-        return "\n".join(f"{name}: {_snippet(self._index.texts[name], _words(query))}" for name in names)
+        return "\n".join(f"{name}: {_snippet(self._index.texts[name], _terms(query))}" for name in names)
 
     def read(self, name: str) -> str:
         """Read a document.
@@ -93,12 +99,20 @@ def _index(folder: str) -> Index:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    """Words, and of a script without spaces its letters one by one."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
-def _snippet(text: str, words: list[str]) -> str:
-    """Around the first word that is there, on one line."""
+def _terms(text: str) -> list[str]:
+    """What is looked for: words, and pairs of neighbouring letters where no spaces part words (as Lucene does)."""
+    words = _words(text)
+    pairs = [a + b for a, b in pairwise(words) if _LETTER.fullmatch(a) and _LETTER.fullmatch(b)]
+    return [*words, *pairs]
+
+
+def _snippet(text: str, terms: list[str]) -> str:
+    """Around the first of the longest terms that is there, on one line."""
     lower = text.lower()
-    at = min((lower.find(word) for word in words if word in lower), default=0)
+    at = next((lower.find(term) for term in sorted(terms, key=len, reverse=True) if term in lower), 0)
     start = max(0, at - _SNIPPET // 3)
     return " ".join(text[start : start + _SNIPPET].split())

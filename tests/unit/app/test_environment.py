@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 from raylign.app.configuration import compose, needs
-from raylign.app.launch.environment import environment_files, environment_tools, run_environment
+from raylign.app.launch.environment import (
+    environment_files,
+    environment_rows,
+    environment_tools,
+    run_environment,
+)
 from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.rows import read_online
 from raylign.conf.errors import ConfigError
@@ -86,6 +91,17 @@ def test_an_environment_that_cannot_be_used_is_refused_before_ray(base: list[str
     with pytest.raises(ConfigError) as refused:
         refuse_impossible(config, needs(config))
     assert said in str(refused.value)
+
+
+def test_an_offline_algorithm_acts_in_nothing(base: list[str]):
+    with pytest.raises(ConfigError, match=r"environment=calculator: algorithm=sft samples no answers.*leave it out"):
+        compose([*base[1:], "algorithm=sft", "environment=calculator"])
+
+
+def test_the_plan_names_the_environment_and_its_tools(base: list[str], tmp_path: Path):
+    rows = dict(environment_rows(_config(base, "environment=shop", "environment.max_turns=5")))
+    assert rows["tools"] == "add, cart, pay, products, remove" and rows["turns"].startswith("at most 5")
+    assert environment_rows(_config(base, "reward.rules=[{rule: finished}]")) == []
 
 
 def test_a_template_that_cannot_go_on_after_a_turn_is_refused(base: list[str], tmp_path: Path):

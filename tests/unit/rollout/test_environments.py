@@ -60,11 +60,24 @@ def test_the_calculator_computes_what_python_does_and_says_what_it_cannot():
     assert all(o.observation.startswith("error: ") and not o.done for o in bad)
 
 
-@pytest.mark.parametrize(("answer", "reward"), [("It is 1,200.", 1.0), ("1200 or 12", 0.0), ("none", 0.0)])
-def test_the_calculators_reward_is_the_last_number(answer: str, reward: float):
+@pytest.mark.parametrize(
+    ("truth", "answer", "reward"),
+    [
+        ("#### 1200", "It is 1,200.", 1.0),
+        ("#### 1200", "1200 or 12", 0.0),
+        ("#### 1200", "none", 0.0),
+        ("1/2", "It is 0.5.", 1.0),
+        ("1/2", "It is 2.", 0.0),
+        ("0.75", "That is 3 / 4", 1.0),
+        ("\u22125", "It is -5", 1.0),
+        ("-5", "It is \u22125.", 1.0),
+        ("5", "5/0", 0.0),
+    ],
+)
+def test_the_calculators_reward_is_the_last_number(truth: str, answer: str, reward: float):
     async def play() -> float | None:
         environment = _local("calculator").open()
-        await environment.reset({"ground_truth": "#### 1200", "other": 1}, 1)
+        await environment.reset({"ground_truth": truth, "other": 1}, 1)
         assert (await environment.step(answer)).done
         return await environment.final_reward(answer)
 
@@ -117,6 +130,24 @@ def test_the_shop_remembers_and_pays_for_exactly_what_was_wanted(calls: tuple[To
     assert last.done == last.observation.startswith("paid")
 
 
+def test_search_reads_languages_without_spaces(tmp_path: Path):
+    for name, text in {
+        "a": "北京是中国的首都。人口很多。",
+        "b": "東京は日本の首都です。",
+        "c": "กรุงเทพเป็นเมืองหลวงของไทย",
+    }.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+
+    async def play() -> tuple[list[str], list[float | None]]:
+        environment = _local("search", documents=str(tmp_path)).open()
+        await environment.reset({"ground_truth": "北京"}, 1)
+        found = [await environment.step(_call("search", query=q)) for q in ("中国首都", "日本", "เมืองหลวง")]
+        said = ("答案是北京市。", "北方的京城", "The capital is 北京")
+        return [o.observation.partition(".")[0] for o in found], [await environment.final_reward(t) for t in said]
+
+    assert asyncio.run(play()) == (["a", "b", "c"], [1.0, 0.0, 1.0])
+
+
 def test_search_has_nothing_to_compare_without_words(tmp_path: Path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(ValueError, match="words"):
@@ -142,7 +173,7 @@ def test_schemas_are_those_of_the_signature():
     function = schema["function"]
     assert (function["name"], function["parameters"]["required"]) == ("calculate", ["expression"])
     assert function["parameters"]["properties"]["expression"]["type"] == "string"
-    assert [tool["function"]["name"] for tool in _local("shop").tools] == ["products", "add", "remove", "cart", "pay"]
+    assert [tool["function"]["name"] for tool in _local("shop").tools] == ["add", "cart", "pay", "products", "remove"]
 
 
 class NoHint:
@@ -165,8 +196,24 @@ class NotMade(NoHint):
     def __init__(self, folder: str) -> None: ...
 
 
+class Anything:
+    def more(self, **options: int) -> str:
+        """More.
+
+        Args:
+            options: any
+        """
+        return ""
+
+
 @pytest.mark.parametrize(
-    ("kind", "said"), [(NoHint, "its method add"), (NoTool, "no public method"), (NotMade, "made")]
+    ("kind", "said"),
+    [
+        (NoHint, "its method add"),
+        (NoTool, "no public method"),
+        (NotMade, "made"),
+        (Anything, r"its method more takes \*\*options"),
+    ],
 )
 def test_a_class_that_cannot_be_used_is_refused_in_words(kind: type, said: str):
     with pytest.raises(EnvironmentRefused, match=said):
@@ -237,7 +284,7 @@ class Unprintable:
 
 def test_odd_methods_are_played_told_or_named():
     environment = as_environment(Odd())
-    assert [tool["function"]["name"] for tool in tools_of(Odd())] == ["done", "ask", "show", "leave"]
+    assert [tool["function"]["name"] for tool in tools_of(Odd())] == ["ask", "done", "leave", "show"]
 
     async def play() -> list[Outcome]:
         with pytest.raises(EnvironmentFailure, match="called sys"):
@@ -396,7 +443,7 @@ def test_the_pages_examples_do_what_the_page_says(tmp_path: Path):
             _shown(tmp_path, "my_game.py", "HigherLower"),
         )
         text, outcomes, reward = await counted(countdown)
-        assert (text, reward) == ("The number is 1.", pytest.approx(0.9))
+        assert (text, reward) == ("\nThe number is 1.", pytest.approx(0.9))
         assert [o.observation for o in outcomes] == [
             "The number is 4.", "error: ValueError: only 1 to 9 can be added", "The number is 8.",
         ]  # fmt: skip

@@ -239,7 +239,7 @@ def test_an_episode_that_is_played_again_has_to_begin_as_its_prompt_does():
     group = _play(Engine(["Yes."]), Made(lambda: Scripted([], [next(steps)], next(texts))))
 
     [answer] = group.completions
-    assert group.prompt.messages[-1].content == "Add.\n\nBoard A."
+    assert group.prompt.messages[-1].content == "Add.Board A."
     assert answer.episode is not None
     assert "another text" in answer.episode.failure and answer.episode.rewards == ()
 
@@ -269,8 +269,8 @@ def test_samples_of_a_prompt_share_its_opening_and_one_that_differs_fails():
     engine = Engine(["Yes."])
     group = _play(engine, Made(lambda: Scripted(log, [Outcome("", 1.0, True)], next(openings))), samples=3, room=50)
 
-    assert group.prompt.messages[-1].content == "Add.\n\nBoard A."
-    assert TOKENIZER.decode(group.prompt.token_ids).endswith("Add.\n\nBoard A.<|im_end|>\n<|im_start|>assistant\n")
+    assert group.prompt.messages[-1].content == "Add.Board A."
+    assert TOKENIZER.decode(group.prompt.token_ids).endswith("Add.Board A.<|im_end|>\n<|im_start|>assistant\n")
     failures = [c.episode.failure for c in group.completions if c.episode]
     assert failures[:2] == ["", ""] and "another text" in failures[2]
     grown = len(group.prompt.token_ids) - len(_request().prompt.token_ids)
