@@ -250,5 +250,10 @@ def _accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping
 
 def error_text(error: BaseException) -> str:
     """An exception in one line, without secrets of this process's environment, short enough for a log."""
-    text = Redactor.from_environ(os.environ).text(" ".join(str(error).split()))
+    text = " ".join(error_message(error).split())
     return f"{type(error).__name__}: {text}"[:_MAX_REASON] if text else type(error).__name__
+
+
+def error_message(error: BaseException) -> str:
+    """What an exception says, as it says it, without secrets of this process's environment."""
+    return Redactor.from_environ(os.environ).text(str(error))

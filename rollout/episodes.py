@@ -32,6 +32,7 @@ from raylign.rollout.environments.interfaces import (
     EnvironmentRefused,
     Environments,
     Outcome,
+    told_error,
 )
 from raylign.rollout.gate import gather_or_cancel
 from raylign.rollout.interfaces import GenerationRequest
@@ -228,7 +229,7 @@ class Episodes:
             malformed = isinstance(call, Malformed)
             names.append("error" if malformed else call.name)  # type: ignore[union-attr]
             outcomes.append(
-                Outcome(f"error: {call.reason}") if isinstance(call, Malformed) else await environment.step(call)
+                Outcome(told_error(call.reason)) if isinstance(call, Malformed) else await environment.step(call)
             )
             if outcomes[-1].done:
                 break

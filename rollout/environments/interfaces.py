@@ -19,6 +19,11 @@ class EnvironmentLost(EnvironmentFailure):
     """An episode whose environment has ended through no fault of its own: it may be played again from its start."""
 
 
+def told_error(reason: str) -> str:
+    """What the model reads when a call failed, as TRL writes it."""
+    return str({"error": reason})
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """A tool that the model asks for."""

@@ -14,13 +14,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raylign.reward.function_call import error_text
+from raylign.reward.function_call import error_message, error_text
 from raylign.rollout.environments.interfaces import (
     Environment,
     EnvironmentFailure,
     EnvironmentRefused,
     Outcome,
     ToolCall,
+    told_error,
 )
 from raylign.rollout.environments.tools import tool_methods, tool_schema
 
@@ -92,18 +93,13 @@ class _ToolObject:
             return Outcome("", done=True)  # it called no tool: this is its answer
         tool = self._tools.get(action.name)
         if tool is None:
-            return Outcome(f"error: there is no tool {action.name}; there is {', '.join(self._tools)}")
+            return Outcome(told_error(f"Tool {action.name} not found."))
         try:
-            inspect.signature(tool).bind(**action.arguments)
-        except TypeError as error:
-            return Outcome(f"error: {error}")
-        try:
-            answer = await _run(tool, action.arguments)
-            said = "" if answer is None else str(answer)
+            said = str(await _run(tool, action.arguments))
         except EnvironmentFailure:
             raise
-        except Exception as error:  # whatever it is, the model is told, as TRL does
-            said = f"error: {error_text(error)}"
+        except Exception as error:  # whatever it is, wrong arguments too, the model is told
+            said = told_error(error_message(error))
         return Outcome(said, done="done" not in self._tools and bool(getattr(self._made, "done", False)))
 
     async def final_reward(self, answer: str) -> float | None:

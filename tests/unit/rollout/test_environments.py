@@ -22,6 +22,7 @@ from raylign.rollout.environments.interfaces import (
     EnvironmentRefused,
     Outcome,
     ToolCall,
+    told_error,
 )
 from raylign.rollout.environments.local import LocalEnvironments
 from raylign.rollout.environments.messages import Ask, Verb
@@ -57,7 +58,7 @@ def test_the_calculator_computes_what_python_does_and_says_what_it_cannot():
     bad = asyncio.run(
         _played(_local("calculator"), {"ground_truth": "1"}, *[_call("calculate", expression=t) for t in refused])
     )
-    assert all(o.observation.startswith("error: ") and not o.done for o in bad)
+    assert all(o.observation.startswith("{'error': ") and not o.done for o in bad)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_search_finds_the_document_and_pays_for_the_words_in_it(tmp_path: Path):
     first = outcomes[0].observation.splitlines()
     assert {line.partition(":")[0] for line in first} == {"salt.md", "sea.md"}
     assert [o.observation for o in outcomes[1:3]] == ["nothing was found", "Tea comes from Camellia."]
-    assert outcomes[3].observation.startswith("error: ")
+    assert outcomes[3].observation.startswith("{'error': ")
     assert rewards == [1.0, 0.0, 0.0]
 
 
@@ -164,8 +165,8 @@ def test_unknown_tools_and_wrong_arguments_go_back_to_the_model():
     calls = [_call("calculat", expression="1"), _call("calculate", text="1"), _call("calculate")]
     found = asyncio.run(_played(_local("calculator"), {"ground_truth": "1"}, *calls))
 
-    assert found[0].observation == "error: there is no tool calculat; there is calculate"
-    assert all(o.observation.startswith("error: ") and not o.done for o in found)
+    assert found[0].observation == told_error("Tool calculat not found.")
+    assert all(o.observation.startswith("{'error': ") and not o.done for o in found)
 
 
 def test_schemas_are_those_of_the_signature():
@@ -292,7 +293,7 @@ def test_odd_methods_are_played_told_or_named():
         return [await environment.step(_call(name)) for name in ("done", "ask", "show")]
 
     assert asyncio.run(play()) == [
-        Outcome("noted"), Outcome("asked"), Outcome("error: RuntimeError: no text"),
+        Outcome("noted"), Outcome("asked"), Outcome(told_error("no text")),
     ], "a tool named done is no flag that ends the episode"  # fmt: skip
 
 
@@ -445,7 +446,7 @@ def test_the_pages_examples_do_what_the_page_says(tmp_path: Path):
         text, outcomes, reward = await counted(countdown)
         assert (text, reward) == ("\nThe number is 1.", pytest.approx(0.9))
         assert [o.observation for o in outcomes] == [
-            "The number is 4.", "error: ValueError: only 1 to 9 can be added", "The number is 8.",
+            "The number is 4.", told_error("only 1 to 9 can be added"), "The number is 8.",
         ]  # fmt: skip
         assert [o.done for o in outcomes] == [False, False, True]
         assert [tool["function"]["name"] for tool in countdown.tools] == ["add", "double"] and game.tools == ()

@@ -21,7 +21,7 @@ from raylign.data.types import (
     Turn,
     VersionSpan,
 )
-from raylign.rollout.environments.interfaces import EnvironmentFailure, EnvironmentLost, Outcome, ToolCall
+from raylign.rollout.environments.interfaces import EnvironmentFailure, EnvironmentLost, Outcome, ToolCall, told_error
 from raylign.rollout.episodes import MOST_LOST, EpisodeLimits, Episodes
 from raylign.rollout.interfaces import GenerationRequest
 from raylign.rollout.tool_calls import Malformed, Reply, TaggedCalls
@@ -151,7 +151,11 @@ def test_several_calls_are_answered_in_order_and_a_malformed_one_is_told_so():
     answer, log = _one(engine, [Outcome("1"), Outcome("2"), Outcome("", None, True)], room=600)
 
     assert answer.episode is not None
-    assert [t.content for t in answer.episode.turns if t.role == "tool"] == ["1", 'error: the call has no "name"', "2"]
+    assert [t.content for t in answer.episode.turns if t.role == "tool"] == [
+        "1",
+        told_error('the call has no "name"'),
+        "2",
+    ]
     assert log[1:4] == ["add{'n': 2}", "add{'n': 2}", "Done."]
 
 
