@@ -16,6 +16,7 @@ from raylign.data.types import Completion, FinishReason, Prompt
 from raylign.reward import taste
 from raylign.reward.interfaces import RewardRule, RewardRuleError
 from raylign.reward.math_rule import MathRule
+from raylign.reward.same_number import same_number
 
 REGEX_TIMEOUT_S = 1.0
 """A pattern that backtracks for longer fails its sample instead of the run."""
@@ -46,7 +47,7 @@ def number_match(prompt: Prompt, completion: Completion) -> float:
     if truth is None:
         raise RewardRuleError(f"prompt {prompt.prompt_id}: its ground truth holds no number: {prompt.ground_truth!r}")
     answer = _last_number(completion.text)
-    return float(answer is not None and math.isclose(answer, truth, rel_tol=1e-6, abs_tol=1e-9))
+    return float(answer is not None and same_number(answer, truth))
 
 
 def finished(prompt: Prompt, completion: Completion) -> float:

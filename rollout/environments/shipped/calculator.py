@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import math
 import operator
 import re
 from collections.abc import Callable
+
+from raylign.reward.same_number import same_number
 
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -49,7 +50,7 @@ class Calculator:
         """1 when the last number of the answer is the row's."""
         said, truth = _last_number(answer), self._truth
         assert truth is not None
-        return float(said is not None and math.isclose(said, truth, rel_tol=1e-6, abs_tol=1e-9))
+        return float(said is not None and same_number(said, truth))
 
 
 def _value(node: ast.expr) -> float:

@@ -27,6 +27,8 @@ def answer(text: str = "", *, ids: tuple[int, ...] = (5, 6), cut: bool = False) 
         ("number_match", "#### 19", answer("19 pears, no, 20"), 0.0),
         ("number_match", "-3", answer("minus: -3"), 1.0),
         ("number_match", "19", answer("nineteen"), 0.0),
+        ("number_match", "31415926", answer("31415927"), 0.0),  # a millionth is for numbers that are rounded
+        ("number_match", "0.3333333", answer("0.33333333"), 1.0),
         ("finished", None, answer("x", cut=True), 0.0),
         ("finished", None, answer("x"), 1.0),
         ("length_target:4", None, answer(ids=(1,) * 4), 1.0),

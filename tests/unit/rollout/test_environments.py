@@ -73,6 +73,7 @@ def test_the_calculator_computes_what_python_does_and_says_what_it_cannot():
         ("\u22125", "It is -5", 1.0),
         ("-5", "It is \u22125.", 1.0),
         ("5", "5/0", 0.0),
+        ("12345678", "It is 12345679.", 0.0),
     ],
 )
 def test_the_calculators_reward_is_the_last_number(truth: str, answer: str, reward: float):
