@@ -453,8 +453,8 @@ class EnvironmentConfig:
     """What the policy acts in during rollouts, turn after turn. The page on environments has examples."""
 
     name: str = ""
-    """calculator, search or shop, or a class of your own as FILE.py:CLASS; environment=NAME says the same. Empty: an
-    answer is one turn and nobody replies."""
+    """calculator, search or shop, a class of your own as FILE.py:CLASS, or a server as openenv:URL or nemo_gym:URL;
+    environment=NAME says the same. Empty: an answer is one turn and nobody replies."""
     arguments: dict[str, str] = field(default_factory=dict)
     """What the class is made with, as {documents: notes/} for search."""
     max_turns: int = 8
@@ -471,6 +471,10 @@ class EnvironmentConfig:
     """Deadline of one call of the environment; one that misses it fails its episode."""
     start_timeout_s: float = 120.0
     """Deadline of importing a class of your own."""
+    token_env: str = ""
+    """Name of the environment variable with a server's token, sent as `Authorization: Bearer`; never the token."""
+    allow_http_token: bool = False
+    """Send the token over http, where others on the way can read it, also to another machine."""
 
 
 @dataclass(kw_only=True)

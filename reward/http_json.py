@@ -1,7 +1,7 @@
 """One JSON question to an HTTP server: tried again while that may help, within a deadline, and never past a redirect.
 
 TLS certificates are verified (SSL_CERT_FILE adds an authority), proxies and .netrc of the environment are not used,
-cookies are not kept, and a reply is read up to a bound.
+cookies are kept only where a protocol needs them, and a reply is read up to a bound.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -45,6 +45,15 @@ class Endpoint:
             raise EndpointError(f"{shown(url)}: the environment variable {token_env} is not set on this machine")
         return cls(url, token_env, token, request_timeout_s)
 
+    def at(self, path: str) -> Endpoint:
+        """A path below it."""
+        return replace(self, url=f"{self.url}{path}")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of its requests."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
 
 def shown(url: str) -> str:
     """An address for messages: no user, no query."""
@@ -52,10 +61,12 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def open_session(max_concurrent: int) -> aiohttp.ClientSession:
-    """A session for some endpoints, closed by its owner."""
+def open_session(max_concurrent: int, *, cookies: bool = False) -> aiohttp.ClientSession:
+    """A session for some endpoints, closed by its owner. 0: any number of connections. `cookies`: it keeps them."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=max_concurrent), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        connector=aiohttp.TCPConnector(limit=max_concurrent),
+        cookie_jar=aiohttp.CookieJar(unsafe=True) if cookies else aiohttp.DummyCookieJar(),  # of bare addresses, too
+        trust_env=False,
     )
 
 
@@ -68,7 +79,8 @@ async def post_json(session: aiohttp.ClientSession, endpoint: Endpoint, body: ob
     while (left := until - clock()) > 0:
         tries += 1
         try:
-            return await _once(session, endpoint, body, timeout_s=min(endpoint.request_timeout_s, left))
+            reply, text = await _sent(session, endpoint, "POST", body, timeout_s=min(endpoint.request_timeout_s, left))
+            return _parsed(reply, endpoint, text)
         except _Passing as passing:
             why = str(passing)
             pause = passing.pause_s or min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10))
@@ -79,6 +91,26 @@ async def post_json(session: aiohttp.ClientSession, endpoint: Endpoint, body: ob
     raise EndpointError(f"{shown(endpoint.url)}: {why} ({tries} {'try' if tries == 1 else 'tries'})")
 
 
+async def get_json(session: aiohttp.ClientSession, endpoint: Endpoint, *, timeout_s: float) -> object:
+    """The parsed reply of one GET. Raises EndpointError."""
+    try:
+        reply, text = await _sent(session, endpoint, "GET", None, timeout_s=timeout_s)
+        return _parsed(reply, endpoint, text)
+    except _Passing as passing:
+        raise EndpointError(f"{shown(endpoint.url)}: {passing}") from passing
+
+
+async def post_text(
+    session: aiohttp.ClientSession, endpoint: Endpoint, body: object, *, timeout_s: float
+) -> tuple[int, str]:
+    """Status and text of one POST, whatever the status. Raises EndpointError where there is none."""
+    try:
+        reply, text = await _sent(session, endpoint, "POST", body, timeout_s=timeout_s)
+    except _Passing as passing:
+        raise EndpointError(f"{shown(endpoint.url)}: {passing}") from passing
+    return reply.status, text
+
+
 class _Passing(Exception):
     """May be better next time. `pause_s`: what the server asks for; 0: nothing."""
 
@@ -87,15 +119,19 @@ class _Passing(Exception):
         self.pause_s = pause_s
 
 
-async def _once(session: aiohttp.ClientSession, endpoint: Endpoint, body: object, *, timeout_s: float) -> object:
-    headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
+async def _sent(
+    session: aiohttp.ClientSession, endpoint: Endpoint, method: str, body: object, *, timeout_s: float
+) -> tuple[aiohttp.ClientResponse, str]:
+    """A reply and its text. `body`: None for a request without one."""
     where = shown(endpoint.url)
     try:
         async with (
             asyncio.timeout(timeout_s),
-            session.post(endpoint.url, json=body, headers=headers, allow_redirects=False, timeout=_NO_OTHER) as reply,
+            session.request(
+                method, endpoint.url, json=body, headers=endpoint.headers, allow_redirects=False, timeout=_NO_OTHER
+            ) as reply,
         ):
-            text = await _read(reply, where)
+            return reply, await _read(reply, where)
     except TimeoutError:
         raise _Passing(f"{NO_ANSWER} {timeout_s:.3g} s") from None
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
@@ -105,15 +141,19 @@ async def _once(session: aiohttp.ClientSession, endpoint: Endpoint, body: object
     except aiohttp.ClientPayloadError as error:
         raise _Passing("its answer broke off before its end") from error
     except aiohttp.ClientResponseError as error:
-        raise _Passing(f"its answer is not HTTP ({_cut(error.message.partition(':')[0])})") from error
+        raise _Passing(f"its answer is not HTTP ({shortened(error.message.partition(':')[0])})") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _Passing(f"no connection ({_plain(error)})") from error
+
+
+def _parsed(reply: aiohttp.ClientResponse, endpoint: Endpoint, text: str) -> object:
+    where = shown(endpoint.url)
     if reply.status != 200:
         raise _refusal(reply, endpoint, text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise EndpointError(f"{where}: its answer is not JSON: {_cut(text)!r}") from error
+        raise EndpointError(f"{where}: its answer is not JSON: {shortened(text)!r}") from error
     if not isinstance(value, dict | list) and not any(name in reply.headers for name in _END_TOLD):
         raise EndpointError(
             f"{where}: its answer is a bare {type(value).__name__} without Content-Length, and one that was cut on the "
@@ -139,7 +179,7 @@ async def _read(reply: aiohttp.ClientResponse, where: str) -> str:
 def _refusal(reply: aiohttp.ClientResponse, endpoint: Endpoint, text: str) -> Exception:
     where, status = shown(endpoint.url), reply.status
     if status in _AGAIN or status >= 500:
-        return _Passing(f"it answered {status}: {_cut(text)!r}", _pause(reply.headers.get("Retry-After", "")))
+        return _Passing(f"it answered {status}: {shortened(text)!r}", _pause(reply.headers.get("Retry-After", "")))
     if 300 <= status < 400:
         to = shown(reply.headers.get("Location", "nowhere"))
         return EndpointError(f"{where} redirects ({status}) to {to}, which is not followed; give the address itself")
@@ -148,7 +188,7 @@ def _refusal(reply: aiohttp.ClientResponse, endpoint: Endpoint, text: str) -> Ex
             f"refuses the token of {endpoint.token_env}" if endpoint.token else "requires a token; name it in token_env"
         )
         return EndpointError(f"{where} {reason} ({status})")
-    return EndpointError(f"{where}: it answered {status}: {_cut(text)!r}")
+    return EndpointError(f"{where}: it answered {status}: {shortened(text)!r}")
 
 
 def _pause(retry_after: str) -> float:
@@ -156,7 +196,8 @@ def _pause(retry_after: str) -> float:
     return min(float(retry_after), _LONGEST_PAUSE_S) if retry_after.isdecimal() else 0.0
 
 
-def _cut(text: str) -> str:
+def shortened(text: str) -> str:
+    """Of another's, for a message: on one line, without secrets of this process's environment."""
     return _redacted(text)[:_SHOWN]
 
 

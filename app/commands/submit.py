@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raylign.app.configuration import compose, needs
 from raylign.app.launch.inputs import run_inputs
-from raylign.app.launch.remotes import remote_problems
+from raylign.app.launch.remotes import remote_problems, served_problems
 from raylign.cluster.submit import shipped_files
 from raylign.conf.errors import ConfigError, UserError
 from raylign.conf.loop import LoopConfig, read_loop
@@ -40,10 +40,10 @@ def tokens(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
     """
     if not needs(config).reward:
         return []
-    if problems := remote_problems(config.reward, environ):
+    if problems := [*remote_problems(config.reward, environ), *served_problems(config.environment, environ)]:
         raise ConfigError(problems)
     named = {given.token_env for given in config.reward.remote} | {given.token_env for given in config.reward.judges}
-    return sorted(named - {""})
+    return sorted((named | {config.environment.token_env}) - {""})
 
 
 def login_notice(environ: Mapping[str, str]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from raylign.app.launch.components import components
+from raylign.app.launch.remotes import served_problems
 from raylign.conf.errors import ConfigError, ModelLoadError
-from raylign.conf.own_code import is_own
 from raylign.conf.schema import EnvironmentConfig, RunConfig
 from raylign.data.chat_template import read_chat_template
 from raylign.data.row_fields import RowError
@@ -20,7 +21,10 @@ from raylign.data.turns import TurnWriter
 from raylign.reward.function_messages import FunctionCode
 from raylign.reward.functions import sent_files
 from raylign.reward.scorer import ENVIRONMENT_COMPONENT
+from raylign.rollout.environments.address import is_class, served_address
 from raylign.rollout.environments.interfaces import EnvironmentRefused
+from raylign.rollout.environments.served import seen
+from raylign.rollout.environments.served_values import Form
 from raylign.rollout.environments.spec import EnvironmentSpec, environment_spec, started
 from raylign.rollout.tool_calls import TAGGED
 
@@ -32,7 +36,7 @@ def run_environment(config: RunConfig, template: str, today: date | None) -> Env
     if not config.environment.name:
         return None
     try:
-        return environment_spec(config.environment, template, today)
+        return replace(environment_spec(config.environment, template, today), form=_form(config))
     except EnvironmentRefused as error:
         raise ConfigError([_of_name(config.environment, error)]) from error
 
@@ -43,6 +47,8 @@ def environment_tools(config: RunConfig) -> Tools:
         return ()
     try:
         spec = environment_spec(config.environment)
+        if form := _form(config):
+            return form.tools
         return _tools(spec.code, json.dumps([config.environment.name, dict(config.environment.arguments)]), config)
     except EnvironmentRefused as error:
         raise ConfigError([_of_name(config.environment, error)]) from error
@@ -57,6 +63,9 @@ def environment_problems(config: RunConfig) -> Iterator[str]:
             f"reward: one of its parts is called {ENVIRONMENT_COMPONENT}, as the part of environment="
             f"{config.environment.name} is; give it another name."
         )
+    if problems := [*served_problems(config.environment)]:
+        yield from problems
+        return
     try:
         tools = environment_tools(config)
         tokenizer = load_tokenizer(config.policy.model, read_chat_template(config.data.chat_template))
@@ -101,13 +110,15 @@ def environment_rows(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _where(given: EnvironmentConfig) -> str:
-    return "in a process beside each engine" if is_own(given.name) else "in each engine's own process"
+    if served_address(given.name):
+        return "on its server"
+    return "in a process beside each engine" if is_class(given.name) else "in each engine's own process"
 
 
 def environment_files(environment: EnvironmentConfig) -> dict[str, Path]:
     """The files of a class of the user's, and what its arguments name, by key, for the manifest."""
     given = {f"environment.arguments.{name}": Path(value) for name, value in environment.arguments.items()}
-    code = sent_files(environment.name) if is_own(environment.name) else []
+    code = sent_files(environment.name) if is_class(environment.name) else []
     return {
         **{f"environment/{file.name}": file for file in code},
         **{key: path for key, path in given.items() if path.parts and path.exists()},
@@ -116,6 +127,21 @@ def environment_files(environment: EnvironmentConfig) -> dict[str, Path]:
 
 def _of_name(environment: EnvironmentConfig, error: EnvironmentRefused) -> str:
     return f"environment={environment.name}: {error}."
+
+
+_SEEN: dict[str, Form] = {}
+
+
+def _form(config: RunConfig) -> Form | None:
+    """Of a served one, asked once. An OpenEnv server needs room for all samples of a prompt, which begin together."""
+    given = config.environment
+    address = served_address(given.name)
+    if address is None:
+        return None
+    key = json.dumps([given.name, dict(given.arguments), config.rollout.samples_per_prompt])
+    if key not in _SEEN:
+        _SEEN[key] = seen(given, address, sessions=config.rollout.samples_per_prompt)
+    return _SEEN[key]
 
 
 _KNOWN: dict[tuple[FunctionCode | None, str], Tools] = {}

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 from raylign.conf.errors import ConfigError
-from raylign.conf.schema import RewardConfig
+from raylign.conf.schema import EnvironmentConfig, RewardConfig
 from raylign.conf.secret_names import is_secret_name
 from raylign.reward.http_json import shown
+from raylign.rollout.environments.address import served_address
 
 CONNECT_S = 3.0
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -31,6 +32,20 @@ def remote_problems(config: RewardConfig, environ: Mapping[str, str] = os.enviro
         problems += address_problems(key, judge.url)
         problems += token_problems(key, judge.url, judge.token_env, environ, allow_http=judge.allow_http_token)
     return problems
+
+
+def served_problems(given: EnvironmentConfig, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """The same of a served environment."""
+    address = served_address(given.name)
+    if address is None:
+        return
+    yield from (
+        problem.replace("environment.url=", f"environment={address.protocol}:")
+        for problem in (
+            *address_problems("environment", address.url),
+            *token_problems("environment", address.url, given.token_env, environ, allow_http=given.allow_http_token),
+        )
+    )
 
 
 def address_problems(key: str, url: str) -> Iterator[str]:

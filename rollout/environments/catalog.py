@@ -19,6 +19,7 @@ def shipped(name: str) -> Callable[..., object]:
         guess = nearest(name, tuple(SHIPPED))
         hint = f"did you mean {guess}? " if guess else ""
         raise EnvironmentRefused(
-            f"no environment has this name; {hint}There is {', '.join(SHIPPED)}, and your own as FILE.py:CLASS"
+            f"no environment has this name; {hint}There is {', '.join(SHIPPED)}, your own as FILE.py:CLASS, and a "
+            "server as openenv:URL or nemo_gym:URL"
         )
     return SHIPPED[name]

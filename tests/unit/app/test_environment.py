@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from raylign.app.commands.submit import tokens
 from raylign.app.configuration import compose, needs
 from raylign.app.launch.environment import (
     environment_files,
@@ -19,6 +20,8 @@ from raylign.app.launch.refusals import refuse_impossible
 from raylign.app.launch.rows import read_online
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RunConfig
+
+from tests.unit.rollout.environment_servers import OpenEnvServer, serving
 
 OWN = '''
 class Counter:
@@ -102,6 +105,31 @@ def test_the_plan_names_the_environment_and_its_tools(base: list[str], tmp_path:
     rows = dict(environment_rows(_config(base, "environment=shop", "environment.max_turns=5")))
     assert rows["tools"] == "add, cart, pay, products, remove" and rows["turns"].startswith("at most 5")
     assert environment_rows(_config(base, "reward.rules=[{rule: finished}]")) == []
+
+
+def test_a_server_is_looked_at_before_the_run_and_sent_along(base: list[str], monkeypatch: pytest.MonkeyPatch):
+    with serving(OpenEnvServer(room=8).app()) as url:
+        config = _config(base, f"environment=openenv:{url}")
+        refuse_impossible(config, needs(config))
+        spec = run_environment(config, "", None)
+    assert dict(environment_rows(config))["runs"] == "on its server"
+    assert spec is not None and spec.form is not None and spec.form.tools == environment_tools(config)
+    assert environment_files(config.environment) == {}
+    for given, said in (
+        ([f"environment=openenv:{url}x"], "it is not an address"),
+        (["environment=nemo_gym:http://u:p@127.0.0.1:1"], "environment=nemo_gym:http://127.0.0.1:1: it holds a user"),
+        ([f"environment=nemo_gym:{url}"], "no connection"),
+        ([f"environment=nemo_gym:{url}", "environment.token_env=NOT_SET"], "NOT_SET: this variable is not set"),
+        (["environment=nemo_gym:http://far:1", "environment.token_env=IT_IS"], "the token would travel unencrypted"),
+    ):
+        monkeypatch.setenv("IT_IS", "secret-token")
+        config = _config(base, *given)
+        with pytest.raises(ConfigError) as refused:
+            refuse_impossible(config, needs(config))
+        assert said in str(refused.value)
+    assert tokens(_config(base, f"environment=nemo_gym:{url}", "environment.token_env=IT_IS"), {"IT_IS": "x"}) == [
+        "IT_IS"
+    ]
 
 
 def test_a_template_that_cannot_go_on_after_a_turn_is_refused(base: list[str], tmp_path: Path):
