@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import polars as pl
 from raylign.feedback.ai_votes import KEPT, SOURCE, Constitution, Pair, Redact, conversation_text
 from raylign.feedback.events import EventKind
+from raylign.feedback.turns import with_calls
 
 _REVISION = re.compile(r"(?im)^[\s*_#>`]*revision[\s*_`]*:[\s*_`]*$|^[\s*_#>`]*revision[\s*_`]*:[ *_`]*(?=\S)")
 _COMMENT = 300  # characters of a critique that are kept in the event
@@ -56,7 +57,7 @@ def answers_to_revise(events: pl.DataFrame, redact: Redact, *, everything: bool,
     """
     judged = pl.col("kind").is_in([EventKind.THUMB.value, EventKind.RATING.value])
     disliked = (pl.col("thumb") == -1) | (pl.col("rating") <= bad_rating)
-    wanted = judged & pl.col("consent").fill_null(True) & (pl.col("source") != SOURCE)
+    wanted = judged & pl.col("consent").fill_null(True) & (pl.col("source") != SOURCE) & ~with_calls()
     chosen = events.filter(wanted if everything else wanted & disliked.fill_null(False))
     found: dict[str, tuple[tuple[tuple[str, str], ...], str, Mapping[str, object]]] = {}
     for row in chosen.iter_rows(named=True):

@@ -17,6 +17,7 @@ from pathlib import Path
 import polars as pl
 from raylign.conf.errors import UserError
 from raylign.feedback.events import Choice, EventKind
+from raylign.feedback.turns import with_calls
 
 SOURCE = "ai"
 """`source` of every event that a model made."""
@@ -114,6 +115,7 @@ def pairs_to_judge(events: pl.DataFrame, redact: Redact) -> list[Pair]:
         pl.col("response_a") != pl.col("response_b"),
         pl.col("consent").fill_null(True),
         pl.col("source") != SOURCE,
+        ~with_calls(),
     )
     found: dict[str, tuple[tuple[tuple[str, str], ...], str, str, Mapping[str, object]]] = {}
     for row in shown.iter_rows(named=True):

@@ -10,7 +10,7 @@ from raylign.conf.errors import RunFailed
 from raylign.feedback.build_result import EventDrop, Example, RowDrop, WaterfallStep
 from raylign.feedback.filtering import Filtered
 from raylign.feedback.rules import DROP_RULES
-from raylign.feedback.turns import last_user, turns_in
+from raylign.feedback.turns import last_user, shown, turns_in
 from raylign.feedback.working import IN_CONVERSATION
 
 _EXAMPLES = 5
@@ -146,7 +146,7 @@ def _examples(rows: pl.DataFrame, most: int, *, hidden: bool = False) -> list[Ex
 
 def whole(packed: str, *answers: tuple[str, str | None]) -> tuple[tuple[str, str], ...]:
     """A conversation with its answers, turn by turn; nothing where an excerpt shows all of it."""
-    turns = [*turns_in(packed), *((role, text) for role, text in answers if text)]
+    turns = [*turns_in(packed), *((role, shown(text)) for role, text in answers if text)]
     if len(turns) <= 1 + len(answers) and all(len(text) <= _EXCERPT for _, text in turns):
         return ()
     return tuple((role, text if len(text) <= _TURN else f"{text[:_TURN]} ...") for role, text in turns[-_TURNS:])

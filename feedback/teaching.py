@@ -10,7 +10,7 @@ from raylign.feedback.candidates import candidate, merge
 from raylign.feedback.events import EventKind
 from raylign.feedback.filtering import Filtered
 from raylign.feedback.settings import RatingSettings, TeacherSettings
-from raylign.feedback.turns import ROLE, TURN
+from raylign.feedback.turns import FIELDS, ROLE, TURN
 from raylign.feedback.working import SAID, is_kind
 
 COMMENT = "comment"
@@ -36,8 +36,7 @@ def make_teaching(work: pl.DataFrame, settings: TeacherSettings, ratings: Rating
 
 def with_context(prompt: pl.Expr) -> pl.Expr:
     """The packed prompt with what the person wrote at the end of its last turn."""
-    edit = pl.format("\n\n(A reader rewrote an earlier answer to this as follows.\n{})", pl.col("answer"))
-    remark = pl.format(
-        "\n\n(An earlier answer to this was:\n{}\n\nA reader said about it:\n{})", pl.col("other"), pl.col("answer")
-    )
+    answer, other = (pl.col(name).str.replace(FIELDS, "\n", literal=True) for name in ("answer", "other"))
+    edit = pl.format("\n\n(A reader rewrote an earlier answer to this as follows.\n{})", answer)
+    remark = pl.format("\n\n(An earlier answer to this was:\n{}\n\nA reader said about it:\n{})", other, answer)
     return prompt + pl.when(pl.col("rules").list.contains(COMMENT)).then(remark).otherwise(edit)

@@ -2,14 +2,74 @@
 
 Packed form: turns joined by \\x1e, role and content of a turn by \\x1f. Both signs are control characters that stand
 for nothing in text; where content holds one it becomes a space.
+
+What a turn or an answer has beside its words (calls of tools, the call that a tool's turn answers) stands after them:
+\x1d and a JSON object, also in event frames. Tools that were offered are such an object in a first turn of role TOOLS.
 """
 
 from __future__ import annotations
 
-import polars as pl
+import json
+from collections.abc import Callable
+from typing import Any
 
-TURN, ROLE = "\x1e", "\x1f"
+import polars as pl
+from raylign.data.types import Message
+
+TURN, ROLE, FIELDS = "\x1e", "\x1f", "\x1d"
+TOOLS = "tools"
 TURNS_TYPE = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+
+
+class Said(str):
+    """Words with FIELDS after them: only what is one holds any, for text of people and models may hold the sign."""
+
+
+def said(turn: Message) -> str:
+    """A turn's words, with its fields after them where it has any."""
+    return Said(plain(turn.content) + FIELDS + turn.extra) if turn.extra else turn.content
+
+
+def plain(text: str) -> str:
+    """Text in which FIELDS stands for nothing."""
+    return text if isinstance(text, Said) else text.replace(FIELDS, " ")
+
+
+def shown(text: str) -> str:
+    """For people: fields on a line of their own."""
+    return text.replace(FIELDS, "\n").strip("\n")
+
+
+def message_of(role: str, text: str) -> dict[str, Any]:
+    """A turn of a row: role, words and fields."""
+    words, _, fields = text.partition(FIELDS)
+    return {"role": role, "content": words} | (json.loads(fields) if fields else {})
+
+
+def changed(text: str, change: Callable[[str], str]) -> str:
+    """`change` of all words in a packed conversation or answer; in fields, of each text by itself."""
+    if FIELDS not in text:
+        return change(text)
+    parts = (turn.partition(FIELDS) for turn in text.split(TURN))
+    return TURN.join(
+        change(words) + mark + (json.dumps(_leaves(json.loads(fields), change), ensure_ascii=False) if mark else "")
+        for words, mark, fields in parts
+    )
+
+
+def _leaves(value: Any, change: Callable[[str], str]) -> Any:
+    """Arguments are JSON in a text: what is inside is changed and not the JSON."""
+    if isinstance(value, dict):
+        return {key: _leaves(each, change) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_leaves(each, change) for each in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        inner = json.loads(value) if value[:1] in ("{", "[") else None
+    except ValueError:
+        inner = None
+    return change(value) if inner is None else json.dumps(_leaves(inner, change), ensure_ascii=False)
 
 
 def pack(turns: pl.Expr) -> pl.Expr:
@@ -36,6 +96,12 @@ def turn(role: str, content: pl.Expr) -> pl.Expr:
     return pl.concat_str(pl.lit(f"{role}{ROLE}"), content)
 
 
+def with_calls() -> pl.Expr:
+    """Whether an event's frame holds more than words: models that judge or revise are not asked about such events."""
+    turns = pl.col("prompt").list.eval(pl.element().struct.field("content").str.contains(FIELDS)).list.any()
+    return turns | pl.any_horizontal(pl.col("response_a", "response_b").str.contains(FIELDS).fill_null(False))
+
+
 def last_user(packed: pl.Expr) -> pl.Expr:
     """Content of the last user turn: what a person would call the question. '' when there is none."""
     return packed.str.extract(f"(?s).*(?:^|{TURN})user{ROLE}([^{TURN}]*)", 1).fill_null("")
@@ -60,4 +126,4 @@ def contents(packed: pl.Expr) -> pl.Expr:
 def turns_in(packed: str) -> list[tuple[str, str]]:
     """(role, content) of each turn of one packed conversation."""
     halves = [turn.partition(ROLE) for turn in packed.split(TURN)] if packed else []
-    return [(role, content) for role, _, content in halves]
+    return [(role, shown(content)) for role, _, content in halves]

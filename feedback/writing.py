@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from raylign.data.data_ledger import ledger_of
 from raylign.feedback.build_result import SPLITS, Produced
 from raylign.feedback.examples import SCHEMAS
 from raylign.feedback.teaching import with_context
-from raylign.feedback.turns import TURN, turn, unpack
+from raylign.feedback.turns import FIELDS, TOOLS, TURN, message_of, turn, unpack
 
+_TURNS = {"messages", "prompt", "teacher_prompt", "chosen", "rejected", "completion"}
 _PART = 20_000  # rows whose texts are in memory once more at a time
 
 
@@ -59,7 +62,11 @@ def write_kind(folder: Path, kind: str, rows: pl.DataFrame) -> list[Produced]:
         path = folder / kind / f"{split}.jsonl"
         with path.open("wb") as file:
             for rows_of_it in part.iter_slices(_PART):
-                training_columns(kind, rows_of_it).write_ndjson(file)
+                made = training_columns(kind, rows_of_it)
+                if rows_of_it.select(_holds_calls().any()).item():
+                    file.writelines(_line(row) for row in made.iter_rows(named=True))
+                else:
+                    made.write_ndjson(file)
         digest, size = file_hash(path)
         produced.append(
             Produced(
@@ -78,6 +85,23 @@ def write_kind(folder: Path, kind: str, rows: pl.DataFrame) -> list[Produced]:
             )
         )
     return produced
+
+
+def _holds_calls() -> pl.Expr:
+    """Calls of tools, or tools that were offered: objects of differing keys, which no column has."""
+    return pl.any_horizontal(pl.col(name).str.contains(FIELDS) for name in ("prompt", "answer", "other"))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """As `write_ndjson` writes it, with what turns have beside their words as fields of theirs, and the tools beside
+    the turns."""
+    tools = None
+    for name in _TURNS & row.keys():
+        turns = [message_of(turn["role"], turn["content"]) for turn in row[name]]
+        tools = tools or next((turn[TOOLS] for turn in turns if turn["role"] == TOOLS), None)
+        row[name] = [turn for turn in turns if turn["role"] != TOOLS]
+    whole = row if tools is None else {**row, TOOLS: tools}
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def file_hash(path: Path) -> tuple[str, int]:

@@ -1,4 +1,5 @@
-"""Rows that a model is shown, or that it is to answer: prompts, and prompts with an answer."""
+"""Rows that a model is shown, or that it is to answer: prompts, and prompts with an answer. Without those with calls of
+tools or tools that are offered: words alone would say something else."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ def prompts_in(source: str) -> list[Turns]:
     """Every different prompt of the rows that have one, in their order. Raises DataError for an unreadable source."""
     found: list[Turns] = []
     for row in read_rows(source):
-        given = row.columns.get("prompt") if isinstance(row, RawRow) else None
+        given = row.columns.get("prompt") if isinstance(row, RawRow) and not row.columns.get("tools") else None
         if isinstance(given, str) and given.strip():
             found.append((("user", given.strip()),))
         elif isinstance(given, list) and (turns := _turns(given)):
@@ -42,6 +43,9 @@ def answered_in(source: str) -> list[tuple[Turns, str]]:
 
 
 def _of(row: CompletionRow | ConversationRow) -> Turns:
+    sides = (row.turns,) if isinstance(row, ConversationRow) else (row.prompt, row.completion)
+    if row.variables or any(turn.extra for side in sides if not isinstance(side, str) for turn in side):
+        return ()
     if isinstance(row, ConversationRow):
         return tuple((turn.role, turn.content) for turn in row.turns)
     return (*_side(row.prompt, "user"), *_side(row.completion, "assistant"))
@@ -56,7 +60,10 @@ def _turns(given: list[object]) -> Turns:
     turns = tuple(
         (str(turn["role"]), turn["content"])
         for turn in given
-        if isinstance(turn, dict) and "role" in turn and isinstance(turn.get("content"), str)
+        if isinstance(turn, dict)
+        and "role" in turn
+        and isinstance(turn.get("content"), str)
+        and not any(value for key, value in turn.items() if key not in ("role", "content", "weight"))
     )
     whole = len(turns) == len(given) and turns and turns[-1][0] == "user" and turns[-1][1].strip()
     return turns if whole else ()

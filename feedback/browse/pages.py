@@ -13,7 +13,7 @@ from raylign.feedback.browse.shelf import USED, Shelf
 from raylign.feedback.clean.personal_data import redact_text
 from raylign.feedback.events import Choice, EventKind
 from raylign.feedback.rules import DROP_RULES, MAKING_RULES
-from raylign.feedback.turns import last_user, turns_in
+from raylign.feedback.turns import last_user, shown, turns_in
 from raylign.pages.frame import render_page
 
 PAGE = 40
@@ -188,13 +188,15 @@ def _event(shelf: Shelf, event: Mapping[str, object]) -> Shown:
     if event["kind"] == EventKind.SIDE_BY_SIDE.value:
         sides = [("a", event["answer_a"], event["model_a"]), ("b", event["answer_b"], event["model_b"])]
         answers = [
-            Answer(_side(side, model, event["shown_left"] == side), f"{text or ''}", both.get(f"{choice}") == side)
+            Answer(
+                _side(side, model, event["shown_left"] == side), shown(f"{text or ''}"), both.get(f"{choice}") == side
+            )
             for side, text, model in sides
         ]
     else:
-        answers = [Answer(_side("answer", event["model_a"]), f"{event['answer_a']}", thumb == 1)]
+        answers = [Answer(_side("answer", event["model_a"]), shown(f"{event['answer_a']}"), thumb == 1)]
         if event["corrected"]:
-            answers.append(Answer("what the person wrote instead", f"{event['corrected']}", True))
+            answers.append(Answer("what the person wrote instead", shown(f"{event['corrected']}"), True))
     said = [*_list_of(event["reasons"]), *([event["comment"]] if event["comment"] else [])]
     verdict = choice or rating or {"1": "up", "-1": "down"}.get(f"{thumb}")
     person, fate = event["annotator_hash"] or event["user_hash"], f"{event['fate']}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 from raylign.feedback.clean.entities import FindSpans, Span, is_code
-from raylign.feedback.turns import ROLE, TURN
+from raylign.feedback.turns import ROLE, TURN, changed
 from raylign.feedback.working import REDACTED
 
 AT_ONCE = 2000
@@ -158,11 +158,15 @@ def _portions(work: pl.DataFrame) -> Iterator[list[list[_Row]]]:
 
 def _contents(texts: Sequence[str | None]) -> Iterator[str]:
     """What was said: of a packed conversation each turn without its role."""
+    found: list[str] = []
+
+    def keep(content: str) -> str:
+        found.append(content)
+        return content
+
     for text in texts:
-        for turn in text.split(TURN) if text else ():
-            content = turn.rpartition(ROLE)[2]
-            if any(letter.isalpha() for letter in content):
-                yield content
+        _each(text, keep)
+    yield from (content for content in found if any(letter.isalpha() for letter in content))
 
 
 def _each(text: str | None, change: Callable[[str], str]) -> str | None:
@@ -170,4 +174,4 @@ def _each(text: str | None, change: Callable[[str], str]) -> str | None:
     if not text:
         return text
     turns = (turn.rpartition(ROLE) for turn in text.split(TURN))
-    return TURN.join(f"{role}{mark}{change(content)}" for role, mark, content in turns)
+    return TURN.join(f"{role}{mark}{changed(content, change)}" for role, mark, content in turns)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import polars as pl
 from raylign.feedback.clean.patterns import NAME_INTRODUCED, PATTERNS, Pattern, found, named
 from raylign.feedback.events import hash_user
+from raylign.feedback.turns import changed
 from raylign.feedback.working import REDACTED
 
 _LABELS = ("persona", "topic", "locale")
@@ -175,7 +176,7 @@ def _rewrite(touched: pl.DataFrame, counts: Counter[str], regions: tuple[str, ..
                 if text:
                     scope.introduce(text)
         for row in rows:
-            yield (row[0], *(scope.redact(text) if text else text for text in row[2:]))
+            yield (row[0], *(changed(text, scope.redact) if text else text for text in row[2:]))
         counts.update(scope.numbers)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from raylign.data.types import Message
+from raylign.feedback.importers.calls import with_tools
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import names_of, turns_of, unpacked
 
@@ -71,8 +72,8 @@ def with_history(inputs: Mapping[str, object], asked: str, name: str) -> tuple[M
     beside = [] if question[0].role == "system" else _named(inputs, INSTRUCTIONS, asked)
     earlier = _named(inputs, HISTORY, asked)[:1]  # what else looks like a history has to be in the turns
     turns = (*_instructions(inputs, beside), *_history(inputs, earlier, question, name), *question)
-    refuse_beside(inputs, {asked, *beside, *earlier}, turns, name)
-    return turns
+    refuse_beside(inputs, {asked, *beside, *earlier, "tools"}, turns, name)
+    return with_tools(turns, unpacked(inputs.get("tools")), "tools")
 
 
 def _instructions(inputs: Mapping[str, object], keys: Sequence[str]) -> tuple[Message, ...]:

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 from raylign.data.rows import ROLES
 from raylign.feedback.events import EVENT_SCHEMA, Choice, EventKind
+from raylign.feedback.turns import FIELDS, TOOLS, plain
 
 EARLIEST = datetime.fromisoformat("2015-01-01T00:00:00+00:00")
 """No assistant wrote answers before: a time before it is a wrong unit or an unset clock."""
@@ -18,6 +19,7 @@ EARLIEST = datetime.fromisoformat("2015-01-01T00:00:00+00:00")
 _CLOCK_SKEW = timedelta(days=1)
 _PLAIN = [name for name in EVENT_SCHEMA if name not in ("prompt", "reasons")]
 _ENUMS = ("kind", "choice", "shown_left", "finish_reason_a", "finish_reason_b")
+_ANSWERS = ("response_a", "response_b", "corrected")
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 
@@ -26,6 +28,8 @@ class _Turn(Protocol):
     def role(self) -> str: ...
     @property
     def content(self) -> str: ...
+    @property
+    def extra(self) -> str: ...
 
 
 def frame_of(events: Sequence[object]) -> pl.DataFrame:
@@ -35,6 +39,8 @@ def frame_of(events: Sequence[object]) -> pl.DataFrame:
         values = [getattr(event, name) for event in events]
         if name in _ENUMS:
             values = [value.value if isinstance(value, Enum) else value for value in values]
+        if name in _ANSWERS:
+            values = [plain(value) if isinstance(value, str) else value for value in values]
         columns[name] = pl.Series(name, values, dtype=EVENT_SCHEMA[name], strict=True)
     columns["prompt"] = _prompt_column([event.prompt for event in events])  # type: ignore[attr-defined]
     columns["reasons"] = pl.Series("reasons", [list(event.reasons) for event in events], dtype=EVENT_SCHEMA["reasons"])  # type: ignore[attr-defined]
@@ -47,10 +53,17 @@ def _prompt_column(prompts: Sequence[Sequence[_Turn]]) -> pl.Series:
     for turns in prompts:
         offsets.append(offsets[-1] + len(turns))
     roles = pa.array([turn.role for turns in prompts for turn in turns], type=pa.string())
-    contents = pa.array([turn.content for turns in prompts for turn in turns], type=pa.string())
+    contents = pa.array([_words(turn) for turns in prompts for turn in turns], type=pa.string())
     turns = pa.StructArray.from_arrays([roles, contents], fields=list(_TURN))
     array = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), turns)
     return pl.Series("prompt", array, dtype=EVENT_SCHEMA["prompt"])
+
+
+def _words(turn: _Turn) -> str | None:
+    """A turn's content as the frame has it; it may be missing, which is told by `problems_of`."""
+    if turn.extra:
+        return plain(turn.content) + FIELDS + turn.extra
+    return plain(turn.content) if isinstance(turn.content, str) else turn.content
 
 
 def problems_of(events: pl.DataFrame, now: datetime) -> pl.Series:
@@ -62,7 +75,9 @@ def problems_of(events: pl.DataFrame, now: datetime) -> pl.Series:
 def _rules(now: datetime) -> list[tuple[pl.Expr, pl.Expr]]:
     """What is wrong, and the sentence saying so, by importance."""
     col, lit = pl.col, pl.lit
-    roles = col("prompt").list.eval(pl.element().struct.field("role").is_in(ROLES).fill_null(False)).list.all()
+    roles = (
+        col("prompt").list.eval(pl.element().struct.field("role").is_in([*ROLES, TOOLS]).fill_null(False)).list.all()
+    )
     contents = col("prompt").list.eval(pl.element().struct.field("content").is_null()).list.any()
     last = col("prompt").list.last()
 

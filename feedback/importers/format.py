@@ -12,6 +12,7 @@ from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.outcome import Parsed, RowProblem
 from raylign.feedback.importers.score_table import LoggedValue, Scores
 from raylign.feedback.importers.values import Hasher
+from raylign.feedback.turns import TOOLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ def each_whole(read: Callable[[Row, Columns, Context], Judgements]) -> Parse:
     def whole(row: Row, columns: Columns, context: Context) -> Judgements:
         judgements = list(read(row, columns, context))
         events = [judgement for judgement in judgements if isinstance(judgement, Event)]
+        if any(event.prompt[0].role == TOOLS for event in events):
+            columns = {name: value for name, value in columns.items() if name != "tools"}
         refuse_unread(columns, "\n".join(text for event in events for text in _held(event)))
         return judgements
 

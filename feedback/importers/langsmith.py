@@ -13,6 +13,7 @@ from functools import partial
 import msgspec
 from raylign.feedback.events import Choice, Event, EventKind
 from raylign.feedback.importers.beside import prompt_of
+from raylign.feedback.importers.calls import with_tools
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, parsed
 from raylign.feedback.importers.outcome import Parsed, RowProblem
@@ -164,7 +165,9 @@ def _base(row: Row, feedback: _Feedback, context: Context) -> Event:
     ended = time_of(run.end_time, "end_time")
     in_order(time_of(run.start_time, "start_time"), ended, "the run")
     about = (run.extra or {}).get("metadata")
-    asked = prompt_of(run.inputs, "inputs")
+    invoked = (run.extra or {}).get("invocation_params")
+    offered = invoked.get("tools") if isinstance(invoked, Mapping) else None
+    asked = with_tools(prompt_of(run.inputs, "inputs"), offered, "invocation_params.tools")
     metadata = partial(_text_in, about if isinstance(about, Mapping) else {})
     user = metadata("user_id", "user")
     judge = source.user_id

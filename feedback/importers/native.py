@@ -10,15 +10,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from raylign.data.rows import ROLES
 from raylign.data.types import FinishReason
 from raylign.feedback.events import Choice, Event, EventKind, Side
+from raylign.feedback.importers.calls import turn_with_calls, with_tools
 from raylign.feedback.importers.containers import Columns, Row, why_broken
 from raylign.feedback.importers.format import Context, Format, each, sentence
 from raylign.feedback.importers.outcome import Parsed, RowProblem, excerpt
+from raylign.feedback.turns import said
 
 _HASH = re.compile(r"[0-9a-f]{16}")
 _UNKNOWN = re.compile(r"unknown field `(.*)`")
@@ -29,6 +31,10 @@ class Turn(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
 
     role: Literal["system", "user", "assistant", "tool", "developer"]
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    extra: str = ""  # the three above as a turn of an event has them; never read
 
 
 class NativeRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -38,6 +44,9 @@ class NativeRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=Fal
     kind: EventKind
     prompt: list[Turn]
     response_a: str
+    tools: list[dict[str, Any]] | None = None  # that were offered
+    tool_calls_a: list[dict[str, Any]] | None = None  # of the answer
+    tool_calls_b: list[dict[str, Any]] | None = None
     source: str = "native"
     source_row: int = 0  # where it stood in another file; replaced by where it stands in this one
     response_b: str | None = None
@@ -80,6 +89,8 @@ _WORDS: dict[str, Sequence[object]] = {
     "thumb": (1, -1),
     "role": ROLES,
 }
+_READ_ONLY = ("user_id", "annotator_id", "tools", "tool_calls_a", "tool_calls_b")
+"""What an event holds in another form."""
 _FIELDS = msgspec.structs.fields(NativeRow)
 _NAMES = [field.name for field in _FIELDS]
 _REQUIRED = [field.name for field in _FIELDS if field.required]
@@ -116,7 +127,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     problem = _finish(native, row.line, context)
     if problem:
         raise RowProblem(problem)
-    values = {name: getattr(native, name) for name in _NAMES if name not in ("user_id", "annotator_id")}
+    values = {name: getattr(native, name) for name in _NAMES if name not in _READ_ONLY}
     return [Event(**values)]
 
 
@@ -126,9 +137,31 @@ def _finish(row: NativeRow, number: int, context: Context) -> str:
     for given, raw in ((row.user_hash, row.user_id), (row.annotator_hash, row.annotator_id)):
         if given is not None and raw is not None:
             return "gives a person's id both raw and hashed; keep one of the two"
+    if row.tools or row.tool_calls_a or row.tool_calls_b or any(_has_fields(turn) for turn in row.prompt):
+        try:
+            _take_calls(row)
+        except RowProblem as wrong:
+            return f"{wrong}"
     row.user_hash = _hash_of(row.user_hash, row.user_id, context)
     row.annotator_hash = _hash_of(row.annotator_hash, row.annotator_id, context)
     return ""
+
+
+def _has_fields(turn: Turn) -> bool:
+    return bool(turn.tool_calls or turn.tool_call_id or turn.name or turn.extra)
+
+
+def _take_calls(row: NativeRow) -> None:
+    """Calls of the answers after their words, and the tools before all turns. Raises RowProblem."""
+    if any(turn.extra for turn in row.prompt):
+        raise RowProblem("unknown field `extra`")
+    answers = []
+    for text, calls in ((row.response_a, row.tool_calls_a), (row.response_b or "", row.tool_calls_b)):
+        answers.append(turn_with_calls("assistant", text, {"tool_calls": calls}, "tool_calls"))
+    turns = [turn_with_calls(t.role, t.content, msgspec.structs.asdict(t), "prompt") for t in row.prompt]
+    row.prompt = [*with_tools((*turns, *answers), row.tools, "tools")[: -len(answers)]]  # type: ignore[list-item]
+    row.response_a = said(answers[0])
+    row.response_b = None if row.response_b is None else said(answers[1])
 
 
 def _hash_of(given: str | None, raw: str | int | None, context: Context) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from raylign.data.types import FinishReason, Message
 from raylign.feedback.events import Event, EventKind
+from raylign.feedback.importers.calls import with_tools
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Companion, Context, Format, each
 from raylign.feedback.importers.outcome import RowProblem
@@ -18,6 +19,7 @@ from raylign.feedback.importers.responses_api import answered, asked, is_respons
 from raylign.feedback.importers.score_table import LoggedValue, Verdict
 from raylign.feedback.importers.turns import turns_of, unpacked
 from raylign.feedback.importers.values import content_id, finish_of, number_of, seconds_between, time_of
+from raylign.feedback.turns import said
 
 _REQUEST = ("request_id", "completion_id", "response_id")
 _JUDGED = ("rating", "thumb", "thumbs", "feedback", "score", "label", "vote")
@@ -36,11 +38,11 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
     logged = context.look_up(request_id, "request")
     request = _object(logged.get("request"), logged)
     response = _object(logged.get("response"), logged)
-    said, corrected = _logged_value(columns), _first(columns, _CORRECTED)
-    if said is None and corrected is None:
+    told, corrected = _logged_value(columns), _first(columns, _CORRECTED)
+    if told is None and corrected is None:
         raise RowProblem("holds no judgement")
-    verdict = context.scores.judge(said) if said is not None and corrected is None else Verdict()
-    judged = None if said is None else said.value
+    verdict = context.scores.judge(told) if told is not None and corrected is None else Verdict()
+    judged = None if told is None else told.value
     prompt, answer, finished = _exchange(request, response, columns.get("choice_index"), context)
     asked, created = time_of(_first(logged, _TIME)), time_of(_first(columns, _TIME))
     user = _first(request, _USER) or _first(logged, _USER)
@@ -66,7 +68,7 @@ def _read(row: Row, columns: Columns, context: Context) -> list[Event]:
             model_a=model,
             thumb=verdict.thumb,
             rating=verdict.rating,
-            score=said.name if said is not None and corrected is None else None,
+            score=told.name if told is not None and corrected is None else None,
             corrected=_text(corrected),
             reasons=(reason,) if (reason := _text(_first(columns, ("reason", "category")))) else (),
             comment=_text(columns.get("comment")),
@@ -81,16 +83,21 @@ def _logged_value(columns: Columns) -> LoggedValue | None:
 
 
 def _scores(columns: Columns, context: Context) -> Iterable[LoggedValue]:
-    said = _logged_value(columns)
-    return [] if said is None else [said]
+    told = _logged_value(columns)
+    return [] if told is None else [told]
 
 
 def _exchange(
     request: Columns, response: Columns, index: object, context: Context
 ) -> tuple[tuple[Message, ...], str, FinishReason | None]:
     """What was asked, what was answered, and why the answer ended: of chat completions or of responses."""
-    if request.get("tools") or request.get("functions"):
-        raise RowProblem("the request offers tools, which text turns do not hold")
+    turns, answer, finished = _said(request, response, index, context)
+    return with_tools(turns, unpacked(request.get("tools") or request.get("functions")), "tools"), answer, finished
+
+
+def _said(
+    request: Columns, response: Columns, index: object, context: Context
+) -> tuple[tuple[Message, ...], str, FinishReason | None]:
     if is_response(response) and "choices" not in response:
 
         def earlier(key: str) -> tuple[Columns, Columns]:
@@ -98,18 +105,18 @@ def _exchange(
             logged = context.look_up(key, "the earlier response")
             return _object(logged.get("request"), logged), _object(logged.get("response"), logged)
 
-        return (asked(request, response, earlier), *answered(response))
+        answer, finished = answered(response)
+        return asked(request, response, earlier), said(answer), finished
     prompt = turns_of(unpacked(request.get("messages")), "messages")
     system = unpacked(request.get("system"))  # Anthropic's requests have it beside the messages
     if system:
-        said = turns_of([{"role": "system", "content": system}], "system")
-        prompt = (*said, *prompt)
+        prompt = (*turns_of([{"role": "system", "content": system}], "system"), *prompt)
     if isinstance(response.get("content"), list) and "choices" not in response:
         (answer,) = turns_of([{"role": "assistant", "content": response["content"]}], "content")
-        return prompt, answer.content, finish_of(response.get("stop_reason"))
+        return prompt, said(answer), finish_of(response.get("stop_reason"))
     choice = _answer(response, index)
     (answer,) = turns_of([choice.get("message")], "choices")
-    return prompt, answer.content, finish_of(choice.get("finish_reason"))
+    return prompt, said(answer), finish_of(choice.get("finish_reason"))
 
 
 def _answer(response: Columns, index: object) -> Columns:

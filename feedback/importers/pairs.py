@@ -16,6 +16,7 @@ from raylign.feedback.importers.beside import (
 )
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.turns import turns_of
+from raylign.feedback.turns import said
 
 QUESTIONS = ("prompt", "instruction", "question", "input", "query", "messages", "chat", "context", "text")
 ANSWERS = ("response", "answer", "completion", "output", "generation")
@@ -56,5 +57,5 @@ def text_in(fields: Mapping[str, object], name: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | dict) and value:
-        return turns_of(value, name)[-1].content
+        return said(turns_of(value, name)[-1])
     raise RowProblem(f"`{name}` holds no text")

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from raylign.data.types import Message
 from raylign.feedback.events import Choice, Event, EventKind
+from raylign.feedback.importers.calls import with_tools
 from raylign.feedback.importers.containers import Columns, Row
 from raylign.feedback.importers.format import Context, Format, each_whole
 from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.importers.pairs import question_in
 from raylign.feedback.importers.turns import split_answer, turns_of, unpacked
 from raylign.feedback.importers.values import TIE, content_id, number_of
+from raylign.feedback.turns import said
 
 _ASKED = ("prompt", "question", "instruction", "query")
 _SUMMARISE = "Summarize this post:\n\n"
@@ -98,6 +100,7 @@ def preference_event(row: Row, columns: Columns, context: Context) -> list[Event
     (first, chosen), (second, rejected) = (_side(columns, name) for name in ("chosen", "rejected"))
     if first != second:
         raise RowProblem("`chosen` and `rejected` answer different prompts")
+    first = with_tools(first, unpacked(columns.get("tools")), "tools")
     return [
         _pair(
             row,
@@ -136,10 +139,15 @@ def kto_event(row: Row, columns: Columns, context: Context) -> list[Event]:
     if label is None:
         raise RowProblem(f"`label` is `{str(columns.get('label'))[:40]}`; expected true or false")
     prompt, answer = turns_of(unpacked(columns.get("prompt")), "prompt"), unpacked(columns.get("completion"))
-    text = answer if isinstance(answer, str) else turns_of(answer, "completion")[-1].content
+    if isinstance(answer, str):
+        text = answer
+    else:
+        used, text = split_answer((*prompt, *turns_of(answer, "completion")), "completion")
+        prompt = used
+    prompt = with_tools(prompt, unpacked(columns.get("tools")), "tools")
     return [
         Event(
-            event_id=content_id(context.source, *(turn.content for turn in prompt), text, f"{label}"),
+            event_id=content_id(context.source, *map(said, prompt), text, f"{label}"),
             kind=EventKind.THUMB,
             source=context.source,
             source_row=row.line,
@@ -171,7 +179,7 @@ def _pair(
     about: _About = _About(),
 ) -> Event:
     return Event(
-        event_id=content_id(context.source, *(turn.content for turn in prompt), *answers, f"{about.judge}"),
+        event_id=content_id(context.source, *map(said, prompt), *answers, f"{about.judge}"),
         kind=EventKind.SIDE_BY_SIDE,
         source=context.source,
         source_row=row.line,

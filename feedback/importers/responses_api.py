@@ -16,6 +16,7 @@ from raylign.feedback.importers.values import finish_of
 
 _MOST_EXCHANGES = 1000  # a longer way back is a circle
 _PASSED_OVER = ("reasoning",)
+_CALL, _RESULT = "function_call", "function_call_output"
 
 Earlier = Callable[[str], tuple[Columns, Columns]]
 """The request and response of an id. Raises RowProblem when it is not in the log."""
@@ -35,29 +36,35 @@ def asked(request: Columns, response: Columns, earlier: Earlier) -> tuple[Messag
         if before is None:
             break
         past_request, past_response = earlier(before)
-        turns = (*_exchange(past_request), Message("assistant", answered(past_response)[0]), *turns)
+        turns = (*_exchange(past_request), answered(past_response)[0], *turns)
         before = _before(past_request, past_response)
     if isinstance(instructions, list):
         return (*_items(instructions, "instructions"), *turns)
     return (Message("system", instructions), *turns) if isinstance(instructions, str) and instructions else turns
 
 
-def answered(response: Columns) -> tuple[str, FinishReason | None]:
-    """The text of the answer and why it ended. Raises RowProblem when it is not text alone."""
+def answered(response: Columns) -> tuple[Message, FinishReason | None]:
+    """The answer, and why it ended. Raises RowProblem when it is more than a message and calls of the user's tools."""
     items = unpacked(response.get("output"))
-    messages = []
+    messages, calls = [], []
     for item in items if isinstance(items, list) else []:
         kind = item.get("type", "message") if isinstance(item, Mapping) else None
         if kind == "message":
+            if calls:
+                raise RowProblem("the response says something after a call, which a turn writes before its calls")
             messages.append(item)
+        elif kind == _CALL:
+            calls.append(item)
         elif kind not in _PASSED_OVER:
             raise RowProblem(f"the response holds an item of type {str(kind)[:40]!r}; only text is read")
     final = [item for item in messages if item.get("phase") in (None, "final_answer")]
-    if len(final) != 1:
+    if len(final) != 1 and not (calls and not final):
         raise RowProblem(f"the response holds {len(final)} answers; expected one message in `output`")
     details = unpacked(response.get("incomplete_details"))
     reason = details.get("reason") if isinstance(details, Mapping) else response.get("status")
-    return turns_of([{"role": "assistant", "content": _content(final[0])}], "output")[0].content, finish_of(reason)
+    text = _content(final[0]) if final else None
+    (answer,) = turns_of([{"role": "assistant", "content": text, "tool_calls": calls}], "output")
+    return answer, finish_of(reason)
 
 
 def _exchange(request: Columns) -> tuple[Message, ...]:
@@ -69,11 +76,17 @@ def _exchange(request: Columns) -> tuple[Message, ...]:
 
 
 def _items(items: list[object], name: str) -> tuple[Message, ...]:
-    kept = []
+    kept: list[dict[str, object]] = []
     for item in items:
         kind = item.get("type", "message") if isinstance(item, Mapping) else None
         if kind == "message":
             kept.append({"role": item["role"], "content": _content(item)})  # type: ignore[index]
+        elif kind == _CALL and kept and isinstance(calls := kept[-1].get("tool_calls"), list):
+            calls.append(item)  # of the same turn
+        elif kind == _CALL:
+            kept.append({"role": "assistant", "content": None, "tool_calls": [item]})
+        elif kind == _RESULT:
+            kept.append({"role": "tool", "content": item["output"], "tool_call_id": item.get("call_id")})  # type: ignore
         elif kind not in _PASSED_OVER:
             raise RowProblem(f"`{name}` holds an item of type {str(kind)[:40]!r}; only text is read")
     return turns_of(kept, name)

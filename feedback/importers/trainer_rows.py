@@ -82,7 +82,8 @@ def _judged(row: Row, columns: Columns, context: Context) -> list[Event]:
     label = _label(columns)
     if label is None:
         raise RowProblem("no `label` or `kto_tag` that is true or false")
-    return kto_event(row, {"prompt": prompt, "completion": completion, "label": columns[label]}, context)
+    read = {"prompt": prompt, "completion": completion, "label": columns[label], "tools": columns.get("tools")}
+    return kto_event(row, read, context)
 
 
 TRAINER_PAIRS = Format(

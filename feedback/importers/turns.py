@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import msgspec
 from raylign.data.types import Message
+from raylign.feedback.importers.calls import RESULT, USE, results_in, turn_with_calls
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.turns import said
 
 T = TypeVar("T")
 
@@ -24,12 +26,12 @@ _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text", "th
 _ATTACHED = ("images", "image", "image_url", "audio", "attachments", "experimental_attachments", "files")
 THOUGHTS = r"(?s)^\s*<(?:think|thinking|thought|reasoning)>.*?(?:</(?:think|thinking|thought|reasoning)>\s*|$)"
 """Reasoning at the beginning of an answer, as DeepSeek, Qwen and others write it; to its end where it is cut off."""
-_PARTS = ("text", "output_text", "tool_use", "image", *_THOUGHTS)  # of one message's content
+_PARTS = ("text", "output_text", USE, "image", *_THOUGHTS)  # of one message's content
 _ANSWER_KEYS = ("output", "answer", "response", "text", "content", "completion", "result", "generated_text")
 
 
 def turns_of(value: object, name: str) -> tuple[Message, ...]:
-    """A list of messages, or text as one user turn. Raises RowProblem for what text turns cannot hold."""
+    """A list of messages, or text as one user turn. Raises RowProblem for what text and calls of tools cannot hold."""
     if isinstance(value, str):
         return (Message("user", value),)
     if isinstance(value, Mapping):
@@ -40,14 +42,14 @@ def turns_of(value: object, name: str) -> tuple[Message, ...]:
         value = value[0]  # LangChain batches: a list of one conversation
     if not value:
         raise RowProblem(f"`{name}` has no turns")
-    return tuple(_turn(message, name) for message in value)
+    return tuple(turn for message in value for turn in _turns(message, name))
 
 
 def split_answer(turns: tuple[Message, ...], name: str) -> tuple[tuple[Message, ...], str]:
     """The turns before the last, and the last, which must be the assistant's."""
     if len(turns) < 2 or turns[-1].role != "assistant":
         raise RowProblem(f"`{name}` does not end with an answer")
-    return turns[:-1], turns[-1].content
+    return turns[:-1], said(turns[-1])
 
 
 def answer_of(outputs: object, name: str, asked: Sequence[Message] = ()) -> str:
@@ -64,13 +66,13 @@ def answer_of(outputs: object, name: str, asked: Sequence[Message] = ()) -> str:
     if not isinstance(outputs, Mapping):
         raise RowProblem(f"`{name}` holds no answer")
     if isinstance(choices := outputs.get("choices"), list) and choices and isinstance(choices[0], Mapping):
-        return _turn(_only(choices, name).get("message"), name).content
+        return said(_turn(_only(choices, name).get("message"), name))
     if isinstance(generations := outputs.get("generations"), list):
         return _generated(generations, name)
     if isinstance(messages := outputs.get("messages"), list) and messages:
         return _listed_answer(messages, name, asked)
     if "role" in outputs or "kwargs" in outputs:
-        return _turn(outputs, name).content
+        return said(_turn(outputs, name))
     found = next((outputs[key] for key in _ANSWER_KEYS if outputs.get(key)), None)
     if found is None and len(outputs) == 1:
         found = next(iter(outputs.values()))
@@ -94,15 +96,18 @@ def _listed_answer(entries: list[object], name: str, asked: Sequence[Message]) -
     if len(entries) == 1 and isinstance(entries[0], list) and entries[0]:
         entries = entries[0]
     if all(isinstance(entry, Mapping) and "role" not in entry and entry.get("type") in _PARTS for entry in entries):
-        return without_thoughts(_text_of(entries, name))
+        return said(_turn({"role": "assistant", "content": entries}, name))
     if not all(isinstance(entry, Mapping) and ("content" in entry or "kwargs" in entry) for entry in entries):
         return answer_of(_only(entries, name), name, asked)
     turns = turns_of(entries, name)
-    said = [place for place, turn in enumerate(turns) if turn.role != "assistant"]
-    after = turns[said[-1] + 1 :] if said else turns
-    if said and asked and turns[said[-1]].role == "user" and turns[said[-1]].content != asked[-1].content:
+    others = [place for place, turn in enumerate(turns) if turn.role != "assistant"]
+    after = turns[others[-1] + 1 :] if others else turns
+    last = turns[others[-1]] if others else None
+    if last and asked and last.role == "user" and last.content != asked[-1].content:
         raise RowProblem(f"`{name}` goes on after the question, so which answer was judged is not known")
-    return _only(after, name).content
+    if last and last.role == "tool" and last != (asked[-1] if asked else None):
+        raise RowProblem(f"`{name}` holds what tools said, which is not in the question; export the model's last call")
+    return said(_only(after, name))
 
 
 def _only(answers: Sequence[T], name: str) -> T:
@@ -118,7 +123,19 @@ def _generated(generations: list[object], name: str) -> str:
     if not isinstance(first, Mapping):
         raise RowProblem(f"`{name}` holds no answer")
     text = first.get("text")
-    return text if isinstance(text, str) and text else _turn(first.get("message"), name).content
+    message = first.get("message")
+    return said(_turn(message, name)) if isinstance(message, Mapping) or not text else f"{text}"
+
+
+def _turns(message: object, name: str) -> tuple[Message, ...]:
+    """One, or those of the tools whose answers stand in it."""
+    results = results_in(message) if isinstance(message, Mapping) else []
+    if not results:
+        return (_turn(message, name),)
+    assert isinstance(message, Mapping)
+    parts = [part for part in message["content"] if not (isinstance(part, Mapping) and part.get("type") == RESULT)]
+    own = [_turn({**message, "content": parts}, name)] if parts else []
+    return (*(_turn(result, name) for result in results), *own)
 
 
 def _turn(message: object, name: str) -> Message:
@@ -132,13 +149,16 @@ def _turn(message: object, name: str) -> Message:
     if role is None:
         raise RowProblem(f"a turn of `{name}` has the unknown role {str(raw_role)[:40]!r}")
     content = message.get("content", message.get("value", message.get("parts")))
-    if message.get("tool_calls") or message.get("function_call") or message.get("invalid_tool_calls"):
-        raise RowProblem(f"a turn of `{name}` calls a tool; only text turns are read")
     attached = next((key for key in _ATTACHED if message.get(key)), None)
     if attached is not None:
         raise RowProblem(f"a turn of `{name}` holds `{attached}`; only text is read")
-    text = _text_of(content, name)
-    return Message(role, without_thoughts(text) if role == "assistant" else text)
+    if role != "assistant":
+        return turn_with_calls(role, _text_of(content, name), message, name)
+    text = "" if content is None else without_thoughts(_text_of(content, name))
+    turn = turn_with_calls(role, text, message, name)
+    if content is None and not turn.extra:
+        raise RowProblem(f"a turn of `{name}` has no text in `content`")
+    return turn
 
 
 def without_thoughts(answer: str) -> str:
@@ -153,7 +173,7 @@ def _text_of(content: object, name: str) -> str:
         raise RowProblem(f"a turn of `{name}` has no text in `content`")
     parts = []
     for part in content:
-        if isinstance(part, Mapping) and (part.get("type") in _THOUGHTS or part.get("thought") is True):
+        if isinstance(part, Mapping) and (part.get("type") in (*_THOUGHTS, USE) or part.get("thought") is True):
             continue
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
         if not isinstance(text, str):

@@ -264,7 +264,8 @@ def test_what_stands_beside_a_trainers_row_is_no_more_lost_than_elsewhere(tmp_pa
     assert [turn["content"] for turn in turns] == ["Be brief.", "Hi", "Hello", f"{TEA}\nGreen tea."]
     tool = {"type": "function", "function": {"name": "look_up"}}
     given = {"messages": ASKED, "tools": [tool]}
-    assert "`tools`" in read(tmp_path, [OTHER_TRAINERS["OpenAI"] | {"input": given}]).quarantined["reason"][0]
+    first, *_ = read(tmp_path, [OTHER_TRAINERS["OpenAI"] | {"input": given}]).events["prompt"][0]
+    assert first["role"] == "tools" and "look_up" in first["content"]
 
 
 @pytest.mark.parametrize("name", ["label", "kto_tag"])
