@@ -46,7 +46,8 @@ def asked(request: Columns, response: Columns, earlier: Earlier) -> tuple[Messag
 def answered(response: Columns) -> tuple[Message, FinishReason | None]:
     """The answer, and why it ended. Raises RowProblem when it is more than a message and calls of the user's tools."""
     items = unpacked(response.get("output"))
-    messages, calls = [], []
+    messages: list[Mapping[str, object]] = []
+    calls: list[object] = []
     for item in items if isinstance(items, list) else []:
         kind = item.get("type", "message") if isinstance(item, Mapping) else None
         if kind == "message":
