@@ -22,6 +22,7 @@ lint: setup ## format, style, types and layers
 	$(BIN)/ruff check .
 	@rm -rf build/lint && $(BIN)/python setup.py -q build_py --build-lib build/lint  # under the installed names
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p raylign
+	$(BIN)/mypy --explicit-package-bases --cache-dir .mypy_cache/benchmarks benchmarks
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
 
 check: lint ## lint and the quick unit tests (a few minutes, no GPU)

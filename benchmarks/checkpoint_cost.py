@@ -52,8 +52,8 @@ def arrivals(run: RunPaths, process: subprocess.Popen[bytes]) -> dict[int, float
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser()
-    for name, given in (("ranks", 2), ("steps", 9), ("every", 3)):
-        parser.add_argument(f"--{name}", type=int, default=given)
+    for name, usual in (("ranks", 2), ("steps", 9), ("every", 3)):
+        parser.add_argument(f"--{name}", type=int, default=usual)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

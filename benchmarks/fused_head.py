@@ -134,7 +134,9 @@ def measure_time(case: Case) -> tuple[float, float, float, float, float]:
     """Seconds of forward, its product, both, known, their products. In a fresh process."""
     heads = Heads(case)
     one, three = heads.products()
-    return (*_alternate(heads.forward, one), *_alternate(heads.both, heads.known, three))
+    forward, product = _alternate(heads.forward, one)
+    both, known, products = _alternate(heads.both, heads.known, three)
+    return forward, product, both, known, products
 
 
 def measure_memory(case: Case, head: str) -> float:

@@ -84,7 +84,7 @@ def train(model: Any, pairs: Sequence[Sequence[Side]], measure: Measure, beta: f
         for i in range(PAIRS * step, PAIRS * (step + 1)):
             chosen, rejected = (measure(model, side) - ref for side, ref in zip(pairs[i], refs[i], strict=True))
             loss = -logsigmoid((1.0 if beta is None else beta) * (chosen - rejected)) / PAIRS
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             losses[-1] += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -30,7 +30,7 @@ from raylign.rollout.pool import QUEUE_FACTOR, RolloutPool
 from raylign.trainer.functional.kl import KLState
 from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.hooks import OnlineProgress
-from raylign.trainer.loops.interfaces import ExperienceHandles, PromptDraw, TensorShards, UpdateResult
+from raylign.trainer.loops.interfaces import ExperienceHandles, PromptDraw, StepBatch, TensorShards, UpdateResult
 from raylign.trainer.loops.online import OnlineLoop, OnlineRoles, OnlineSettings
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.stream import StreamSettings
@@ -125,6 +125,12 @@ class Rest:
     lines: list[Mapping[str, float]] = field(default_factory=list)
     position: int = 0
     count: int = 0
+    last: int = 0  # of the journal, which nothing is kept in
+
+    async def write(self, step: int, batch: StepBatch) -> None: ...
+
+    async def read(self, step: int) -> StepBatch:
+        raise LookupError(f"step {step} is not kept")
 
     def next_batch(self, n: int) -> Sequence[PromptDraw]:
         first, self.position = self.position, self.position + n
@@ -207,6 +213,7 @@ def run(*, workers: int, staleness: int, steps: int, train_s: float, token_s: fl
                 rest,
                 rest,
                 WeightPublisher(rest, pool.members, timeout_s=60, canary_limit=CanaryLimit(1.0)),
+                rest,
                 None,
                 None,
             ),

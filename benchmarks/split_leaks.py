@@ -84,7 +84,7 @@ def built_rows(folder: Path) -> list[Held]:
     for file in sorted(folder.glob("*/*.jsonl")):
         for row in lines(file):
             said = row["messages"][:-1] if "messages" in row else row["prompt"]  # type: ignore[index]
-            found.append(Held(file.stem, tuple((t["role"], t["content"]) for t in said)))  # type: ignore[index,union-attr]
+            found.append(Held(file.stem, tuple((t["role"], t["content"]) for t in said)))  # type: ignore[union-attr]
     return list(dict.fromkeys(found))
 
 

@@ -215,8 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             shutil.rmtree(root / form)
     table = Table("run", "steps", "loss: first", "last", "relative difference: first", "largest", "same")
     for one in done:
-        told = (f"{one.ours[0]:.6f}", f"{one.ours[-1]:.6f}", f"{one.gaps[0]:.1e}", f"{max(one.gaps):.1e}")
-        table.add_row(f"{one.algorithm} {one.form}", str(len(one.ours)), *told, "yes" if one.same else "NO")
+        figures = (f"{one.ours[0]:.6f}", f"{one.ours[-1]:.6f}", f"{one.gaps[0]:.1e}", f"{max(one.gaps):.1e}")
+        table.add_row(f"{one.algorithm} {one.form}", str(len(one.ours)), *figures, "yes" if one.same else "NO")
     Console(width=120).print(table)
     return int(not all(one.same for one in done))
 

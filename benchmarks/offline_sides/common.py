@@ -112,8 +112,8 @@ def encoded(model: str, path: str, count: int | None) -> list[Example]:
         answers = (row["answer"], row.get("worse", other["answer"]))
         good, bad = (encoder.encode_answer(row["question"], answer) for answer in answers)
         cut = good.prompt_tokens
-        ids = [list(part) for part in (good.token_ids[:cut], good.token_ids[cut:], bad.token_ids[cut:])]
-        found.append(Example(*ids, good=i % 2 == 0))
+        prompt, answer = list(good.token_ids[:cut]), list(good.token_ids[cut:])
+        found.append(Example(prompt, answer, list(bad.token_ids[cut:]), good=i % 2 == 0))
     return found
 
 

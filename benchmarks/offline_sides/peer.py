@@ -65,7 +65,7 @@ def run(job: Job, rank: int, port: int) -> Outcome:
         if job.looks(done):
             held_out.append(held_out_figure(model, kept, job.algorithm))
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             marks.append(time.perf_counter())
 

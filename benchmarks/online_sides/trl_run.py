@@ -50,7 +50,7 @@ def main() -> None:
     trainer_class, config_class = kinds[job["algorithm"]]
     ends: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             ends.append(time.perf_counter())
 

@@ -120,7 +120,7 @@ def main() -> None:
     from raylign.app import cli
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no Ray worker can import the tests
-    worker.RolloutWorker = SimulatedWorker  # type: ignore[misc, assignment]
+    worker.RolloutWorker = SimulatedWorker
     sys.argv[0] = "raylign"
     cli.main()
 
