@@ -70,6 +70,9 @@ class Faulty:
     def open(self) -> Environment:
         return _Faulty(self.inner.open(), self)
 
+    def taken_restarts(self) -> int:
+        return 0
+
     async def stop(self) -> None:
         return None
 

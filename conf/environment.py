@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from raylign.conf.own_code import is_own
 from raylign.conf.problems import Problem
 from raylign.conf.ranges import leaves
 from raylign.conf.schema import EnvironmentConfig, RunConfig
@@ -31,6 +32,14 @@ def check_environment(config: RunConfig) -> Iterator[Problem]:
                     "leave this out.",
                 )
         return
+    if not is_own(environment.name):
+        for name in ("processes", "cpus_per_process", "memory_gb", "max_restarts"):
+            if (value := getattr(environment, name)) != getattr(EnvironmentConfig(), name):
+                yield Problem(
+                    (f"environment.{name}", "environment.name"),
+                    f"environment.{name}={value:g}: environment={environment.name} has no process of its own; leave it "
+                    "out, or give a class as FILE.py:CLASS.",
+                )
     if environment.max_turn_tokens > rollout.max_new_tokens:
         yield Problem(
             ("environment.max_turn_tokens", "rollout.max_new_tokens"),

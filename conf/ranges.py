@@ -51,8 +51,9 @@ _RANGES: Mapping[str, Range] = {
         ),
         (_COUNT, ("max_model_len", "max_new_tokens", "max_prompt_tokens", "max_length", "max_concurrent")),
         (_COUNT, ("prompts_per_step", "samples_per_prompt", "prompts", "canary_prompts", "keep", "samples_every")),
-        (_COUNT, ("environment.max_turns",)),
-        (_NOT_NEGATIVE, ("environment.max_turn_tokens",)),
+        (_COUNT, ("environment.max_turns", "environment.processes")),
+        (_NOT_NEGATIVE, ("environment.max_turn_tokens", "environment.cpus_per_process")),
+        (_NOT_NEGATIVE, ("environment.memory_gb", "environment.max_restarts")),
         (_COUNT, ("bucket_mb", "batch_size", "scoring_chunks")),
         (_COUNT, ("workers", "cpu_s", "processes", "disk_mb", "output_kb")),
         (Range(32), ("memory_mb",)),  # an interpreter that has started has 20

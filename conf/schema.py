@@ -471,6 +471,14 @@ class EnvironmentConfig:
     """Deadline of one call of the environment; one that misses it fails its episode."""
     start_timeout_s: float = 120.0
     """Deadline of importing a class of your own."""
+    processes: int = 1
+    """Processes of a class of your own beside each engine; episodes are dealt out to them."""
+    cpus_per_process: float = 0.0
+    """Ray CPUs that each counts for, beside rollout.cpus_per_worker."""
+    memory_gb: float = 0.0
+    """Resident memory at which one is ended and started again; 0: no limit. Processes that it starts do not count."""
+    max_restarts: int = 8
+    """How often one is started again with no episode played to its end between; its next episodes fail by name."""
     token_env: str = ""
     """Name of the environment variable with a server's token, sent as `Authorization: Bearer`; never the token."""
     allow_http_token: bool = False

@@ -168,20 +168,18 @@ _ROLLOUT = (
         "Above the range answers go round in circles: read the samples; lower policy.optim.lr, or raise the KL "
         "coefficient.", high=0.5, goal=Goal.DOWN,
     ),
-    MetricHelp(
-        "rollout/turns", "Turns", "turns", "Turns of the model in one episode, mean.",
-        "Steady at environment.max_turns: episodes are cut; raise it, or look at the turns in the samples file.",
-    ),
-    MetricHelp(
-        "rollout/environment_tokens", "Tokens of the environment", "tokens",
-        "Tokens that the environment wrote into one response, mean. The model reads them; they are never trained.",
-        "When they fill rollout.max_new_tokens, episodes are cut: give shorter observations, or raise it.",
-    ),
-    MetricHelp(
-        "rollout/environment_failed", "Failed environments", "episodes",
-        "Episodes whose environment raised, hung or was lost. They leave the step and their group's baseline.",
-        "Look at reward_failure in the samples file.", high=0, goal=Goal.DOWN,
-    ),
+    MetricHelp("rollout/turns", "Turns", "turns", "Turns of the model in one episode, mean.",
+               "Steady at environment.max_turns: episodes are cut; raise it, or look at the samples' turns."),
+    MetricHelp("rollout/environment_tokens", "Tokens of the environment", "tokens",
+               "Tokens that the environment wrote into one response, mean. They are read and never trained.",
+               "When they fill rollout.max_new_tokens, episodes are cut: give shorter observations, or raise it."),
+    MetricHelp("rollout/environment_failed", "Failed environments", "episodes",
+               "Episodes whose environment raised, hung or was lost. They leave the step and their group's baseline.",
+               "Look at reward_failure in the samples file.", high=0, goal=Goal.DOWN),
+    MetricHelp("rollout/environment_restarts", "Restarts of environments", "processes",
+               "Processes of an environment of your own that were started again since the version before, in all.",
+               "The engines' logs say why. Past environment.max_restarts in a row, episodes fail by name.",
+               high=0, goal=Goal.DOWN),
     MetricHelp(
         "rollout/logprob_gap", "Engine and trainer differ by", "nats",
         "Mean difference between the engine's log-prob of a sampled token and the trainer's; 0 when the trainer does "

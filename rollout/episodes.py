@@ -123,6 +123,10 @@ class Episodes:
         playing = [self._played(task, key, one) for key, one in zip(request.keys, opened, strict=True)]
         return RolloutGroup(prompt, request.sampling, tuple(await gather_or_cancel(playing)))
 
+    def taken_restarts(self) -> int:
+        """How often what serves the environments was started again, since it was asked last."""
+        return self._environments.taken_restarts()
+
     async def stop(self) -> None:
         """End what serves the environments."""
         await self._environments.stop()

@@ -148,6 +148,7 @@ class EngineUse:
 
     cache_peak: float  # the largest share of its cache's blocks that requests held, after a step of the engine
     preemptions: int  # requests that had to give their blocks back and were computed again
+    environment_restarts: int | None = None  # of the processes beside it; None: its samples act in no environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,10 @@ class RolloutWorker:
 
     async def finish_update(self, canaries: Sequence[Canary]) -> VerifyReport:
         """Put the weights in place and compare."""
-        return await self._engine.finish_update(canaries)
+        report = await self._engine.finish_update(canaries)
+        if self._episodes is None or report.use is None:
+            return report
+        return replace(report, use=replace(report.use, environment_restarts=self._episodes.taken_restarts()))
 
     async def resume(self, version: int) -> None:
         """Serve `version`."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from raylign.cluster.placement import RoleRequest, Side
 from raylign.conf.derive import shares_reference
 from raylign.conf.schema import Device, LearnerConfig, PlacementStrategy, RunConfig
+from raylign.rollout.environments.address import is_class
 from raylign.trainer.algorithms.base import Role
 
 TAKING_TURNS = ("policy", "critic")
@@ -53,12 +54,19 @@ def _requests(config: RunConfig, roles: frozenset[Role]) -> list[RoleRequest]:
         )
     if Role.ROLLOUT in roles:
         rollout = config.rollout
-        engines = RoleRequest("rollout", rollout.num_workers, rollout.cpus_per_worker, gpus_per_worker(config))
+        engines = RoleRequest("rollout", rollout.num_workers, cpus_per_worker(config), gpus_per_worker(config))
         if config.cluster.placement is PlacementStrategy.colocated and engines.gpus:
             shared = [engines, *(r for r in requests if r.role in TAKING_TURNS)]
             return [*(r for r in requests if r not in shared), *(replace(r, takes_turns=True) for r in shared)]
         requests.append(replace(engines, side=Side.SERVE, elastic=True, spread=True))
     return requests
+
+
+def cpus_per_worker(config: RunConfig) -> float:
+    """Ray CPUs of one engine and of the processes of a user's environments beside it."""
+    environment = config.environment
+    beside = environment.processes * environment.cpus_per_process if is_class(environment.name) else 0.0
+    return config.rollout.cpus_per_worker + beside
 
 
 def gpus_per_worker(config: RunConfig) -> float:

@@ -112,7 +112,10 @@ def environment_rows(config: RunConfig) -> list[tuple[str, str]]:
 def _where(given: EnvironmentConfig) -> str:
     if served_address(given.name):
         return "on its server"
-    return "in a process beside each engine" if is_class(given.name) else "in each engine's own process"
+    if not is_class(given.name):
+        return "in each engine's own process"
+    each = f"{given.cpus_per_process:g} CPUs" + (f" and at most {given.memory_gb:g} GB" if given.memory_gb else "")
+    return f"beside each engine, in {given.processes} process{'es' if given.processes > 1 else ''} of {each}"
 
 
 def environment_files(environment: EnvironmentConfig) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from raylign.app.launch.demand import gpus_per_replica, gpus_per_worker
+from raylign.app.launch.demand import cpus_per_worker, gpus_per_replica, gpus_per_worker
 from raylign.app.launch.stage import Stage
 from raylign.cluster.errors import RoleError
 from raylign.cluster.fleet import Fleet
@@ -37,7 +37,7 @@ class LatePlaces:
     def rollout(self) -> Place:
         """For a rollout worker."""
         config = self.stage.config
-        return self._place(config.rollout.cpus_per_worker, gpus_per_worker(config))
+        return self._place(cpus_per_worker(config), gpus_per_worker(config))
 
     def reward(self) -> Place:
         """For a reward replica."""

@@ -74,6 +74,10 @@ class Environments(Protocol):
         """One for an episode, not begun."""
         ...
 
+    def taken_restarts(self) -> int:
+        """How often what serves them was started again since this was asked last."""
+        ...
+
     async def stop(self) -> None:
         """End what serves them."""
         ...

@@ -34,6 +34,10 @@ class LocalEnvironments:
         """A new object."""
         return _Timed(as_environment(made_by(self._factory, self._arguments)), self._timeout_s)
 
+    def taken_restarts(self) -> int:
+        """Nothing is started here."""
+        return 0
+
     async def stop(self) -> None:
         """Nothing runs."""
 

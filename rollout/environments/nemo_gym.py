@@ -48,6 +48,10 @@ class NemoGymEnvironments:
         """A session, begun with its first call."""
         return _Session(self._endpoint, self._tools, self._timeout_s)
 
+    def taken_restarts(self) -> int:
+        """The server is somebody else's."""
+        return 0
+
     async def stop(self) -> None:
         """Nothing runs between episodes."""
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raylign.reward.function_messages import FunctionCode
@@ -33,14 +36,31 @@ PING_S = 2.0
 MOST_HUNG = 16
 """Calls that hang in threads of one process before it is given up."""
 
+WATCH_S = 1.0
+"""Between two looks at a process's memory."""
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """When a process is ended, and when it is not started again."""
+
+    max_restarts: int
+    memory_gb: float = 0.0  # resident; 0: no limit
 
 
 class OwnEnvironments:
     """An Environments over a class of the user's; its process starts with the first call that needs it."""
 
     def __init__(
-        self, code: FunctionCode, arguments: Mapping[str, str], *, timeout_s: float, start_timeout_s: float
+        self,
+        code: FunctionCode,
+        arguments: Mapping[str, str],
+        *,
+        timeout_s: float,
+        start_timeout_s: float,
+        limits: ProcessLimits,
     ) -> None:
         """`timeout_s`: of one call."""
         self._code, self._arguments = code, dict(arguments)
@@ -50,6 +70,9 @@ class OwnEnvironments:
         self._life: _Life | None = None
         self._starting = asyncio.Lock()
         self._numbers = itertools.count()
+        self._limits = limits
+        self._restarts = 0  # since they were asked for
+        self._in_a_row = 0  # since an episode was played to its end
 
     @property
     def tools(self) -> tuple[Mapping[str, Any], ...]:
@@ -69,6 +92,15 @@ class OwnEnvironments:
         """An episode's; it is made with its first call."""
         return _Remote(self, next(self._numbers))
 
+    def taken_restarts(self) -> int:
+        """Since it was asked last."""
+        taken, self._restarts = self._restarts, 0
+        return taken
+
+    def played(self) -> None:
+        """An episode came to its end: the process is worth starting again."""
+        self._in_a_row = 0
+
     async def stop(self) -> None:
         """End the process."""
         self.end()
@@ -83,18 +115,28 @@ class OwnEnvironments:
             own.end()
 
     async def life(self) -> _Life:
-        """The process, started when there is none. Raises EnvironmentFailure when it does not start."""
+        """The process, started when there is none. Raises EnvironmentFailure when it does not start, or was started
+        too often."""
         async with self._starting:
+            if self._life is not None and self._life.over:
+                self._count_restart(self._life.reason)
             if self._life is None or self._life.over:
-                self._life = None
                 if self._started is None or not self._started.running:
                     try:
                         await asyncio.to_thread(self.load)
                     except EnvironmentRefused as error:
                         raise EnvironmentFailure(str(error)) from error
                 assert self._started is not None
-                self._life, self._started = _Life(self._started, self._timeout_s), None
+                self._life, self._started = _Life(self._started, self._timeout_s, self._limits.memory_gb), None
             return self._life
+
+    def _count_restart(self, reason: str) -> None:
+        if self._in_a_row >= self._limits.max_restarts:
+            raise EnvironmentFailure(
+                f"its process was started again {self._in_a_row} times with no episode played to its end between "
+                f"(environment.max_restarts={self._limits.max_restarts}); at last {reason}"
+            )
+        self._in_a_row, self._restarts = self._in_a_row + 1, self._restarts + 1
 
     def _handshake(self, own: OwnProcess) -> Ready:
         try:
@@ -113,14 +155,16 @@ class OwnEnvironments:
 class _Life:
     """One process from its start to its end, and who waits for its answers."""
 
-    def __init__(self, own: OwnProcess, timeout_s: float) -> None:
+    def __init__(self, own: OwnProcess, timeout_s: float, memory_gb: float) -> None:
+        """`memory_gb`: 0 for no limit."""
         self._own, self._timeout_s = own, timeout_s
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._sender = ThreadPoolExecutor(1, "environments")  # a pipe that nobody empties blocks who writes to it
         self._hung = 0
-        self.over = False
+        self.over, self.reason = False, ""
+        self._watching = self._loop.create_task(self._watch_memory(memory_gb)) if memory_gb else None
         threading.Thread(target=self._read, name="environment-answers", daemon=True).start()
 
     async def ask(self, episode: int, verb: Verb, **given: Any) -> Outcome | float | str | None:
@@ -138,9 +182,11 @@ class _Life:
         """End the process. The only call under way is at fault; of several nobody knows which."""
         if self.over:
             return
-        self.over = True
+        self.over, self.reason = True, reason
         self._own.end()
         self._sender.shutdown(wait=False, cancel_futures=True)
+        if self._watching is not None:
+            self._watching.cancel()
         waiting = [future for future in self._waiting.values() if not future.done()]
         for future in waiting:
             kind = EnvironmentFailure if len(waiting) == 1 else EnvironmentLost
@@ -148,7 +194,7 @@ class _Life:
 
     async def _within(self, timeout_s: float, ask: Ask) -> Answer:
         if self.over:
-            raise EnvironmentLost("its process has ended")
+            raise EnvironmentLost(self.reason)
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting[ask.number] = future
         try:
@@ -171,6 +217,13 @@ class _Life:
         if self._hung >= MOST_HUNG:
             logger.warning("%d calls hang in the environments' process; another is started", self._hung)
             self.lose("its process was ended, for too many calls hung in it")
+
+    async def _watch_memory(self, most_gb: float) -> None:
+        while True:
+            if (used := resident_bytes(self._own.process.pid) / 1e9) > most_gb:
+                logger.warning("the environments' process has %.1f GB; another is started", used)
+                self.lose(f"its process had {used:.1f} GB (environment.memory_gb={most_gb:g})")
+            await asyncio.sleep(WATCH_S)
 
     def _send(self, ask: Ask) -> None:
         try:
@@ -216,6 +269,7 @@ class _Remote:
 
     async def final_reward(self, answer: str) -> float | None:
         reward = await self._ask(Verb.FINAL_REWARD, action=answer)
+        self._environments.played()
         assert reward is None or isinstance(reward, float)
         return reward
 
@@ -234,3 +288,11 @@ class _Remote:
 def _named(verb: Verb, given: Mapping[str, Any]) -> str:
     action = given.get("action")
     return f"the tool {action.name}" if isinstance(action, ToolCall) else verb.value
+
+
+def resident_bytes(pid: int) -> int:
+    """Of a process that is there; 0 for one that is not."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

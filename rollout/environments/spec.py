@@ -12,9 +12,10 @@ from raylign.rollout.environments.address import is_class, served_address
 from raylign.rollout.environments.catalog import shipped
 from raylign.rollout.environments.interfaces import EnvironmentRefused, Environments
 from raylign.rollout.environments.local import LocalEnvironments
-from raylign.rollout.environments.process import OwnEnvironments
+from raylign.rollout.environments.process import OwnEnvironments, ProcessLimits
 from raylign.rollout.environments.served import environments_at, seen
 from raylign.rollout.environments.served_values import Form
+from raylign.rollout.environments.spread import Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,16 @@ def started(spec: EnvironmentSpec) -> Environments:
         return environments_at(config, address, spec.form or seen(config, address, sessions=1))
     if spec.code is None:
         return LocalEnvironments(shipped(config.name), config.arguments, timeout_s=config.timeout_s)
-    own = OwnEnvironments(
-        spec.code, config.arguments, timeout_s=config.timeout_s, start_timeout_s=config.start_timeout_s
-    )
-    own.load()
-    return own
+    limits = ProcessLimits(config.max_restarts, config.memory_gb)
+    own = [
+        OwnEnvironments(
+            spec.code,
+            config.arguments,
+            timeout_s=config.timeout_s,
+            start_timeout_s=config.start_timeout_s,
+            limits=limits,
+        )
+        for _ in range(config.processes)
+    ]
+    own[0].load()
+    return Spread(own)

@@ -86,6 +86,9 @@ def _engine_figures(use: Mapping[str, EngineUse]) -> dict[str, float]:
         "engine/kv_cache_peak": max(one.cache_peak for one in use.values()),
         "engine/preemptions": float(sum(one.preemptions for one in use.values())),
     }
+    restarts = [one.environment_restarts for one in use.values() if one.environment_restarts is not None]
+    if restarts:
+        figures["rollout/environment_restarts"] = float(sum(restarts))
     for name, one in use.items():
         number = name.rpartition("/")[2]
         figures[f"engine/{number}/kv_cache_peak"] = one.cache_peak

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from raylign.app.commands.submit import tokens
-from raylign.app.configuration import compose, needs
+from raylign.app.configuration import compose, needs, roles
+from raylign.app.launch.demand import cpus_per_worker, role_requests
 from raylign.app.launch.environment import (
     environment_files,
     environment_rows,
@@ -67,6 +68,7 @@ def test_an_environment_is_named_as_an_algorithm_is_and_is_a_reward_of_its_own(b
         ),
         (["environment=shop", "environment.max_turns=0"], "environment.max_turns=0: must be at least 1"),
         (["environment=shop", "environment.max_turn_tokens=4000"], "a whole episode may have"),
+        (["environment=shop", "environment.processes=2"], "environment=shop has no process of its own; leave it out"),
         (["environment=shop", "environment.timeout_s=4000"], "is not below rollout.timeout_s"),
     ],
 )
@@ -138,6 +140,14 @@ def test_a_template_that_cannot_go_on_after_a_turn_is_refused(base: list[str], t
     config = _config(base, "environment=calculator", f"data.chat_template={template}")
     with pytest.raises(ConfigError, match=r"environment=calculator with policy\.model=.*writes no end token"):
         refuse_impossible(config, needs(config))
+
+
+def test_the_processes_of_an_own_class_count_among_the_engines_cpus(base: list[str]):
+    given = ["rollout.cpus_per_worker=0.5", "environment.cpus_per_process=0.25", "environment.processes=2"]
+    config = _config(base, "environment=mine.py:Mine", *given, "environment.memory_gb=2")
+    assert cpus_per_worker(config) == 1.0 and cpus_per_worker(_config(base, "environment=shop", given[0])) == 0.5
+    [rollout] = [r for r in role_requests(config, roles(config)) if r.role == "rollout"]
+    assert rollout.cpus == 1.0
 
 
 def test_every_prompt_offers_the_tools(base: list[str]):

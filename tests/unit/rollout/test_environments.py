@@ -27,8 +27,9 @@ from raylign.rollout.environments.interfaces import (
 from raylign.rollout.environments.local import LocalEnvironments
 from raylign.rollout.environments.messages import Ask, Verb
 from raylign.rollout.environments.objects import as_environment, tools_of
-from raylign.rollout.environments.process import OwnEnvironments
+from raylign.rollout.environments.process import OwnEnvironments, ProcessLimits
 from raylign.rollout.environments.shipped.search import Search
+from raylign.rollout.environments.spread import Spread
 
 
 def _call(tool: str, /, **arguments: object) -> ToolCall:
@@ -362,10 +363,13 @@ class Counter:
 '''
 
 
-def _own(tmp_path: Path, timeout_s: float = 20.0) -> OwnEnvironments:
+LIMITS = ProcessLimits(max_restarts=8)
+
+
+def _own(tmp_path: Path, timeout_s: float = 20.0, limits: ProcessLimits = LIMITS) -> OwnEnvironments:
     (tmp_path / "counting.py").write_text(OWN)
     code = named_code(f"{tmp_path}/counting.py:Counter", "class")
-    return OwnEnvironments(code, {}, timeout_s=timeout_s, start_timeout_s=60)
+    return OwnEnvironments(code, {}, timeout_s=timeout_s, start_timeout_s=60, limits=limits)
 
 
 def test_an_own_class_plays_many_episodes_in_a_process_of_its_own_and_comes_back(tmp_path: Path):
@@ -395,7 +399,23 @@ def test_an_own_class_plays_many_episodes_in_a_process_of_its_own_and_comes_back
         with pytest.raises(EnvironmentLost):
             await waiting.step(_call("add", amount=1))
         assert await play(7, 1) == ("begin at 7", 8.0), "another process plays the next episode"
+        assert (environments.taken_restarts(), environments.taken_restarts()) == (1, 0), "told once"
         await environments.stop()
+
+    asyncio.run(all_of_it())
+
+
+def test_a_process_that_outgrows_its_memory_is_ended_and_not_started_for_ever(tmp_path: Path):
+    environments = _own(tmp_path, limits=ProcessLimits(max_restarts=0, memory_gb=0.001))
+    both = Spread([environments, _local("calculator")])
+
+    async def all_of_it() -> None:
+        environments.load()
+        for said in (r"GB \(environment\.memory_gb=0\.001\)$", "0 times with no episode played to its end"):
+            with pytest.raises(EnvironmentFailure, match=said):
+                await both.open().reset({}, 0)
+            assert await both.open().reset({"ground_truth": "1"}, 0) == "", "the other one plays"
+        await both.stop()
 
     asyncio.run(all_of_it())
 
@@ -403,7 +423,7 @@ def test_an_own_class_plays_many_episodes_in_a_process_of_its_own_and_comes_back
 def test_an_own_class_that_is_not_there_is_refused_in_words(tmp_path: Path):
     (tmp_path / "counting.py").write_text(OWN)
     code = named_code(f"{tmp_path}/counting.py:Countr", "class")
-    environments = OwnEnvironments(code, {}, timeout_s=1, start_timeout_s=60)
+    environments = OwnEnvironments(code, {}, timeout_s=1, start_timeout_s=60, limits=LIMITS)
     with pytest.raises(EnvironmentRefused, match="has no class 'Countr'; it has Counter"):
         environments.load()
 
@@ -415,7 +435,7 @@ def _shown(tmp_path: Path, file: str, name: str) -> OwnEnvironments:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / file).write_text(next(block for block in blocks if block.startswith(f"# {file}")))
     environments = OwnEnvironments(
-        named_code(f"{tmp_path}/{file}:{name}", "class"), {}, timeout_s=20, start_timeout_s=60
+        named_code(f"{tmp_path}/{file}:{name}", "class"), {}, timeout_s=20, start_timeout_s=60, limits=LIMITS
     )
     environments.load()
     return environments

@@ -94,6 +94,9 @@ class Made:
     def open(self) -> Any:
         return self.make()
 
+    def taken_restarts(self) -> int:
+        return 0
+
     async def stop(self) -> None:
         return None
 

@@ -56,6 +56,9 @@ def test_engines_say_how_full_they_were_and_a_silent_one_says_nothing():
         "engine/12/kv_cache_peak": 0.75,
         "engine/12/preemptions": 3.0,
     }
+    acted = {"rollout/0": EngineUse(0.1, 0, 2), "rollout/1": EngineUse(0.1, 0, 1)}
+    figures |= replace(step, published=replace(step.published, use=acted)).metrics()
+    assert figures["rollout/environment_restarts"] == 3.0
     assert all(describe(name) for name in figures), "names that docs/metrics.md does not explain"
 
 
