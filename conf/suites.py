@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from raylign.conf.errors import ConfigError
 from raylign.conf.schema import RewardConfig
 from raylign.conf.typed_file import read_typed
+
+_OF_ROWS = ("kind", "prompts", "columns", "reward", "right_at", "samples", "temperature")
+"""Settings of a suite with rows of its own."""
 
 _BRACED = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 
@@ -28,6 +32,24 @@ class Demand(Enum):
     not_worse = "not_worse"  # than the current model, by more than `by`
     better = "better"  # than the current model, by more than `by`
     at_least = "at_least"  # `value`, whatever the current model does
+
+
+@dataclass(kw_only=True)
+class HarnessConfig:
+    """Tasks of lm-evaluation-harness, which has to be installed (the extra `harness`)."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Names of tasks, groups or tags, as `lm_eval ls tasks` lists them."""
+    limit: int = 0
+    """First rows of each task that are asked; 0: all."""
+    num_fewshot: int | None = None
+    """Examples before each question; null: as the task says."""
+    include_path: str = ""
+    """Folder with tasks of your own, a path beside the suite's file."""
+    apply_chat_template: bool = False
+    """Ask in the model's chat template; false, as the harness itself does unless it is told to."""
+    metric: str = ""
+    """What is counted, as acc_norm, or exact_match,flexible-extract with its filter; empty: the task's first."""
 
 
 @dataclass(kw_only=True)
@@ -58,6 +80,8 @@ class SuiteConfig:
     """Longest answer, tokens."""
     system_prompt: str = ""
     """Put before prompts that have no system message."""
+    harness: HarnessConfig = field(default_factory=HarnessConfig)
+    """Tasks of lm-evaluation-harness instead of rows and grading of your own."""
 
 
 @dataclass(kw_only=True)
@@ -125,6 +149,8 @@ def named_audit(audit: str) -> str | None:
 
 
 def _suite_problems(config: SuiteConfig) -> list[str]:
+    if config.harness != HarnessConfig():
+        return list(_harness_problems(config))
     reward = config.reward
     graded = bool(reward.model or reward.rules or reward.functions or reward.remote or reward.judges or reward.code)
     checks = [
@@ -145,6 +171,21 @@ def _suite_problems(config: SuiteConfig) -> list[str]:
         (reward.normalize, "reward.normalize: a grade must not depend on earlier answers; leave it out."),
     ]  # fmt: skip
     return [problem for wrong, problem in checks if wrong]
+
+
+def _harness_problems(config: SuiteConfig) -> Iterator[str]:
+    given, usual = config.harness, SuiteConfig()
+    if not given.tasks:
+        yield "harness.tasks: there are none; name tasks as `lm_eval ls tasks` lists them."
+    if given.limit < 0:
+        yield f"harness.limit={given.limit}: give 1 or more, or 0 for all rows."
+    if given.num_fewshot is not None and given.num_fewshot < 0:
+        yield f"harness.num_fewshot={given.num_fewshot}: give 0 or more, or null for what the task says."
+    own = [name for name in _OF_ROWS if getattr(config, name) != getattr(usual, name)]
+    if own:
+        yield f"{', '.join(own)}: tasks of the harness bring their rows, sampling and grading; leave it out."
+    if (config.low is None) != (config.high is None):
+        yield "low and high: give both, or neither."
 
 
 def _gate_problems(config: GateConfig):  # type: ignore[no-untyped-def]

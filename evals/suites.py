@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 from raylign.conf.errors import DataError, UserError
@@ -19,6 +20,10 @@ from raylign.evals.statistics import Range
 from transformers import PreTrainedTokenizerBase
 
 SHIPPED = Path(__file__).with_name("shipped")
+
+NO_HARNESS = (
+    "suite {suite}: its tasks need lm-evaluation-harness, which is not installed here; pip install 'raylign[harness]'."
+)
 
 TODAY = date(2026, 1, 1)
 """What templates print as the date: a suite asks the same every day."""
@@ -71,7 +76,8 @@ def is_suite(named: str) -> bool:
 def open_suite(named: str, beside: Path | None = None) -> Suite:
     """A shipped suite by name, or a yaml file (`beside`: the folder that relative paths start from, too).
 
-    Raises UserError when there is neither, ConfigError with what is wrong in the file.
+    Raises UserError when there is neither, and where its tasks need a harness that is not installed; ConfigError with
+    what is wrong in the file.
     """
     if named in shipped_names():
         path = SHIPPED / f"{named}.yaml"
@@ -83,6 +89,8 @@ def open_suite(named: str, beside: Path | None = None) -> Suite:
             hint = f"did you mean {near}?" if near else f"shipped are {', '.join(shipped_names())}."
             raise UserError(f"suite {named}: there is no such file, nor a shipped suite of that name; {hint}")
     config = read_suite(path)
+    if config.harness.tasks and find_spec("lm_eval") is None:
+        raise UserError(NO_HARNESS.format(suite=path.stem))
     return Suite(path.stem, path, _with_paths(config, path.parent))
 
 
@@ -129,4 +137,5 @@ def _with_paths(config: SuiteConfig, folder: Path) -> SuiteConfig:
         functions=[replace(one, path=near(one.path)) for one in config.reward.functions],
         judges=[replace(one, rubric=near(one.rubric)) for one in config.reward.judges],
     )
-    return replace(config, prompts=near(config.prompts), reward=reward)
+    harness = replace(config.harness, include_path=near(config.harness.include_path))
+    return replace(config, prompts=near(config.prompts), reward=reward, harness=harness)

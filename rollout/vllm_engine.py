@@ -142,6 +142,11 @@ class VLLMEngine:
             one = self._prompt_logprobs if temperature == 1.0 else partial(self._next_token_logprobs, temperature)
             return await gather_or_cancel([one(ids) for ids in token_ids])
 
+    async def ranked_tokens(self, token_ids: Sequence[Sequence[int]]) -> list[list[tuple[float, int]]]:
+        """Log-prob of each token after the first at temperature 1, and its rank, 1 for the likeliest."""
+        async with self._guard("ranked_tokens", self._sync.timeout_s):
+            return await gather_or_cancel([self._ranked(ids) for ids in token_ids])
+
     async def begin_update(self, manifest: WeightManifest) -> None:
         """Hold new requests back, pause or finish the running ones, drop caches, announce the tensors.
 
@@ -310,12 +315,16 @@ class VLLMEngine:
         return [output async for output in outputs][-1]
 
     async def _prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        return [logprob for logprob, _ in await self._ranked(ids)]
+
+    async def _ranked(self, ids: Sequence[int]) -> list[tuple[float, int]]:
         params = VLLMSampling(
             max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
         output = await self._final(ids, params, label="score")
         rows = output.prompt_logprobs or []
-        return [float(row[token].logprob) for row, token in zip(rows[1:], ids[1:], strict=True) if row is not None]
+        found = [row[token] for row, token in zip(rows[1:], ids[1:], strict=True) if row is not None]
+        return [(float(one.logprob), int(one.rank)) for one in found]
 
     async def _next_token_logprobs(self, temperature: float, ids: Sequence[int]) -> list[float]:
         async def one(position: int) -> float:

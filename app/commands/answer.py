@@ -8,20 +8,21 @@ standard input is a job; the engine stays for the next one where the job says so
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raylign.app.cli import run_command
 from raylign.app.commands.answer_job import DONE, NOTE, RESULT, AnswerJob
+from raylign.app.commands.held_engine import HeldEngine, TaskEngine, context
 from raylign.app.launch.functions import function_files, reward_functions
 from raylign.app.launch.judges import judge_rubrics, rubric_files
 from raylign.conf.errors import DataError, RunFailed
 from raylign.conf.model_folder import model_folder
-from raylign.conf.schema import Device, Precision, RolloutConfig, SyncConfig
+from raylign.conf.schema import Device
 from raylign.conf.suites import SuiteKind
 from raylign.data.end_tokens import EndTokens
 from raylign.data.tokenize import load_tokenizer
@@ -34,8 +35,14 @@ from raylign.evals.suites import TODAY, Suite, Text, open_suite, prompts_of, tex
 from raylign.records.manifest import digest
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
-from raylign.rollout.interfaces import EngineDead, RolloutEngine
+from raylign.rollout.interfaces import EngineDead
 from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from raylign.evals.harness_tasks import HarnessTasks
+
+USUAL_CONTEXT = 2048
+"""Tokens, of a model that does not say what it reads; the harness takes the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class _Asked:
     texts: tuple[Text, ...]
     digest: str
     key: str
+    tasks: HarnessTasks | None = None  # instead of rows
 
     @property
     def longest(self) -> int:
@@ -55,40 +63,10 @@ class _Asked:
         return max([*rows, *(len(text.token_ids) + 1 for text in self.texts)])
 
     def __len__(self) -> int:
-        return len(self.prompts) or len(self.texts)
+        return len(self.tasks or self.prompts or self.texts)
 
 
-@dataclass(slots=True)
-class _HeldEngine:
-    """The engine of this process, once it has one."""
-
-    runner: asyncio.Runner  # what an engine does goes on in one event loop
-    engine: RolloutEngine | None = None
-    longest: int = 0  # tokens of a row with its answer
-
-    async def reading(self, job: AnswerJob, asked: Sequence[_Asked]) -> RolloutEngine:
-        """One for these suites: another one only where the rows are longer than the last one reads.
-
-        Raises DataError when they are longer than the model reads.
-        """
-        longest = _longest(job, asked)
-        if self.engine is not None and longest <= self.longest:
-            return self.engine
-        if job.keeps_engine:  # later rows may be longer
-            longest = min(2 * longest, _context(Path(job.model)) or 2 * longest)
-        await self.stop()
-        self.engine, self.longest = _new_engine(job, longest), longest
-        await self.engine.start()
-        return self.engine
-
-    async def stop(self) -> None:
-        """Nothing, where there is none."""
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            await engine.stop()
-
-
-def answer(job: AnswerJob, engine: _HeldEngine) -> list[str]:
+def answer(job: AnswerJob, engine: HeldEngine) -> list[str]:
     """The keys of all results, in the order of the job's suites; missing ones are made.
 
     Raises DataError, ConfigError, ModelLoadError, and RunFailed when the engine does not answer.
@@ -98,19 +76,29 @@ def answer(job: AnswerJob, engine: _HeldEngine) -> list[str]:
     weights = model_digest(folder)
     asked = [_asked(job, open_suite(name), tokenizer, weights) for name in job.suites]
     missing = [one for one in asked if job.again or store.find(one.key) is None]
-    if missing:
-        stops = tuple(sorted(EndTokens(tokenizer).ids))
-        try:
-            outcomes = engine.runner.run(_ask(job, missing, stops, engine))
-        except EngineDead as error:
-            raise RunFailed(f"{job.name}: {error}") from error
-        for one, (groups, rows, seconds) in zip(missing, outcomes, strict=True):
-            found = _graded(one.suite, groups, job) if groups else rows
-            store.keep(one.key, _result(job, one, weights, found, seconds))
+    try:
+        for one in missing:
+            if one.tasks:
+                store.keep(one.key, _result(job, one, weights, *_of_tasks(job, one, one.tasks, tokenizer, engine)))
+        if own := [one for one in missing if not one.tasks]:
+            stops = tuple(sorted(EndTokens(tokenizer).ids))
+            outcomes = engine.runner.run(_ask(job, own, stops, engine))
+            for one, (groups, rows, seconds) in zip(own, outcomes, strict=True):
+                found = _graded(one.suite, groups, job) if groups else rows
+                store.keep(one.key, _result(job, one, weights, found, seconds))
+    except EngineDead as error:
+        raise RunFailed(f"{job.name}: {error}") from error
     return [one.key for one in asked]
 
 
 def _asked(job: AnswerJob, suite: Suite, tokenizer: PreTrainedTokenizerBase, weights: str) -> _Asked:
+    tasks = None
+    if suite.config.harness.tasks:
+        from raylign.evals.harness_tasks import HarnessTasks  # lm_eval need not be installed
+
+        tasks = HarnessTasks.of(suite)
+        parts = {"model": weights, "suite": tasks.digest, "precision": job.precision, "device": job.device}
+        return _Asked(suite, (), (), tasks.digest, result_key(suite.name, parts), tasks)
     loss = suite.config.kind is SuiteKind.text_loss
     prompts: tuple[Prompt, ...] = () if loss else prompts_of(suite, tokenizer)
     texts = texts_of(suite, tokenizer) if loss else ()
@@ -132,15 +120,14 @@ def _graders(suite: Suite) -> dict[str, str]:
 
 
 async def _ask(
-    job: AnswerJob, asked: Sequence[_Asked], stops: tuple[int, ...], held: _HeldEngine
+    job: AnswerJob, asked: Sequence[_Asked], stops: tuple[int, ...], held: HeldEngine
 ) -> list[tuple[list[RolloutGroup], list[PromptScore], float]]:
     """Of each suite the answers (or, of texts, the losses) and the seconds they took."""
     try:
-        engine = await held.reading(job, asked)
+        engine = await held.reading(job, _longest(job, asked))
         outcomes = []
         for one in asked:
-            sys.stdout.write(f"{NOTE}{job.name}: {one.suite.name}, {len(one)} rows\n")
-            sys.stdout.flush()
+            _note(job, one)
             started = time.monotonic()
             groups = await answers(engine, one.suite.config, one.prompts, stops) if one.prompts else []
             rows = await text_losses(engine, one.texts) if one.texts else []
@@ -151,10 +138,26 @@ async def _ask(
             await held.stop()
 
 
+def _of_tasks(
+    job: AnswerJob, one: _Asked, tasks: HarnessTasks, tokenizer: PreTrainedTokenizerBase, held: HeldEngine
+) -> tuple[list[PromptScore], float]:
+    """The scores and the seconds they took."""
+    _note(job, one)
+    started = time.monotonic()
+    reads = context(Path(job.model)) or USUAL_CONTEXT
+    rows = tasks.answered(tokenizer, reads, TaskEngine(job, held, reads))
+    return rows, time.monotonic() - started
+
+
+def _note(job: AnswerJob, one: _Asked) -> None:
+    sys.stdout.write(f"{NOTE}{job.name}: {one.suite.name}, {len(one)} rows\n")
+    sys.stdout.flush()
+
+
 def _longest(job: AnswerJob, asked: Sequence[_Asked]) -> int:
     """Tokens of the longest row with its answer. Raises DataError when the model does not read as many."""
     longest = max(one.longest for one in asked)
-    limit = _context(Path(job.model))
+    limit = context(Path(job.model))
     if limit is not None and longest > limit:
         which = next(one.suite for one in asked if one.longest > limit)
         raise DataError(
@@ -162,31 +165,6 @@ def _longest(job: AnswerJob, asked: Sequence[_Asked]) -> int:
             f"{which.config.max_new_tokens}), and {job.name} reads {limit}; shorten it, or leave the suite out."
         )
     return longest
-
-
-def _new_engine(job: AnswerJob, longest: int) -> RolloutEngine:
-    """Of the job's model, for sequences of at most `longest` tokens."""
-    from raylign.rollout import environment
-
-    device = Device(job.device)
-    config = RolloutConfig(
-        precision=Precision(job.precision),
-        max_model_len=longest,
-        threads_per_worker=job.threads,
-        timeout_s=3600.0,
-        max_concurrent=64,
-    )
-    environment.prepare(config, device)
-    from raylign.rollout.vllm_engine import Hosting, VLLMEngine  # after the environment: vLLM reads it when imported
-
-    hosting = Hosting(core_thread=not job.keeps_engine and environment.core_in_this_process(config, device))
-    return VLLMEngine(job.model, config, SyncConfig(timeout_s=3600.0), name=job.name, device=device, hosting=hosting)
-
-
-def _context(folder: Path) -> int | None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("max_position_embeddings")
-    return int(found) if found else None
 
 
 def _graded(suite: Suite, groups: list[RolloutGroup], job: AnswerJob) -> list[PromptScore]:
@@ -210,8 +188,8 @@ def _result(job: AnswerJob, one: _Asked, weights: str, rows: Sequence[PromptScor
         model=job.name,
         model_digest=weights,
         suite_digest=one.digest,
-        unit=suite.unit,
-        possible=suite.possible,
+        unit=one.tasks.metric.unit if one.tasks else suite.unit,
+        possible=(one.tasks and one.tasks.metric.possible) or suite.possible,
         seconds=seconds,
         rows=tuple(rows),
     )
@@ -219,7 +197,7 @@ def _result(job: AnswerJob, one: _Asked, weights: str, rows: Sequence[PromptScor
 
 def _main() -> None:
     with asyncio.Runner() as runner:
-        engine = _HeldEngine(runner)
+        engine = HeldEngine(runner)
         try:
             for line in sys.stdin:
                 for key in answer(AnswerJob.from_json(line), engine):

@@ -61,9 +61,9 @@ def suite_files(config: RunConfig) -> dict[str, Path]:
 
         suite = open_suite(named)
         key, reward = f"evaluation.suites.{suite.name}", suite.config.reward
-        read = {"prompts": Path(suite.config.prompts)} | ({"model": Path(reward.model)} if reward.model else {})
+        read = {"prompts": suite.config.prompts, "model": reward.model, "tasks": suite.config.harness.include_path}
         found[key] = suite.path
-        found |= {f"{key}.{what}": path for what, path in read.items() if path.exists()}
+        found |= {f"{key}.{what}": Path(path) for what, path in read.items() if path and Path(path).exists()}
         found |= {f"{key}.{name}": path for name, path in {**function_files(reward), **rubric_files(reward)}.items()}
     return found
 

@@ -46,6 +46,7 @@ HOMES = {
         "rollout/vllm_tool_parser.py",
     ),
     "wandb": ("records/wandb_sink.py",),
+    "lm_eval": ("evals/harness_tasks.py", "evals/harness_model.py"),
     "ray": (
         "cluster/*",
         "trainer/workers/*",

@@ -16,7 +16,7 @@ from raylign.conf.schema import (
     RewardFunctionConfig,
     RuleRewardConfig,
 )
-from raylign.conf.suites import SuiteConfig
+from raylign.conf.suites import HarnessConfig, SuiteConfig
 from raylign.data.tokenize import load_tokenizer
 from raylign.evals.suite_digest import chosen, default_of, suite_digest
 from raylign.evals.suites import open_suite, prompts_of
@@ -26,7 +26,7 @@ ROWS = '{"prompt": "Say a.", "ground_truth": "a", "id": "a"}\n{"prompt": "Say b.
 DEFAULTS = Path(__file__).parents[2] / "golden" / "suite_defaults.json"
 OF_SUITES = (
     SuiteConfig, RewardConfig, RuleRewardConfig, RewardFunctionConfig, RemoteRewardConfig, JudgeRewardConfig,
-    CodeRewardConfig,
+    CodeRewardConfig, HarnessConfig,
 )  # fmt: skip
 
 
