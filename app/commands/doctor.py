@@ -17,6 +17,8 @@ from raylign.cluster.listeners import listeners, ray_processes
 from raylign.conf.errors import ClusterError, UserError
 from raylign.conf.schema import TrackingConfig
 from raylign.records.wandb_login import decide
+from raylign.reward.sandbox.isolation import NoIsolationError, find_isolation
+from raylign.reward.sandbox.limits import LIMITS_OF
 
 # The set that was tested together; another version may work.
 TESTED = {
@@ -37,7 +39,7 @@ _MIN_SHM_GIB = 1.0
 def examine(run_root: Path, address: str | None) -> list[Finding]:
     """Everything, in the order a run would meet it. `address`: a Ray cluster to look for; None: none is needed."""
     findings = [_python(), *(_package(name, wanted) for name, wanted in TESTED.items())]
-    findings += [_compiler(), _shared_memory(), _write_access(run_root), _wandb(), *gpu_findings()]
+    findings += [_compiler(), _shared_memory(), _write_access(run_root), _wandb(), _sandbox(), *gpu_findings()]
     findings += [_cluster(address)] if address is not None else []
     open_ports = [one for one in listeners(ray_processes()) if not one.on_loopback] if address is not None else []
     return [*findings, reach(address, open_ports, os.environ)]
@@ -98,6 +100,16 @@ def _wandb() -> Finding:
         return Finding("ok", "W&B", decide(TrackingConfig(), os.environ).sentence().removeprefix("Weights & Biases: "))
     except UserError as error:
         return Finding("note", "W&B", str(error))
+
+
+def _sandbox() -> Finding:
+    """Whether code can be run for `reward.code`, and what its limits are of."""
+    try:
+        isolation = find_isolation()
+    except NoIsolationError as error:
+        return Finding("note", "sandbox", f"reward.code cannot be used: {error}")
+    who = "as root" if isolation.as_root else "in a user namespace"
+    return Finding("ok", "sandbox", f"bubblewrap, {who}; {LIMITS_OF}")
 
 
 def _cluster(address: str) -> Finding:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MEBIBYTE = 1 << 20
+LIMITS_OF = (
+    "memory and processor time are limited by process, the number of processes, files and time by the clock by answer"
+)
+"""For people: there is no limit on the memory of all processes of an answer together (docs/sandbox.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _ASK = "Answer with one block of Python code."
-_NUMBERS = ("9", "1", "30", "7", "-4", "24")
-_TEXTS = ("'raylign'", "'a'", "'small and large'", "''")
+_NUMBERS = ("9", "1", "30", "-4", "24", "{k}", "{k} + 1")
+_TEXTS = ("'raylign'", "'a'", "'small and large'", "''", "'x' * {k}", "'x' * ({k} + 1)")
 _LISTS = ("[5, 3, 8, 1, 9, 2, 7]", "[4, 6]", "list(range(20))")
 
 _FAMILIES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
@@ -71,7 +71,8 @@ def toy_functions() -> Iterator[ToyFunction]:
     """Every family with every number, family by family."""
     for name, argument, meaning, expression, inputs in _FAMILIES:
         for k in range(_FROM, _TO):
-            yield ToyFunction(name.format(k=k), argument, meaning.format(k=k), expression.format(k=k), inputs)
+            name_k, meaning_k, expression_k = (text.format(k=k) for text in (name, meaning, expression))
+            yield ToyFunction(name_k, argument, meaning_k, expression_k, tuple(given.format(k=k) for given in inputs))
 
 
 if __name__ == "__main__":
