@@ -9,8 +9,13 @@
 # training has seen. The reward model says which answer is better, so it is audited first, on choices it has not seen; PPO
 # was trained to please it, and its lead is worth no more than the audit.
 #
-# Run it in an empty folder. The sizes below suit SmolLM2-135M on two CPU cores, in under 15 minutes; the page is
-# loop/night-0001/compare.html. The same command after the log has grown makes the next night of it.
+# Two suites say what PPO's model has forgotten of MODEL's knowledge and of ordinary text. A gate then decides whether it
+# may go out: not worse on either, and taught by a reward model that agrees with people and pays for none of the changes
+# that the audit tries. The exit code is the gate's: 0 it may, 1 it may not, 3 the data do not say.
+#
+# Run it in an empty folder. The sizes below suit SmolLM2-135M on two CPU cores, in under 15 minutes; the pages are in
+# loop/night-0001: eval.html, audit-reward-model.html, compare.html and gate.html. The same command after the log has
+# grown makes the next night of it.
 set -euo pipefail
 log=$(realpath "$1") model=$(realpath "$2")
 
@@ -23,6 +28,14 @@ reference: {precision: bfloat16, threads_per_rank: 2, micro_batch_tokens: 2048}
 reward: {precision: bfloat16, threads_per_replica: 2, micro_batch_tokens: 2048}
 data: {max_length: 384, max_prompt_tokens: 192}
 cluster: {object_store_gb: 1.0}
+YAML
+
+cat > gate.yaml <<YAML
+conditions:
+  - {suite: facts, must: not_worse, by: 0.2}
+  - {suite: text, must: not_worse, by: 0.1}
+audits:
+  - {audit: "{reward-model}", agreement: 0.65}
 YAML
 
 cat > loop.yaml <<YAML
@@ -55,8 +68,10 @@ train:
        critic.optim.lr=1e-4, rollout.num_workers=1, rollout.threads_per_worker=2, rollout.prompts_per_step=8,
        rollout.samples_per_prompt=4, rollout.temperature=0.8, rollout.max_model_len=320, rollout.max_new_tokens=96,
        rollout.kv_cache_gb=0.4, sync.max_canary_gap=0.5]
+evaluate: [facts, text]
 audit:
   - {model: reward-model, most: 40}
 compare: {models: [current, sft, dpo, ppo], reward_model: reward-model, most: 24}
+gate: gate.yaml
 YAML
 raylign loop --config loop.yaml

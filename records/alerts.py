@@ -59,6 +59,19 @@ GUARDED = {
 """The setting of `guard` that says what to do about a kind; the others are always said, and only said."""
 
 
+STEPS_NEEDED = {
+    AlertKind.KL_RUNAWAY: WINDOW + 3,
+    AlertKind.ENTROPY: 2 * WINDOW,
+    AlertKind.LENGTH: 2 * WINDOW,
+    AlertKind.REPETITION: 2 * WINDOW,
+    AlertKind.REWARD_GAMED: 2 * WINDOW,
+    AlertKind.REWARD_COLLAPSE: 3 * WINDOW,
+}
+"""Before these many steps a guarded sign cannot be seen; a run that has fewer has not been told that it is well."""
+
+_STEPS_TO_LIMIT = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One sign, with what to do. `serious`: the run as it stands is of no use."""
@@ -122,6 +135,12 @@ def action_of(kind: AlertKind, guard: GuardConfig) -> GuardAction:
     return found
 
 
+def watched(guard: GuardConfig, steps: int) -> tuple[AlertKind, ...]:
+    """The guarded signs that are not off and could have been seen after so many steps."""
+    needed = STEPS_NEEDED | ({AlertKind.KL_RUNAWAY: _STEPS_TO_LIMIT} if guard.kl_limit else {})
+    return tuple(k for k in GUARDED if action_of(k, guard) is not GuardAction.off and steps >= needed[k])
+
+
 def find_alerts(records: Sequence[StepRecord], moment: Moment, guard: GuardConfig = DEFAULTS) -> tuple[Alert, ...]:
     """Every sign that holds at the newest record or at this moment. `records`: in step order, possibly empty."""
     found = [rule(records) for rule in (_not_finite, _reward_collapse, _reward_gamed, _rewards_fail)] if records else []
@@ -165,7 +184,7 @@ def _kl_runaway(records: Sequence[StepRecord], guard: GuardConfig) -> Alert | No
     values = _series(records, lambda r: r.kl)
     if records[-1].kl is None:
         return None
-    if guard.kl_limit and len(values) >= 3 and min(values[-3:]) > guard.kl_limit:
+    if guard.kl_limit and len(values) >= _STEPS_TO_LIMIT and min(values[-_STEPS_TO_LIMIT:]) > guard.kl_limit:
         return Alert(
             AlertKind.KL_RUNAWAY,
             records[-1].step,
@@ -174,7 +193,7 @@ def _kl_runaway(records: Sequence[StepRecord], guard: GuardConfig) -> Alert | No
         )
     entry = describe("policy/kl")
     usual = entry.high if entry and entry.high is not None else 8.0
-    if len(values) < WINDOW + 3:
+    if len(values) < STEPS_NEEDED[AlertKind.KL_RUNAWAY]:
         return None
     before, now = statistics.median(values[-WINDOW - 3 : -3]), values[-3:]
     if min(now) <= usual or min(now) < _KL_JUMP * max(before, 0.0):

@@ -11,7 +11,7 @@ from pathlib import Path
 from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
 from raylign.records.atomic import write_atomic
-from raylign.records.report.evidence import checks, ledger_checks
+from raylign.records.report.evidence import checks, guard_checks, ledger_checks
 from raylign.records.report.facts import AnswerPair, RunFacts, read_run
 from raylign.records.report.next_steps import next_steps
 from raylign.records.report.origin import origin, when
@@ -60,7 +60,8 @@ class Command:
 def write_report(run_dir: Path) -> Path:
     """Write `<run_dir>/report.html` and return its path. Raises UserError when the folder holds no steps."""
     facts = read_run(run_dir if run_dir.name else run_dir.resolve())
-    found = (*checks(facts.history), *ledger_checks(facts.paths.path))
+    guarded = guard_checks(facts.history, facts.guard, facts.alerts)
+    found = (*checks(facts.history), *guarded, *ledger_checks(facts.paths.path))
     curves = questions(facts.history, facts.gold)
     unsure, asked = write_ask_next(facts.paths)
     verdict = judge(facts, checks=found, questions=curves, support=unsure)

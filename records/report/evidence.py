@@ -6,10 +6,13 @@ A check of online training that left none is listed as not recorded; of a run wi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylign.conf.schema import GuardConfig
 from raylign.pages.numbers import short
+from raylign.records.alerts import GUARDED, Alert, AlertKind, watched
 from raylign.records.glossary import describe
 from raylign.records.ledger_check import check_ledger
 from raylign.records.metrics_log import MetricHistory
@@ -63,6 +66,23 @@ def ledger_checks(folder: Path) -> list[Check]:
         return [Check("Ledger", f"{len(report.problems)} problems; first: {report.problems[0]}", Tone.WARNING, meaning)]
     again = f", {report.done_again} steps done again after a crash" if report.done_again else ""
     return [Check("Ledger", f"{report.samples:,} samples, each ended once{again}", Tone.GOOD, meaning)]
+
+
+def guard_checks(history: MetricHistory, guard: GuardConfig, alerts: Sequence[Alert]) -> list[Check]:
+    """Which signs that the policy goes wrong were watched, and how many were seen; nothing for an offline run.
+
+    A sign that was seen is told as an alert, so it is no second warning here.
+    """
+    if not any(name.startswith(_ONLINE) for name in history.names()):
+        return []
+    steps = sum(row.step > 0 for row in history.rows)
+    kinds = watched(guard, steps)
+    seen = sum(alert.kind in GUARDED for alert in alerts)
+    limit = f" (above {guard.kl_limit:g} nats a sequence)" if guard.kl_limit else ""
+    named = [f"{k.value}{limit if k is AlertKind.KL_RUNAWAY else ''}" for k in kinds]
+    meaning = f"Looked for after every step: {', '.join(named)}." if named else "The run had too few steps for any."
+    return [Check("Signs that the policy goes wrong", f"{seen or 'none'} of {len(kinds)} seen",
+                  Tone.GOOD if kinds and not seen else Tone.PLAIN, meaning)]  # fmt: skip
 
 
 def _values(history: MetricHistory, name: str) -> list[float]:

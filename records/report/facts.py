@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
 from raylign.conf.errors import UserError
+from raylign.conf.schema import GuardConfig
 from raylign.records.alert_watch import read_alerts
-from raylign.records.alerts import Alert
+from raylign.records.alerts import DEFAULTS, Alert
 from raylign.records.manifest import Manifest, read_manifest
 from raylign.records.metrics_log import MetricHistory, read_history
 from raylign.records.run_folder import RunPaths
@@ -56,6 +57,7 @@ class RunFacts:
     came_from: Mapping[str, str]  # role -> folder of an earlier run
     wandb_address: str  # empty without a page
     suites: tuple[SuiteChange, ...] = ()  # that must not get worse, before and after
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
     @property
     def last_step(self) -> int:
@@ -91,7 +93,16 @@ def read_run(run_dir: Path) -> RunFacts:
         came_from=manifest.current.came_from if manifest else {},
         wandb_address=_web_address(paths.wandb_address),
         suites=read_changes(paths.suites),
+        guard=_guard(config),
     )
+
+
+def _guard(config: Mapping[str, object]) -> GuardConfig:
+    """The run's; of settings that this version does not know, nothing."""
+    given = config.get("guard")
+    known = {f.name: type(getattr(DEFAULTS, f.name)) for f in fields(GuardConfig)}
+    values = given.items() if isinstance(given, Mapping) else ()
+    return GuardConfig(**{name: known[name](value) for name, value in values if name in known})
 
 
 def _judge(config: Mapping[str, object]) -> str:

@@ -9,10 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from raylign.app.commands.audit import AuditSettings, audit, write_record
 from raylign.app.commands.evaluate_table import table
+from raylign.conf.schema import Device, Precision
+from raylign.data.types import Message
+from raylign.evals.probes import PROBES
 from raylign.evals.results import ResultStore
+from raylign.reward.text_scorer import TextScorer
+from raylign.trainer.models.export import export_hf
+from raylign.trainer.models.loading import load_scalar_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,6 +88,42 @@ def test_models_are_compared_gated_and_released(desk: Path):
     assert gate.returncode == 0, gate.stdout + gate.stderr
     assert raylign(desk, "promote", "production", "candidate").returncode == 0
     assert raylign(desk, "promote", "production", "--rollback").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def reward_model(desk: Path, tiny_model_dir: Path) -> Path:
+    """A random one, and `pairs.jsonl`, whose choices are its own."""
+    model = load_scalar_model(str(tiny_model_dir), precision=Precision.float32, new_head_seed=5)
+    folder = desk / "rm"
+    export_hf(model, model.state_dict().items(), folder, AutoTokenizer.from_pretrained(tiny_model_dir))
+    scorer = TextScorer(str(folder), precision=Precision.float32, device=Device.cpu, micro_batch_tokens=4096)
+    rows = []
+    for number in range(40):
+        prompt, answers = f"Say {number}.", [f"It is {number}.", f"I will not say {number}, nor {number + 1}."]
+        asked = [scorer.conversation([Message("user", prompt)], answer, finished=True) for answer in answers]
+        rejected, chosen = (answers[i] for i in np.argsort(scorer.score(asked)))
+        rows.append(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
+    (desk / "pairs.jsonl").write_text("".join(rows))
+    return folder
+
+
+def test_suites_and_the_audit_of_a_reward_model_are_one_decision(desk: Path, reward_model: Path):
+    audited = audit(str(reward_model), AuditSettings([str(desk / "pairs.jsonl")], desk), print)
+    write_record(desk / "audit.json", audited)
+    names = ", ".join(probe.name for probe in PROBES)
+    (desk / "audited.yaml").write_text(
+        "conditions: [{suite: known.yaml, must: at_least, value: -100}]\n"
+        f"audits: [{{audit: audit.json, agreement: 0.9, may_pay_for: [{names}]}}]\n"
+    )
+    gate = raylign(desk, "gate", "candidate", "--policy", "audited.yaml", "--record", "audited.json")
+
+    assert gate.returncode == 0, gate.stdout + gate.stderr
+    record = json.loads((desk / "audited.json").read_text())
+    assert record["verdict"] == "pass" and [one["verdict"] for one in record["conditions"]] == ["pass", "pass"]
+    suite, of_model = record["conditions"]
+    assert suite["found"]["count"] == len(TEXTS)
+    assert (of_model["found"]["value"], of_model["found"]["count"]) == (1.0, 40)
+    assert "audit of" in (desk / "audited.html").read_text()
 
 
 def test_models_are_shown_side_by_side(desk: Path):

@@ -16,6 +16,8 @@ from raylign.evals.registry import Registry
 from raylign.feedback.build_result import read_result
 from raylign.records.manifest import read_manifest
 from raylign.records.nights import Nights
+from raylign.records.run_folder import RunPaths
+from raylign.records.suite_changes import read_changes
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(900)]
 
@@ -42,6 +44,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path
     settings = [
         "+experiment=dpo_tiny_cpu", "policy.model={current}", "num_steps=0", "num_epochs=2",
         "algorithm.pairs_per_update=4", "policy.optim.lr=1e-3", "checkpoint.every=1", "tracking.wandb=disabled",
+        f"evaluation.suites=[{folder / 'known.yaml'}]",
     ]  # fmt: skip
     training = {"name": "policy", "kind": "pairs", "rows": "new", "settings": settings}
     loop = {"logs": ["log.jsonl"], "build": ["split.eval=0", "split.test=0"], "start": "start", "train": [training],
@@ -81,6 +84,9 @@ def test_the_chain_closes_night_after_night(desk: Path):
     release = Registry(desk / "registry").current("production")
     assert release is not None and Path(release.model) == export
     assert (desk / "loop" / "night-0001" / "eval.html").is_file()
+    [change] = read_changes(RunPaths(run).suites)
+    assert (change.suite, change.prompts) == ("known", 2) and change.gain != 0
+    assert "no suite was asked" in gone_on.stdout  # the run's own answers, before and after it, are the night's
 
     nothing = again(desk)
     assert nothing.returncode == 0 and "nothing new since night 1" in nothing.stdout

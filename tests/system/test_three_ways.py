@@ -1,4 +1,4 @@
-"""examples/three_ways.sh on the sample model: one log of choices, three models, an audit and a page."""
+"""examples/three_ways.sh on the sample model: a log of choices, three models, an evaluation, an audit and a gate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from raylign.app.demo import demo_questions
 from raylign.data.sample_model import prepare_sample_model
+from raylign.evals.gate import Verdict
 from raylign.evals.results import model_digest
 from raylign.records.metrics_log import read_history
 from raylign.records.nights import Nights
@@ -49,15 +50,20 @@ def test_three_ways_to_learn_from_one_log(tmp_path: Path):
     }
     command = ["bash", str(SCRIPT), str(log), str(model)]
     done = subprocess.run(command, cwd=desk, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode in {one.value for one in Verdict}, done.stdout[-3000:] + done.stderr[-3000:]
 
     (night,) = Nights(desk / "loop").all()
+    gate = json.loads(Path(night.made("gate")).read_text())
+    assert gate["verdict"] == Verdict(done.returncode).words
+    assert [one["suite"] for one in gate["conditions"]] == ["facts", "text", "audit of reward-model"]
+    assert gate["digests"]["current"] == model_digest(model)
     made = [night.model(name) for name in ("sft", "dpo", "reward-model", "ppo")]
     assert len({model_digest(Path(folder)) for folder in [*made, str(model)]}) == 5
     page = Path(night.made("compare"))
     found = json.loads(page.with_suffix(".json").read_text())
     assert [one["name"] for one in found["models"]] == ["current", "sft", "dpo", "ppo"] and len(found["pairs"]) == 6
     assert all(name in page.read_text() for name in ("sft", "dpo", "ppo"))
+    assert all((page.parent / f"{name}.html").is_file() for name in ("eval", "gate", "audit-reward-model"))
 
     asked = {one["prompt"] for one in found["asked"]}
     trained = (desk / "loop" / "night-0001" / "build" / "pairs" / "train.jsonl").read_text()

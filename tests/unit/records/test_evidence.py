@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raylign.conf.schema import GuardAction, GuardConfig
+from raylign.records.alerts import DEFAULTS, Alert, AlertKind
 from raylign.records.metrics_log import MetricsLog, read_history
-from raylign.records.report.evidence import checks
+from raylign.records.report.evidence import checks, guard_checks
 from raylign.records.report.tone import Tone
 
 KL, GAP = "KL before the first update", "Engine against trainer, largest"
@@ -55,3 +57,28 @@ def test_the_gap_is_held_to_what_the_first_step_measured(
 ) -> None:
     rows = [dict(zip(("rollout/logprob_gap", "rollout/logprob_gap_max"), gaps, strict=True)) for gaps in (first, later)]
     assert tone(tmp_path, GAP, *rows) is expected
+
+
+@pytest.mark.parametrize(
+    ("guard", "steps", "seen", "told", "expected"),
+    [
+        (GuardConfig(kl_limit=8.0), 8, (), ("none of 1 seen", "KL runs away (above 8 nats a sequence)."), Tone.GOOD),
+        (DEFAULTS, 8, (), ("none of 1 seen", "KL runs away."), Tone.GOOD),
+        (DEFAULTS, 7, (), ("none of 0 seen", "The run had too few steps for any."), Tone.PLAIN),
+        (GuardConfig(kl=GuardAction.off), 30, (), ("none of 4 seen", "the reward collapses."), Tone.GOOD),
+        (DEFAULTS, 30, (AlertKind.ENTROPY, AlertKind.DISK), ("1 of 5 seen", "KL runs away, the entropy"), Tone.PLAIN),
+    ],
+)
+def test_only_signs_that_could_have_been_seen_are_said_to_be_watched(
+    tmp_path: Path, guard: GuardConfig, steps: int, seen: tuple[AlertKind, ...], told: tuple[str, str], expected: Tone
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, keep_to_step=-1)
+    for step in range(steps + 1):
+        log.append(step, {"reward/mean": 1.0})
+    log.close()
+    alerts = [Alert(kind, 1, "") for kind in seen]
+
+    [found] = guard_checks(read_history(path), guard, alerts)
+
+    assert (found.result, found.tone) == (told[0], expected) and told[1] in found.meaning
