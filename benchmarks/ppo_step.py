@@ -80,11 +80,11 @@ def phases(folder: RunPaths) -> dict[str, float]:
     """Median seconds of each phase after the first step; phases that run side by side overlap."""
     history = read_history(folder.metrics)
     found = {}
-    for name in (*PHASES, "scoring", "updates", "advantages", "step"):
+    for name in (*PHASES, "rollout_wait", "scoring", "updates", "advantages", "step"):
         values = [value for step, value in history.series(f"time/{name}") if step > 1 and value is not None]
         if values:
             found[name] = statistics.median(values)
-    busy = sum(found.get(name, 0.0) for name in ("generation", "scoring", "advantages", "updates", "sync"))
+    busy = sum(found.get(name, 0.0) for name in ("rollout_wait", "scoring", "advantages", "updates", "sync"))
     found["idle"] = found["step"] - busy
     return found
 
