@@ -51,7 +51,7 @@ class Scored:
 def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> Scored:
     """Train, then score `asked`, each a question and an answer."""
     from raylign.cluster.pages import KeptPages
-    from raylign.cluster.rank import RankInfo, free_meeting_point
+    from raylign.cluster.rank import MeetingPoint, RankInfo
     from raylign.conf.schema import DataConfig, LearnerConfig, OptimConfig, Precision, Schedule
     from raylign.data.encoder import Encoder
     from raylign.data.row_feed import FeedSettings, RowFeed
@@ -59,6 +59,7 @@ def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> 
     from raylign.data.tokenize import load_tokenizer
     from raylign.data.types import RowKind
     from raylign.trainer.algorithms.rm import RewardModelling, RMConfig
+    from raylign.trainer.engine.rendezvous import listen
     from raylign.trainer.workers.offline_model import objective_of
     from raylign.trainer.workers.specs import ScalarSpec
 
@@ -73,7 +74,7 @@ def train_reward_model(training: Training, asked: Sequence[tuple[str, str]]) -> 
         optim=optim,
     )
     spec = ScalarSpec(training.model, config, Device.cpu, steps, 3600.0, new_head_seed=training.seed)
-    learner = spec.build(RankInfo("policy", 0, 1), free_meeting_point())
+    learner = spec.build(RankInfo("policy", 0, 1), MeetingPoint("127.0.0.1", listen("127.0.0.1")))
     settings = FeedSettings(1, training.pairs_per_update, training.micro_batch_tokens, training.seed, True)
     feed = RowFeed(rows, {}, settings, {})
     objective = objective_of(RewardModelling(RMConfig(centering_coef=0.01)))

@@ -15,7 +15,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -151,14 +150,14 @@ def _updates(
     steps: Sequence[Sequence[SampleRow]],
     loss: Callable[[ZeroEngine, PolicyExperience], Tensor],
 ) -> list[float]:
-    from raylign.trainer.engine.rendezvous import Rendezvous
+    from raylign.trainer.engine.rendezvous import Rendezvous, listen
     from raylign.trainer.models.adapters import add_adapters, start_adapters
 
     if config.lora.rank:
         add_adapters(model.hf, config.lora)
         start_adapters(model.hf, 0)
     engine = ZeroEngine(
-        model, config, Rendezvous(0, 1, "127.0.0.1", _free_port(), 300.0), device=Device.cpu, total_steps=100
+        model, config, Rendezvous(0, 1, "127.0.0.1", listen("127.0.0.1"), 300.0), device=Device.cpu, total_steps=100
     )
     seconds = []
     for part in [packed_shard(config, rows) for rows in steps]:
@@ -172,13 +171,6 @@ def _updates(
         seconds.append(time.perf_counter() - started)
     engine.close()
     return seconds
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def side_by_side(

@@ -135,9 +135,10 @@ def apart(batch: Any) -> Any:
 
 def run(case: Case) -> Outcome:
     """In a fresh process."""
-    from raylign.cluster.rank import RankInfo, free_meeting_point
+    from raylign.cluster.rank import MeetingPoint, RankInfo
     from raylign.conf.schema import LearnerConfig, OptimConfig, Precision
     from raylign.data.batching import shard
+    from raylign.trainer.engine.rendezvous import listen
     from raylign.trainer.functional.packing import pack
     from raylign.trainer.workers.specs import PolicySpec
 
@@ -145,7 +146,7 @@ def run(case: Case) -> Outcome:
     config = LearnerConfig(model=case.model, precision=precision, micro_batch_tokens=MICRO_BATCH_TOKENS, optim=optim)
     together, objective = pair_step(case) if case.kind == "dpo" else group_step(case)
     spec = PolicySpec(case.model, config, Device.cpu, 2 * case.pairs + 2, 600.0)
-    learner = spec.build(RankInfo("policy", 0, 1), free_meeting_point())
+    learner = spec.build(RankInfo("policy", 0, 1), MeetingPoint("127.0.0.1", listen("127.0.0.1")))
     sides = []
     for batch in (together, apart(together)):
         (one,) = shard(batch, num_ranks=1, units_per_update=999, micro_batch_tokens=MICRO_BATCH_TOKENS, seed=0)

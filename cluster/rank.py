@@ -1,15 +1,13 @@
-"""What a rank knows of itself, and how rank 0 offers the others a place to meet."""
+"""What a rank knows of itself, and where it meets the others."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 from raylign.cluster.stacks import answer_when_asked
 
 _TAIL_BYTES = 1 << 16
@@ -71,11 +69,3 @@ def last_error(log: Path) -> str:
         return ""
     found = [match.group(0) for line in lines if (match := _NAMED_ERROR.search(line)) and _SAYS_NOTHING not in line]
     return found[-1] if found else ""
-
-
-def free_meeting_point() -> MeetingPoint:
-    """A port that is free now on this node. Called on rank 0, at once before the group is made there."""
-    address = ray.util.get_node_ip_address()
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((address, 0))
-        return MeetingPoint(address, probe.getsockname()[1])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from raylign.conf.errors import UserError
 from raylign.conf.schema import Device, Precision
 from raylign.data.types import TokenBatch
 from raylign.reward.interfaces import ModelLost
-from raylign.trainer.engine.rendezvous import Rendezvous
+from raylign.trainer.engine.rendezvous import Rendezvous, open_store
 from raylign.trainer.engine.sharded import ShardedEngine
 from raylign.trainer.models.loading import check_on_card, load_scalar_model, model_skeleton
 from raylign.trainer.models.scalar_head import ScalarModel, last_states
@@ -111,12 +110,13 @@ class ShardedForward:
         self.config: PretrainedConfig = model_skeleton(folder, scalar=True).config
         cards = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
         cards += [str(len(cards) + i) for i in range(ranks - len(cards))]
-        port, threads = _free_port(), max(1, torch.get_num_threads() // ranks)
+        self._store = open_store(_LOOPBACK)  # lives as long as the ranks, which ask it for each other
+        port, threads = self._store.port, max(1, torch.get_num_threads() // ranks)
         context = multiprocessing.get_context("spawn")  # a fork would share this process's threads and locks
         self._pipes: list[Connection[Any, Any]] = []
         self.processes = []
         for rank in range(ranks):
-            meeting = Rendezvous(rank, ranks, _LOOPBACK, port, timeout_s)
+            meeting = Rendezvous(rank, ranks, _LOOPBACK, port, timeout_s, hosted=True)
             here, there = context.Pipe()
             part = _Part(folder, precision, device, meeting, cards[rank], threads)
             process = context.Process(target=_rank, args=(there, part), name=f"part {rank}", daemon=True)
@@ -211,10 +211,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from raylign.conf.schema import Device, LearnerConfig, LoraConfig, Offload, Opti
 from raylign.data.types import Denominators, PolicyExperience, RankShard, TokenBatch, UpdateWindow
 from raylign.trainer.algorithms.base import LossOutput
 from raylign.trainer.engine.base import Engine
-from raylign.trainer.engine.rendezvous import Rendezvous
+from raylign.trainer.engine.rendezvous import Rendezvous, listen
 from raylign.trainer.engine.torch_engine import TorchEngine
 from raylign.trainer.learner import Learner
 from raylign.trainer.memory_plan import learner_use, shape_of
@@ -140,10 +139,7 @@ def _model(config: LearnerConfig, hf: LlamaForCausalLM, device: torch.device) ->
 def _zero(config: LearnerConfig, hf: LlamaForCausalLM, device: torch.device) -> Engine:
     from raylign.trainer.engine.zero import ZeroEngine
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rendezvous = Rendezvous(0, 1, "127.0.0.1", port, timeout_s=120)
+    rendezvous = Rendezvous(0, 1, "127.0.0.1", listen("127.0.0.1"), timeout_s=120)
     return ZeroEngine(_model(config, hf, device), config, rendezvous, device=Device(device.type), total_steps=STEPS)
 
 

@@ -11,6 +11,10 @@ from datetime import timedelta
 import torch.distributed as dist
 from raylign.conf.schema import Device
 
+_BACKLOG = 4096
+"""Ranks that connect at once; the kernel takes its own limit where that is less."""
+_listening: dict[int, socket.socket] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Rendezvous:
@@ -21,6 +25,7 @@ class Rendezvous:
     master_addr: str
     master_port: int
     timeout_s: float = 1800.0
+    hosted: bool = False  # by a process that is no rank (`open_store`); else rank 0 has the store
 
 
 def join(rendezvous: Rendezvous, device: Device) -> None:
@@ -45,16 +50,35 @@ def join(rendezvous: Rendezvous, device: Device) -> None:
     )
 
 
+def listen(address: str) -> int:
+    """A port of `address` at which this process listens from now on; it becomes rank 0 there (`join`).
+
+    A port that is only looked up can be given to any connection of the node before it is listened at.
+    """
+    server = socket.create_server((address, 0), backlog=_BACKLOG)
+    port: int = server.getsockname()[1]
+    _listening[port] = server
+    return port
+
+
+def open_store(address: str) -> dist.TCPStore:
+    """A store for ranks that are other processes (`Rendezvous.hosted`), at a port of its own choice."""
+    server = socket.create_server((address, 0), backlog=_BACKLOG)
+    port = server.getsockname()[1]
+    return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
+
+
 def _store(meeting: Rendezvous) -> dist.TCPStore:
-    listening = None
-    if meeting.rank == 0:
-        server = socket.create_server((meeting.master_addr, meeting.master_port), backlog=meeting.world_size + 128)
+    listening, master = None, meeting.rank == 0 and not meeting.hosted
+    if master:
+        place = (meeting.master_addr, meeting.master_port)
+        server = _listening.pop(meeting.master_port, None) or socket.create_server(place, backlog=_BACKLOG)
         listening = server.detach()  # the store closes it
     return dist.TCPStore(
         meeting.master_addr,
         meeting.master_port,
         meeting.world_size,
-        is_master=meeting.rank == 0,
+        is_master=master,
         timeout=timedelta(seconds=meeting.timeout_s),
         master_listen_fd=listening,
     )

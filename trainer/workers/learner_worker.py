@@ -14,7 +14,7 @@ from typing import Any, cast
 import ray
 import torch
 from raylign.cluster.pages import KeptPages
-from raylign.cluster.rank import MeetingPoint, RankInfo, free_meeting_point
+from raylign.cluster.rank import MeetingPoint, RankInfo
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.weights import put_bucket
 from raylign.conf.errors import UserError
@@ -26,6 +26,7 @@ from raylign.data.work import work_of
 from raylign.rollout.interfaces import AdapterSpec, Canary, TensorSpec, TransferLink
 from raylign.trainer.engine.base import BackgroundSaving, Engine, EngineStateError, MovableState
 from raylign.trainer.engine.buckets import adapted_layers, weights_and_adapters, weights_to_buckets, whole_weights
+from raylign.trainer.engine.rendezvous import listen
 from raylign.trainer.learner import Learner, Objective
 from raylign.trainer.loops.interfaces import UpdateResult
 from raylign.trainer.models.adapters import ADAPTER_FOLDER, write_adapter
@@ -84,8 +85,9 @@ class LearnerWorker:
         return self._pair.meet(torch.device("cuda" if torch.cuda.is_available() else "cpu"), link)
 
     def meeting_point(self) -> MeetingPoint:
-        """A free port on this rank's node."""
-        return free_meeting_point()
+        """On this rank's node, where it listens from now on: of rank 0."""
+        address = ray.util.get_node_ip_address()
+        return MeetingPoint(address, listen(address))
 
     def start(self, meeting: MeetingPoint) -> None:
         """Load the model."""
