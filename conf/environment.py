@@ -32,7 +32,7 @@ def check_environment(config: RunConfig) -> Iterator[Problem]:
                     "leave this out.",
                 )
         return
-    if not is_own(environment.name):
+    if not is_own(environment.name) or "://" in environment.name:
         for name in ("processes", "cpus_per_process", "memory_gb", "max_restarts"):
             if (value := getattr(environment, name)) != getattr(EnvironmentConfig(), name):
                 yield Problem(

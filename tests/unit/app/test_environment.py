@@ -69,6 +69,7 @@ def test_an_environment_is_named_as_an_algorithm_is_and_is_a_reward_of_its_own(b
         (["environment=shop", "environment.max_turns=0"], "environment.max_turns=0: must be at least 1"),
         (["environment=shop", "environment.max_turn_tokens=4000"], "a whole episode may have"),
         (["environment=shop", "environment.processes=2"], "environment=shop has no process of its own; leave it out"),
+        (["environment=openenv:http://h:1", "environment.memory_gb=2"], "environment.memory_gb=2: environment=openenv"),
         (["environment=shop", "environment.timeout_s=4000"], "is not below rollout.timeout_s"),
     ],
 )

@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from datasets import Dataset
 from raylign.data.encoder import Encoder
@@ -34,6 +33,7 @@ from raylign.rollout.tool_calls import TaggedCalls
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.unit.data.chat_families import tokenizer
+from tests.unit.one_process import alone  # noqa: F401
 
 ROW = {"prompt": [{"role": "user", "content": "Reach it."}], "ground_truth": "8", "level": 2}
 
@@ -85,13 +85,6 @@ SCRIPTS = (
     (call("add", amount=30), f"{call('add', amount=7)}\n{call('double')}", call("look"), "16, too far."),  # raises
     (call("halve"), call("add"), call("add", amount=2, by=1), call("add", amount=7), "There."),  # no tool, no argument
 )
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRL's side is one process, whatever an earlier test of the process left in the environment for ranks."""
-    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

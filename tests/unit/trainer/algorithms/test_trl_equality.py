@@ -49,6 +49,8 @@ from trl.experimental.gkd import GKDTrainer
 from trl.experimental.orpo import ORPOConfig as TRLORPOConfig
 from trl.experimental.orpo import ORPOTrainer
 
+from tests.unit.one_process import alone  # noqa: F401
+
 REL = 1e-5
 PAD = 0
 REPORT = LoadReport("test", 0, 0, 0, 0, 0)
@@ -60,13 +62,6 @@ class Folders:
     policy: Path
     reference: Path
     scalar: Path
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRL's side is one process, whatever an earlier test of the process left in the environment for ranks."""
-    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
