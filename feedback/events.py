@@ -49,8 +49,10 @@ class Event:
     kind: EventKind
     source: str  # the importer's name: "native", "langfuse", ...
     source_row: int  # line or row of the file it came from, from 1
-    prompt: tuple[Message, ...]  # the turns up to and with the question; ends with a user (or tool) turn
-    response_a: str  # the answer; for a correction the original, for a side-by-side side a
+    # The turns up to and with the question; ends with a user (or tool) turn. Tools that were offered: a first turn of
+    # role TOOLS; calls: feedback/turns.py.
+    prompt: tuple[Message, ...]
+    response_a: str  # the answer; for a correction the original, for a side-by-side side a; with calls: `said`
     response_b: str | None = None  # side b
     finish_reason_a: FinishReason | None = None  # why the model stopped: its own end, or cut at the token limit
     finish_reason_b: FinishReason | None = None  # rows made of a cut answer say so: no end token is learned after it
