@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,8 +127,26 @@ def _rows(folder: Path) -> pl.DataFrame:
         for split in SPLITS:
             file = folder / kind / f"{split}.jsonl"
             if file.is_file() and file.stat().st_size:
-                frames.append(_as_rows(kind, split, pl.read_ndjson(file, schema=_READ | _TEXTS[kind])))
+                frames.append(_as_rows(kind, split, _read(file, _READ | _TEXTS[kind])))
     return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame(schema=dict.fromkeys(_ROW, pl.String))
+
+
+def _read(file: Path, schema: dict[str, Column]) -> pl.DataFrame:
+    """A file of rows; calls of tools, which no column of turns has, are words of their turn here."""
+    written = file.read_bytes()
+    if b'"tool_calls"' not in written:
+        return pl.read_ndjson(file, schema=schema)
+    rows = [json.loads(line) for line in written.split(b"\n") if line]
+    turns = [name for name, kind in schema.items() if kind == TURNS_TYPE]
+    return pl.DataFrame(
+        [row | {name: [_in_words(turn) for turn in row[name]] for name in turns} for row in rows], schema=schema
+    )
+
+
+def _in_words(turn: dict[str, object]) -> dict[str, str]:
+    fields = {name: value for name, value in turn.items() if name not in ("role", "content")}
+    told = [json.dumps(fields, ensure_ascii=False)] if fields else []
+    return {"role": f"{turn['role']}", "content": "\n".join([*filter(None, [f"{turn['content']}"]), *told])}
 
 
 def _as_rows(kind: str, split: str, rows: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from raylign.data.rows import completion_or_conversation, judged_row, pair_row
+from raylign.feedback.browse.shelf import open_shelf
 from raylign.feedback.build import build
 from raylign.feedback.importers import ImportResult, read_log
 from raylign.feedback.source import Source
@@ -183,3 +184,10 @@ def test_builds_without_calls_are_written_as_they_were(tmp_path: Path):
     (row,) = rows((lines(folder / "log.jsonl", [plain]), None), folder, "sft")
     assert list(row) == [name for name in with_tools if name != "tools"]
     assert pl.read_ndjson(folder / "built" / "sft" / "train.jsonl").height == 1
+
+
+def test_a_reader_of_the_build_sees_calls_in_events_and_rows(tmp_path: Path):
+    rows(chat(tmp_path, [ASK], answer=OPENAI[1]), tmp_path, "kto")
+    shelf = open_shelf(tmp_path / "built")
+    assert '"name": "weather"' in shelf.rows.filter(pl.col("kind") == "kto")["answer"][0]
+    assert '"name": "weather"' in shelf.events["answer_a"][0]
