@@ -8,7 +8,7 @@ what fails is tested at a confidence shared by the conditions (Bonferroni).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -43,6 +43,18 @@ class Checked:
     verdict: Verdict
     found: Figure | None  # the interval that decides a pass: its low end is a one-sided bound
     reason: str
+    compared: bool = False  # `found` is a gain over the current model
+    of: str = "prompts"
+
+    @property
+    def words(self) -> str:
+        """What was found."""
+        if self.found is None:
+            return ""
+        sign = "+" if self.compared else ""
+        low = "" if self.found.low is None else f", at least {self.found.low:{sign}.3f}"
+        what = "gain " if self.compared else ""
+        return f"{what}{self.found.value:{sign}.3f}{low} ({self.found.count:,} {self.of})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +96,14 @@ def judge(
     """
     tests = len(policy.conditions) + len(policy.audits)
     checked = [
-        _check(condition, candidate, current, policy.confidence, tests)
+        replace(
+            _check(condition, candidate, current, policy.confidence, tests),
+            compared=condition.must is not Demand.at_least,
+        )
         for condition, candidate, current in zip(policy.conditions, candidates, currents, strict=True)
     ]
     checked += [
-        _audited(condition, audit, policy.confidence, tests)
+        replace(_audited(condition, audit, policy.confidence, tests), of="pairs")
         for condition, audit in zip(policy.audits, audits, strict=True)
     ]
     return GateResult(tuple(checked))
@@ -97,7 +112,8 @@ def judge(
 def _audited(condition: AuditConditionConfig, audit: Audited, confidence: float, tests: int) -> Checked:
     """The agreement by its interval; what the model pays for, and its calibration, as the audit found them."""
     name = f"audit of {audit.model}"
-    asked = f"agrees with people on at least {condition.agreement:g}, pays for nothing else"
+    spared = f" but {', '.join(condition.may_pay_for)}" if condition.may_pay_for else ""
+    asked = f"agrees with people on at least {condition.agreement:g}, pays for no change by rule{spared}"
     right = audit.agreement * audit.pairs
     passing, failing = (
         wilson(right, audit.pairs, confidence=2 * c - 1) for c in (confidence, 1 - (1 - confidence) / tests)

@@ -8,7 +8,6 @@ from pathlib import Path
 from raylign.evals.gate import GateResult, Verdict
 from raylign.evals.results import SuiteResult
 from raylign.evals.statistics import Figure, Line
-from raylign.evals.trace_page import signed
 from raylign.pages.frame import render_page
 from raylign.pages.numbers import short
 from raylign.records.atomic import write_atomic
@@ -32,7 +31,6 @@ def write_gate_page(path: Path, result: GateResult, candidate: str, against: str
         "tone": "warning" if result.verdict is Verdict.FAILED else "plain",
         "checked": result.checked,
         "confidence": f"{100 * confidence:g}\u00a0%",
-        "signed": signed,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render_page(_HERE / "gate.html", values))

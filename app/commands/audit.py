@@ -171,9 +171,10 @@ def audit_lines(found: Audit) -> list[str]:
 def write_page(path: Path, found: Audit) -> None:
     """The audit as a page."""
     share = found.accuracy[0].accuracy
+    said = headline(found).replace(" %", "\u00a0%")
     bar = share_bar(share.value, share.low or 0.0, share.high or 1.0, label="agrees with the choice", middle="chance")
     values = {
-        "found": found, "fit": found.calibration, "headline": headline(found), "bar": bar, "short": short,
+        "found": found, "fit": found.calibration, "headline": said, "bar": bar, "short": short,
         "signed": signed, "name": short_model(found.model), "reliability": _reliability(found.calibration),
         "curves": _curves(found), "sure": bool(found.curve) and turn_is_sure(found.curve),
     }  # fmt: skip

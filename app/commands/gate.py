@@ -172,11 +172,7 @@ def _passed(record: Path, digest: str, current: Release | None, alias: str) -> M
 
 
 def _found(one: Checked) -> str:
-    if one.found is None:
-        return one.reason
-    low = "not known" if one.found.low is None else f"at least {one.found.low:+.3f}"
-    text = f"found {one.found.value:+.3f}, {low} ({one.found.count} prompts)"
-    return f"{text}; {one.reason}" if one.reason else text
+    return "; ".join(part for part in (one.words, one.reason) if part)
 
 
 def _record(

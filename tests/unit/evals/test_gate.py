@@ -247,6 +247,17 @@ def test_what_is_no_audit_is_refused(tmp_path: Path):
     assert read_record(tmp_path / "audit.json") == Audited("rm", "d", 0.7, 50, ("padding",), 0.1)
 
 
+def test_a_gain_a_figure_and_a_share_of_pairs_are_told_apart():
+    floor = ConditionConfig(suite="facts", must=Demand.at_least, value=0.1)
+    asked = GateConfig(conditions=[NOT_WORSE, floor], audits=[AuditConditionConfig(may_pay_for=["format"])])
+    scores = [result([1.0] * 60 + [0.0] * 40), result([1.0] * 50 + [0.0] * 50)]
+    found = judge(asked, scores[:1] * 2, scores[1:] * 2, [Audited("rm", "", 0.8, 200, (), 0.1)])
+
+    assert [one.words.partition(",")[0] for one in found.checked] == ["gain +0.100", "0.600", "0.800"]
+    assert [one.words.partition(" (")[2] for one in found.checked] == ["100 prompts)", "100 prompts)", "200 pairs)"]
+    assert found.checked[2].asked == "agrees with people on at least 0.5, pays for no change by rule but format"
+
+
 def test_pages_hold_the_verdict_and_cannot_be_scripted(tmp_path: Path):
     hostile = "</td><script>alert(1)</script>"
     found = judge(policy(NOT_WORSE), [result([1.0, 0.0, 1.0])], [result([1.0, 1.0, 0.0])])
