@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from openai.types.responses import Response
 from raylign.conf.schema import EnvironmentConfig
+from raylign.data.turns import TurnWriter
+from raylign.data.types import RolloutGroup
 from raylign.rollout.environments.address import Address, is_class, served_address
 from raylign.rollout.environments.interfaces import (
     Environment,
@@ -23,8 +26,11 @@ from raylign.rollout.environments.interfaces import (
 )
 from raylign.rollout.environments.served import environments_at, seen
 from raylign.rollout.environments.spec import environment_spec
+from raylign.rollout.episodes import EpisodeLimits, Episodes
+from raylign.rollout.tool_calls import TaggedCalls
 
 from tests.unit.rollout.environment_servers import NemoGymServer, OpenEnvServer, serving
+from tests.unit.rollout.test_episodes import TOKENIZER, Engine, _request
 
 ROW = {"prompt": [{"role": "user", "content": "Count."}], "ground_truth": "3", "level": 2}
 
@@ -132,6 +138,30 @@ def test_what_an_openenv_server_does_wrong_fails_its_episode_by_name(fault: str,
         form = seen(config, Address("openenv", url), sessions=1)
         config.timeout_s = 0.3 if fault == "hang" else 20.0
         _play(environments_at(config, Address("openenv", url), form), play)
+
+
+def test_a_broken_session_is_played_again_from_its_start_and_a_wrong_answer_leaves():
+    """Through the episodes: a scripted model calls add(3), which ends the episode."""
+    call, server = (
+        '<tool_call>{"name": "add", "arguments": {"n": 3}}</tool_call>',
+        OpenEnvServer(faults=["cut", "garbage"]),
+    )
+    with serving(server.app()) as url:
+        environments = _environments(_config(f"openenv:{url}"))
+        request = _request(samples=3)
+        request = replace(request, prompt=replace(request.prompt, columns='{"ground_truth": "3"}'))
+        episodes = Episodes(environments, TurnWriter(TOKENIZER, environments.tools), TaggedCalls(), EpisodeLimits(4, 0))
+
+        async def play() -> RolloutGroup:
+            group = await episodes.group(request, Engine([call]))
+            await episodes.stop()
+            return group
+
+        played = [answer.episode for answer in asyncio.run(play()).completions if answer.episode]
+    failures = sorted(one.failure[:40] for one in played)
+    assert failures == ["", "", "the answer to step is none of OpenEnv's "]
+    assert [one.rewards[-1][1] for one in played if not one.failure] == [1.0, 1.0]
+    assert len(server.resets) == 4 and server.open == 0, "the one whose connection broke began again"
 
 
 def test_a_slow_openenv_server_is_waited_for_and_a_full_one_until_there_is_room():
