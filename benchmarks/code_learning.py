@@ -27,7 +27,7 @@ from raylign.conf.schema import ClusterConfig
 from raylign.reward.sandbox.toy_functions import ToyFunction, toy_functions
 from rich.console import Console
 
-from benchmarks.online_curves import Learned, draw_curves, finished, learned, table_of
+from benchmarks.online_curves import SHORT_SFT, Learned, draw_curves, finished, learned, table_of, write
 
 SHOWN = 0.35
 """Share of right answers among the examples; the others print, return another number, or are not in a block."""
@@ -47,23 +47,13 @@ def examples(tasks: Sequence[ToyFunction], draw: random.Random) -> Iterator[dict
                "completion": [{"role": "assistant", "content": told}]}  # fmt: skip
 
 
-def write(rows: Iterator[dict[str, Any]], path: Path) -> Path:
-    """As JSON lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def start(model: str, tasks: Sequence[ToyFunction], passes: int, folder: Path, ray_session: Session) -> None:
     """The model that all seeds begin with: each task is shown `passes` times, with an answer drawn anew."""
     draw = random.Random(0)
     shown = draw.sample([*tasks] * passes, len(tasks) * passes)
     settings = [
-        "+experiment=sft_tiny_cpu", f"policy.model={model}", "data.max_length=192",
-        f"data.train={write(examples(shown, draw), folder / 'examples.jsonl')}", "num_steps=0", "num_epochs=1",
-        "algorithm.rows_per_update=8", "policy.precision=bfloat16", "policy.num_ranks=1", "policy.threads_per_rank=2",
-        "policy.micro_batch_tokens=2048", "policy.lora.rank=16", "policy.optim.lr=1e-3",
-        "policy.optim.schedule=linear", "cluster.object_store_gb=1.0",
+        *SHORT_SFT, f"policy.model={model}", "data.max_length=192", "num_steps=0", "num_epochs=1",
+        f"data.train={write(examples(shown, draw), folder / 'examples.jsonl')}",
     ]  # fmt: skip
     finished(settings, folder, "start", ray_session)
 

@@ -6,11 +6,11 @@ A run that is finished in the folder is not run again, so a stopped measurement 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from raylign.app.configuration import compose
@@ -26,6 +26,12 @@ from rich.table import Table
 CONFIDENCE = 0.95
 SHARES = Range(0.0, 1.0)
 COLOURS = ("#0f766e", "#d97706", "#7c3aed")
+SHORT_SFT = (
+    "+experiment=sft_tiny_cpu", "algorithm.rows_per_update=8", "policy.precision=bfloat16", "policy.num_ranks=1",
+    "policy.threads_per_rank=2", "policy.micro_batch_tokens=2048", "policy.lora.rank=16", "policy.optim.lr=1e-3",
+    "policy.optim.schedule=linear", "cluster.object_store_gb=1.0",
+)  # fmt: skip
+"""Settings of the training that makes the common start."""
 T = TypeVar("T")
 
 
@@ -42,6 +48,13 @@ class Learned:
     curve: list[float]  # mean reward of each step
     seconds: float
     beside: dict[str, list[float]] = field(default_factory=dict)  # other metrics of each step, by name
+
+
+def write(rows: Iterator[dict[str, Any]], path: Path) -> Path:
+    """As JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def finished(settings: Sequence[str], folder: Path, name: str, ray_session: Session) -> RunPaths:

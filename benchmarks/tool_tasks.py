@@ -7,7 +7,6 @@ environment answered.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,13 +98,6 @@ def prompts(asked: Sequence[Answered], tools: Sequence[Mapping[str, Any]] = ()) 
     for number, one in enumerate(asked):
         row = {"id": f"p{number}", "prompt": [{"role": "user", "content": one.question}], "ground_truth": one.truth}
         yield row | ({"tools": list(tools)} if tools else {})
-
-
-def write(rows: Iterator[dict[str, Any]], path: Path) -> Path:
-    """As JSON lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def _split(

@@ -14,8 +14,9 @@ from raylign.data.prompts import load_prompts
 from raylign.data.row_kinds import load_rows
 from raylign.data.types import RowKind
 
+from benchmarks.online_curves import write
 from benchmarks.tool_learning import RULES, WITH, WITHOUT, settings_of
-from benchmarks.tool_tasks import Shares, Task, calculator, examples, prompts, search, write
+from benchmarks.tool_tasks import Shares, Task, calculator, examples, prompts, search
 from tests.unit.data.chat_families import tokenizer
 
 SIZES = (6, 5, 4)
