@@ -19,6 +19,7 @@ from raylign.data.types import Message
 from raylign.evals.probes import PROBES
 from raylign.evals.results import ResultStore
 from raylign.reward.text_scorer import TextScorer
+from raylign.trainer.engine.base import WRAPPER_PREFIX
 from raylign.trainer.models.export import export_hf
 from raylign.trainer.models.loading import load_scalar_model
 from safetensors.torch import load_file, save_file
@@ -94,8 +95,9 @@ def test_models_are_compared_gated_and_released(desk: Path):
 def reward_model(desk: Path, tiny_model_dir: Path) -> Path:
     """A random one, and `pairs.jsonl`, whose choices are its own."""
     model = load_scalar_model(str(tiny_model_dir), precision=Precision.float32, new_head_seed=5)
+    weights = {name.removeprefix(WRAPPER_PREFIX): p.detach() for name, p in model.named_parameters()}
     folder = desk / "rm"
-    export_hf(model, model.state_dict().items(), folder, AutoTokenizer.from_pretrained(tiny_model_dir))
+    export_hf(model, weights.items(), folder, AutoTokenizer.from_pretrained(tiny_model_dir))
     scorer = TextScorer(str(folder), precision=Precision.float32, device=Device.cpu, micro_batch_tokens=4096)
     rows = []
     for number in range(40):
