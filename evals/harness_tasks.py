@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from raylign.conf.nearest import nearest
 from raylign.evals.harness import Asks, Metric, chosen_metric, scored
 from raylign.evals.harness_model import EngineModel
 from raylign.evals.results import PromptScore
-from raylign.evals.suite_digest import chosen
+from raylign.evals.suite_digest import chosen, code_digests
 from raylign.evals.suites import Suite
 from transformers import PreTrainedTokenizerBase
 
@@ -64,7 +65,8 @@ class HarnessTasks:
 
     @property
     def digest(self) -> str:
-        """Hash of settings, of the harness's version, and of each task's version, definition and rows."""
+        """Hash of settings, of the harness's version, of the code below include_path, and of each task's version,
+        definition and rows."""
         config = self.suite.config
         tasks = {
             name: {
@@ -76,7 +78,8 @@ class HarnessTasks:
             for name, task in self.tasks.items()
         }
         settings = chosen(replace(config, about="", harness=replace(config.harness, include_path="")))
-        return _hash([{"lm_eval": version("lm_eval"), "config": settings, "tasks": tasks}])
+        code = code_digests(Path(config.harness.include_path)) if config.harness.include_path else {}
+        return _hash([{"lm_eval": version("lm_eval"), "config": settings, "tasks": tasks, "code": code}])
 
     def answered(self, tokenizer: PreTrainedTokenizerBase, context: int, asks: Asks) -> list[PromptScore]:
         """Every row asked and graded. Raises EngineDead, and DataError for sampling that the engine does not do."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raylign.data.types import Prompt
 from raylign.evals.suites import Suite, Text
+from raylign.reward.rules import rule_versions
 
 DEFAULTS = 1
 """Raised when the default of a setting changes that an earlier version had: digests hold no defaults."""
@@ -36,6 +37,8 @@ def suite_digest(suite: Suite, asked: Sequence[Prompt] | Sequence[Text], files: 
     )
     graded = chosen(replace(suite.config, prompts="", about="", columns={}, reward=by_content))
     identity = {"rows": rows, "config": graded, "defaults": DEFAULTS, "files": dict(files)}
+    if versions := rule_versions(one.rule for one in reward.rules):
+        identity["rules"] = versions
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -53,6 +56,12 @@ def chosen(settings: object) -> object:
     if isinstance(settings, Enum):
         return settings.value
     return settings
+
+
+def code_digests(folder: Path) -> dict[str, str]:
+    """Hash of each Python file below a folder, by its path from there: functions of tasks call others beside them."""
+    found = sorted(path for path in folder.rglob("*.py") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def default_of(setting: Field[object]) -> object:

@@ -63,6 +63,9 @@ def _leaves(value: Any, change: Callable[[str], str]) -> Any:
         return {key: _leaves(each, change) for key, each in value.items()}
     if isinstance(value, list):
         return [_leaves(each, change) for each in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):  # a telephone number, too, is written as one
+        told = change(written := json.dumps(value))
+        return value if told == written else told
     if not isinstance(value, str):
         return value
     try:

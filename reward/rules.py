@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import regex
@@ -21,7 +21,7 @@ from raylign.reward.same_number import same_number
 REGEX_TIMEOUT_S = 1.0
 """A pattern that backtracks for longer fails its sample instead of the run."""
 
-_NUMBER = regex.compile(r"[-+]?(?:\d[\d,]*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = regex.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class RuleKind:
     build: Callable[[str], RewardRule]
     argument: str
     meaning: str
+    version: int = 1  # raised when the rule gives another score for the same answer: kept results are then not used
 
 
 def exact_match(prompt: Prompt, completion: Completion) -> float:
@@ -156,7 +157,7 @@ def _plain_rule(rule: RewardRule) -> Callable[[str], RewardRule]:
 
 RULES: Mapping[str, RuleKind] = {
     "exact_match": RuleKind(_plain_rule(exact_match), "", "answer equals the ground truth"),
-    "number_match": RuleKind(_plain_rule(number_match), "", "last number equals the ground truth's"),
+    "number_match": RuleKind(_plain_rule(number_match), "", "last number equals the ground truth's", version=2),
     "math": RuleKind(lambda argument: MathRule(argument), "seconds (optional)", "symbolically equal, by math-verify"),
     "finished": RuleKind(_plain_rule(finished), "", "ended with an end token, not cut by length"),
     "length_target": RuleKind(length_target, "tokens", "how near to a length"),
@@ -177,6 +178,12 @@ def build_rule(spec: str) -> RewardRule:
         raise ConfigError(problems)
     name, _, argument = spec.partition(":")
     return RULES[name].build(argument)
+
+
+def rule_versions(specs: Iterable[str]) -> dict[str, int]:
+    """The version of each rule that grades otherwise than it first did, by name."""
+    names = {spec.partition(":")[0] for spec in specs}
+    return {name: RULES[name].version for name in sorted(names & RULES.keys()) if RULES[name].version > 1}
 
 
 def rule_problems(spec: str) -> list[str]:

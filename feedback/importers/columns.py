@@ -19,7 +19,8 @@ EARLIEST = datetime.fromisoformat("2015-01-01T00:00:00+00:00")
 _CLOCK_SKEW = timedelta(days=1)
 _PLAIN = [name for name in EVENT_SCHEMA if name not in ("prompt", "reasons")]
 _ENUMS = ("kind", "choice", "shown_left", "finish_reason_a", "finish_reason_b")
-_ANSWERS = ("response_a", "response_b", "corrected")
+_WRITTEN = ("response_a", "response_b", "corrected", "comment", "persona", "topic", "locale")
+"""What is redacted: FIELDS in it would be read as the beginning of fields."""
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 
@@ -39,7 +40,7 @@ def frame_of(events: Sequence[object]) -> pl.DataFrame:
         values = [getattr(event, name) for event in events]
         if name in _ENUMS:
             values = [value.value if isinstance(value, Enum) else value for value in values]
-        if name in _ANSWERS:
+        if name in _WRITTEN:
             values = [plain(value) if isinstance(value, str) else value for value in values]
         columns[name] = pl.Series(name, values, dtype=EVENT_SCHEMA[name], strict=True)
     columns["prompt"] = _prompt_column([event.prompt for event in events])  # type: ignore[attr-defined]

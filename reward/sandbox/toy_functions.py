@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 _ASK = "Answer with one block of Python code."
-_NUMBERS = ("9", "1", "30", "-4", "24", "{k}", "{k} + 1")
-_TEXTS = ("'raylign'", "'a'", "'small and large'", "''", "'x' * {k}", "'x' * ({k} + 1)")
-_LISTS = ("[5, 3, 8, 1, 9, 2, 7]", "[4, 6]", "list(range(20))")
+_NUMBERS = ("9", "1", "30", "-4", "-5", "24", "{k}", "{k} + 1")
+_TEXTS = (  # of letters alone: a program that counts no other characters is right, too
+    "'raylign'", "'a'", "'smallandlargeone'", "''", "'x' * {k}", "'x' * ({k} + 1)", "'abcdefghijklm'[1:{k}]",
+)  # fmt: skip
+_LISTS = ("[5, 3, 8, 1, 9, 2, 7]", "[4, 6]", "list(range(20))", "list(range({k}))")
 
 _FAMILIES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("add_{k}", "x", "x plus {k}", "x + {k}", _NUMBERS),
@@ -76,4 +78,6 @@ def toy_functions() -> Iterator[ToyFunction]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("give one argument, the file to write")
     Path(sys.argv[1]).write_text("".join(f"{json.dumps(task.row())}\n" for task in toy_functions()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raylign.conf.own_code import is_own
 
 OPENENV, NEMO_GYM = "openenv", "nemo_gym"
-_NAMED = re.compile(rf"({OPENENV}|{NEMO_GYM}):(http|ws)(s?)(://[^/\s]+[^\s]*)")
+_NAMED = re.compile(rf"({OPENENV}|{NEMO_GYM}):(http|ws)(s?)(://[^/\s?#]+[^\s?#]*)")
 
 
 @dataclass(frozen=True, slots=True)

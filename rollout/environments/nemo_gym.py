@@ -29,6 +29,8 @@ from raylign.rollout.environments.served_values import Form, Tools, number, sche
 
 _SEED, _VERIFY = "/seed_session", "/verify"
 _NO_TOOLS = frozenset({_SEED, _VERIFY, "/close_session", "/aggregate_metrics", "/mcp"})
+_NOT_THE_CALLS = frozenset({401, 403, 408, 425, 429})
+"""Refusals of a token, and of a server that is late or has too much to do: the model cannot do better next time."""
 _MODEL = "policy"
 
 
@@ -116,7 +118,7 @@ class _Session:
             )
         except EndpointError as error:
             raise EnvironmentFailure(str(error)) from error
-        if status >= 500 or 300 <= status < 400:
+        if status >= 500 or 300 <= status < 400 or status in _NOT_THE_CALLS:
             raise EnvironmentFailure(f"the tool {action.name} answered {status}")
         return text
 

@@ -251,7 +251,7 @@ async def _listed(line: _Line) -> Tools:
         raise
     result = answer.get("result")
     listed = result.get("tools") if isinstance(result, dict) else None
-    return tuple(_mcp_tool(tool) for tool in listed or ())
+    return tuple(_mcp_tool(tool) for tool in listed) if isinstance(listed, list) else ()
 
 
 def _mcp_tool(tool: object) -> Mapping[str, Any]:

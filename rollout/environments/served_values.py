@@ -32,9 +32,13 @@ def number(value: object) -> float | None:
     """A reward. Raises EnvironmentFailure for what is none."""
     if value is None:
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        found = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # a whole number beyond every float
+        found = math.nan
+    if not math.isfinite(found):
         raise EnvironmentFailure(f"it gave {str(value)[:40]} as reward")
-    return float(value)
+    return found
 
 
 def shown_text(value: object) -> str:

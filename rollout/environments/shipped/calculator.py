@@ -19,7 +19,8 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Pow: operator.pow,
 }
 _MAX_LENGTH, _MAX_POWER, _MAX_VALUE = 500, 1000, 1e300
-_NUMBER = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)(?:\s?/\s?(\d[\d,]*(?:\.\d+)?))?")
+_DIGITS = 12  # of a result that is no whole number: 0.1 + 0.2 is 0.3
+_NUMBER = re.compile(r"(-?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+)?)(?:\s?/\s?(\d[\d,]*(?:\.\d+)?))?")
 _SIGNS = str.maketrans("\u2212\u00d7\u00f7", "-*/")  # as people and models write minus, times and divided by
 
 
@@ -44,7 +45,7 @@ class Calculator:
         if len(expression) > _MAX_LENGTH:
             raise ValueError(f"the expression is longer than {_MAX_LENGTH} characters")
         value = _value(ast.parse(expression.strip().translate(_SIGNS), mode="eval").body)
-        return str(int(value)) if float(value).is_integer() else repr(round(value, 10))
+        return str(int(value)) if float(value).is_integer() else repr(float(f"{value:.{_DIGITS}g}"))
 
     def get_reward(self, answer: str) -> float:
         """1 when the last number of the answer is the row's."""

@@ -192,7 +192,10 @@ def test_tasks_of_ones_own_are_asked_of_our_engine(tmp_path: Path, tiny_model_di
     fewer = replace(
         tasks.suite, config=replace(tasks.suite.config, harness=replace(tasks.suite.config.harness, limit=3))
     )
-    assert tasks.digest == HarnessTasks.of(tasks.suite).digest != replace(tasks, suite=fewer).digest
+    before = tasks.digest
+    assert before == HarnessTasks.of(tasks.suite).digest != replace(tasks, suite=fewer).digest
+    (tmp_path / "generate_until" / "utils.py").write_text("def graded(answer):\n    return 1.0\n")
+    assert tasks.digest != before, "a function of a task may call it"
 
 
 @needs_harness

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from raylign.conf.schema import (
 )
 from raylign.conf.suites import HarnessConfig, SuiteConfig
 from raylign.data.tokenize import load_tokenizer
-from raylign.evals.suite_digest import chosen, default_of, suite_digest
+from raylign.evals.suite_digest import chosen, code_digests, default_of, suite_digest
 from raylign.evals.suites import open_suite, prompts_of
+from raylign.reward import rules
 
 OWN = "prompts: rows.jsonl\nreward:\n  rules: [{rule: exact_match}]\nright_at: 1\n"
 ROWS = '{"prompt": "Say a.", "ground_truth": "a", "id": "a"}\n{"prompt": "Say b.", "ground_truth": "b", "id": "b"}\n'
@@ -57,6 +58,30 @@ def test_what_decides_a_score_is_in_the_digest_and_nothing_else(own: Path, tiny_
         digest(OWN, files={"f.py": "sha256:1"}),
     ]
     assert len({first, *others}) == len(others) + 1
+
+
+def test_answers_that_a_rule_graded_otherwise_before_are_of_another_suite(
+    own: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own.write_text("prompts: rows.jsonl\nreward:\n  rules: [{rule: 'length_target:8'}, {rule: exact_match}]\n")
+    suite = open_suite(str(own))
+    asked = prompts_of(suite, load_tokenizer(str(tiny_model_dir)))
+    first = suite_digest(suite, asked, {})
+    for name, other in (("length_target", True), ("number_match", False)):
+        with monkeypatch.context() as now:
+            now.setattr(rules, "RULES", {**rules.RULES, name: replace(rules.RULES[name], version=9)})
+            assert (suite_digest(suite, asked, {}) != first) == other
+
+
+def test_code_that_tasks_call_is_known_by_its_content(tmp_path: Path):
+    (tmp_path / "colours").mkdir()
+    code = tmp_path / "colours" / "utils.py"
+    found = []
+    for text in ("def helper(): return 1\n", "def helper(): return 2\n", "def helper(): return 1\n"):
+        code.write_text(text)
+        (tmp_path / "notes.txt").write_text(f"{len(found)}")
+        found.append(code_digests(tmp_path))
+    assert found[0] == found[2] != found[1] and list(found[0]) == ["colours/utils.py"]
 
 
 def test_a_setting_that_a_later_version_adds_leaves_results_what_they_were():

@@ -154,12 +154,13 @@ def test_what_is_no_call_or_tool_puts_its_row_aside_by_name(changes: Mapping[str
 
 
 def test_personal_data_in_arguments_is_replaced_and_the_arguments_stay_json(tmp_path: Path):
-    arguments = json.dumps({"to": "a@x.org", "of": ["b@y.org"]})
+    arguments = json.dumps({"to": "a@x.org", "of": ["b@y.org"], "card": 4111111111111111, "n": 3, "f": 1.5})
     told = CALL | {"function": {"name": "weather", "arguments": arguments}}
     files = chat(tmp_path, [ASK, {"role": "assistant", "content": None, "tool_calls": [told]}, OPENAI[2]])
     (row,) = rows(files, tmp_path, "sft")
     given = json.loads(row["messages"][1]["tool_calls"][0]["function"]["arguments"])
-    assert given == {"to": "<EMAIL_1>", "of": ["<EMAIL_2>"]} and row["messages"][0]["content"].endswith("<EMAIL_1>")
+    assert given == {"to": "<EMAIL_1>", "of": ["<EMAIL_2>"], "card": "<CARD_1>", "n": 3, "f": 1.5}
+    assert row["messages"][0]["content"].endswith("<EMAIL_1>")
 
 
 def test_a_sign_in_somebodys_text_makes_no_call(tmp_path: Path):

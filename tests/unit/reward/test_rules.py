@@ -29,6 +29,11 @@ def answer(text: str = "", *, ids: tuple[int, ...] = (5, 6), cut: bool = False) 
         ("number_match", "19", answer("nineteen"), 0.0),
         ("number_match", "31415926", answer("31415927"), 0.0),  # a millionth is for numbers that are rounded
         ("number_match", "0.3333333", answer("0.33333333"), 1.0),
+        ("number_match", "31415926", answer("31415926.4"), 0.0),
+        ("number_match", "3", answer("about 2.9999999999"), 1.0),
+        ("number_match", "5", answer("it is .5"), 0.0),
+        ("number_match", "0.5", answer("it is -.5, no, .5"), 1.0),
+        ("number_match", "1e999", answer("1e998"), 0.0),
         ("finished", None, answer("x", cut=True), 0.0),
         ("finished", None, answer("x"), 1.0),
         ("length_target:4", None, answer(ids=(1,) * 4), 1.0),

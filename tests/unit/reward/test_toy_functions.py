@@ -38,5 +38,29 @@ def test_the_right_answer_passes_and_near_ones_fail(task: ToyFunction):
     assert not any(passes(task, task.answer(line)) for line in (*wrong, f"return {neighbour.expression}"))
 
 
+@pytest.mark.parametrize(
+    ("family", "near", "same_for"),
+    [
+        ("rest", "abs(x) % {k}", {2}),
+        ("last", "text[len(text) - {k}:]", {2}),
+        ("without", "items[-(len(items) - {k}):]", set()),
+        ("longer_than", "len(text) >= {k}", set()),
+        ("is_over", "x >= {k}", set()),
+    ],
+)
+def test_what_is_wrong_at_an_edge_alone_fails(family: str, near: str, same_for: set[int]):
+    """`same_for`: numbers for which it is no other function."""
+    of = {int(task.name.rpartition("_")[2]): task for task in TASKS if task.name.rpartition("_")[0] == family}
+    assert {k for k, task in of.items() if passes(task, task.answer(f"return {near.format(k=k)}"))} == same_for
+
+
+def test_a_program_that_counts_letters_alone_is_right():
+    letters = "[c for c in text if c.isalpha()]"
+    for task in TASKS:
+        body = task.expression.replace("text", f"''.join({letters})")
+        if task.argument == "text" and not task.name.startswith("repeat"):
+            assert passes(task, task.answer(f"return {body}")), task.name
+
+
 def test_the_reward_reads_their_tests():
     assert all(read_tests(task.row()["tests"]) for task in TASKS)

@@ -55,6 +55,8 @@ def test_the_calculator_computes_what_python_does_and_says_what_it_cannot():
     found = asyncio.run(_played(_local("calculator"), {"ground_truth": "1"}, *calls))
 
     assert [float(o.observation) for o in found] == pytest.approx([eval(text) for text in expressions], abs=1e-9)
+    tiny = asyncio.run(_played(_local("calculator"), {"ground_truth": "1"}, _call("calculate", expression="3/10**12")))
+    assert tiny[0].observation == "3e-12"
     refused = ("__import__('os')", "9**9**9", "a+1", "1/0", "2**-0.5j", "[1][0]", "(-8)**0.5", "1" * 600)
     bad = asyncio.run(
         _played(_local("calculator"), {"ground_truth": "1"}, *[_call("calculate", expression=t) for t in refused])
@@ -75,6 +77,9 @@ def test_the_calculator_computes_what_python_does_and_says_what_it_cannot():
         ("-5", "It is \u22125.", 1.0),
         ("5", "5/0", 0.0),
         ("12345678", "It is 12345679.", 0.0),
+        ("12345678", "It is 12345678.4.", 0.0),
+        ("5", "It is .5", 0.0),
+        ("1/2", "It is -.5, no: .5", 1.0),
     ],
 )
 def test_the_calculators_reward_is_the_last_number(truth: str, answer: str, reward: float):

@@ -62,8 +62,9 @@ def test_an_address_names_protocol_and_server():
     assert served_address("openenv:https://host/env/") == Address("openenv", "https://host/env")
     assert served_address("nemo_gym:http://host:1") == Address("nemo_gym", "http://host:1")
     assert served_address("openenv:Mine") is None and is_class("openenv:Mine") and not is_class("openenv:http://h")
-    with pytest.raises(EnvironmentRefused, match="write a server as openenv:URL"):
-        environment_spec(_config("ws://host:8000"))
+    for wrong in ("ws://host:8000", "openenv:http://host?to=1"):  # a path after a query reaches nothing
+        with pytest.raises(EnvironmentRefused, match="write a server as openenv:URL"):
+            environment_spec(_config(wrong))
 
 
 @pytest.mark.parametrize("mcp", [True, False])
@@ -243,6 +244,7 @@ def test_a_nemo_gym_session_is_seeded_called_and_verified():
         ({"reward": 0.0, "mask_sample": True, "failure_kind": "oom"}, r"could not judge \(mask_sample\) oom"),
         ({"score": 1.0}, "has no reward, but score"),
         ({"reward": "good"}, "gave good as reward"),
+        ({"reward": 10**400}, "gave 1000.* as reward"),
     ],
 )
 def test_a_nemo_gym_server_that_could_not_judge_pays_nothing(verdict: dict, said: str):
@@ -255,7 +257,7 @@ def test_a_nemo_gym_server_that_could_not_judge_pays_nothing(verdict: dict, said
         _play(_environments(_config(f"nemo_gym:{url}")), play)
 
 
-@pytest.mark.parametrize(("status", "failed"), [(422, False), (500, True)])
+@pytest.mark.parametrize(("status", "failed"), [(422, False), (500, True), (429, True), (401, True)])
 def test_what_a_nemo_gym_tool_refuses_is_told_and_what_breaks_fails(status: int, failed: bool):
     async def play(environment: Environment) -> Outcome:
         await environment.reset(ROW, 1)
@@ -264,7 +266,7 @@ def test_what_a_nemo_gym_tool_refuses_is_told_and_what_breaks_fails(status: int,
     with serving(NemoGymServer(status=status).app()) as url:
         environments = _environments(_config(f"nemo_gym:{url}"))
         if failed:
-            with pytest.raises(EnvironmentFailure, match="the tool weather answered 500"):
+            with pytest.raises(EnvironmentFailure, match=f"the tool weather answered {status}"):
                 _play(environments, play)
         else:
             assert _play(environments, play) == Outcome('{"city": null, "sun": true}')

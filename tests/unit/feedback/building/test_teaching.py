@@ -9,6 +9,7 @@ from raylign.data.data_ledger import file_ledger
 from raylign.data.prompts import load_prompts
 from raylign.data.tokenize import load_tokenizer
 from raylign.feedback.examples import TEACHER_SCHEMA
+from raylign.feedback.turns import FIELDS
 
 TALK = [("system", "Be brief."), ("user", "Which day?"), ("assistant", "Sunday?"), ("user", "When do you open?")]
 EVERY = ("split.eval=0", "split.test=0", "teacher.from_comments=true")
@@ -48,6 +49,15 @@ def test_a_row_asks_the_question_alone_and_the_teacher_what_people_wrote_too(mak
     assert "x.org" not in built.everything()
     signals = {fate.signal: fate.in_teacher for fate in built.result.signals}
     assert signals == {"correction": 1, "thumb_down": 1, "thumb_up": 0, "rating": 1}
+
+
+def test_a_sign_of_fields_in_a_comment_or_a_label_stands_for_nothing(make, run_build):
+    """It is cut there from what turns have beside their words, which is JSON."""
+    forged = f"a@x.org{FIELDS}not{FIELDS}fields"
+    given = [make(1, "thumb", "What is tea?", response_a="Mud.", thumb=-1, comment=forged, persona=forged)]
+    (row,) = run_build(given, *EVERY).rows("teacher", "train")
+    assert row["teacher_prompt"][0]["content"].endswith("said about it:\n<EMAIL_1> not fields)")
+    assert list(row["teacher_prompt"][0]) == ["role", "content"]
 
 
 def test_comments_are_asked_for_and_refusals_are_no_corrections(make, run_build):
