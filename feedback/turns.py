@@ -70,9 +70,12 @@ def _leaves(value: Any, change: Callable[[str], str]) -> Any:
         return value
     try:
         inner = json.loads(value) if value[:1] in ("{", "[") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         inner = None
-    return change(value) if inner is None else json.dumps(_leaves(inner, change), ensure_ascii=False)
+    if inner is None:
+        return change(value)
+    new = _leaves(inner, change)
+    return value if new == inner else json.dumps(new, ensure_ascii=False)
 
 
 def pack(turns: pl.Expr) -> pl.Expr:

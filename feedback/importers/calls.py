@@ -31,11 +31,11 @@ def turn_with_calls(role: str, text: str, message: Mapping[str, object], name: s
     parts = message.get("content")
     used = [part for part in parts if _is(part, USE)] if isinstance(parts, list) else []
     fields: dict[str, object] = {}
-    if calls := [_call(given) for given in [*listed, *([single] if single else []), *used]]:
-        fields["tool_calls"] = calls
-    if role == "tool":
-        fields |= {key: message[key] for key in ("tool_call_id", "name") if message.get(key)}
     try:
+        if calls := [_call(given) for given in [*listed, *([single] if single else []), *used]]:
+            fields["tool_calls"] = calls
+        if role == "tool":
+            fields |= {key: message[key] for key in ("tool_call_id", "name") if message.get(key)}
         return Message(role, text, turn_fields({"role": role, **fields}))
     except RowError as error:
         raise RowProblem(f"a turn of `{name}`: {error}") from error
@@ -56,16 +56,28 @@ def results_in(message: Mapping[str, object]) -> list[Mapping[str, object]]:
 def with_tools(turns: Sequence[Message], offered: object, name: str) -> tuple[Message, ...]:
     """The turns after the tools that were offered. Raises RowProblem for tools without a name, and for calls of
     others."""
-    given = json.loads(offered) if isinstance(offered, str) and offered.lstrip().startswith("[") else offered
-    if not given or (turns and turns[0].role == TOOLS):
+    if not offered or (turns and turns[0].role == TOOLS):
         return tuple(turns)
     try:
+        given = _listed(offered)
+        if given == []:
+            return tuple(turns)
         tools = [_tool(tool) for tool in given] if isinstance(given, list) else given
         variables = template_variables({"tools": tools})
         refuse_unknown_calls(variables, (turn.extra for turn in turns))
     except RowError as error:
         raise RowProblem(f"`{name}`: {error}") from error
     return (Message(TOOLS, "", variables), *turns)
+
+
+def _listed(offered: object) -> object:
+    """A list that is stored as JSON text; everything else as it is. Raises RowError."""
+    if not isinstance(offered, str) or not offered.lstrip().startswith("["):
+        return offered
+    try:
+        return json.loads(offered)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"it is text but not JSON ({error})") from error
 
 
 def _tool(tool: object) -> object:
@@ -80,14 +92,19 @@ def _tool(tool: object) -> object:
 
 
 def _call(given: object) -> object:
-    """With its arguments as JSON text; what is no call stays as it is, to be refused by name."""
+    """With its arguments as JSON text; what is no call stays as it is, to be refused by name. Raises RowError."""
     if not isinstance(given, Mapping):
         return given
     inner = given.get("function")
     function = inner if isinstance(inner, Mapping) else given
     found = [function[key] for key in ("arguments", "args", "input") if key in function]
     arguments = found[0] if found else None
-    text = arguments if arguments is None or isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    try:
+        text = (
+            arguments if arguments is None or isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        )
+    except (TypeError, ValueError, RecursionError) as error:  # a time or bytes, of a file that has types
+        raise RowError(f"`tool_calls`: arguments cannot be written as JSON ({error})") from error
     call = {"type": "function", "function": {"name": function.get("name"), "arguments": text}}
     key = given.get("id") or given.get("call_id")
     return {"id": key, **call} if key else call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,8 @@ from raylign.data.rows import completion_or_conversation, judged_row, pair_row
 from raylign.feedback.browse.shelf import open_shelf
 from raylign.feedback.build import build
 from raylign.feedback.importers import ImportResult, read_log
+from raylign.feedback.importers.calls import turn_with_calls
+from raylign.feedback.importers.outcome import RowProblem
 from raylign.feedback.source import Source
 from raylign.feedback.turns import FIELDS, TURN, changed
 
@@ -143,6 +146,8 @@ def test_a_use_of_a_tool_in_a_completion_is_not_cut_to_its_last_turn(tmp_path: P
         ({"tools": [{}]}, "`tools`: tool 1 has no name"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tool of the vendor's own"),
         ({"tools": [{**SCHEMA, "name": "clock"}]}, "weather is not one of `tools`"),
+        ({"tools": "[{"}, "`tools`: it is text but not JSON"),
+        ({"tools": "[" * 100_000}, "`tools`: it is text but not JSON"),
         ({"turns": [ASK, {"role": "assistant", "tool_calls": [{"id": "c"}]}, OPENAI[2]]}, "call 1 has no name"),
         ({"turns": [ASK, {"role": "assistant", "tool_calls": "weather"}, OPENAI[2]]}, "is not a list"),
         ({"answer": {"role": "assistant", "content": "", "invalid_tool_calls": [CALL]}}, "invalid_tool_calls"),
@@ -174,6 +179,19 @@ def test_words_and_texts_in_fields_are_changed_alike():
     assert changed(packed, str.upper) == (
         f'USER\x1fA{TURN}ASSISTANT\x1fB{FIELDS}{{"x": ["A", "{{\\"y\\": \\"A\\"}}"], "n": 1}}'
     )
+
+
+def test_fields_in_which_nothing_is_found_stay_to_the_letter():
+    """Written anew, 1e999 would be Infinity, which is no JSON."""
+    text = "b" + FIELDS + json.dumps({"arguments": '{"x":1e999,"y":[ 1 ]}', "deep": "[" * 100_000})
+    assert changed(text, lambda words: words.replace("z", "-")) == text
+
+
+def test_arguments_that_json_does_not_hold_put_their_row_aside():
+    """Files with types, as parquet, have times in them."""
+    call = {"function": {"name": "weather", "arguments": {"at": datetime(2026, 1, 1)}}}
+    with pytest.raises(RowProblem, match="arguments cannot be written as JSON"):
+        turn_with_calls("assistant", "", {"tool_calls": [call]}, "messages")
 
 
 def test_builds_without_calls_are_written_as_they_were(tmp_path: Path):
