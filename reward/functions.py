@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.machinery import PathFinder
+from itertools import accumulate
 from pathlib import Path
 
 from raylign.reward.function_messages import FunctionCode, FunctionError, Loaded, Style
@@ -61,6 +64,22 @@ def sent_files(path: str) -> list[Path]:
     if not where.endswith(".py") or not file.is_file():
         return []
     return [file.parent / name for name, _ in _with_neighbours(file)]
+
+
+def installed_file(path: str) -> Path | None:
+    """The file of `module:NAME`, found without importing anything; None for a file that goes along (`sent_files`), and
+    where there is no such module."""
+    module = path.rpartition(":")[0]
+    if module.endswith(".py") or not module:
+        return None
+    folders: Sequence[str] | None = None
+    parts = module.split(".")
+    for number, name in enumerate(accumulate(parts, "{}.{}".format), start=1):
+        spec = PathFinder.find_spec(name, folders)
+        folders = None if spec is None else spec.submodule_search_locations
+        if spec is None or (folders is None and number < len(parts)):
+            return None
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 def _with_neighbours(file: Path) -> tuple[tuple[str, str], ...]:

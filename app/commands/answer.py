@@ -33,6 +33,7 @@ from raylign.evals.slices import SLICED, names_in
 from raylign.evals.suite_digest import suite_digest
 from raylign.evals.suites import TODAY, Suite, Text, open_suite, prompts_of, texts_of
 from raylign.records.manifest import digest
+from raylign.reward.functions import installed_file
 from raylign.reward.scorer import ComposedScorer
 from raylign.reward.sources import RewardSources
 from raylign.rollout.interfaces import EngineDead
@@ -114,6 +115,8 @@ def _graders(suite: Suite) -> dict[str, str]:
     reward = suite.config.reward
     files = {**function_files(reward), **rubric_files(reward)}
     found = {name: digest(path) for name, path in files.items()}
+    installed = {given.path: installed_file(given.path) for given in reward.functions}
+    found |= {f"installed {name}": digest(path) for name, path in installed.items() if path is not None}
     if reward.model:
         found["model"] = model_digest(Path(model_folder(reward.model).path))
     return found

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from raylign.conf.schema import EnvironmentConfig
 from raylign.reward.http_json import Endpoint, EndpointError
-from raylign.rollout.environments import nemo_gym, openenv
+from raylign.rollout.environments import nemo_gym, openenv, openenv_look
 from raylign.rollout.environments.address import OPENENV, Address
 from raylign.rollout.environments.interfaces import EnvironmentRefused, Environments
 from raylign.rollout.environments.served_values import Form
@@ -23,7 +23,7 @@ def seen(config: EnvironmentConfig, address: Address, *, sessions: int) -> Form:
     """
     endpoint, within = _endpoint(config, address), min(LOOK_S, config.timeout_s)
     if address.protocol == OPENENV:
-        asked = openenv.look(endpoint, config.arguments, sessions=sessions, timeout_s=within)
+        asked = openenv_look.look(endpoint, config.arguments, sessions=sessions, timeout_s=within)
     else:
         asked = nemo_gym.look(endpoint, config.arguments, timeout_s=within)
     with ThreadPoolExecutor(1) as thread:  # the caller may have a loop of its own

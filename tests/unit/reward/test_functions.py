@@ -20,7 +20,7 @@ from raylign.data.types import Prompt
 from raylign.reward.function_call import Caller, recognised
 from raylign.reward.function_messages import Done, FunctionError, Style
 from raylign.reward.function_process import FunctionProcess
-from raylign.reward.functions import FunctionSource, read_source, sent_files
+from raylign.reward.functions import FunctionSource, installed_file, read_source, sent_files
 from raylign.reward.samples import NotScored, Sample, Score
 
 SAMPLES = [
@@ -305,3 +305,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
     """For another process; the test's own timeout is the deadline."""
     while not holds():
         threading.Event().wait(0.02)
+
+
+def test_the_file_of_an_installed_function_is_found_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Kept answers to a suite are known by its content."""
+    (tmp_path / "installed" / "grading").mkdir(parents=True)
+    for file in ("__init__", "grading/__init__", "grading/one"):
+        (tmp_path / "installed" / f"{file}.py").write_text("raise AssertionError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed_file("installed.grading.one:score") == tmp_path / "installed" / "grading" / "one.py"
+    assert installed_file("installed:score") == tmp_path / "installed" / "__init__.py"
+    for nowhere in ("installed.two:score", "installed.grading.one.two:score", "nobody:score", "mine.py:score", ""):
+        assert installed_file(nowhere) is None
