@@ -6,6 +6,7 @@ An episode whose environment fails is a completion with a named failure, which l
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ class Episodes:
     async def group(self, request: GenerationRequest, sample: Sampler) -> RolloutGroup:
         """All samples of one prompt, side by side. Raises what `sample` raises; an environment's failure is named in
         its completion."""
-        opened = await gather_or_cancel([self._opened(request, key) for key in request.keys])
+        opened = await self._all_opened(request)
         prompt = self._shared_prompt(request, opened)
         grown = len(prompt.token_ids) - len(request.prompt.token_ids)
         begun = next((one.text for one in opened if one.environment is not None), "")
@@ -130,6 +131,16 @@ class Episodes:
     async def stop(self) -> None:
         """End what serves the environments."""
         await self._environments.stop()
+
+    async def _all_opened(self, request: GenerationRequest) -> list[_Opened]:
+        """One for each key. Where the call is cancelled, what has begun is closed: a server counts its sessions."""
+        opening = [asyncio.ensure_future(self._opened(request, key)) for key in request.keys]
+        try:
+            return await gather_or_cancel(opening)
+        except BaseException:
+            done = [one.result() for one in opening if one.done() and not one.cancelled() and one.exception() is None]
+            await asyncio.gather(*(one.environment.close() for one in done if one.environment is not None))
+            raise
 
     async def _opened(self, request: GenerationRequest, key: SampleKey) -> _Opened:
         """An environment with the text that it begins with."""
@@ -147,6 +158,10 @@ class Episodes:
                 if environment is not None:
                     await environment.close()
                 return _Opened(None, "", str(error))
+            except asyncio.CancelledError:
+                if environment is not None:
+                    await environment.close()
+                raise
         return _Opened(None, "", failure)
 
     def _shared_prompt(self, request: GenerationRequest, opened: Sequence[_Opened]) -> Prompt:

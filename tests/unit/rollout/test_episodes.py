@@ -294,3 +294,30 @@ def test_calls_are_read_one_by_one():
     text = json.dumps({"name": "add", "arguments": '{"n": 1}'})
     assert reader.read(f"<tool_call>{text}").calls == (ToolCall("add", {"n": 1}),)
     assert isinstance(reader.read('<tool_call>{"name": "add", "arguments": [1]}</tool_call>').calls[0], Malformed)
+
+
+def test_a_group_that_is_cancelled_while_it_begins_closes_what_has_begun():
+    """A server counts its sessions, and groups that nobody waits for any more are cancelled."""
+    log: list[str] = []
+    hung = asyncio.Event()
+
+    class Hanging(Scripted):
+        async def reset(self, row: Mapping[str, Any], seed: int) -> str:
+            await super().reset(row, seed)
+            return await hung.wait() and ""
+
+    made = iter([Scripted(log, []), Hanging(log, [])])
+
+    async def cancelled() -> None:
+        episodes = Episodes(Made(lambda: next(made)), TurnWriter(TOKENIZER, TOOLS), TaggedCalls(), EpisodeLimits(4, 0))
+        group = asyncio.ensure_future(episodes.group(_request(2), Engine([])))
+        for _ in range(20):  # turns of the loop, in which both begin
+            await asyncio.sleep(0)
+        assert len(log) == 2
+        group.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await group
+        await asyncio.sleep(0)
+
+    asyncio.run(cancelled())
+    assert log[2:] == ["close", "close"]
