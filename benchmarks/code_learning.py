@@ -11,12 +11,10 @@ in RUNS is not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 from raylign.cluster.session import Session, session
 from raylign.conf.schema import ClusterConfig
 from raylign.reward.sandbox.toy_functions import ToyFunction, toy_functions
-from rich.console import Console
 
-from benchmarks.online_curves import SHORT_SFT, Learned, draw_curves, finished, learned, table_of, write
+from benchmarks.online_curves import SHORT_SFT, Learned, finished, learned, report, write
 
 SHOWN = 0.35
 """Share of right answers among the examples; the others print, return another number, or are not in a block."""
@@ -88,14 +85,7 @@ def main() -> int:
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     given.folder = given.folder.absolute()
-    console, done = Console(), list[Learned]()
-    for run in measured(given):
-        done.append(run)
-        console.print(table_of(done))
-        if given.json:
-            given.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n", encoding="utf-8")
-        if given.figure:
-            draw_curves(done, given.figure)
+    report(measured(given), given.json, given.figure)
     return 0
 
 

@@ -6,8 +6,8 @@ A run that is finished in the folder is not run again, so a stopped measurement 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -105,6 +105,18 @@ def table_of(runs: Sequence[Learned]) -> Table:
         means = [f"{fmean(getattr(run, when).value for run in seeds):.3f}" for when in ("before", "after")]
         table.add_row(task, arm, "all", *means, _shown(over_seeds(seeds)), *("" for _ in names), "", end_section=True)
     return table
+
+
+def report(runs: Iterable[Learned], data: Path | None, picture: Path | None) -> None:
+    """After each run a table of all so far, and where a file is named its figures as JSON and its curves."""
+    console, done = Console(), list[Learned]()
+    for run in runs:
+        done.append(run)
+        console.print(table_of(done))
+        if data:
+            data.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n", encoding="utf-8")
+        if picture:
+            draw_curves(done, picture)
 
 
 def draw_curves(runs: Sequence[Learned], path: Path) -> None:

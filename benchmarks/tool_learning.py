@@ -11,13 +11,11 @@ and once after, at the training temperature. What is finished in RUNS is not run
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -26,9 +24,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 from raylign.cluster.session import Session, session
 from raylign.conf.schema import ClusterConfig
 from raylign.records.run_folder import RunPaths
-from rich.console import Console
 
-from benchmarks.online_curves import SHORT_SFT, Learned, draw_curves, finished, learned, table_of, write
+from benchmarks.online_curves import SHORT_SFT, Learned, finished, learned, report, write
 from benchmarks.tool_tasks import Shares, Task, calculator, examples, prompts, search
 
 SIZES = (200, 160, 64)
@@ -98,14 +95,7 @@ def main() -> int:
     given.folder = given.folder.absolute()
     draw = random.Random(0)
     tasks = [calculator(draw, SIZES), search(draw, SIZES, given.folder / "documents")]
-    console, done = Console(), list[Learned]()
-    for run in measured(given, tasks):
-        done.append(run)
-        console.print(table_of(done))
-        if given.json:
-            given.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n", encoding="utf-8")
-        if given.figure:
-            draw_curves(done, given.figure)
+    report(measured(given, tasks), given.json, given.figure)
     return 0
 
 

@@ -101,9 +101,9 @@ def environment_rows(config: RunConfig) -> list[tuple[str, str]]:
     return [
         ("environment", given.name),
         ("runs", _where(given)),
-        ("tools", ", ".join(names) or "none: the model talks to it"),
+        ("tools", ", ".join(names) or "none: what the model writes is its action"),
         ("turns", f"at most {given.max_turns}, {most}"),
-        ("calls read by", given.tool_parser if names else "nobody"),
+        ("calls read by", given.tool_parser if names else "no parser: there are no tools"),
         ("deadline of a call", f"{given.timeout_s:g} s"),
         ("weight of its reward", f"{given.reward_weight:g}"),
     ]

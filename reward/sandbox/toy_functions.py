@@ -1,4 +1,4 @@
-"""Many small functions to be written, in families that differ by a number. Written for Raylign.
+"""Programming tasks: small functions in families that differ by a number. Written for Raylign.
 
 `python -m raylign.reward.sandbox.toy_functions FILE` writes them as rows of data.train. Tests are made by running the
 right answer.
