@@ -72,7 +72,7 @@ def messages_in(row: Row, name: str) -> tuple[Message, ...]:
         raise Inexpressible(f"`{name}` has no turns")
     beside = {key for turn in turns for key, value in turn.items() if value and key not in ("role", "content")}
     if beside or row.get("tools"):
-        raise Inexpressible(f"`{min(beside | {'tools'})}`, and calls of tools are not written by this export")
+        raise Inexpressible(f"`{min(beside, default='tools')}`, and calls of tools are not written by this export")
     messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
     blank = next((message.role for message in messages if not (message.content or "").strip()), None)
     if blank is not None:

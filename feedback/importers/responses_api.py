@@ -81,13 +81,19 @@ def _items(items: list[object], name: str) -> tuple[Message, ...]:
     for item in items:
         kind = item.get("type", "message") if isinstance(item, Mapping) else None
         if kind == "message":
-            kept.append({"role": item["role"], "content": _content(item)})  # type: ignore[index]
-        elif kind == _CALL and kept and isinstance(calls := kept[-1].get("tool_calls"), list):
-            calls.append(item)  # of the same turn
+            assert isinstance(item, Mapping)
+            kept.append({"role": item.get("role"), "content": _content(item)})
         elif kind == _CALL:
-            kept.append({"role": "assistant", "content": None, "tool_calls": [item]})
+            if (
+                not kept or kept[-1]["role"] != "assistant"
+            ):  # else of the turn whose words or first call stand before it
+                kept.append({"role": "assistant", "content": None})
+            calls = kept[-1].setdefault("tool_calls", [])
+            assert isinstance(calls, list)
+            calls.append(item)
         elif kind == _RESULT:
-            kept.append({"role": "tool", "content": item["output"], "tool_call_id": item.get("call_id")})  # type: ignore
+            assert isinstance(item, Mapping)
+            kept.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
         elif kind not in _PASSED_OVER:
             raise RowProblem(f"`{name}` holds an item of type {str(kind)[:40]!r}; only text is read")
     return turns_of(kept, name)

@@ -15,6 +15,7 @@ from raylign.feedback.build import build
 from raylign.feedback.importers import ImportResult, read_log
 from raylign.feedback.importers.calls import turn_with_calls
 from raylign.feedback.importers.outcome import RowProblem
+from raylign.feedback.importers.responses_api import asked
 from raylign.feedback.source import Source
 from raylign.feedback.turns import FIELDS, TURN, changed
 
@@ -179,6 +180,19 @@ def test_words_and_texts_in_fields_are_changed_alike():
     assert changed(packed, str.upper) == (
         f'USER\x1fA{TURN}ASSISTANT\x1fB{FIELDS}{{"x": ["A", "{{\\"y\\": \\"A\\"}}"], "n": 1}}'
     )
+
+
+def test_words_before_a_call_are_of_its_turn_in_the_responses_api_too():
+    said = {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}]}
+    turns = asked({"input": [ASK, said, RESPONSES[1], RESPONSES[1], RESPONSES[2]]}, {}, None)  # type: ignore[arg-type]
+    assert [turn.role for turn in turns] == ["user", "assistant", "tool"] and turns[1].content == "I look."
+    assert len(json.loads(turns[1].extra)["tool_calls"]) == 2
+
+
+@pytest.mark.parametrize("broken", [{"type": "message"}, {"type": "function_call_output", "call_id": "c1"}])
+def test_items_that_lack_a_field_put_their_row_aside(broken: dict[str, str]):
+    with pytest.raises(RowProblem, match="a turn of `input` has"):
+        asked({"input": [*RESPONSES, broken]}, {}, None)  # type: ignore[arg-type]
 
 
 def test_fields_in_which_nothing_is_found_stay_to_the_letter():
