@@ -64,8 +64,10 @@ def answered(response: Columns) -> tuple[Message, FinishReason | None]:
     details = unpacked(response.get("incomplete_details"))
     reason = details.get("reason") if isinstance(details, Mapping) else response.get("status")
     text = _content(final[0]) if final else None
-    (answer,) = turns_of([{"role": "assistant", "content": text, "tool_calls": calls}], "output")
-    return answer, finish_of(reason)
+    turns = turns_of([{"role": "assistant", "content": text, "tool_calls": calls}], "output")
+    if len(turns) != 1:
+        raise RowProblem("the response's message holds what a tool said")
+    return turns[0], finish_of(reason)
 
 
 def _exchange(request: Columns) -> tuple[Message, ...]:

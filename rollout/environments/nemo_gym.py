@@ -147,26 +147,38 @@ async def look(endpoint: Endpoint, arguments: Mapping[str, str], *, timeout_s: f
             raise EnvironmentRefused(
                 f"{error}; start the server, or see whether host, port and path are right"
             ) from error
-    routes = described.get("paths") if isinstance(described, dict) else None
-    if not isinstance(routes, dict) or not {_SEED, _VERIFY} <= routes.keys():
+    return Form(tools_of(described))
+
+
+def tools_of(described: object) -> Tools:
+    """The POST routes of an OpenAPI description. Raises EnvironmentRefused for what is no resources server."""
+    routes = _inside(described, "paths")
+    if not {_SEED, _VERIFY} <= routes.keys():
         raise EnvironmentRefused(f"it has no routes {_SEED} and {_VERIFY}, so it is no NeMo Gym resources server")
-    posts = {path: route["post"] for path, route in routes.items() if path not in _NO_TOOLS and "post" in route}
-    return Form(
-        tuple(
-            schema_of(
-                path.lstrip("/"), str(post.get("description") or post.get("summary") or ""), _body(post, described)
-            )
-            for path, post in sorted(posts.items())
-            if "/" not in path.lstrip("/") and "{" not in path
-        )
+    posts = {
+        path: _inside(route, "post")
+        for path, route in routes.items()
+        if path not in _NO_TOOLS and isinstance(route, dict) and "post" in route
+    }
+    return tuple(
+        schema_of(path.lstrip("/"), str(post.get("description") or post.get("summary") or ""), _body(post, described))
+        for path, post in sorted(posts.items())
+        if "/" not in path.lstrip("/") and "{" not in path
     )
 
 
 def _body(post: Mapping[str, Any], described: Any) -> Mapping[str, Any]:
     """The JSON schema of a route's body, with what it refers to."""
-    content = post.get("requestBody", {}).get("content", {}).get("application/json", {})
-    schema = _resolved(content.get("schema", {}), described.get("components", {}).get("schemas", {}), ())
-    return {name: value for name, value in schema.items() if name != "title"} or {"type": "object", "properties": {}}
+    schema = _inside(post, "requestBody", "content", "application/json", "schema")
+    whole = _inside(_resolved(schema, _inside(described, "components", "schemas"), ()))
+    return {name: value for name, value in whole.items() if name != "title"} or {"type": "object", "properties": {}}
+
+
+def _inside(value: Any, *names: str) -> dict[str, Any]:
+    """The object at these names; an empty one where there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _resolved(schema: Any, named: Mapping[str, Any], within: Sequence[str]) -> Any:

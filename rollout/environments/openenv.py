@@ -142,7 +142,7 @@ def _read(observation: Mapping[str, Any], field: str) -> str:
     if field:
         return shown_text(observation[field])
     if isinstance(error := observation.get("error"), dict) and "tool_name" in observation:
-        if error.get("error_type") in _BROKEN:
+        if str(error.get("error_type")) in _BROKEN:
             raise EnvironmentFailure(f"the tool {observation['tool_name']}: {shortened(str(error.get('message')))}")
         return told_error(str(error.get("message")))
     if "tool_name" in observation and "result" in observation:

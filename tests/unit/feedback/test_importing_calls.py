@@ -15,7 +15,7 @@ from raylign.feedback.build import build
 from raylign.feedback.importers import ImportResult, read_log
 from raylign.feedback.importers.calls import turn_with_calls
 from raylign.feedback.importers.outcome import RowProblem
-from raylign.feedback.importers.responses_api import asked
+from raylign.feedback.importers.responses_api import answered, asked
 from raylign.feedback.source import Source
 from raylign.feedback.turns import FIELDS, TURN, changed
 
@@ -193,6 +193,12 @@ def test_words_before_a_call_are_of_its_turn_in_the_responses_api_too():
 def test_items_that_lack_a_field_put_their_row_aside(broken: dict[str, str]):
     with pytest.raises(RowProblem, match="a turn of `input` has"):
         asked({"input": [*RESPONSES, broken]}, {}, None)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_holds_what_a_tool_said_puts_its_row_aside():
+    said = {"role": "assistant", "content": [{"type": "tool_result", "content": "-4 C"}, "It is cold."]}
+    with pytest.raises(RowProblem, match="holds what a tool said"):
+        answered({"output": [said]})
 
 
 def test_fields_in_which_nothing_is_found_stay_to_the_letter():

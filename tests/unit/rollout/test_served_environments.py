@@ -24,6 +24,8 @@ from raylign.rollout.environments.interfaces import (
     ToolCall,
     told_error,
 )
+from raylign.rollout.environments.nemo_gym import tools_of
+from raylign.rollout.environments.openenv import _read
 from raylign.rollout.environments.served import environments_at, seen
 from raylign.rollout.environments.spec import environment_spec
 from raylign.rollout.episodes import EpisodeLimits, Episodes
@@ -270,3 +272,20 @@ def test_what_a_nemo_gym_tool_refuses_is_told_and_what_breaks_fails(status: int,
                 _play(environments, play)
         else:
             assert _play(environments, play) == Outcome('{"city": null, "sun": true}')
+
+
+@pytest.mark.parametrize(
+    "post",
+    [{"requestBody": 5}, {"requestBody": {"content": {"application/json": ""}}}, 7, None,
+     {"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Bad"}}}}}],
+)  # fmt: skip
+def test_a_route_without_a_readable_body_is_a_tool_without_arguments(post: object):
+    described = {"paths": {"/seed_session": {}, "/verify": {}, "/odd": "post", "/look": {"post": post}},
+                 "components": {"schemas": {"Bad": 5}}}  # fmt: skip
+    [tool] = tools_of(described)
+    assert tool["function"] == {"name": "look", "description": "", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_an_error_of_another_kind_than_a_text_is_shown_to_the_model():
+    told = {"tool_name": "add", "error": {"error_type": {"of": "timeout"}, "message": "no"}}
+    assert _read(told, "") == told_error("no")
