@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.online_curves import write
 from benchmarks.tool_tasks import prompts
 from tests.system.calling_model import calling_model, calling_task
+from tests.system.test_bit_equal import numbers, play_through_kills, saved_bytes
 from tests.system.tiny_runs import play, run_settings
 
 pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(1800)]
@@ -35,8 +36,8 @@ def settings(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     ]
     return [
         *given, "environment=calculator", "environment.max_turns=3", "rollout.max_new_tokens=200",
-        "rollout.max_model_len=768", "data.max_prompt_tokens=512", "rollout.prompts_per_step=4", "policy.optim.lr=1e-3",
-        f"num_steps={STEPS}",
+        "rollout.max_model_len=768", "data.max_prompt_tokens=512", "rollout.prompts_per_step=4", "policy.optim.lr=1e-4",
+        f"num_steps={STEPS}", "checkpoint.every=1",
     ]  # fmt: skip
 
 
@@ -79,3 +80,14 @@ def check_stream(row: SampleRow, tokenizer: PreTrainedTokenizerBase) -> int:
         run += 1
     assert all(row.rollout_logprobs[t] == 0.0 for a, b in row.holes for t in range(a, b))
     return run
+
+
+def test_killed_and_resumed_is_the_run_that_was_never_killed(
+    whole: RunPaths, settings: list[str], tmp_path: Path
+) -> None:
+    killed = RunPaths(whole.path.parent / "killed")
+    play_through_kills([*settings, "name=killed"], killed, tmp_path / "log", seed=17)
+    assert numbers(killed) == numbers(whole)
+    assert saved_bytes(killed) == saved_bytes(whole)
+    first, last = (numbers(whole)[step]["rollout/environment_tokens"] for step in (1, STEPS))
+    assert first and last, "no tool has answered"
