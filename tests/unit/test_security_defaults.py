@@ -25,6 +25,7 @@ EXEMPT = {
         (f"reward/sandbox/inside/{name}.py" for name in ("answer", "program", "tests", "worker")),
         "runs code inside a sandbox, where nothing else does; its first process ends outside of one",
     ),
+    "reward/sandbox/toy_functions.py": "works out the answers of its own table; nothing from outside gets there",
 }
 
 

@@ -94,10 +94,13 @@ def test_scores_are_those_of_transformers_on_the_models_own_template(policy: Pat
     assert max(expected) - min(expected) > 0.01
 
 
+COLUMNS = '{"tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}], "level": 3}'
+
+
 def test_turns_that_the_reward_models_template_refuses_are_failures_by_name(policy: Path, foreign: Path) -> None:
     """Tools that its template would drop: the answer would be judged without them."""
     group = rollout(policy)
-    prompt = Prompt("p", TURNS, group.prompt.token_ids, columns='{"tools": [{"type": "function"}], "level": 3}')
+    prompt = Prompt("p", TURNS, group.prompt.token_ids, columns=COLUMNS)
     config = RewardConfig(model=str(foreign), retokenize=True, precision=Precision.float32)
     [found, *_] = ComposedScorer(config, Device.cpu).score([RolloutGroup(prompt, group.sampling, group.completions)])
     assert isinstance(found, RewardFailure) and "does not use `tools`" in found.reason

@@ -122,7 +122,7 @@ class FakeLLM:
         self._do("generate")
         if not (self.card.weights and self.card.cache and self.card.verified) or self.paused:
             raise Broken("a token was sampled from weights or a cache that were not there")
-        token = SimpleNamespace(logprob=-0.5)
+        token = SimpleNamespace(logprob=-0.5, rank=1)
         span = SimpleNamespace(version=str(self.card.content), start=0, end=1)
         answer = SimpleNamespace(
             token_ids=[4], logprobs=[{4: token}], finish_reason="stop", weight_versions=[span], text="x"
