@@ -162,16 +162,18 @@ class _Life:
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._sender = ThreadPoolExecutor(1, "environments")  # a pipe that nobody empties blocks who writes to it
-        self._hung = 0
+        self._late: set[int] = set()  # calls given up and not answered since
         self.over, self.reason = False, ""
         self._watching = self._loop.create_task(self._watch_memory(memory_gb)) if memory_gb else None
         threading.Thread(target=self._read, name="environment-answers", daemon=True).start()
 
     async def ask(self, episode: int, verb: Verb, **given: Any) -> Outcome | float | str | None:
         """Raises EnvironmentFailure for a call that fails or is late, EnvironmentLost when the process is gone."""
+        number = next(self._numbers)
         try:
-            answer = await self._within(self._timeout_s, Ask(next(self._numbers), episode, verb, **given))
+            answer = await self._within(self._timeout_s, Ask(number, episode, verb, **given))
         except TimeoutError as error:
+            self._late.add(number)
             await self._look()
             raise EnvironmentFailure(f"{_named(verb, given)} did not answer within {self._timeout_s:g} s") from error
         if answer.failure:
@@ -206,7 +208,6 @@ class _Life:
 
     async def _look(self) -> None:
         """After a late call: does the process answer anything, and how many calls hang in it?"""
-        self._hung += 1
         try:
             await self._within(PING_S, Ask(next(self._numbers), 0, Verb.PING))
         except TimeoutError:
@@ -214,8 +215,8 @@ class _Life:
             self.lose("its process did not answer any more")
         except EnvironmentFailure:
             return
-        if self._hung >= MOST_HUNG:
-            logger.warning("%d calls hang in the environments' process; another is started", self._hung)
+        if len(self._late) >= MOST_HUNG:
+            logger.warning("%d calls hang in the environments' process; another is started", len(self._late))
             self.lose("its process was ended, for too many calls hung in it")
 
     async def _watch_memory(self, most_gb: float) -> None:
@@ -246,6 +247,7 @@ class _Life:
             return  # nobody is left to tell
 
     def _arrived(self, answer: Answer) -> None:
+        self._late.discard(answer.number)
         future = self._waiting.get(answer.number)
         if future is not None and not future.done():
             future.set_result(answer)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import multiprocessing
 import random
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from raylign.reward.functions import named_code
+from raylign.rollout.environments import process
 from raylign.rollout.environments.catalog import shipped
 from raylign.rollout.environments.host import _answer
 from raylign.rollout.environments.interfaces import (
@@ -25,7 +29,7 @@ from raylign.rollout.environments.interfaces import (
     told_error,
 )
 from raylign.rollout.environments.local import LocalEnvironments
-from raylign.rollout.environments.messages import Ask, Verb
+from raylign.rollout.environments.messages import Answer, Ask, Verb
 from raylign.rollout.environments.objects import as_environment, tools_of
 from raylign.rollout.environments.process import OwnEnvironments, ProcessLimits
 from raylign.rollout.environments.shipped.search import Search
@@ -406,6 +410,34 @@ def test_an_own_class_plays_many_episodes_in_a_process_of_its_own_and_comes_back
         assert await play(7, 1) == ("begin at 7", 8.0), "another process plays the next episode"
         assert (environments.taken_restarts(), environments.taken_restarts()) == (1, 0), "told once"
         await environments.stop()
+
+    asyncio.run(all_of_it())
+
+
+def test_calls_that_are_answered_late_are_not_counted_as_hanging(monkeypatch: pytest.MonkeyPatch):
+    """Or a long life with a slow call now and then would end like one in which all hang."""
+    monkeypatch.setattr(process, "MOST_HUNG", 2)
+    here, there = multiprocessing.Pipe()
+    kept: list[Ask] = []
+
+    def answer_pings() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while ask := there.recv():
+                if ask.verb is Verb.PING:
+                    there.send(Answer(ask.number))
+                else:
+                    kept.append(ask)
+
+    threading.Thread(target=answer_pings, daemon=True).start()
+
+    async def all_of_it() -> None:
+        life = process._Life(SimpleNamespace(pipe=here, end=there.close), timeout_s=0.01, memory_gb=0)
+        for answered, over in ((True, False), (False, False), (False, True)):
+            with pytest.raises(EnvironmentFailure, match="did not answer within"):
+                await life.ask(0, Verb.RESET)
+            assert life.over is over
+            if answered:
+                there.send(Answer(kept.pop().number))  # before the next ping's answer
 
     asyncio.run(all_of_it())
 
