@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -11,8 +11,9 @@ from raylign.pages.svg import Band, line_chart, stacked_bars
 from raylign.records.glossary import describe, is_healthy, range_text, title
 from raylign.records.metrics_log import MetricHistory
 
+_JUDGED = "rewards and reference"
 # The loop's phases that follow one another; the others (reward, reference, policy_update, ...) run inside these.
-_PHASES = ("data", "generation", "scoring", "advantages", "updates", "update", "sync")
+_PHASES = ("data", "generation", _JUDGED, "scoring", "advantages", "updates", "update", "sync")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +183,12 @@ def _panel(history: MetricHistory, name: str, gold: str | None) -> Panel:
 def time_panel(history: MetricHistory) -> TimePanel | None:
     """Seconds a step by phase, what is between the phases as "other"; None when the run logged no times."""
     rows = [row for row in history.rows if row.values.get("time/step") is not None]
-    phases = [p for p in _PHASES if any(row.values.get(f"time/{p}") for row in rows)]
+    phases = [p for p in _PHASES if any(_seconds(row.values, p) for row in rows)]
     if not rows or not phases:
         return None
     table = []
     for row in rows:
-        seconds = [row.values.get(f"time/{phase}") or 0.0 for phase in phases]
+        seconds = [_seconds(row.values, phase) for phase in phases]
         table.append([*seconds, max(0.0, (row.values["time/step"] or 0.0) - sum(seconds))])
     names = [*(phase.replace("_", " ") for phase in phases), "other"]
     means = [sum(column) / len(column) for column in zip(*table, strict=True)]
@@ -195,6 +196,18 @@ def time_panel(history: MetricHistory) -> TimePanel | None:
     parts = tuple(Part(n, short(m), percent(m / whole)) for n, m in zip(names, means, strict=True))
     chart = stacked_bars([row.step for row in rows], names, table, label="Time of a step by phase", unit="s")
     return TimePanel(chart, parts, short(whole))
+
+
+def _seconds(values: Mapping[str, float | None], phase: str) -> float:
+    """Of the step's own time: an online step waits for answers, of which some were generated before it began, and then
+    for the last of their rewards and reference log-probs.
+    """
+    waited, generated = values.get("time/rollout_wait"), values.get("time/generation") or 0.0
+    if phase == _JUDGED:
+        return max(0.0, (waited or 0.0) - generated)
+    if phase == "generation" and waited is not None:
+        return min(generated, waited)
+    return values.get(f"time/{phase}") or 0.0
 
 
 def all_metrics(history: MetricHistory) -> Sequence[MetricLine]:

@@ -16,10 +16,11 @@ from raylign.conf.errors import UserError
 from raylign.conf.schema import AlgorithmConfig, RunConfig
 from raylign.pages.numbers import aligned, percent, short, tick_labels, ticks
 from raylign.pages.svg import Band, line_chart
-from raylign.records.metrics_log import MetricsLog
+from raylign.records.metrics_log import MetricHistory, MetricRow, MetricsLog
 from raylign.records.redaction import Redactor
 from raylign.records.report import write_report
 from raylign.records.report.facts import read_answers
+from raylign.records.report.panels import time_panel
 from raylign.records.run_folder import RunFolder
 from raylign.records.summary import RunSummary
 
@@ -432,3 +433,16 @@ def test_a_share_says_what_it_is_worth(tmp_path: Path, right: float, rows: int, 
     _, page = report(folder.path)
     text = re.sub(r"\s+", " ", page.text)
     assert headline in text and worth in text
+
+
+@pytest.mark.parametrize(
+    ("generated", "waited", "parts"),
+    [
+        (5.0, 7.5, {"generation": "5", "rewards and reference": "2.5", "updates": "6", "other": "0.5"}),
+        (9.0, 0.5, {"generation": "0.5", "updates": "6", "other": "0.5"}),  # most of it ran during the step before
+    ],
+)
+def test_a_steps_time_is_what_it_waited_for(generated: float, waited: float, parts: dict[str, str]) -> None:
+    times = {"generation": generated, "rollout_wait": waited, "updates": 6.0, "step": waited + 6.5}
+    panel = time_panel(MetricHistory((MetricRow(1, {f"time/{k}": v for k, v in times.items()}),), 0))
+    assert panel is not None and {part.name: part.seconds for part in panel.parts} == parts
