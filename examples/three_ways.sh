@@ -13,9 +13,9 @@
 # may go out: not worse on either, and taught by a reward model that agrees with people and pays for none of the changes
 # that the audit tries. The exit code is the gate's: 0 it may, 1 it may not, 3 the data do not say.
 #
-# Run it in an empty folder. The sizes below suit SmolLM2-135M on two CPU cores (23 minutes beside other programs); the
-# pages are in loop/night-0001: eval.html, audit-reward-model.html, compare.html and gate.html. The same command after the log has
-# grown makes the next night of it.
+# Run it in an empty folder. The sizes below suit SmolLM2-135M on two CPU cores: under 7 minutes for 110 short choices
+# where nothing else runs. The pages are in loop/night-0001: eval.html, audit-reward-model.html, compare.html
+# and gate.html. The same command after the log has grown makes the next night of it.
 set -euo pipefail
 log=$(realpath "$1") model=$(realpath "$2")
 
