@@ -95,6 +95,7 @@ class _Session:
             raise EnvironmentFailure(f"reset did not answer within {self._timeout_s:g} s: {why}") from error
 
     async def step(self, action: ToolCall | str) -> Outcome:
+        """Wrong arguments are an observation. Raises EnvironmentLost for a lost session, else EnvironmentFailure."""
         data = self._action(action)
         if isinstance(data, Outcome):
             return data
