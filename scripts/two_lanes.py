@@ -26,6 +26,10 @@ UNIT = "--unit"
 NO_TESTS = 5
 """pytest's exit code of a lane for which the other one left nothing."""
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""For a lane and what it starts: two threads each on two cores spin while they wait for each other, and tests' products
+are small. Roles of a run have the numbers that their placement gives them."""
+
 
 def files(root: Path = Path(".")) -> list[str]:
     """Every test file below tests/system and tests/unit, as the lanes take them."""
@@ -41,7 +45,7 @@ def main(options: list[str]) -> int:
         chosen = [file for file in files() if UNIT not in options or file.startswith("tests/unit")]
         passed_on = [option for option in options if option != UNIT]
         pytest = [sys.executable, "-m", "pytest", "-p", "tests.lane_claims", *passed_on, *chosen]
-        environment = {**os.environ, "RAYLIGN_LANE_CLAIMS": claims}
+        environment = {**ONE_THREAD, **os.environ, "RAYLIGN_LANE_CLAIMS": claims}
         beside = subprocess.Popen(pytest, stdout=kept, stderr=subprocess.STDOUT, env=environment)
         try:
             codes = [subprocess.call(pytest, env=environment), beside.wait()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -80,17 +82,21 @@ class Table:
         return (self.embedding[token] @ self.head.T).detach().softmax(-1)
 
     def sample(self, prompt: Prompt, count: int, gen: torch.Generator, length: int = ANSWER) -> RolloutGroup:
-        made = []
-        for k in range(count):
-            ids, logprobs, last = [], [], prompt.token_ids[-1]
-            for _ in range(length):
-                chances = self.after(last)
-                last = int(torch.multinomial(chances, 1, generator=gen))
-                ids.append(last)
-                logprobs.append(float(chances[last].log()))
-            key, spans = SampleKey(0, prompt.prompt_id, k), (VersionSpan(0, 0, length),)
-            made.append(Completion(key, tuple(ids), tuple(logprobs), FinishReason.LENGTH, spans, ""))
+        chances = (self.embedding @ self.head.T).detach().softmax(-1)  # a row a token
+        drawn = [torch.full((count,), prompt.token_ids[-1])]
+        for _ in range(length):
+            drawn.append(torch.multinomial(chances[drawn[-1]], 1, generator=gen)[:, 0])
+        logprobs = [chances[a, b].log() for a, b in pairwise(drawn)]
+        made, spans = [], (VersionSpan(0, 0, length),)
+        for k, (ids, own) in enumerate(zip(rows(drawn[1:]), rows(logprobs), strict=True)):
+            key = SampleKey(0, prompt.prompt_id, k)
+            made.append(Completion(key, tuple(ids), tuple(own), FinishReason.LENGTH, spans, ""))
         return RolloutGroup(prompt, SAMPLING, tuple(made))
+
+
+def rows(columns: Sequence[Tensor]) -> list[list[Any]]:
+    """Columns `[count]`, one a position, as one list a row."""
+    return torch.stack(list(columns), 1).tolist()
 
 
 def teacher_says(teacher: Table, groups: Sequence[RolloutGroup]) -> list[Tensor]:
