@@ -74,6 +74,7 @@ def refused(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Refused
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
@@ -111,6 +112,7 @@ def test_a_function_that_cannot_work_is_refused_with_its_key(function: str, sent
         assert line.startswith(f"reward.functions[0].path={path}: {sentence}"), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "sentence"),
     [
@@ -140,6 +142,7 @@ def test_a_server_that_answers_wrongly_is_refused_with_its_key(reply: Reply, sen
     assert len(asked.bodies) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "sentence"),
     [(100, "its answer broke off before its end"), (10, "its answer is not HTTP (Bad status line")],

@@ -82,6 +82,7 @@ def test_train_help_follows_the_chosen_algorithm(capsys: pytest.CaptureFixture[s
     assert "algorithm.scale_by_std" in call(capsys, "train", "+experiment=grpo_tiny_cpu", "--help")[1]
 
 
+@pytest.mark.slow
 def test_a_refused_configuration_ends_with_2_and_sentences_only():
     done = raylign("train", "algorithm=gpro", "policy.model=/nowhere", "data.trian=x.jsonl")
     assert done.returncode == 2

@@ -65,6 +65,7 @@ def group(text: str) -> RolloutGroup:
     return RolloutGroup(prompt, SamplingParams(1.0, 16), (completion,))
 
 
+@pytest.mark.slow
 def test_the_penalised_score_is_the_heads_mean_less_their_spread(model: Path, tmp_path: Path):
     made = make_ensemble(str(model), settings(written(tmp_path / "p.jsonl", *map(pair, range(30))), heads=7), print)
     assert (made.pairs, made.people, made.alone, made.left_out) == (30, 6, 0, 0) and made.agreement > 0.8
@@ -96,6 +97,7 @@ def test_without_a_penalty_the_trained_head_alone_scores(model: Path, tmp_path: 
     assert isinstance(before, Reward) and list(before.components) == ["model"]
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_heads_and_another_seed_others(model: Path, tmp_path: Path):
     pairs = written(tmp_path / "p.jsonl", *map(pair, range(12)))
     first, again, other = (

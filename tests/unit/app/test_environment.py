@@ -59,6 +59,7 @@ def test_an_environment_is_named_as_an_algorithm_is_and_is_a_reward_of_its_own(b
         _config(base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -79,6 +80,7 @@ def test_settings_that_cannot_work_together_are_refused(base: list[str], given: 
     assert said in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -161,6 +163,7 @@ def test_every_prompt_offers_the_tools(base: list[str]):
     assert plain.train.digest != rows.train.digest, "a data position of the one is none of the other"
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own_is_looked_at_in_its_own_process_and_sent_along(base: list[str], tmp_path: Path):
     file = tmp_path / "own" / "counting.py"
     file.parent.mkdir()

@@ -48,6 +48,7 @@ def call(capsys: pytest.CaptureFixture[str], command: str, algorithm: str, *give
     return code, said.out, said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields", "words"), [
     ("llama", DYNAMIC, "rotary scaling of type dynamic beyond the original length, so past 64 tokens"),
     ("phi3", LONG, "rotary scaling of type longrope beyond the original length, so past 64 tokens"),
@@ -90,6 +91,7 @@ def test_a_mixture_of_experts_is_refused_online_and_trained_offline(
     assert call(capsys, "plan", "sft", *given, f"data.train={said}")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "ranks", "fused", "remedy"),
     [

@@ -91,6 +91,7 @@ def test_a_resumed_run_keeps_what_it_was_trained_on_before(built: Path, tmp_path
     assert read_ledger(run / "data_ledger.json") == both
 
 
+@pytest.mark.slow
 def test_every_model_with_the_person_in_it_is_listed_and_what_clears_it(built: Path, tmp_path: Path):
     roots = [tmp_path / "runs", tmp_path / "more"]
     rows = built / "pairs" / "train.jsonl"

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 ON_CPU = [c for c in kernels.checks() if c.name.startswith(("attention", "digest equals", "a model", "merge"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", ON_CPU, ids=lambda c: c.name)
 def test_a_kernel_check_passes_where_the_kernel_is_known_to_be_right(check: Check) -> None:
     (outcome,) = run_checks("A", [check], CPU)

@@ -158,6 +158,7 @@ def test_three_nights(desk: Desk):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_training_of_equal_rows_models_and_settings_is_used_again(desk: Desk):
     settings = [s.replace("{current}", str(desk.folder / "start")) for s in REWARD_MODEL["settings"]]  # type: ignore[attr-defined]
     desk.write(train=[{**REWARD_MODEL, "settings": settings}, POLICY])
@@ -178,6 +179,7 @@ def test_a_training_of_equal_rows_models_and_settings_is_used_again(desk: Desk):
     assert "night-0004-reward-model" in desk.trained
 
 
+@pytest.mark.slow
 def test_new_rows_alone_continue_from_the_current_model(desk: Desk):
     desk.write(train=[{**POLICY, "rows": "new"}])
     desk.run()
@@ -204,6 +206,7 @@ def test_a_training_may_be_limited_to_some_rows(desk: Desk):
     assert "policy: 5 of 6 rows of sft" in desk.told and desk.texts[0].count("\n") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["night-0001-reward-model", "night-0001-policy", "gate"])
 def test_a_killed_night_goes_on_where_it_was(desk: Desk, where: str):
     def break_once(name: str) -> None:
@@ -240,6 +243,7 @@ def test_a_stop_after_a_training_is_heard_though_ray_has_taken_the_signals(desk:
     assert desk.run() == 0 and len(desk.trained) == 2
 
 
+@pytest.mark.slow
 def test_what_ended_before_it_was_noted_is_not_done_again(desk: Desk):
     desk.run()
     (night,) = desk.nights()
@@ -253,6 +257,7 @@ def test_what_ended_before_it_was_noted_is_not_done_again(desk: Desk):
         assert len(Registry(desk.folder / "registry").history("production")) == 1
 
 
+@pytest.mark.slow
 def test_a_candidate_that_does_not_pass_is_not_promoted(desk: Desk):
     desk.verdict = Verdict.NOT_ENOUGH
     assert desk.run() == Verdict.NOT_ENOUGH.value
@@ -261,6 +266,7 @@ def test_a_candidate_that_does_not_pass_is_not_promoted(desk: Desk):
     assert desk.run() == 0 and len(desk.nights()) == 1  # nothing new
 
 
+@pytest.mark.slow
 def test_what_was_forgotten_in_any_night_stays_forgotten(desk: Desk):
     desk.run()
     forget(desk.folder / "loop" / "night-0001" / "build", users=["user3"], with_report=False)
@@ -270,6 +276,7 @@ def test_what_was_forgotten_in_any_night_stays_forgotten(desk: Desk):
     assert desk.run() == 0 and "nothing new since night 2" in desk.told  # the forgotten event is not a new one
 
 
+@pytest.mark.slow
 def test_a_judgement_that_was_changed_begins_a_night_and_a_log_in_two_files_trains_nothing(desk: Desk):
     desk.run()
     log = desk.folder / "log.jsonl"
@@ -294,6 +301,7 @@ def test_a_judgement_that_was_changed_begins_a_night_and_a_log_in_two_files_trai
     assert "but other files" in desk.told and len(desk.trained) == trained
 
 
+@pytest.mark.slow
 def test_too_little_and_nothing_begin_no_night(desk: Desk):
     desk.write(min_new_events=100)
     assert desk.run() == 0
@@ -307,6 +315,7 @@ def test_too_little_and_nothing_begin_no_night(desk: Desk):
     assert desk.run() == 0 and desk.production  # a night that had too little does not block the next
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_middle_of_a_night_are_refused(desk: Desk):
     def broken(name: str) -> None:
         raise DataError("data.train: no good.")
@@ -331,6 +340,7 @@ def test_a_second_loop_in_the_folder_is_refused(desk: Desk):
     assert desk.run() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -382,6 +392,7 @@ def test_an_audit_that_the_loop_does_not_make_is_refused(desk: Desk):
         desk.run()
 
 
+@pytest.mark.slow
 def test_reward_models_are_audited_and_the_gate_reads_it(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, AuditSettings]] = []
     monkeypatch.setattr(loop_release, "audit", lambda model, how, tell: asked.append((model, how)) or EMPTY)
@@ -406,6 +417,7 @@ def test_reward_models_are_audited_and_the_gate_reads_it(desk: Desk, monkeypatch
     assert "audit reward-model: the build holds out no pair" in desk.nights()[1].outcome
 
 
+@pytest.mark.slow
 def test_an_audit_of_the_same_model_on_the_same_pairs_is_used_again(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
     monkeypatch.setattr(loop_release, "audit", lambda model, how, tell: asked.append(model) or EMPTY)
@@ -429,6 +441,7 @@ def test_an_audit_of_the_same_model_on_the_same_pairs_is_used_again(desk: Desk, 
     assert len(asked) == 2, "other settings are another audit"
 
 
+@pytest.mark.slow
 def test_models_of_a_night_are_compared_on_questions_held_out(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[Sequence[str], str, Grading, Sequence[str]]] = []
 
@@ -458,6 +471,7 @@ def test_models_of_a_night_are_compared_on_questions_held_out(desk: Desk, monkey
     assert len(asked) == 1 and "one model: nothing to compare" in desk.nights()[1].stage("compare").said  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_evaluations_are_of_both_models(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, Sequence[str]]] = []
     monkeypatch.setattr(loop_release, "evaluate", lambda model, suites, *given: asked.append((model, suites)) or [])

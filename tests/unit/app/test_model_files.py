@@ -56,6 +56,7 @@ def refuse(role: str, wrong: Path, whole: Path, *, to_run: bool = True) -> None:
     refuse_impossible(config, needs(config), to_run=to_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_a_folder_that_is_no_model_is_refused_in_every_role(name: str, tiny_model_dir: Path, tmp_path: Path):
     wrong = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))

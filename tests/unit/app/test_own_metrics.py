@@ -43,6 +43,7 @@ def test_it_sees_all_answers_with_their_rows_and_the_example_works(tmp_path: Pat
     assert told == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "why"),
     [

@@ -80,6 +80,7 @@ def settings(folders: Path, preset: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fits_its_cards_by_the_plan(preset: str, folders: Path) -> None:
     config = compose(settings(folders, preset)).config
@@ -154,6 +155,7 @@ def test_a_shared_card_must_hold_each_turn_and_not_both_together(folders: Path) 
         refuse_overfull(more, run_memory(more, needs(more), 80 * GB), 80 * GB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "size", "asked"),
     [
@@ -203,6 +205,7 @@ def test_what_was_found_only_after_the_start_is_refused_before(folders: Path, ov
         refuse_impossible(config, needs(config))
 
 
+@pytest.mark.slow
 def test_plan_for_a_cluster_that_is_not_there(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = settings(folders, "ppo_7b_1x8")
     for arguments, code, words in (

@@ -71,6 +71,7 @@ sys.exit(keep_training([], RunPaths(Path(sys.argv[1])), 3, print, command, 0.0))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stop_is_passed_on_and_a_dead_supervisor_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", SUPERVISED, str(tmp_path)], env=dict(os.environ))

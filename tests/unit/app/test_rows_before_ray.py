@@ -37,6 +37,7 @@ def call(capsys: pytest.CaptureFixture[str], command: str, algorithm: str, *give
     return code, said.out, said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ROWS)
 def test_conversations_for_a_model_without_a_template_are_refused_with_the_way_out(
     algorithm: str, bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -45,6 +45,7 @@ def test_the_teachers_prompt_is_read_where_it_is_wanted_and_kept_in_the_journal(
     assert read_batch(tmp_path, 1).groups == (group,)
 
 
+@pytest.mark.slow
 def test_a_teacher_with_another_tokenizer_or_nothing_to_say_is_refused(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -123,6 +123,7 @@ REPEATED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", REPEATED)
 @pytest.mark.parametrize(("kind", "family"), [case for case in CASES if case[1] not in APART])
 def test_answers_are_found_where_they_stand_however_often_their_words_occur(

@@ -60,6 +60,7 @@ def test_a_model_that_is_worse_by_the_accepted_loss_passes_as_rarely_as_said():
     assert passed / runs <= 0.075  # 0.05, and three standard errors of this count
 
 
+@pytest.mark.slow
 def test_one_good_suite_of_many_does_not_fail_by_chance():
     rng, failed, runs = np.random.default_rng(6), 0, 200
     conditions = policy(*[ConditionConfig(suite=f"s{i}", must=Demand.not_worse, by=0.0) for i in range(10)])

@@ -83,6 +83,7 @@ def test_a_small_model_is_kept_whole():
     assert float(sketch.of(first.items()) @ sketch.of(second.items())) == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_replay_is_the_run(data: Planted, tiny_model_dir: Path, dpo: tuple[TraceIndex, torch.Tensor]):
     """Rows one by one train what packed micro-batches train: the same values before every step."""
     from raylign.data.sampler import EpochSampler
@@ -120,6 +121,7 @@ def test_no_row_is_listed_twice_where_there_are_few():
     assert [one.row for one in strongest(ranked, 1)[0]] == [4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["dpo", "reward_model"])
 def test_first_order_predicts_what_a_step_changes(which: str, request: pytest.FixtureRequest):
     index: TraceIndex = request.getfixturevalue(which)[0]
@@ -172,6 +174,7 @@ def test_the_run_moved_down_its_rows_gradients(data: Planted, dpo: tuple[TraceIn
     assert sum(kept) / len(kept) > 0.02
 
 
+@pytest.mark.slow
 def test_a_loss_of_more_than_the_gap_has_no_prediction_of_it(data: Planted, tiny_model_dir: Path):
     model = load_causal_lm(tiny_model_dir, precision=PRECISION)
     algorithm = SimPO(SimPOConfig(pairs_per_update=PER_STEP))

@@ -108,6 +108,7 @@ def test_nothing_is_asked_twice_and_cost_is_bounded(log: Path) -> None:
         assert run(log, asked.url).asked == 0 and written(log) == rows
 
 
+@pytest.mark.slow
 def test_another_constitution_is_another_judge(log: Path) -> None:
     with judging(shorter) as asked:
         before = run(log, asked.url)

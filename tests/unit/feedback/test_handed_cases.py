@@ -260,6 +260,7 @@ def sides(n: int, a: str, b: str) -> dict[str, object]:
     return {a: good(n), b: bad(n)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "row"),
     [
@@ -302,6 +303,7 @@ def test_22_a_suggested_mapping_reads_the_form_it_was_made_for(tmp_path: Path, c
     assert made.code == 0 and made.counts() == (0, 3, 0)
 
 
+@pytest.mark.slow
 def test_23_unreadable_containers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = "".join(f"{json.dumps(hh(n))}\n" for n in (1, 2, 3)).encode()
     packed = {"zst": pa.Codec("zstd").compress(data).to_pybytes(), "bz2": bz2.compress(data), "xz": lzma.compress(data)}

@@ -118,6 +118,7 @@ def test_every_format_is_fuzzed():
     assert set(GOOD) == {format.name for format in FORMATS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(GOOD))
 def test_ten_thousand_malformed_rows(tmp_path: Path, name: str):
     share = ROWS if name == "native" else ROWS // 10

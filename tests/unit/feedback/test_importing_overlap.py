@@ -61,6 +61,7 @@ def told(result: ImportResult) -> pl.DataFrame:
     return result.events.drop("source_row").sort("event_id")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(format.name for format in FORMATS))
 def test_no_judgement_counts_twice(tmp_path: Path, name: str):
     rows = [varied(GOOD[name], number) for number in range(4)]

@@ -229,6 +229,7 @@ def test_a_module_is_found_where_this_process_would_find_it(tmp_path: Path, monk
         mine.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -272,6 +273,7 @@ def test_secrets_stay_out_of_what_a_function_raises_and_prints(
     assert "very-secret" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hangs", [True, False])
 def test_a_function_ends_with_the_process_that_asked_it(hangs: bool, tmp_path: Path) -> None:
     """Also when that one is killed and can clean up nothing."""

@@ -107,6 +107,7 @@ def rollout(policy: Path) -> RolloutGroup:
     return RolloutGroup(Prompt("p", turns, prompt), SamplingParams(1.0, 8), tuple(completions))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [RemoteProtocol.openrlhf, RemoteProtocol.classify, RemoteProtocol.raylign])
 def test_a_run_that_asks_the_server_gets_the_scores_of_the_model_itself(
     protocol: RemoteProtocol, server: str, folder: Path, policy: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def made(learner: Learner, folder: Path, sent: dict[str, Tensor]) -> dict[str, T
     return dict(update.whole_weights(learner.specs.values(), CPU))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_engine_makes_what_the_learner_publishes_whole(tiny_model_dir: Path, precision: Precision) -> None:
     learner = Learner(tiny_model_dir, precision)

@@ -381,6 +381,7 @@ def _own(tmp_path: Path, timeout_s: float = 20.0, limits: ProcessLimits = LIMITS
     return OwnEnvironments(code, {}, timeout_s=timeout_s, start_timeout_s=60, limits=limits)
 
 
+@pytest.mark.slow
 def test_an_own_class_plays_many_episodes_in_a_process_of_its_own_and_comes_back(tmp_path: Path):
     environments = _own(tmp_path, timeout_s=2.0)
 
@@ -442,6 +443,7 @@ def test_calls_that_are_answered_late_are_not_counted_as_hanging(monkeypatch: py
     asyncio.run(all_of_it())
 
 
+@pytest.mark.slow
 def test_a_process_that_outgrows_its_memory_is_ended_and_not_started_for_ever(tmp_path: Path):
     environments = _own(tmp_path, limits=ProcessLimits(max_restarts=0, memory_gb=0.001))
     both = Spread([environments, _local("calculator")])
@@ -478,6 +480,7 @@ def _shown(tmp_path: Path, file: str, name: str) -> OwnEnvironments:
     return environments
 
 
+@pytest.mark.slow
 def test_the_pages_examples_do_what_the_page_says(tmp_path: Path):
     async def counted(environments: OwnEnvironments) -> tuple[str, list[Outcome], float | None]:
         environment = environments.open()

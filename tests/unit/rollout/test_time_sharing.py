@@ -267,6 +267,7 @@ def event(world: World, name: str):
     return calls.get(name, world.learner.update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["generate", "publish", "learners", "engines", "restart", "update"])
 async def test_no_order_of_events_puts_both_sides_on_a_card_or_samples_from_what_is_not_there(first: str) -> None:
     events = ["generate", "publish", "learners", "engines", "restart", "update"]

@@ -21,6 +21,7 @@ time.sleep(120)
 """
 
 
+@pytest.mark.slow
 def test_only_the_lock_of_a_dead_builder_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

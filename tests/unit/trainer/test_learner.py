@@ -66,6 +66,7 @@ ALL_AT_ONCE = [list(range(8))]
 CUTS = [[[0, 1, 2, 3], [4, 5, 6, 7]], [[7, 0], [3], [1, 2, 6, 5], [4]]]
 
 
+@pytest.mark.slow
 def test_eight_sequences_are_learnt_by_heart(tiny_model_untied_dir: Path) -> None:
     learner, batch = _learner(tiny_model_untied_dir), _batch()
     losses = []
@@ -77,6 +78,7 @@ def test_eight_sequences_are_learnt_by_heart(tiny_model_untied_dir: Path) -> Non
     assert learner.logprobs([batch.tokens], temperature=1.0)[0].min() > -0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [_batch(), _groups()], ids=["alone", "groups"])
 @pytest.mark.parametrize("parts", CUTS)
 def test_weights_and_metrics_do_not_depend_on_the_cut(
@@ -127,6 +129,7 @@ def test_critic_values_and_scores_agree_on_the_last_state(tiny_model_dir: Path) 
     assert not estimates.values[~tokens.response_mask].any()
 
 
+@pytest.mark.slow
 def test_a_critic_fits_its_returns(tiny_model_dir: Path) -> None:
     model = load_scalar_model(tiny_model_dir, precision=Precision.float32, new_head_seed=0)
     learner = Learner(TorchEngine(model, OptimConfig(lr=1e-3), total_steps=60))

@@ -170,6 +170,7 @@ def test_no_row_names_a_user_of_another_split(make, run_build):
         assert sum(map(len, kept_apart.values())) == len(set().union(*kept_apart.values()))
 
 
+@pytest.mark.slow
 def test_the_report_is_written_with_the_build_and_shows_nobody(make, tmp_path: Path):
     log = tmp_path / "log.jsonl"
     secret = make(900, "thumb", "a private matter", response_a="private", thumb=1, consent=False)

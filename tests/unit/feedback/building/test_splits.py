@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raylign.feedback.build_result import SPLITS
@@ -61,6 +62,7 @@ def placed(events, choose: BuildSettings = SETTINGS) -> pl.DataFrame:
     return place_events(work, choose, Ledger())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(logs(), st.integers(1, 40))
 def test_later_events_move_no_question_and_no_event(log, cut: int):
@@ -72,6 +74,7 @@ def test_later_events_move_no_question_and_no_event(log, cut: int):
         assert all(new[name] == split for name, split in old.items() if name in new)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(logs(), st.sets(st.integers(0, 39)))
 def test_events_keep_their_split_in_any_part_of_the_log(log, chosen: set[int]):

@@ -76,6 +76,7 @@ def coverage(logs: int, people: int, pairs: int, each: int, kind: str) -> tuple[
     return float(of_share), float(of_alpha), float(by_pair)
 
 
+@pytest.mark.slow
 @CROWDS
 def test_the_interval_of_agreement_holds_the_truth(people: int, pairs: int, each: int, kind: str):
     of_share, of_alpha, by_pair = coverage(FEW, people, pairs, each, kind)

@@ -56,6 +56,7 @@ def test_the_flip_rate_is_recovered_and_becomes_the_smoothing(planted: float):
     assert found.label_smoothing == pytest.approx(planted, abs=0.04)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_flip_rate_hold_the_truth_as_often_as_they_say():
     held = 0
     for seed in range(40):
@@ -65,6 +66,7 @@ def test_intervals_of_the_flip_rate_hold_the_truth_as_often_as_they_say():
     assert held >= 34  # 38 expected at 95 %; 33 or fewer has a chance below 1 %
 
 
+@pytest.mark.slow
 def test_intervals_of_the_ranking_hold_the_planted_strengths():
     held, intervals = 0, 0
     mean = sum(m.strength for m in MODELS) / len(MODELS)

@@ -129,6 +129,7 @@ def test_reward_rises(name: str) -> None:
         assert (bandit.values.detach() - truth).abs().max() < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_dear_kl_keeps_the_policy_at_the_reference(name: str) -> None:
     """With KL priced well above what any turn can earn, a policy that starts elsewhere returns to uniform."""
@@ -152,6 +153,7 @@ def test_entropy_bonus_flattens_the_policy() -> None:
     assert float(bandit.logits.detach().softmax(-1)[:, 1].mean()) < before - 0.3
 
 
+@pytest.mark.slow
 def test_reward_model_separates_separable_pairs() -> None:
     gen = torch.Generator().manual_seed(0)
     truth = torch.randn(8, generator=gen)

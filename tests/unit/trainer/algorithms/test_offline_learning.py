@@ -52,6 +52,7 @@ def _row(kind: RowKind, i: int) -> dict[str, object]:
             return {"prompt": question, "completion": (good, bad)[i % 2], "label": i % 2 == 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain", "sft", "rm", "dpo", "kto", "orpo", "simpo"])
 def test_it_learns_from_rows_on_disk(name: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     config_class, make = ALGORITHMS[name]

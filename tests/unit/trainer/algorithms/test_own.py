@@ -52,6 +52,7 @@ def test_its_settings_are_typed_in_help_and_survive_the_resolved_file(home: Path
     assert compose([*GIVEN, "--config=my.yaml"]).config.algorithm.beta == 0.5  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_files_on_record_are_the_users_own(home: Path) -> None:
     """torch has modules that name a file without a folder (torch.ops: _ops.py), which no job could take along."""
     assert torch.ops.__file__ == "_ops.py"
@@ -81,6 +82,7 @@ def test_mistakes_in_its_settings_are_told_as_for_any_other(home: Path) -> None:
 RETURN = "        return LossOutput(loss, pair_metrics(logps, beta * chosen, beta * rejected, batch))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [

@@ -105,6 +105,7 @@ def biased_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MODELS = pytest.mark.parametrize("fixture", ["tiny_model_dir", "tiny_model_untied_dir", "biased_model_dir"])
 
 
+@pytest.mark.slow
 @MODELS
 def test_an_adapter_begins_as_the_base_itself(fixture: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(fixture)
@@ -147,6 +148,7 @@ def test_the_start_is_drawn_by_name_and_seed_whatever_else_draws(tiny_model_dir:
     assert a.abs().max() <= bound and float(a.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
 
 
+@pytest.mark.slow
 @MODELS
 @pytest.mark.parametrize("scalar", [False, True])
 def test_merged_weights_do_what_base_and_adapter_did(
@@ -171,6 +173,7 @@ def _gap(ours: Tensor, theirs: Tensor) -> float:
     return float(((ours - theirs).norm() / theirs.norm()).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "lora"),
     [

@@ -81,6 +81,7 @@ def expected(theirs: PreTrainedModel, model: CausalLM | ScalarModel) -> Tensor:
     return torch.cat(own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize(
     ("case", "role"),

@@ -143,6 +143,7 @@ def test_benchmarks_are_kept_out(make, run_build, tmp_path: Path):
     assert len(run_build(events, *ALL_TRAIN).rows("sft")) == 4
 
 
+@pytest.mark.slow
 def test_languages_are_told_apart_and_short_texts_left_alone(make, run_build):
     texts = {
         "en": "What is the capital of Spain and how do I get to it?",
