@@ -5,7 +5,7 @@ BIN := .venv/bin
 # it each of them compiles every file anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint check test test-all soak gpu-check demo docs lock clean
+.PHONY: help setup lint style types types-of-benchmarks layers check test test-all soak gpu-check demo docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -18,14 +18,23 @@ setup: .venv/.ready ## make .venv: the pinned packages and this project
 	@:
 
 lint: setup ## format, style, types and layers
+	@rm -rf build/lint && $(BIN)/python setup.py -q build_py --build-lib build/lint  # under the installed names
+	@$(MAKE) -s -k -j2 -O style types types-of-benchmarks layers
+
+style:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	@rm -rf build/lint && $(BIN)/python setup.py -q build_py --build-lib build/lint  # under the installed names
+
+types:
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p raylign
+
+types-of-benchmarks:
 	$(BIN)/mypy --explicit-package-bases --cache-dir .mypy_cache/benchmarks benchmarks
+
+layers:
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
 
-check: lint ## lint and the quick unit tests (a few minutes, no GPU)
+check: lint ## lint and the quick unit tests, under two seconds each (no GPU)
 	$(BIN)/python scripts/two_lanes.py --unit -m "not slow and not thorough and not gpu"
 
 test: lint ## lint, all unit tests and the system tests: real Ray, vLLM and DeepSpeed on CPU

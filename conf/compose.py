@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -27,6 +26,9 @@ from raylign.conf.own_settings import own_section
 from raylign.conf.problems import Problem, root_problems
 from raylign.conf.schema import AlgorithmConfig, RunConfig
 from raylign.conf.store import register, register_own
+
+_merged: dict[tuple[str, type[AlgorithmConfig]], DictConfig] = {}
+"""Trees of defaults, to be copied: a process that composes often (a loop, a sweep) has Hydra merge each once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +122,15 @@ def _convert(tree: DictConfig) -> RunConfig:
 
 def _hydra(algorithm: str, catalog: Catalog) -> DictConfig:
     """The tree of defaults with the settings of an algorithm, whose own code is loaded already."""
-    tree = deepcopy(_defaults(algorithm, catalog.own(algorithm) if is_own(algorithm) else catalog.configs[algorithm]))
+    settings = catalog.own(algorithm) if is_own(algorithm) else catalog.configs[algorithm]
+    if (algorithm, settings) not in _merged:
+        choice = register_own(settings) if is_own(algorithm) else algorithm
+        with initialize_config_module("raylign.conf", version_base="1.3"):
+            _merged[algorithm, settings] = hydra_compose("config", [f"algorithm={choice}"])
+    tree = deepcopy(_merged[algorithm, settings])
     if is_own(algorithm):
         OmegaConf.update(tree, "algorithm.name", algorithm)
     return tree
-
-
-@lru_cache(maxsize=64)
-def _defaults(algorithm: str, settings: type[AlgorithmConfig]) -> DictConfig:
-    """To be copied before it is changed. A process that composes often (a loop, a sweep) has Hydra merge it once."""
-    choice = register_own(settings) if is_own(algorithm) else algorithm
-    with initialize_config_module("raylign.conf", version_base="1.3"):
-        return hydra_compose("config", [f"algorithm={choice}"])
 
 
 def _load_own(algorithm: str, catalog: Catalog) -> Problem | None:

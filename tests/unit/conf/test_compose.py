@@ -50,6 +50,18 @@ def test_every_experiment_composes_to_what_is_recorded(experiment: str, start: l
     assert resolved == golden.read_text(), f"{experiment} changed; refresh {golden.name} if that is wanted"
 
 
+def test_one_composition_leaves_nothing_to_the_next(start: list[str]):
+    first = compose(["algorithm=ppo", *start])
+    other = compose(
+        ["algorithm=ppo", *start, "num_steps=77", "policy.optim.lr=0.5", "reward.rules=[]", "reward.model=model"]
+    )
+    again = compose(["algorithm=ppo", *start])
+    assert (other.config.num_steps, other.config.reward.rules) == (77, [])
+    assert again.resolved_yaml == first.resolved_yaml and again.config == first.config
+    first.config.reward.rules.clear()
+    assert compose(["algorithm=ppo", *start]).config.reward.rules == again.config.reward.rules != []
+
+
 def test_no_golden_file_is_left_of_a_removed_experiment():
     assert sorted(p.stem for p in GOLDEN.glob("*.yaml")) == reference.options("experiment")
 
