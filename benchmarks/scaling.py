@@ -186,7 +186,7 @@ class Figures:
 
     workers: int
     staleness: int
-    step_s: float  # median, the first two steps left out
+    step_s: float  # mean, without the steps that fill the pipeline and those that empty it
     generation_s: float  # engines' busy time a step over slots: what generation alone would take
     training_s: float
     samples_per_s: float
@@ -230,7 +230,7 @@ def run(*, workers: int, staleness: int, steps: int, train_s: float, token_s: fl
         cpu = time.process_time()
         await loop.run()
         cpu = time.process_time() - cpu
-        later = rest.lines[3:-2]  # the pipeline is full
+        later = rest.lines[staleness + 1 : -staleness - 1]  # as many steps are begun as are ended
         return Figures(
             workers,
             staleness,
@@ -284,7 +284,7 @@ def main() -> None:
     print("Samples/s by workers, training free, 64 prompts a worker, staleness 2")
     base = 0.0
     for workers in map(int, given.workers.split(",")):
-        figures = run(workers=workers, staleness=2, steps=given.steps, train_s=0.0, token_s=0.001, prompts=64 * workers)
+        figures = run(workers=workers, staleness=2, steps=given.steps, train_s=0.0, token_s=0.003, prompts=64 * workers)
         base = base or figures.samples_per_s / workers
         share = figures.samples_per_s / workers / base
         records.append({**asdict(figures), "of_linear": share})

@@ -101,6 +101,7 @@ class RolloutPool:
     ) -> None:
         """`max_concurrent`: samples given to one worker at a time; `timeout_s`: of one `generate`, retries included."""
         self._listeners: set[_Events] = set()
+        self._queues: list[deque[_Job]] = []  # of every `generate` under way, the one that began first in front
         self._load = LoadClock()
         self._members = [Member(worker, self._notify, self._load) for worker in workers]
         self._max_concurrent, self._timeout_s, self._max_attempts = max_concurrent, timeout_s, max_attempts
@@ -211,6 +212,7 @@ class RolloutPool:
         running: _Running = {}
         events: _Events = asyncio.Queue()
         self._listeners.add(events)
+        self._queues.append(queue)
         started = asyncio.get_running_loop().time()
         try:
             while len(results) < len(requests):
@@ -225,8 +227,10 @@ class RolloutPool:
                 self._abandon(running, queue, started)
         finally:
             self._listeners.discard(events)
+            self._queues = [other for other in self._queues if other is not queue]
             for task in running:
                 task.cancel()
+            self._notify()
         return results.in_order()
 
     def _notify(self) -> None:
@@ -246,8 +250,11 @@ class RolloutPool:
     def _dispatch(
         self, queue: deque[_Job], running: _Running, requests: Sequence[GenerationRequest], events: _Events
     ) -> None:
-        """Give out jobs while a serving worker has room, each to the one with the fewest outstanding tokens."""
-        while queue:
+        """Give out jobs while a serving worker has room, each to the one with the fewest outstanding tokens.
+
+        A later step's jobs wait for those of every earlier one, which the training needs first.
+        """
+        while queue and not self._earlier_waits(queue):
             batch = [requests[index] for index in queue[0].indices]
             samples = sum(len(request.keys) for request in batch)
             free = [member for member in self._members if member.has_room(samples, self._max_concurrent)]
@@ -257,6 +264,17 @@ class RolloutPool:
             task = member.assign(batch)
             task.add_done_callback(events.put_nowait)
             running[task] = (queue.popleft(), member)
+            if not queue:
+                self._notify()  # the next step's turn
+
+    def _earlier_waits(self, queue: deque[_Job]) -> bool:
+        """True while a `generate` that began before this one has jobs that no worker has."""
+        for other in self._queues:
+            if other is queue:
+                return False
+            if other:
+                return True
+        return False
 
     def _collect(
         self,

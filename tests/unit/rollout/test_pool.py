@@ -369,3 +369,50 @@ async def test_a_second_step_waits_for_room_that_the_first_one_takes() -> None:
         pool.generate(prompts(4), epoch=3, samples_per_prompt=3, sampling=SAMPLING),
     )
     assert [[meta.key.epoch for handle in handles for meta in handle.metas] for handles in both] == [[2] * 12, [3] * 12]
+
+
+async def test_steps_that_are_made_ahead_take_their_turns() -> None:
+    """The training waits for the earliest one, so nothing of a later step is begun while that one has work to give."""
+    workers = [SimulatedWorker(f"rollout/{i}") for i in range(2)]
+    pool = await pool_of(*workers, max_concurrent=6)
+    steps = [pool.generate(prompts(20), epoch=epoch, samples_per_prompt=3, sampling=SAMPLING) for epoch in (7, 3, 5, 4)]
+    await asyncio.gather(*steps)
+    for worker in workers:
+        order = [key.epoch for key in worker.served]
+        assert order == sorted(order, key=[7, 3, 5, 4].index), order
+
+
+async def test_what_a_dying_worker_leaves_of_an_earlier_step_goes_before_a_later_one() -> None:
+    dies, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def die(call: int) -> None:
+        await dies.wait()
+        raise EngineDead("gone")
+
+    async def wait(call: int) -> None:
+        await goes_on.wait()
+
+    good = SimulatedWorker("rollout/1", wait)
+    pool = await pool_of(SimulatedWorker("rollout/0", die), good, max_concurrent=3)
+    steps = asyncio.gather(
+        pool.generate(prompts(1), epoch=7, samples_per_prompt=3, sampling=SAMPLING),
+        pool.generate(prompts(9), epoch=3, samples_per_prompt=3, sampling=SAMPLING),
+    )
+    dies.set()
+    async with asyncio.timeout(5.0):
+        while not pool.counts().requeued_prompts:
+            await asyncio.sleep(0.001)
+    goes_on.set()
+    await steps
+    assert [key.epoch for key in good.served[::3]] == [3, 7] + [3] * 8
+
+
+async def test_a_step_that_is_given_up_lets_the_next_one_go_on() -> None:
+    worker = SimulatedWorker("rollout/0")
+    pool = await pool_of(worker, max_concurrent=3)
+    first = asyncio.create_task(pool.generate(prompts(400), epoch=7, samples_per_prompt=3, sampling=SAMPLING))
+    second = asyncio.create_task(pool.generate(prompts(4), epoch=3, samples_per_prompt=3, sampling=SAMPLING))
+    await asyncio.sleep(0.02)
+    first.cancel()
+    async with asyncio.timeout(0.5):  # woken, not by the next look
+        assert len(await second) == 4
