@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 LONG = (
-    "end_to_end", "resume", "submit", "offline_modes", "readme", "evaluate", "refusals", "learner_faults",
+    "readme", "offline_modes", "end_to_end", "resume", "submit", "evaluate", "refusals", "learner_faults",
     "wandb_online", "weights", "zero_parity", "relayout", "rollout", "bit_equal", "guard", "wandb", "examples",
     "tensor_parallel",
 )  # fmt: skip

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,14 +90,15 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
 
-def imported_roots(tree: ast.Module) -> set[str]:
+@cache
+def imported_roots(path: Path) -> frozenset[str]:
     roots: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             roots |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             roots.add(node.module.split(".")[0])
-    return roots
+    return frozenset(roots)
 
 
 def test_packages_come_from_this_repository_wherever_a_process_starts(tmp_path: Path):
@@ -115,7 +117,7 @@ def test_nothing_is_imported_by_the_name_of_its_folder():
         f"{name_of(path)}: {', '.join(sorted(found))}"
         for place in places
         for path in sorted(place.rglob("*.py"))
-        if (found := imported_roots(parse(path)) & set(FOLDERS))
+        if (found := imported_roots(path) & set(FOLDERS))
     ]
 
     assert not strays, "write `from raylign.<folder>...`:\n" + "\n".join(strays)
@@ -201,7 +203,7 @@ def test_pure_modules_import_without_the_heavy_libraries():
 
 @pytest.mark.parametrize("library", HOMES)
 def test_library_is_imported_only_in_its_home(library: str):
-    strays = [name_of(p) for p in sources() if not matches(p, HOMES[library]) and library in imported_roots(parse(p))]
+    strays = [name_of(p) for p in sources() if not matches(p, HOMES[library]) and library in imported_roots(p)]
 
     assert not strays, f"{library} belongs in {', '.join(HOMES[library])}; also imported in {strays}"
 
@@ -227,14 +229,13 @@ def test_raised_caps_are_still_needed():
     assert all((ROOT / what.split("::")[0]).is_file() for what in LONGER)
 
 
-def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
-    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+@cache
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
 
 
 def test_packages_log_and_never_print():
-    printing = [
-        f"{name_of(path)}:{call.lineno}" for path in sources() for name, call in calls(parse(path)) if name == "print"
-    ]
+    printing = [f"{name_of(path)}:{call.lineno}" for path in sources() for name, call in calls(path) if name == "print"]
 
     assert not printing
 
@@ -272,7 +273,7 @@ def test_no_wait_without_a_deadline():
     endless = [
         f"{name_of(path)}:{call.lineno} {name}"
         for path in sources()
-        for name, call in calls(parse(path))
+        for name, call in calls(path)
         if name in DEADLINES and lacks_deadline(name, call)
     ]
 
