@@ -19,6 +19,7 @@ from pathlib import Path
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import AuthenticationError
+from raylign.cluster.lean_ray import lean_ray
 from raylign.cluster.leftovers import RAY_FOLDER, TOKEN, private_folder
 from raylign.cluster.placement import NodeSupply
 from raylign.cluster.probe import cluster_supply
@@ -137,19 +138,20 @@ def _start(config: ClusterConfig, folder: Path, num_cpus: int) -> Session:
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     try:
-        context = ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=int(config.object_store_gb * _GIB),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            runtime_env=dict(job_runtime_env(local=True)),
-            _node_ip_address=LOOPBACK_IP,
-            _temp_dir=str(folder / RAY_FOLDER),
-            # Every role has an environment of its own, so a worker started beforehand is never used.
-            _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
-        )
+        with lean_ray():
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=int(config.object_store_gb * _GIB),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                runtime_env=dict(job_runtime_env(local=True)),
+                _node_ip_address=LOOPBACK_IP,
+                _temp_dir=str(folder / RAY_FOLDER),
+                # Every role has an environment of its own, so a worker started beforehand is never used.
+                _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
+            )
     except Exception as error:  # the bare class is what Ray raises here
         if _START_TIMEOUT not in str(error):
             raise

@@ -1,0 +1,36 @@
+"""A Ray started here without processes that nothing of ours asks: the dashboard's, the autoscaler, the log monitor.
+
+They take a third of Ray's start on two cores, and `ray.init` waits for the first; its options leave none of them out. A
+run has no dashboard and nodes of a fixed number, and reads its roles' logs where they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from ray._private import parameter
+from ray._private.node import Node
+
+
+
+@contextmanager
+def lean_ray() -> Iterator[None]:
+    """While Ray is started in this process. Its own setup of a worker becomes the fork server's client, which does the
+    same for roles of a run without importing ray, and leaves all others to it."""
+    settings, api_server = parameter.RayParams, Node.start_api_server
+    parameter.RayParams = partial(  # type: ignore[misc,assignment]
+        settings, no_monitor=True, include_log_monitor=False
+    )
+    Node.start_api_server = _none  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        parameter.RayParams = settings  # type: ignore[misc]
+        Node.start_api_server = api_server  # type: ignore[method-assign]
+
+
+def _none(node: Node, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
+    """In place of the dashboard's server: its address stays unknown, as where it did not start."""
+    assert not include_dashboard and not raise_on_failure
