@@ -96,9 +96,15 @@ def train(
 
         raise typer.Exit(keep_training(given, run_paths(composed), retries, lambda line: typer.echo(line, err=True)))
     with collector_paused():
-        from raylign.app.main import train as run
+        from raylign.app.configuration import roles
+        from raylign.app.launch.environments import preloaded_early
 
-    raise typer.Exit(run(composed))
+    with preloaded_early(composed.config, roles(composed.config)) as prepared:  # they import beside this process
+        with collector_paused():
+            from raylign.app.main import train as run
+
+        ended = run(composed, prepared)
+    raise typer.Exit(ended)
 
 
 @app.command()

@@ -71,14 +71,22 @@ from rich.console import Console
 _DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 
-def train(composed: Composed) -> int:
-    """Train as composed, reported on stderr; the exit code. Raises RaylignError for what a user should read."""
-    run(composed, console=Console(stderr=True))
+def train(composed: Composed, prepared: Path | None = None) -> int:
+    """Train as composed, reported on stderr; the exit code. Raises RaylignError for what a user should read.
+
+    `prepared`: see `run`.
+    """
+    run(composed, console=Console(stderr=True), prepared=prepared)
     return 0
 
 
-def run(composed: Composed, *, console: Console, ray_session: Session | None = None) -> RunFolder:
-    """As `train`; returns the closed run folder. `ray_session`: run in this one instead of opening one."""
+def run(
+    composed: Composed, *, console: Console, ray_session: Session | None = None, prepared: Path | None = None
+) -> RunFolder:
+    """As `train`; returns the closed run folder. `ray_session`: run in this one instead of opening one.
+
+    `prepared`: the folder of the cluster to start, where fork servers of its roles are importing already.
+    """
 
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -90,7 +98,7 @@ def run(composed: Composed, *, console: Console, ray_session: Session | None = N
     redactor = Redactor.from_environ(os.environ)
     roles = wanted_roles(config, algorithm_of(config.algorithm).roles)
     with (
-        nullcontext() if ray_session else preloaded(config, roles) as cluster_folder,
+        nullcontext(prepared) if ray_session or prepared else preloaded(config, roles) as cluster_folder,
         RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder,
         resume_hint_added(folder, composed),
     ):

@@ -34,8 +34,12 @@ PATIENCE_S = 180.0
 BORROW_S = 3.0
 """How long another role is waited for that starts such a server: roles of a run start together."""
 
-_NOT_READ_AT_IMPORT = {"RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS", "SPT_NOENV", "PYTHONBREAKPOINT"}
-"""Variables that Ray sets in each worker and not in its driver."""
+_NOT_READ_AT_IMPORT = {
+    *("RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS", "SPT_NOENV", "PYTHONBREAKPOINT"),
+    "TORCHINDUCTOR_CACHE_DIR",
+}
+"""Variables that Ray sets in each worker and not in its driver, and one that torch's compiler sets when it is imported:
+a driver may start servers before that."""
 
 _SET_AFTER_THE_FORK = "_NUM_THREADS"
 """Endings of variables whose value a fork takes over from its own environment (cluster/fork_server.py)."""

@@ -14,7 +14,6 @@ from ray._private import parameter
 from ray._private.node import Node
 
 
-
 @contextmanager
 def lean_ray() -> Iterator[None]:
     """While Ray is started in this process. Its own setup of a worker becomes the fork server's client, which does the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from raylign.app.launch.demand import role_requests, total_cpus
@@ -12,10 +12,11 @@ from raylign.cluster.placement import NodeSupply, Placement, Slot, plan_placemen
 from raylign.cluster.preloading import preloading
 from raylign.cluster.runtime_env import LOOPBACK_IP, RoleEnv
 from raylign.cluster.session import cpus_here, prepared_folder, starts_here
+from raylign.conf.errors import ClusterError
 from raylign.conf.schema import Device, LearnerConfig, ReferenceConfig, RunConfig
 from raylign.rollout.environment import launch_environment
 from raylign.trainer.algorithms.base import Role
-from raylign.trainer.workers.learner_group import RankProcess, rank_environment
+from raylign.trainer.workers.rank_process import RankProcess, rank_environment
 
 
 def learner_process(config: RunConfig, learner: LearnerConfig | ReferenceConfig, *, local: bool) -> RankProcess:
@@ -43,6 +44,17 @@ def preloaded(config: RunConfig, roles: frozenset[Role]) -> Iterator[Path | None
         yield None
         return
     with prepared_folder() as folder, preloading(folder, _environments_here(config, roles)):
+        yield folder
+
+
+@contextmanager
+def preloaded_early(config: RunConfig, roles: frozenset[Role]) -> Iterator[Path | None]:
+    """As `preloaded`, before the run is checked: what has no place is refused later, after what the files show."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(preloaded(config, roles))
+        except ClusterError:
+            folder = None
         yield folder
 
 

@@ -41,8 +41,9 @@ from raylign.trainer.algorithms.ppo import PPO, PPOConfig
 from raylign.trainer.loops.canary_limit import CanaryLimit
 from raylign.trainer.loops.publish import WeightPublisher
 from raylign.trainer.loops.transport import Broadcast
-from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup, RankProcess
+from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup
 from raylign.trainer.workers.policy import PolicyGroup
+from raylign.trainer.workers.rank_process import RankProcess
 from raylign.trainer.workers.specs import PolicySpec
 
 from tests.soak import simulated

@@ -46,8 +46,9 @@ from raylign.trainer.models.loading import load_causal_lm, load_scalar_model
 from raylign.trainer.models.scalar_head import values_from_states
 from raylign.trainer.workers.critic import CriticGroup
 from raylign.trainer.workers.experience import Assembler, ObjectReader, ShardSettings
-from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup, RankProcess
+from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup
 from raylign.trainer.workers.policy import PolicyGroup
+from raylign.trainer.workers.rank_process import RankProcess
 from raylign.trainer.workers.reference import ReferenceGroup
 from raylign.trainer.workers.specs import FrozenSpec, LearnerSpec, PolicySpec, ScalarSpec
 from safetensors.torch import load, load_file

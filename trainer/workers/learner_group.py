@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
-from raylign.cluster import preloads
-from raylign.cluster.placement import Placement, Slot
 from raylign.cluster.rank import RankInfo
 from raylign.cluster.reserve import Reservation
-from raylign.cluster.runtime_env import RoleEnv
 from raylign.cluster.shared_folder import SharedFolder
 from raylign.cluster.worker_group import WorkerGroup
-from raylign.conf.schema import Device
 from raylign.data.types import TokenBatch
 from raylign.rollout.interfaces import Canary, GroupHandle, Ref, TransferLink
 from raylign.trainer.checkpoint import CheckpointError
@@ -26,21 +22,12 @@ from raylign.trainer.verified_folder import FileDigest
 from raylign.trainer.workers.forward_plan import RankPass, plan_group_passes
 from raylign.trainer.workers.learner_worker import LearnerWorker, StagedWeights
 from raylign.trainer.workers.preflight import prove_links
+from raylign.trainer.workers.rank_process import RankProcess, rank_environment
 from raylign.trainer.workers.specs import LearnerSpec
 from torch import Tensor
 
 SAVED_LOOK_S = 0.2
 """Pause between two questions whether a checkpoint is written. A rank that computes answers afterwards."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankProcess:
-    """What decides the environment of a rank, beside its place."""
-
-    device: Device
-    threads: int  # 0: cores of the node divided by ranks on it
-    loopback: bool  # the whole run is on this machine
-    env: Mapping[str, str]  # of the run's own choice (cluster.env): it wins over ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,22 +264,3 @@ class LearnerGroup:
 
     async def _all(self, each: Any, *, verb: str) -> list[Any]:
         return await self._group.call(each, verb=verb, timeout_s=self._settings.step_timeout_s)
-
-
-def rank_environment(
-    process: RankProcess, placement: Placement, slot: Slot, cores: Mapping[str, int]
-) -> dict[str, str]:
-    """Variables of one rank's process. `cores`: CPU cores by node id."""
-    here, neighbours = cores[slot.node_id], placement.neighbours(slot)
-    threads = process.threads or max(1, here // neighbours)
-    own_cores = placement.alone(slot) and threads * neighbours <= here
-    env = RoleEnv(
-        process.device,
-        threads,
-        loopback=process.loopback,
-        keeps_pages=True,
-        grows=True,
-        own_cores=own_cores,
-        preload=preloads.LEARNER,
-    )
-    return {**env.variables(), **process.env}

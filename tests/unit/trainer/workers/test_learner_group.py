@@ -11,7 +11,8 @@ from raylign.cluster.worker_group import WorkerGroup
 from raylign.conf.schema import Device, PlacementStrategy
 from raylign.data.types import FinishReason, RolloutMeta, SampleKey
 from raylign.rollout.interfaces import GroupHandle, Ref
-from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup, RankProcess, rank_environment
+from raylign.trainer.workers.learner_group import GroupSettings, LearnerGroup
+from raylign.trainer.workers.rank_process import RankProcess, rank_environment
 
 SHARED = PlacementStrategy.shared
 
