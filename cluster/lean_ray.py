@@ -16,8 +16,7 @@ from ray._private.node import Node
 
 @contextmanager
 def lean_ray() -> Iterator[None]:
-    """While Ray is started in this process. Its own setup of a worker becomes the fork server's client, which does the
-    same for roles of a run without importing ray, and leaves all others to it."""
+    """While `ray.init` starts Ray in this process; what it looks up is Ray's own again afterwards (ray 2.60)."""
     settings, api_server = parameter.RayParams, Node.start_api_server
     parameter.RayParams = partial(  # type: ignore[misc,assignment]
         settings, no_monitor=True, include_log_monitor=False

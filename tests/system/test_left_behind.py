@@ -59,6 +59,14 @@ def test_no_server_is_reachable_from_another_machine(driver: subprocess.Popen[st
     assert [one for one in found if not one.on_loopback] == []
 
 
+def test_ray_starts_nothing_that_a_run_does_not_use(driver: subprocess.Popen[str], folder: Path) -> None:
+    """Only the dashboard's server, the autoscaler and the log monitor: each of them is named by its own file."""
+    commands = [Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8") for pid in marked_processes(folder)]
+    assert any("raylet" in command for command in commands), "the test does not see Ray's own processes"
+    unused = ("dashboard/dashboard.py", "autoscaler/_private/monitor.py", "log_monitor.py")
+    assert [command for command in commands if any(name in command for name in unused)] == []
+
+
 def test_no_other_user_gets_at_the_token_or_the_shipped_code(folder: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "token").stat().st_mode & 0o777 == 0o600

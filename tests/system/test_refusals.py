@@ -39,9 +39,14 @@ def settings(tiny_model_dir: Path, questions: Path, tmp_path: Path) -> list[str]
 
 
 def refused(capsys: pytest.CaptureFixture[str], settings: list[str]) -> str:
-    """What `raylign train` says when it refuses. Ray is not started: none of these gets that far."""
+    """What `raylign train` says when it refuses. Ray is not started: none of these gets that far.
+
+    Fork servers may have been started by then, and are gone.
+    """
+    others = set(psutil.Process().children(recursive=True))
     code = run_command(lambda: app(["train", *settings]))
     told = capsys.readouterr()
+    assert set(psutil.Process().children(recursive=True)) <= others, told.err
     assert code == 2, told.err
     assert "Traceback" not in told.err and told.out == ""
     return told.err

@@ -96,9 +96,12 @@ def test_another_environment_is_another_server(cluster: Cluster):
     assert one["parent"] != other["parent"] and cluster.imports() == 2 and len(cluster.sockets()) == 2
 
 
-def test_a_server_serves_any_number_of_threads_and_what_ray_sets_in_each_worker(cluster: Cluster):
+@pytest.mark.parametrize("later", ["SPT_NOENV", "TORCHINDUCTOR_CACHE_DIR"])
+def test_a_server_serves_any_number_of_threads_and_what_is_set_later_in_workers_or_their_driver(
+    cluster: Cluster, later: str
+):
     one = cluster.role(OMP_NUM_THREADS="1")
-    other = cluster.role(OMP_NUM_THREADS="2", SPT_NOENV="1")
+    other = cluster.role(**{"OMP_NUM_THREADS": "2", later: "1"})
 
     assert one["parent"] == other["parent"] and cluster.imports() == 1
     assert (one["threads"], other["threads"]) == ("1", "2")
