@@ -18,15 +18,13 @@ from ray._private.node import Node
 def lean_ray() -> Iterator[None]:
     """While `ray.init` starts Ray in this process; what it looks up is Ray's own again afterwards (ray 2.60)."""
     settings, api_server = parameter.RayParams, Node.start_api_server
-    parameter.RayParams = partial(  # type: ignore[misc,assignment]
-        settings, no_monitor=True, include_log_monitor=False
-    )
-    Node.start_api_server = _none  # type: ignore[method-assign]
+    parameter.RayParams = partial(settings, no_monitor=True, include_log_monitor=False)
+    Node.start_api_server = _none
     try:
         yield
     finally:
-        parameter.RayParams = settings  # type: ignore[misc]
-        Node.start_api_server = api_server  # type: ignore[method-assign]
+        parameter.RayParams = settings
+        Node.start_api_server = api_server
 
 
 def _none(node: Node, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
