@@ -183,6 +183,7 @@ def lying(length: int) -> Iterator[str]:
         thread.join(10)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_slow_or_not_there_is_refused_with_its_key(refused: Refused) -> None:
     with slow() as asked:
         setting = f"reward.remote=[{{url: '{asked.url}', request_timeout_s: 0.3, timeout_s: 0.5}}]"

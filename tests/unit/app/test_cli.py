@@ -240,6 +240,7 @@ def test_doctor_finds_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixt
     assert "cannot be written" in text
 
 
+@pytest.mark.slow
 def test_plan_marks_what_is_trained_and_says_what_is_odd(
     capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path
 ):

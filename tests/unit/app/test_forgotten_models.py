@@ -128,6 +128,7 @@ def test_every_model_with_the_person_in_it_is_listed_and_what_clears_it(built: P
     assert any("policy a-dpo" in line for line in forgetting(built, "nobody", roots=roots))
 
 
+@pytest.mark.slow
 def test_a_judge_of_others_conversations_is_found_too(built: Path, tmp_path: Path):
     train(tmp_path / "runs", "rm", built / "pairs" / "train.jsonl")
     held_out = train(tmp_path / "runs", "held-out", built / "pairs" / "eval.jsonl")
@@ -136,6 +137,7 @@ def test_a_judge_of_others_conversations_is_found_too(built: Path, tmp_path: Pat
     assert read_ledger(held_out / "data_ledger.json") is not None
 
 
+@pytest.mark.slow
 def test_nobody_concerned_is_said(built: Path, tmp_path: Path):
     train(tmp_path / "runs", "rm", built / "pairs" / "train.jsonl")
     told = forgetting(built, "nobody", roots=[tmp_path / "runs"])

@@ -35,6 +35,7 @@ def test_what_needs_a_card_is_not_run_and_says_so() -> None:
     assert outcomes and all(o.outcome == NOT_RUN and "no CUDA device" in o.why for o in outcomes)
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries aligned with the first keys instead of the last: the bug a card's kernel could have."""
     right = kernels.packed_attention

@@ -137,6 +137,7 @@ def desk(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     return desk
 
 
+@pytest.mark.slow
 def test_three_nights(desk: Desk):
     assert desk.run() == 0
     assert desk.trained == ["night-0001-reward-model", "night-0001-policy"]
@@ -200,6 +201,7 @@ def test_new_rows_alone_continue_from_the_current_model(desk: Desk):
     assert "the candidate is the current model" in desk.told and len(desk.gated) == gated
 
 
+@pytest.mark.slow
 def test_a_training_may_be_limited_to_some_rows(desk: Desk):
     desk.write(train=[{**POLICY, "most": 5}])
     desk.run()
@@ -226,6 +228,7 @@ def test_a_killed_night_goes_on_where_it_was(desk: Desk, where: str):
     assert desk.run() == 0 and desk.trained[-1] == "night-0002-policy"
 
 
+@pytest.mark.slow
 def test_a_stop_after_a_training_is_heard_though_ray_has_taken_the_signals(desk: Desk):
     def ray_like(name: str) -> None:
         if name == "gate":
@@ -331,6 +334,7 @@ def test_other_settings_in_the_middle_of_a_night_are_refused(desk: Desk):
     assert desk.run(anew=True) == 0 and [night.number for night in desk.nights()] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_second_loop_in_the_folder_is_refused(desk: Desk):
     (desk.folder / "loop").mkdir()
     lock = hold(desk.folder / "loop" / ".lock", "test", "")

@@ -30,6 +30,7 @@ def measured(*given: HeldOutMetricConfig) -> tuple[dict[str, float], list[str]]:
         metrics.stop()
 
 
+@pytest.mark.slow
 def test_it_sees_all_answers_with_their_rows_and_the_example_works(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(
         "async def level(prompts, completions, ground_truth, level):\n"
@@ -69,6 +70,7 @@ def test_what_fails_has_no_value_is_named_and_leaves_the_others(tmp_path: Path, 
     assert sentence.startswith(f"evaluation.metrics: {bad.path} has no value at this evaluation: ") and why in sentence
 
 
+@pytest.mark.slow
 def test_one_that_hung_is_asked_again_in_a_new_process(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     (tmp_path / "m.py").write_text(
@@ -84,6 +86,7 @@ def test_one_that_hung_is_asked_again_in_a_new_process(tmp_path: Path) -> None:
     metrics.stop()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_called_is_refused_before_a_run(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text("def f(answers):\n    return 1\ndef reward(completions):\n    return 1\n")
     rows = tmp_path / "rows.jsonl"

@@ -124,6 +124,7 @@ def test_an_engines_cache_is_counted_by_heads_and_copied_where_ranks_outnumber_t
     assert one.cache_tokens == int((0.9 * 80 * GB - 2 * shape.parameters - 3 * GB) / shape.kv_bytes(2, 1))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(folders: Path) -> None:
     config = compose([*settings(folders, "ppo_7b_1x8"), "policy.micro_batch_tokens=131072"]).config
     memory = run_memory(config, needs(config), 80 * GB)
@@ -137,6 +138,7 @@ def test_what_does_not_fit_is_refused_with_a_setting_that_does(folders: Path) ->
     assert nearest_that_fits("policy", shape, alone, 80 * GB) == "policy.zero_stage=3 policy.num_ranks=3"
 
 
+@pytest.mark.slow
 def test_a_shared_card_must_hold_each_turn_and_not_both_together(folders: Path) -> None:
     config = compose(settings(folders, "ppo_7b_colocated_1x8")).config
     memory = run_memory(config, needs(config), 80 * GB)
@@ -221,6 +223,7 @@ def test_plan_for_a_cluster_that_is_not_there(folders: Path, capsys: pytest.Capt
         SuppliedCluster.parse("2x8")
 
 
+@pytest.mark.slow
 def test_the_sizing_table_in_the_docs_is_the_planners() -> None:
     root = Path(__file__).resolve().parents[3]
     spec = spec_from_file_location("sizing", root / "benchmarks" / "sizing.py")

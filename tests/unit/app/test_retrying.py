@@ -48,6 +48,7 @@ def test_only_what_may_do_better_is_started_again(codes: str, starts: int, ends:
     assert all("name=mine" in start for start in seen), "each start would be another run"
 
 
+@pytest.mark.slow
 def test_the_first_start_may_come_from_elsewhere_and_the_next_goes_on_from_the_runs_own(tmp_path: Path) -> None:
     _, seen, _ = play("-9 -9 0", tmp_path, "checkpoint.resume=/elsewhere/step-000004")
     assert all("checkpoint.resume=/elsewhere/step-000004" in start for start in seen), "there was nothing of its own"

@@ -22,6 +22,7 @@ def test_joining_a_closed_port_is_refused_at_once_and_names_it():
             pass
 
 
+@pytest.mark.slow
 def test_joining_a_port_that_never_answers_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(probe, "_DEADLINE_S", 2.0)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):  # of a cluster that was opened in this process before

@@ -183,6 +183,7 @@ def test_an_item_as_text_is_what_asdict_gives():
         assert item_text(item) == json.dumps(asdict(item))
 
 
+@pytest.mark.slow
 def test_rows_are_unpickled_without_transformers():
     """The feeder holds rows and makes no tokens: importing transformers would double its start."""
     asked = "import sys, raylign.data.row_feed; sys.exit('transformers' in sys.modules)"

@@ -43,6 +43,7 @@ def test_shares_are_those_of_the_votes_and_ties_are_halves():
     assert headline(found) == "a is preferred to b: on 70\u00a0% of 100 prompts"
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     rng, held = np.random.default_rng(0), 0
     for _ in range(400):
@@ -52,6 +53,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.92 <= held / 400 <= 0.98
 
 
+@pytest.mark.slow
 def test_equal_models_are_undecided_whatever_their_number():
     rng, wrong = np.random.default_rng(1), 0
     for _ in range(100):

@@ -49,6 +49,7 @@ def test_a_better_model_passes_a_worse_one_fails_and_few_prompts_decide_nothing(
     assert "more would decide" in few.checked[0].reason
 
 
+@pytest.mark.slow
 def test_a_model_that_is_worse_by_the_accepted_loss_passes_as_rarely_as_said():
     rng, passed, runs = np.random.default_rng(5), 0, 600
     for _ in range(runs):

@@ -134,6 +134,7 @@ def test_first_order_predicts_what_a_step_changes(which: str, request: pytest.Fi
 
 
 @pytest.mark.parametrize("which", ["dpo", "reward_model"])
+@pytest.mark.slow
 def test_flipped_labels_are_found_harmful(which: str, data: Planted, request: pytest.FixtureRequest):
     index, target = request.getfixturevalue(which)
     ranked = {one.row: one.effect for one in effects(index, target)}

@@ -160,6 +160,7 @@ def test_a_signature_that_cannot_be_called_is_refused_also_when_its_style_is_nam
         recognised(names["score"], "mine.py:score", wanted)
 
 
+@pytest.mark.slow
 def test_a_function_that_hangs_or_dies_fails_its_samples_and_serves_again(tmp_path: Path) -> None:
     text = (
         "import os, time\n"

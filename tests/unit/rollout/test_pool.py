@@ -322,6 +322,7 @@ async def test_a_hung_engine_is_found_while_the_step_runs():
     assert pool.counts().deaths == 1 and not pool.take_dead()
 
 
+@pytest.mark.slow
 async def test_an_engine_that_only_answers_health_checks_loses_its_work_at_half_time():
     async def hang(call: int) -> None:
         await asyncio.sleep(3600)

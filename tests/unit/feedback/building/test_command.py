@@ -35,6 +35,7 @@ def test_inspect_says_what_is_there_and_writes_nothing(log: Path, capsys):
     assert list(log.parent.iterdir()) == [log]
 
 
+@pytest.mark.slow
 def test_build_and_forget(log: Path, capsys):
     out = log.parent / "out"
     code, text, told = call(capsys, "build", str(log), "--out", str(out), "split.eval=0", "split.test=0")
@@ -67,6 +68,7 @@ def test_help_lists_every_setting(capsys):
     assert max(len(line) for line in text.splitlines()) <= 130
 
 
+@pytest.mark.slow
 def test_forgetting_after_the_log_has_moved_or_grown(log: Path, make, capsys):
     out, moved = log.parent / "out", log.parent / "archive" / "renamed.jsonl"
     assert call(capsys, "build", str(log), "--out", str(out), "split.eval=0", "split.test=0")[0] == 0

@@ -171,6 +171,7 @@ def test_nothing_used_is_no_success(make, capsys, tmp_path: Path, events, said: 
     assert "No row could be made: " in (out / "card.md").read_text()
 
 
+@pytest.mark.slow
 def test_scores_are_shown_and_told_on_the_command_line(capsys, tmp_path: Path):
     scores, traces, out = tmp_path / "scores.jsonl", tmp_path / "traces.jsonl", tmp_path / "out"
     rows = [

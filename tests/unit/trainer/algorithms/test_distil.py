@@ -137,6 +137,7 @@ def distil(
 
 
 @pytest.mark.parametrize("config", [DistilConfig(), DistilConfig(beta=0.5), DistilConfig(beta=0.1, discount=0.5)])
+@pytest.mark.slow
 def test_a_policy_becomes_its_teacher(config: DistilConfig) -> None:
     policy, teacher = Table(0), Table(1)
     found = distil(policy, teacher, [Prompt(f"p{i}", (), (i,)) for i in range(VOCAB)], config)
