@@ -49,7 +49,7 @@ SAMPLE_EVERY_S = 2.0
 class Job:
     """One run of one side."""
 
-    side: str  # ours, trl, trl-best or trl-batching
+    side: str  # ours, trl, trl-best, trl-batching or trl-vllm
     algorithm: str
     precision: str
     model: str

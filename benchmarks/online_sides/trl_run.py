@@ -5,7 +5,8 @@
 `JSON` is an online_vs_trl.Job as text. Writes the seconds between the ends of steps, and the tokens of each, to `told`.
 Settings: one update a step over all answers, our learning rate and KL coefficient, a constant rate, nothing logged or
 saved while it trains, the model itself at the end. `trl` is otherwise TRL as it comes; `trl-best` keeps activations,
-which its default of gradient checkpointing does not; `trl-batching` also generates by continuous batching.
+which its default of gradient checkpointing does not; `trl-batching` also generates by continuous batching and
+`trl-vllm` by vLLM in its own process (TRL 1.16 names 0.22 to 0.31 as supported and warns of ours).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
     own: dict[str, Any] = {} if job["side"] == "trl" else {"gradient_checkpointing": False}
     if job["side"] == "trl-batching":
         own["use_transformers_continuous_batching"] = True
+    if job["side"] == "trl-vllm":
+        own |= {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 320}
+        own |= {"vllm_gpu_memory_utilization": 0.1}  # of the machine's memory, on CPU
     return own | {
         "output_dir": job["scratch"], "per_device_train_batch_size": answers, "gradient_accumulation_steps": 1,
         "num_generations": job["samples"], "max_completion_length": job["answer_tokens"], "max_steps": job["steps"],
