@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from raylign.app.configuration import needs
+from raylign.app.configuration import needs, roles
 from raylign.app.launch.artifacts import read_artifacts, written_artifacts
 from raylign.app.launch.callbacks import CallbackSink, load_callbacks
 from raylign.app.launch.chain import MODEL_ROLES, came_from, chain_group, hub_models, named_runs, with_model_folders
@@ -83,10 +83,8 @@ def train(composed: Composed, prepared: Path | None = None) -> int:
 def run(
     composed: Composed, *, console: Console, ray_session: Session | None = None, prepared: Path | None = None
 ) -> RunFolder:
-    """As `train`; returns the closed run folder. `ray_session`: run in this one instead of opening one.
-
-    `prepared`: the folder of the cluster to start, where fork servers of its roles are importing already.
-    """
+    """As `train`; returns the closed run folder. `ray_session`: run in this one instead of opening one. `prepared`: the
+    folder of the cluster to start, where fork servers of its roles are importing already."""
 
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -96,9 +94,8 @@ def run(
     for notice in [*untried_models(config), *named_runs(composed.config)]:
         say(notice)
     redactor = Redactor.from_environ(os.environ)
-    roles = wanted_roles(config, algorithm_of(config.algorithm).roles)
     with (
-        nullcontext(prepared) if ray_session or prepared else preloaded(config, roles) as cluster_folder,
+        nullcontext(prepared) if ray_session or prepared else preloaded(config, roles(config)) as cluster_folder,
         RunFolder.open(config.run_root, config.name, resume=config.checkpoint.resume != "none") as folder,
         resume_hint_added(folder, composed),
     ):

@@ -6,10 +6,10 @@
 alternate, and its whole time counts from the command to its end: imports, start of the roles, `--steps` steps, the
 model written (ours also writes a checkpoint and a report). A step's time is the median without the first. What TRL's
 sides set is said in online_sides/trl_run.py; ratios are to the faster one. TRL 1.16 has no PPO, so ours is measured
-alone. TRL generates with transformers; its vLLM modes, which name 0.22 to 0.31 as supported (here 0.32, with a
-warning), have not been tried. The time of 50 steps is extrapolated: the run's own and the missing steps at a step's
-time. The share of the ceiling is the operations that the algorithm needs, 10 a parameter and token (sampling 2,
-reference 2, update 6; PPO's critic 8 more), over the speed of a 2048^3 product before the pair.
+alone. TRL generates with transformers; with vLLM (`trl-vllm`; it supports 0.22 to 0.31, here is 0.32) it fails on a
+CPU build at its first transfer of weights. The time of 50 steps is extrapolated: the run's own and the missing steps
+at a step's time. The share of the ceiling is the operations that the algorithm needs, 10 a parameter and token
+(sampling 2, reference 2, update 6; PPO's critic 8 more), over the speed of a 2048^3 product before the pair.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A Ray started here without processes that nothing of ours asks: the dashboard's, the autoscaler, the log monitor.
 
-They take a third of Ray's start on two cores, and `ray.init` waits for the first; its options leave none of them out. A
-run has no dashboard and nodes of a fixed number, and reads its roles' logs where they are written.
+`ray.init` starts them whatever its options say, and waits for the first. A run has no dashboard and nodes of a fixed
+number, and reads its roles' logs where they are written.
 """
 
 from __future__ import annotations
